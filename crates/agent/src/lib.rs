@@ -1,0 +1,2 @@
+//! The agent: reconcile loop and handover on one host.
+#![forbid(unsafe_code)]

@@ -1,0 +1,2 @@
+//! Checks over packed facts, findings, reports.
+#![forbid(unsafe_code)]

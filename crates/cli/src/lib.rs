@@ -1,0 +1,2 @@
+//! The lictor command.
+#![forbid(unsafe_code)]

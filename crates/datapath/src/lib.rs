@@ -1,0 +1,1 @@
+//! Load, attach, pin, read and write the kernel program and its maps.

@@ -1,0 +1,2 @@
+//! The tamper-evident log: keys, signed notes, Merkle trees, proofs, packs.
+#![forbid(unsafe_code)]

@@ -1,0 +1,2 @@
+//! Durable state of the manager.
+#![forbid(unsafe_code)]

@@ -1,0 +1,23 @@
+//! The nouns of Lictor. Every other crate speaks in these types; this one does no I/O, reads no
+//! clock and knows no format but serde's.
+//!
+//! One word has one meaning (see `docs/architecture.md`, glossary): *ingress* is toward the guest and
+//! *egress* is from the guest, always; a *port* is a layer-4 port and never an interface.
+#![forbid(unsafe_code)]
+
+mod id;
+mod limits;
+mod net;
+mod reason;
+mod session;
+mod tables;
+
+pub use id::{
+    DeploymentId, Epoch, Generation, GuestId, HostId, IdError, IdentityId, RuleId, Segment, VnicId,
+    VnicName,
+};
+pub use limits::*;
+pub use net::{Direction, Mac, MacError, Protocol, Verdict, VnicState};
+pub use reason::Reason;
+pub use session::{SessionKey, SessionRecord, TcpEnd, TcpState};
+pub use tables::{AddressEntry, AtomId, AtomRange, Decision, Digest, HostTables, TableError};

@@ -1,0 +1,100 @@
+//! Why a verdict was given: one append-only numbered list, shared with `bpf/abi.h`.
+//! A number is never reused; a test in `datapath` compares this list with the header.
+
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $number:literal $name:ident $text:literal;)*) => {
+        /// Why a packet got its verdict.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(rename_all = "kebab-case")]
+        #[repr(u8)]
+        pub enum Reason {
+            $($(#[$doc])* $name = $number,)*
+        }
+
+        impl Reason {
+            /// Every reason, in the order of the numbers.
+            pub const ALL: &'static [Self] = &[$(Self::$name,)*];
+
+            /// The reason with this number, if it is known.
+            #[must_use]
+            pub const fn from_number(number: u8) -> Option<Self> {
+                match number {
+                    $($number => Some(Self::$name),)*
+                    _ => None,
+                }
+            }
+
+            /// The name as the header, the API and the reports write it.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$name => $text,)*
+                }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// A rule allowed a new session.
+    1 PolicyAllow "policy-allow";
+    /// The packet belongs to a live session.
+    2 Session "session";
+    /// ARP or neighbour discovery that tells the truth about its sender.
+    3 Neighbour "neighbour";
+    /// The announcement (RARP) that QEMU sends when a guest resumes.
+    4 Announcement "announcement";
+    /// An ICMP error whose inner packet belongs to a live session.
+    5 Related "related";
+    /// A rule denies it.
+    16 PolicyDeny "policy-deny";
+    /// No rule names it: the default deny.
+    17 DefaultDeny "default-deny";
+    /// No release is loaded.
+    18 NoRelease "no-release";
+    /// The vnic is in hold.
+    19 Hold "hold";
+    /// The vnic's sessions were handed to another host.
+    20 HandedOver "handed-over";
+    /// The vnic was cut.
+    21 Cut "cut";
+    /// The source MAC is not the vnic's.
+    32 SpoofedMac "spoofed-mac";
+    /// The source address is not bound to the vnic.
+    33 SpoofedAddress "spoofed-address";
+    /// An ARP or ND message lies about its sender.
+    34 SpoofedNeighbour "spoofed-neighbour";
+    /// The destination MAC is not the vnic's: flooding must not let a guest sniff.
+    35 ForeignMac "foreign-mac";
+    /// The destination address is not bound to the vnic.
+    36 ForeignAddress "foreign-address";
+    /// The frame is shorter than its headers say, or its lengths contradict each other.
+    48 Truncated "truncated";
+    /// Neither IPv4, IPv6, ARP nor QEMU's announcement.
+    49 EtherType "ether-type";
+    /// A header field has a value that no sender may use.
+    50 BadHeader "bad-header";
+    /// An IP fragment.
+    51 Fragment "fragment";
+    /// An IPv6 extension header chain that is too long or has a header that is not followed.
+    52 ExtensionHeader "extension-header";
+    /// A TCP packet that begins nothing and belongs to nothing.
+    64 NoSession "no-session";
+    /// A TCP packet outside the session's window or with impossible flags.
+    65 TcpInvalid "tcp-invalid";
+    /// The vnic's session table is full.
+    66 SessionTableFull "session-table-full";
+    /// An ICMP error that matches no session.
+    67 Unrelated "unrelated";
+    /// A session whose rule was revoked or whose ends were re-bound.
+    68 Revoked "revoked";
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}

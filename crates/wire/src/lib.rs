@@ -1,0 +1,2 @@
+//! What managers, agents and people send each other: releases, bindings, tickets, records.
+#![forbid(unsafe_code)]
