@@ -1,2 +1,19 @@
-//! What managers, agents and people send each other: releases, bindings, tickets, records.
+//! What managers, agents and people send each other: trust, releases, bindings, tickets, sessions
+//! and the manager's API. Types, their signatures and their checks; no sockets and no clock.
+//!
+//! Everything that changes what a kernel enforces arrives as an [`Envelope`] and becomes a checked
+//! type only through a `verify` function here, so an agent cannot load what nobody signed.
 #![forbid(unsafe_code)]
+
+pub mod api;
+pub mod binding;
+pub mod plan;
+pub mod release;
+pub mod sessions;
+pub mod ticket;
+
+pub use binding::{AddressAttestation, Binding, Bindings, BindingsRefused, VnicBinding};
+pub use lictor_evidence::{Envelope, SigningKey, VerifyKey};
+pub use plan::{PlanError, host_tables};
+pub use release::{Delegation, Release, ReleaseRefused, RosterHost, Trust, VerifiedRelease};
+pub use ticket::{Refusal, Ticket, TicketError};

@@ -1,0 +1,380 @@
+//! The manager's HTTP API: routes, who may call them, and the JSON that they take and give. All of it
+//! runs over mutual TLS but `enroll`, where a one-time token stands for the certificate.
+
+use crate::binding::BindingLog;
+use crate::{Envelope, Trust, VerifyKey};
+use lictor_policy::Labels;
+use lictor_types::{
+    Digest, Epoch, Generation, GuestId, HostId, Segment, VnicId, VnicName, VnicState,
+};
+use serde::{Deserialize, Serialize};
+use std::net::{IpAddr, SocketAddr};
+
+/// What a certificate lets its holder do. Pairs that exclude each other are in the threat model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Role {
+    /// Installs and enrols; owns neither policy nor evidence.
+    PlatformAdmin,
+    /// Proposes releases.
+    PolicyAuthor,
+    /// Approves releases.
+    PolicyApprover,
+    /// Binds labels that decide scope.
+    ScopeOwner,
+    /// Reads everything, writes nothing.
+    Auditor,
+    /// The agent of one host.
+    Agent,
+    /// Reports placements from a management layer.
+    Connector,
+}
+
+impl Role {
+    /// Every role.
+    pub const ALL: [Self; 7] = [
+        Self::PlatformAdmin,
+        Self::PolicyAuthor,
+        Self::PolicyApprover,
+        Self::ScopeOwner,
+        Self::Auditor,
+        Self::Agent,
+        Self::Connector,
+    ];
+
+    /// The name as certificates and the command line write it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::PlatformAdmin => "platform-admin",
+            Self::PolicyAuthor => "policy-author",
+            Self::PolicyApprover => "policy-approver",
+            Self::ScopeOwner => "scope-owner",
+            Self::Auditor => "auditor",
+            Self::Agent => "agent",
+            Self::Connector => "connector",
+        }
+    }
+
+    /// The role of this name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|role| role.name() == name)
+    }
+}
+
+/// One route: the only list of what the manager answers, and to whom.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Route {
+    /// GET, POST or PUT.
+    pub method: &'static str,
+    /// The path; `{host}` and the like stand for one part.
+    pub path: &'static str,
+    /// Who may call it. Empty means that no certificate is needed.
+    pub roles: &'static [Role],
+    /// What it does, in a few words.
+    pub what: &'static str,
+}
+
+const EVERYBODY: &[Role] = &Role::ALL;
+const READERS: &[Role] = &[
+    Role::PlatformAdmin,
+    Role::PolicyAuthor,
+    Role::PolicyApprover,
+    Role::ScopeOwner,
+    Role::Auditor,
+];
+
+/// Every route of the manager. The server is built from this list and a test calls each as each role.
+pub const ROUTES: &[Route] = &[
+    route("POST", "/v1/enroll", &[], "exchange a one-time token for a certificate"),
+    route("POST", "/v1/tokens", &[Role::PlatformAdmin], "issue a one-time token"),
+    route("GET", "/v1/trust", EVERYBODY, "deployment, authors, approvers, the log's key"),
+    route("GET", "/v1/release", EVERYBODY, "the newest release"),
+    route("POST", "/v1/releases", &[Role::PolicyAuthor, Role::PolicyApprover], "publish a release"),
+    route("GET", "/v1/bindings", EVERYBODY, "the binding log"),
+    route("POST", "/v1/bindings", &[Role::ScopeOwner], "publish a binding"),
+    route("POST", "/v1/attestations", &[Role::Agent], "publish attested addresses"),
+    route("PUT", "/v1/hosts/{host}", &[Role::Agent], "report a host's state"),
+    route("GET", "/v1/inventory", READERS, "hosts and guests"),
+    route("POST", "/v1/evidence", &[Role::Agent], "append a host's evidence"),
+    route("POST", "/v1/placements", &[Role::Connector], "report where a guest is"),
+    route("GET", "/v1/moves", READERS, "move records"),
+    route("GET", "/v1/log/checkpoint", READERS, "the newest signed checkpoint"),
+    route("GET", "/v1/log/entries", READERS, "evidence entries"),
+    route("GET", "/v1/pack", &[Role::Auditor], "an evidence pack"),
+    route("GET", "/v1/health", EVERYBODY, "whether the manager works"),
+];
+
+const fn route(
+    method: &'static str,
+    path: &'static str,
+    roles: &'static [Role],
+    what: &'static str,
+) -> Route {
+    Route { method, path, roles, what }
+}
+
+/// What every failed call answers with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApiError {
+    /// What is wrong, with place, expectation and next step.
+    pub error: String,
+    /// Further reasons, when there are several.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reasons: Vec<String>,
+}
+
+/// Asks for a one-time token.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TokenRequest {
+    /// What the holder will be.
+    pub role: Role,
+    /// The name that the certificate will carry; for an agent the host's name.
+    pub name: String,
+    /// Minutes until the token lapses.
+    pub minutes: u32,
+}
+
+/// A one-time token.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Token {
+    /// The secret. It is shown once and kept only as a digest.
+    pub token: String,
+}
+
+/// Exchanges a token for a certificate.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EnrollRequest {
+    /// The token.
+    pub token: String,
+    /// A PKCS #10 request in PEM; only its public key is used.
+    pub request_pem: String,
+    /// For an agent: the key that signs its evidence and its tickets.
+    #[serde(default)]
+    pub agent_key: Option<VerifyKey>,
+}
+
+/// A certificate and what the holder needs to go on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Enrolled {
+    /// The certificate.
+    pub certificate_pem: String,
+    /// The authority's certificate.
+    pub authority_pem: String,
+    /// Whom to believe. The caller compares it with what it was given by hand.
+    pub trust: Trust,
+}
+
+/// The newest release, as it was signed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReleaseDocument {
+    /// Its number.
+    pub generation: Generation,
+    /// The signed bytes. Whoever loads them verifies them again.
+    pub envelope: Envelope,
+}
+
+/// What was published.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Published {
+    /// The number of the release, or zero for a binding.
+    pub generation: Generation,
+    /// The digest of the signed bytes.
+    pub digest: Digest,
+}
+
+/// The binding log and its revision: a number that grows with every change.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BindingDocument {
+    /// Grows with every change.
+    pub revision: u64,
+    /// The newest envelope of each guest and vnic.
+    pub log: BindingLog,
+}
+
+/// A control on a host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ControlState {
+    /// `firewall`, `ids`, `monitor`, `time`, ...
+    pub name: String,
+    /// Who provides it.
+    pub provider: String,
+    /// Its version.
+    pub version: String,
+    /// Whether it was seen to work, not merely to be installed.
+    pub healthy: bool,
+}
+
+/// One vnic as its agent sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VnicReport {
+    /// Its number.
+    pub vnic: VnicId,
+    /// Its device.
+    pub name: VnicName,
+    /// The L2 domain.
+    pub segment: Segment,
+    /// Whether it forwards.
+    pub state: VnicState,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Live sessions.
+    pub sessions: u64,
+    /// Packets that the program judged, from the guest and toward it.
+    pub judged: [u64; 2],
+    /// Packets that it let pass, from the guest and toward it.
+    pub allowed: [u64; 2],
+    /// Packets that the device counted, from the guest and toward it.
+    pub device: [u64; 2],
+}
+
+/// One guest as its agent sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GuestReport {
+    /// The guest.
+    pub guest: GuestId,
+    /// Its custody epoch on this host.
+    pub custody: u64,
+    /// Its interfaces.
+    pub vnics: Vec<VnicReport>,
+}
+
+/// What an agent says of its host, whole, every few seconds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HostReport {
+    /// The host.
+    pub host: HostId,
+    /// When, in milliseconds of Unix time by the host's clock.
+    pub time_ms: u64,
+    /// The agent's version.
+    pub agent_version: String,
+    /// The kernel's release.
+    pub kernel: String,
+    /// `tcx` or `clsact`.
+    pub hook: String,
+    /// The release enforced; zero if none.
+    pub generation: Generation,
+    /// Its digest.
+    pub release: Option<Digest>,
+    /// The newest binding loaded.
+    pub epoch: Epoch,
+    /// What the kernel should hold.
+    pub tables_expected: Digest,
+    /// What was read back from it.
+    pub tables_found: Digest,
+    /// Whether every hook is attached and first in order.
+    pub hooks_ok: bool,
+    /// The controls that this host has.
+    pub controls: Vec<ControlState>,
+    /// The guests here.
+    pub guests: Vec<GuestReport>,
+    /// Why the last thing offered was refused, if it was.
+    #[serde(default)]
+    pub refused: Option<String>,
+    /// Where its agent listens for other agents.
+    pub peer: SocketAddr,
+}
+
+/// A host as the manager knows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HostEntry {
+    /// The host.
+    pub host: HostId,
+    /// Whether an agent enforces there.
+    pub protected: bool,
+    /// The agent's key.
+    pub key: Option<VerifyKey>,
+    /// Its last report.
+    pub report: Option<HostReport>,
+}
+
+/// A guest as the manager knows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GuestEntry {
+    /// The guest.
+    pub guest: GuestId,
+    /// Its labels.
+    pub labels: Labels,
+    /// Where it was last seen.
+    pub host: Option<HostId>,
+    /// Whether an agent protects it there.
+    pub protected: bool,
+}
+
+/// Hosts and guests.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Inventory {
+    /// Every host.
+    pub hosts: Vec<HostEntry>,
+    /// Every guest.
+    pub guests: Vec<GuestEntry>,
+}
+
+/// A host's evidence from its log, in order, and the checkpoint that covers it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EvidenceBatch {
+    /// The host.
+    pub host: HostId,
+    /// The number of the first entry.
+    pub first: u64,
+    /// The entries' canonical bytes, which are JSON texts.
+    pub entries: Vec<String>,
+    /// The host's signed checkpoint over all entries up to the last one here.
+    pub checkpoint: String,
+}
+
+/// How far a host's evidence is stored durably.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EvidenceAccepted {
+    /// The number that the next batch must begin with.
+    pub next: u64,
+}
+
+/// Where a management layer says that a guest is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Placement {
+    /// The guest.
+    pub guest: GuestId,
+    /// The host, protected or not.
+    pub host: HostId,
+    /// When the guest began to run there, in milliseconds of Unix time.
+    pub since_ms: u64,
+    /// How far off that time may be.
+    pub error_ms: u64,
+}
+
+/// Entries of the manager's log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Entries {
+    /// The number of the first.
+    pub first: u64,
+    /// Their canonical bytes, which are JSON texts.
+    pub entries: Vec<String>,
+}
+
+/// An evidence pack: paths and contents in base64.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pack {
+    /// Every file of the pack.
+    pub files: std::collections::BTreeMap<String, String>,
+}

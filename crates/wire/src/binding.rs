@@ -1,0 +1,397 @@
+//! Bindings: what changes daily without two persons. Labels are signed by a delegated key, addresses
+//! by the agent that hosts the guest; both must lie inside a delegation of the release.
+
+use crate::{Delegation, Envelope, Release, SigningKey, VerifyKey, VerifiedRelease};
+use lictor_policy::Labels;
+use lictor_types::{
+    DeploymentId, Epoch, GuestId, HostId, Mac, SESSIONS_PER_VNIC_DEFAULT, Segment,
+    VNICS_PER_GUEST_MAX, VnicId, VnicName,
+};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+/// The payload type under which a binding is signed.
+pub const BINDING_TYPE: &str = "application/vnd.lictor.binding.v1+json";
+/// The payload type under which addresses are attested.
+pub const ATTESTATION_TYPE: &str = "application/vnd.lictor.addresses.v1+json";
+
+/// A guest's interface, as its owner declares it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VnicBinding {
+    /// Its number, the same on every host.
+    pub vnic: VnicId,
+    /// The name that its device has on a host.
+    pub name: VnicName,
+    /// Its one MAC address.
+    pub mac: Mac,
+    /// The L2 domain it is on.
+    pub segment: Segment,
+    /// How many sessions it may have.
+    #[serde(default = "sessions_max_default")]
+    pub sessions_max: u32,
+}
+
+fn sessions_max_default() -> u32 {
+    SESSIONS_PER_VNIC_DEFAULT
+}
+
+/// What a guest is: its labels, its vnics and where it may run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Binding {
+    /// The installation.
+    pub deployment: DeploymentId,
+    /// Its place in the log of bindings: unique, and a newer one of the same guest replaces it.
+    pub epoch: Epoch,
+    /// The guest.
+    pub guest: GuestId,
+    /// The labels that the policy sees.
+    pub labels: Labels,
+    /// Its interfaces.
+    pub vnics: Vec<VnicBinding>,
+    /// Hosts it may run on; empty means every host of the roster.
+    #[serde(default)]
+    pub hosts: Vec<HostId>,
+    /// Set when the guest is gone: its addresses and its numbers are free again.
+    #[serde(default)]
+    pub retired: bool,
+}
+
+/// Which addresses a vnic has, said by the agent that hosts it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AddressAttestation {
+    /// The installation.
+    pub deployment: DeploymentId,
+    /// The host whose agent signs.
+    pub host: HostId,
+    /// The guest.
+    pub guest: GuestId,
+    /// Its vnic.
+    pub vnic: VnicId,
+    /// Grows with each attestation of this vnic, on whichever host.
+    pub sequence: u64,
+    /// The addresses.
+    pub addresses: Vec<IpAddr>,
+}
+
+impl Binding {
+    /// Signs it.
+    #[must_use]
+    pub fn sign(&self, key: &SigningKey) -> Envelope {
+        let bytes = serde_json::to_vec(self).expect("a binding has only string keys");
+        Envelope::sign(BINDING_TYPE, &bytes, &[key])
+    }
+
+    /// Whether the guest may run on this host.
+    #[must_use]
+    pub fn may_run_on(&self, host: &HostId) -> bool {
+        self.hosts.is_empty() || self.hosts.contains(host)
+    }
+}
+
+impl AddressAttestation {
+    /// Signs it with the hosting agent's key.
+    #[must_use]
+    pub fn sign(&self, key: &SigningKey) -> Envelope {
+        let bytes = serde_json::to_vec(self).expect("an attestation has only string keys");
+        Envelope::sign(ATTESTATION_TYPE, &bytes, &[key])
+    }
+}
+
+/// The whole state of the binding log as it is passed around: envelopes only.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BindingLog {
+    /// Signed [`Binding`]s, the newest of each guest.
+    pub bindings: Vec<Envelope>,
+    /// Signed [`AddressAttestation`]s, the newest of each vnic.
+    pub attestations: Vec<Envelope>,
+}
+
+/// Checked bindings: the newest of each guest, and the addresses of each vnic.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Bindings {
+    guests: BTreeMap<GuestId, Binding>,
+    addresses: BTreeMap<VnicId, AddressAttestation>,
+}
+
+impl Bindings {
+    /// Every guest that is not retired.
+    pub fn guests(&self) -> impl Iterator<Item = &Binding> {
+        self.guests.values().filter(|binding| !binding.retired)
+    }
+
+    /// The binding of a guest.
+    #[must_use]
+    pub fn guest(&self, guest: &GuestId) -> Option<&Binding> {
+        self.guests.get(guest).filter(|binding| !binding.retired)
+    }
+
+    /// The guest and vnic with this device name.
+    #[must_use]
+    pub fn by_name(&self, name: &VnicName) -> Option<(&Binding, &VnicBinding)> {
+        self.guests().find_map(|binding| {
+            binding.vnics.iter().find(|vnic| vnic.name == *name).map(|vnic| (binding, vnic))
+        })
+    }
+
+    /// The addresses attested for a vnic.
+    #[must_use]
+    pub fn addresses(&self, vnic: VnicId) -> &[IpAddr] {
+        self.addresses.get(&vnic).map_or(&[], |attestation| &attestation.addresses)
+    }
+
+    /// The newest attestation of a vnic.
+    #[must_use]
+    pub fn attestation(&self, vnic: VnicId) -> Option<&AddressAttestation> {
+        self.addresses.get(&vnic)
+    }
+
+    /// The newest epoch of all.
+    #[must_use]
+    pub fn epoch(&self) -> Epoch {
+        self.guests.values().map(|binding| binding.epoch).max().unwrap_or_default()
+    }
+}
+
+/// Why a set of bindings is refused. It is refused whole; what was loaded stays.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{} binding(s) refused, nothing was loaded: {}", .reasons.len(), .reasons.join("; "))]
+pub struct BindingsRefused {
+    /// One sentence for each thing that is wrong.
+    pub reasons: Vec<String>,
+}
+
+/// Checks every signature, delegation and number of a binding log against a release.
+///
+/// # Errors
+/// [`BindingsRefused`] lists everything that is wrong, not only the first.
+pub fn verify(
+    log: &BindingLog,
+    release: &VerifiedRelease,
+    floor: Epoch,
+) -> Result<Bindings, BindingsRefused> {
+    let release = release.release();
+    let mut check = Check { release, reasons: Vec::new(), bindings: Bindings::default() };
+    let signers = check.guests(&log.bindings);
+    check.uniqueness();
+    check.attestations(&log.attestations, &signers);
+    check.address_conflicts();
+    if check.bindings.epoch() < floor {
+        let found = check.bindings.epoch();
+        check.refuse(format!("the newest binding has epoch {found}, but {floor} was already loaded"));
+    }
+    if check.reasons.is_empty() {
+        Ok(check.bindings)
+    } else {
+        Err(BindingsRefused { reasons: check.reasons })
+    }
+}
+
+struct Check<'a> {
+    release: &'a Release,
+    reasons: Vec<String>,
+    bindings: Bindings,
+}
+
+impl<'a> Check<'a> {
+    fn refuse(&mut self, reason: String) {
+        self.reasons.push(reason);
+    }
+
+    /// Verifies each binding and returns the delegation that each guest was bound under.
+    fn guests(&mut self, envelopes: &[Envelope]) -> BTreeMap<GuestId, &'a Delegation> {
+        let keys: Vec<VerifyKey> =
+            self.release.delegations.iter().map(|delegation| delegation.key.clone()).collect();
+        let mut signers = BTreeMap::new();
+        let mut counts: BTreeMap<String, u32> = BTreeMap::new();
+        for (index, envelope) in envelopes.iter().enumerate() {
+            let Some((binding, signer)) = self.open_binding(index, envelope, &keys) else { continue };
+            let Some(delegation) = self.delegation_for(&binding, &signer) else { continue };
+            if !binding.retired {
+                *counts.entry(signer.to_string()).or_default() += 1;
+            }
+            signers.insert(binding.guest.clone(), delegation);
+            if let Some(other) = self.bindings.guests.insert(binding.guest.clone(), binding) {
+                self.refuse(format!("guest {} is bound twice in one log", other.guest));
+            }
+        }
+        for delegation in &self.release.delegations {
+            let count = counts.get(&delegation.key.to_string()).copied().unwrap_or_default();
+            if count > delegation.guests_max {
+                let (name, max) = (delegation.key.name(), delegation.guests_max);
+                self.refuse(format!("key {name} has bound {count} guests, delegated are {max}"));
+            }
+        }
+        signers
+    }
+
+    fn open_binding(
+        &mut self,
+        index: usize,
+        envelope: &Envelope,
+        keys: &[VerifyKey],
+    ) -> Option<(Binding, VerifyKey)> {
+        let Ok(verified) = envelope.verify(BINDING_TYPE, keys) else {
+            self.refuse(format!("binding {index} is not signed by a key that the release delegates to"));
+            return None;
+        };
+        let signer = verified.signers.into_iter().next()?;
+        let binding: Binding = match serde_json::from_slice(&verified.payload) {
+            Ok(binding) => binding,
+            Err(error) => {
+                self.refuse(format!("binding {index} cannot be read: {error}"));
+                return None;
+            }
+        };
+        if binding.deployment != self.release.deployment {
+            let (guest, found) = (&binding.guest, &binding.deployment);
+            self.refuse(format!("the binding of {guest} was made for deployment {found}"));
+            return None;
+        }
+        Some((binding, signer))
+    }
+
+    /// The delegation of the signer that covers labels, segments and size of the binding.
+    fn delegation_for(&mut self, binding: &Binding, signer: &VerifyKey) -> Option<&'a Delegation> {
+        let guest = &binding.guest;
+        let found = self
+            .release
+            .delegations
+            .iter()
+            .find(|delegation| delegation.key == *signer && delegation.covers(&binding.labels));
+        let Some(delegation) = found else {
+            let (name, labels) = (signer.name(), &binding.labels);
+            self.refuse(format!("key {name} may not bind the labels {labels:?} of guest {guest}"));
+            return None;
+        };
+        if !binding.retired && self.release.policy.identity_of(&binding.labels).is_none() {
+            let (labels, generation) = (&binding.labels, self.release.generation);
+            self.refuse(format!(
+                "guest {guest}: release {generation} has no identity for the labels {labels:?}; \
+                 compile a release that lists them"
+            ));
+        }
+        if binding.vnics.len() > VNICS_PER_GUEST_MAX {
+            let count = binding.vnics.len();
+            self.refuse(format!("guest {guest} has {count} vnics, at most {VNICS_PER_GUEST_MAX}"));
+        }
+        for vnic in &binding.vnics {
+            if !delegation.segments.contains(&vnic.segment) {
+                let (name, segment) = (signer.name(), vnic.segment);
+                self.refuse(format!("key {name} may not bind {guest} in segment {segment}"));
+            }
+            if vnic.vnic == VnicId(0) || vnic.mac.0[0] & 1 == 1 || vnic.sessions_max == 0 {
+                let (vnic, mac) = (vnic.vnic, vnic.mac);
+                self.refuse(format!(
+                    "guest {guest}, vnic {vnic}: expected a number above 0, a unicast MAC \
+                     (found {mac}) and room for at least one session"
+                ));
+            }
+        }
+        Some(delegation)
+    }
+
+    /// Vnic numbers, device names and MACs within a segment must be unique.
+    fn uniqueness(&mut self) {
+        let mut numbers = BTreeMap::new();
+        let mut names = BTreeMap::new();
+        let mut macs = BTreeMap::new();
+        let mut reasons = Vec::new();
+        for binding in self.bindings.guests() {
+            for vnic in &binding.vnics {
+                let guest = &binding.guest;
+                if let Some(other) = numbers.insert(vnic.vnic, guest) {
+                    reasons.push(format!("vnic {} is bound to {other} and {guest}", vnic.vnic));
+                }
+                if let Some(other) = names.insert(&vnic.name, guest) {
+                    reasons.push(format!("device {} is bound to {other} and {guest}", vnic.name));
+                }
+                if let Some(other) = macs.insert((vnic.segment, vnic.mac), guest) {
+                    reasons.push(format!("MAC {} is bound to {other} and {guest}", vnic.mac));
+                }
+            }
+        }
+        self.reasons.append(&mut reasons);
+    }
+
+    fn attestations(
+        &mut self,
+        envelopes: &[Envelope],
+        signers: &BTreeMap<GuestId, &'a Delegation>,
+    ) {
+        let keys: Vec<VerifyKey> = self.release.roster.iter().map(|host| host.key.clone()).collect();
+        for (index, envelope) in envelopes.iter().enumerate() {
+            let Ok(verified) = envelope.verify(ATTESTATION_TYPE, &keys) else {
+                self.refuse(format!("attestation {index} is not signed by an agent of the roster"));
+                continue;
+            };
+            let attestation: AddressAttestation = match serde_json::from_slice(&verified.payload) {
+                Ok(attestation) => attestation,
+                Err(error) => {
+                    self.refuse(format!("attestation {index} cannot be read: {error}"));
+                    continue;
+                }
+            };
+            if let Some(reason) = self.attestation_fault(&attestation, &verified.signers, signers) {
+                self.refuse(reason);
+                continue;
+            }
+            let known = self.bindings.addresses.get(&attestation.vnic);
+            if known.is_none_or(|known| known.sequence < attestation.sequence) {
+                self.bindings.addresses.insert(attestation.vnic, attestation);
+            }
+        }
+    }
+
+    fn attestation_fault(
+        &self,
+        attestation: &AddressAttestation,
+        signed_by: &[VerifyKey],
+        signers: &BTreeMap<GuestId, &'a Delegation>,
+    ) -> Option<String> {
+        let AddressAttestation { host, guest, vnic, .. } = attestation;
+        if attestation.deployment != self.release.deployment {
+            return Some(format!("the addresses of {guest} were attested for another deployment"));
+        }
+        let signer = self.release.host(host).map(|entry| &entry.key);
+        if signer.is_none_or(|key| !signed_by.contains(key)) {
+            return Some(format!("the addresses of {guest} are not signed by the agent of {host}"));
+        }
+        let Some(binding) = self.bindings.guest(guest) else {
+            return Some(format!("addresses are attested for {guest}, which no binding names"));
+        };
+        if !binding.vnics.iter().any(|entry| entry.vnic == *vnic) {
+            return Some(format!("addresses are attested for vnic {vnic}, which {guest} has not"));
+        }
+        if !binding.may_run_on(host) {
+            return Some(format!("{host} attests addresses of {guest}, which may not run there"));
+        }
+        let delegation = signers.get(guest)?;
+        attestation.addresses.iter().find_map(|address| {
+            let inside = delegation.prefixes.iter().any(|prefix| prefix.contains(address));
+            (!inside).then(|| format!("{address} of {guest} is outside the delegated prefixes"))
+        })
+    }
+
+    /// One address in one segment belongs to one vnic.
+    fn address_conflicts(&mut self) {
+        let mut owners: BTreeMap<_, &GuestId> = BTreeMap::new();
+        let mut reasons = Vec::new();
+        for binding in self.bindings.guests() {
+            for vnic in &binding.vnics {
+                for address in self.bindings.addresses(vnic.vnic) {
+                    if let Some(other) = owners.insert((vnic.segment, *address), &binding.guest) {
+                        let guest = &binding.guest;
+                        reasons.push(format!("{address} is claimed by {other} and {guest}"));
+                    }
+                }
+            }
+        }
+        self.reasons.append(&mut reasons);
+    }
+}
+

@@ -1,0 +1,198 @@
+//! Sessions on their way from one host to another: fixed little-endian records behind a versioned
+//! header, so that a chunk can be checked before anything of it is used.
+
+use lictor_types::{
+    Digest, Direction, Epoch, Generation, RuleId, Segment, SessionKey, SessionRecord, TcpEnd,
+    TcpState,
+};
+use std::net::{IpAddr, Ipv6Addr};
+
+/// The only format that this version reads and writes.
+pub const FORMAT: u16 = 1;
+/// Bytes of one record.
+pub const RECORD_BYTES: usize = 144;
+/// Records in one chunk.
+pub const CHUNK_RECORDS_MAX: usize = 4_096;
+const MAGIC: [u8; 4] = *b"LSES";
+const HEADER_BYTES: usize = 12;
+
+/// Why a chunk is refused. Nothing of it is used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ChunkError {
+    /// Too short, too long, or not ours.
+    #[error("a session chunk of {found} bytes, expected {expected}")]
+    Length {
+        /// Bytes found.
+        found: usize,
+        /// Bytes that the header promises.
+        expected: usize,
+    },
+    /// Not a session chunk, or of another format.
+    #[error("not a session chunk in format {FORMAT}")]
+    Format,
+    /// A field has a value outside its range.
+    #[error("record {index} of a session chunk has an impossible {field}")]
+    Field {
+        /// Which record.
+        index: usize,
+        /// Which field.
+        field: &'static str,
+    },
+}
+
+/// Encodes at most [`CHUNK_RECORDS_MAX`] records.
+///
+/// # Panics
+/// If there are more records than fit in one chunk: the caller cuts with `chunks`.
+#[must_use]
+pub fn encode(records: &[SessionRecord]) -> Vec<u8> {
+    assert!(records.len() <= CHUNK_RECORDS_MAX, "the caller cuts into chunks");
+    let mut bytes = Vec::with_capacity(HEADER_BYTES + records.len() * RECORD_BYTES);
+    bytes.extend(MAGIC);
+    bytes.extend(FORMAT.to_le_bytes());
+    bytes.extend((RECORD_BYTES as u16).to_le_bytes());
+    bytes.extend((records.len() as u32).to_le_bytes());
+    for record in records {
+        encode_record(record, &mut bytes);
+    }
+    bytes
+}
+
+fn encode_record(record: &SessionRecord, bytes: &mut Vec<u8>) {
+    let start = bytes.len();
+    encode_key(&record.key, bytes);
+    bytes.extend([record.opened as u8, record.state as u8]);
+    bytes.extend(record.rule.0.to_le_bytes());
+    for number in [record.generation.0, record.local_epoch.0, record.remote_epoch.0] {
+        bytes.extend(number.to_le_bytes());
+    }
+    bytes.extend(record.idle_ms.to_le_bytes());
+    bytes.extend(record.expires_in_ms.to_le_bytes());
+    for number in record.packets.iter().chain(&record.bytes) {
+        bytes.extend(number.to_le_bytes());
+    }
+    for end in &record.tcp {
+        for number in [end.end, end.end_max, end.window_max] {
+            bytes.extend(number.to_le_bytes());
+        }
+        bytes.extend([end.scale, end.flags, 0, 0]);
+    }
+    bytes.resize(start + RECORD_BYTES, 0);
+}
+
+/// The key's part of a record, also what names a session in a list of those that are gone.
+pub fn encode_key(key: &SessionKey, bytes: &mut Vec<u8>) {
+    for address in [key.local, key.remote] {
+        match address {
+            IpAddr::V4(v4) => bytes.extend(v4.to_ipv6_mapped().octets()),
+            IpAddr::V6(v6) => bytes.extend(v6.octets()),
+        }
+    }
+    bytes.extend(key.segment.0.to_le_bytes());
+    bytes.extend(key.local_port.to_le_bytes());
+    bytes.extend(key.remote_port.to_le_bytes());
+    bytes.push(key.protocol);
+    bytes.push(0);
+}
+
+/// Decodes a whole chunk.
+///
+/// # Errors
+/// [`ChunkError`] if a length, the format or a field is impossible.
+pub fn decode(bytes: &[u8]) -> Result<Vec<SessionRecord>, ChunkError> {
+    if bytes.len() < HEADER_BYTES {
+        return Err(ChunkError::Length { found: bytes.len(), expected: HEADER_BYTES });
+    }
+    let mut reader = Reader(bytes);
+    let known = reader.take::<4>() == MAGIC
+        && u16::from_le_bytes(reader.take()) == FORMAT
+        && usize::from(u16::from_le_bytes(reader.take())) == RECORD_BYTES;
+    let count = u32::from_le_bytes(reader.take()) as usize;
+    if !known || count > CHUNK_RECORDS_MAX {
+        return Err(ChunkError::Format);
+    }
+    let expected = HEADER_BYTES + count * RECORD_BYTES;
+    if bytes.len() != expected {
+        return Err(ChunkError::Length { found: bytes.len(), expected });
+    }
+    reader.0.chunks_exact(RECORD_BYTES).enumerate().map(|(i, b)| decode_record(i, b)).collect()
+}
+
+fn decode_record(index: usize, bytes: &[u8]) -> Result<SessionRecord, ChunkError> {
+    let impossible = |field| ChunkError::Field { index, field };
+    let mut reader = Reader(bytes);
+    let key = reader.key();
+    let opened = match reader.take::<1>() {
+        [0] => Direction::Egress,
+        [1] => Direction::Ingress,
+        _ => return Err(impossible("direction")),
+    };
+    let [state] = reader.take();
+    let state = TcpState::from_number(state).ok_or_else(|| impossible("state"))?;
+    let rule = RuleId(u32::from_le_bytes(reader.take()));
+    let [generation, local_epoch, remote_epoch] =
+        std::array::from_fn(|_| u64::from_le_bytes(reader.take()));
+    let idle_ms = u32::from_le_bytes(reader.take());
+    let expires_in_ms = u32::from_le_bytes(reader.take());
+    let packets = std::array::from_fn(|_| u64::from_le_bytes(reader.take()));
+    let octets = std::array::from_fn(|_| u64::from_le_bytes(reader.take()));
+    let tcp = std::array::from_fn(|_| reader.tcp_end());
+    if tcp.iter().any(|end| end.scale > 14) {
+        return Err(impossible("window scale"));
+    }
+    Ok(SessionRecord {
+        key,
+        opened,
+        state,
+        rule,
+        generation: Generation(generation),
+        local_epoch: Epoch(local_epoch),
+        remote_epoch: Epoch(remote_epoch),
+        idle_ms,
+        expires_in_ms,
+        packets,
+        bytes: octets,
+        tcp,
+    })
+}
+
+/// The digest of a set of sessions, whatever their order: both ends compute it over what they have.
+#[must_use]
+pub fn digest(records: &[SessionRecord]) -> Digest {
+    let mut encoded: Vec<Vec<u8>> = records
+        .iter()
+        .map(|record| {
+            let mut bytes = Vec::with_capacity(RECORD_BYTES);
+            encode_record(record, &mut bytes);
+            bytes
+        })
+        .collect();
+    encoded.sort_unstable();
+    Digest::of(&encoded.concat())
+}
+
+/// Takes fixed fields off the front; lengths were checked before.
+struct Reader<'a>(&'a [u8]);
+
+impl Reader<'_> {
+    fn take<const N: usize>(&mut self) -> [u8; N] {
+        let (head, tail) = self.0.split_at(N);
+        self.0 = tail;
+        head.try_into().expect("split at N")
+    }
+
+    fn key(&mut self) -> SessionKey {
+        let [local, remote] = std::array::from_fn(|_| Ipv6Addr::from(self.take::<16>()).to_canonical());
+        let segment = Segment(u32::from_le_bytes(self.take()));
+        let local_port = u16::from_le_bytes(self.take());
+        let remote_port = u16::from_le_bytes(self.take());
+        let [protocol, _] = self.take();
+        SessionKey { segment, protocol, local, remote, local_port, remote_port }
+    }
+
+    fn tcp_end(&mut self) -> TcpEnd {
+        let [end, end_max, window_max] = std::array::from_fn(|_| u32::from_le_bytes(self.take()));
+        let [scale, flags, _, _] = self.take();
+        TcpEnd { end, end_max, window_max, scale, flags }
+    }
+}
