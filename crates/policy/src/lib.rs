@@ -1,2 +1,35 @@
 //! The policy language: text to rules to identities and decision tables.
+//!
+//! [`parse`] turns bytes into a resolved [`Policy`] and every diagnostic at once, [`evaluate`] says
+//! what the policy means for one packet, and [`compile`] turns policy and label sets into the tables
+//! that are signed, loaded and read back. Nothing here does I/O or reads a clock: the date is a
+//! parameter. The language itself is described in `docs/policy-language.md`.
 #![forbid(unsafe_code)]
+
+mod compile;
+mod compiled;
+mod date;
+mod failure;
+mod intent;
+mod limits;
+mod model;
+mod selector;
+mod service;
+
+pub mod evaluate;
+
+pub use compile::{CompileError, CompileInput, compile};
+pub use compiled::{
+    ChoiceRow, Compiled, ControlRow, Expired, ExpiredAction, Identity, IntentText, PrefixRow,
+    RuleInfo,
+};
+pub use date::{Date, DateError};
+pub use failure::{Cause, Choice, UnknownName};
+pub use intent::{Claim, Exception, Intent, Interpretation};
+pub use limits::*;
+pub use model::{
+    Action, ControlName, ControlRequirement, FailureChoice, Label, Labels, Log, OnExpiry, Policy,
+    Rule, Scope, Tier, TierKind,
+};
+pub use selector::{End, Selector};
+pub use service::{PortRange, Service};

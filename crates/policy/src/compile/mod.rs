@@ -1,0 +1,259 @@
+//! From a resolved policy and the label sets of the estate to tables.
+//!
+//! Guests with equal truth over the policy's selectors are one identity, ports that no rule tells
+//! apart are one atom, and a table row says what happens between two identities on one atom. The
+//! size of a table is bounded before it is built: a policy that would not fit is refused with the
+//! rules to blame.
+
+mod atoms;
+mod decisions;
+mod identities;
+
+use crate::{
+    ChoiceRow, Compiled, ControlName, ControlRow, Date, Expired, ExpiredAction, IntentText,
+    LABEL_SETS_MAX, Labels, OnExpiry, Policy, Rule, RuleInfo,
+};
+use identities::Classes;
+use lictor_types::IdentityId;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What a compilation takes besides the policy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CompileInput {
+    /// The label sets that guests may have, in any order. Repetitions mean nothing.
+    pub label_sets: Vec<Labels>,
+    /// The day: rules past their last day are dropped or kept as their tier says.
+    pub date: Date,
+}
+
+/// Why a policy has no tables.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CompileError {
+    /// Too many label sets.
+    #[error("the estate has {found} different label sets; at most {max} can be compiled")]
+    LabelSets {
+        /// How many there are.
+        found: usize,
+        /// How many fit.
+        max: usize,
+    },
+    /// Two rules have the same number.
+    #[error("rules {one} and {other} get the same number {number}; rename one of them")]
+    RuleCollision {
+        /// A rule.
+        one: String,
+        /// Another one.
+        other: String,
+        /// Their number.
+        number: u32,
+    },
+    /// Two identities have the same number.
+    #[error(
+        "two identities get the same number {number}: one matches [{one}], the other [{other}]; \
+         change or rename a label value that only one of them has"
+    )]
+    IdentityCollision {
+        /// What one of them matches.
+        one: String,
+        /// What the other matches.
+        other: String,
+        /// Their number.
+        number: u32,
+    },
+    /// The services cut the ports into too many parts.
+    #[error(
+        "the services of this policy need {found} port atoms or more; at most {max} fit; \
+         use fewer different port ranges"
+    )]
+    Atoms {
+        /// How many are needed, as far as they were counted.
+        found: usize,
+        /// How many fit.
+        max: usize,
+    },
+    /// The decisions of one identity would not fit on any host.
+    #[error(
+        "guests with labels {labels:?} need {found} decisions; at most {max} fit on one host; \
+         narrow the rules that need most of them: {}", blame.join(", ")
+    )]
+    Decisions {
+        /// Labels of such a guest.
+        labels: Labels,
+        /// How many rows are needed, or would be computed.
+        found: usize,
+        /// How many fit.
+        max: usize,
+        /// The rules that need most, with their number of rows.
+        blame: Vec<String>,
+    },
+    /// All decisions together are too many.
+    #[error(
+        "the policy needs more than {max} decisions over all identities; \
+         narrow the rules that need most of them: {}", blame.join(", ")
+    )]
+    DecisionsTotal {
+        /// How many are allowed.
+        max: usize,
+        /// The rules that need most for the identity at which the limit was passed.
+        blame: Vec<String>,
+    },
+}
+
+/// Compiles a policy.
+///
+/// # Errors
+/// [`CompileError`] if a limit is passed or two names get the same number. Nothing is ever cut.
+pub fn compile(policy: &Policy, input: &CompileInput) -> Result<Compiled, CompileError> {
+    let label_sets: BTreeSet<&Labels> = input.label_sets.iter().collect();
+    let found = label_sets.len();
+    if found > LABEL_SETS_MAX {
+        return Err(CompileError::LabelSets {
+            found,
+            max: LABEL_SETS_MAX,
+        });
+    }
+    let rules = rule_table(policy)?;
+    let classes = Classes::of(policy, &label_sets)?;
+    let services: Vec<_> = policy.rules().map(|(_, rule)| &rule.service).collect();
+    let atoms = atoms::cut(&services)?;
+    let decisions = decisions::table(policy, input.date, &classes, &atoms)?;
+    let (choices, mut expired) = choice_rows(policy, input.date, &classes);
+    expired.extend(expired_rules(policy, input.date));
+    expired.sort();
+    let intent = |intent: &crate::Intent| IntentText {
+        name: intent.name.clone(),
+        text: intent.claim.to_string(),
+    };
+    Ok(Compiled {
+        policy: policy.name.clone(),
+        version: policy.version,
+        source: policy.source,
+        date: input.date,
+        rules,
+        controls: control_rows(policy, &classes),
+        identities: classes.identities(),
+        prefixes: classes.prefixes,
+        atoms: atoms.ranges,
+        decisions,
+        baseline_log: policy.baseline_log,
+        choices,
+        intents: policy.intents.iter().map(intent).collect(),
+        expired,
+    })
+}
+
+fn rule_table(policy: &Policy) -> Result<Vec<RuleInfo>, CompileError> {
+    let mut table: BTreeMap<u32, RuleInfo> = BTreeMap::new();
+    for (order, (tier, rule)) in (0..).zip(policy.rules()) {
+        let info = rule_info(&tier.name, order, rule);
+        if let Some(known) = table.insert(rule.id.0, info) {
+            let (one, other, number) = (known.name, rule.name.clone(), rule.id.0);
+            return Err(CompileError::RuleCollision { one, other, number });
+        }
+    }
+    Ok(table.into_values().collect())
+}
+
+fn rule_info(tier: &str, order: u32, rule: &Rule) -> RuleInfo {
+    RuleInfo {
+        id: rule.id,
+        name: rule.name.clone(),
+        tier: tier.to_owned(),
+        order,
+        action: rule.action,
+        from: rule.from.to_string(),
+        to: rule.to.to_string(),
+        service: rule.service.to_string(),
+        owner: rule.owner.clone(),
+        justification: rule.justification.clone(),
+        requirements: rule.requirements.clone(),
+        review_days: rule.review_days,
+        expires: rule.expires,
+        log: rule.log,
+        touches_sensitive: rule.touches_sensitive,
+        line: u32::try_from(rule.line).unwrap_or(u32::MAX),
+        text: rule.text.clone(),
+    }
+}
+
+fn expired_rules(policy: &Policy, date: Date) -> impl Iterator<Item = Expired> {
+    let rules = policy.rules().filter(move |(_, rule)| rule.expired(date));
+    rules.filter_map(|(tier, rule)| {
+        Some(Expired {
+            what: rule.name.clone(),
+            owner: rule.owner.clone(),
+            expires: rule.expires?,
+            action: match tier.on_expiry {
+                OnExpiry::Drop => ExpiredAction::Dropped,
+                OnExpiry::KeepAndAlarm => ExpiredAction::KeptWithAlarm,
+            },
+        })
+    })
+}
+
+fn control_rows(policy: &Policy, classes: &Classes<'_>) -> Vec<ControlRow> {
+    let mut rows: BTreeMap<IdentityId, BTreeSet<ControlName>> = BTreeMap::new();
+    for requirement in &policy.controls {
+        for class in classes
+            .guests()
+            .filter(|class| class.holds(&requirement.guests))
+        {
+            rows.entry(class.id)
+                .or_default()
+                .extend(requirement.controls.iter().cloned());
+        }
+    }
+    let row = |(identity, controls): (_, BTreeSet<_>)| ControlRow {
+        identity,
+        controls: controls.into_iter().collect(),
+    };
+    rows.into_iter().map(row).collect()
+}
+
+/// Where several choices match a guest, the strictest holds; among equals the one that lasts
+/// longest. A guest in quarantine has no known owner: for it nothing weaker than the default holds.
+fn choice_rows(
+    policy: &Policy,
+    date: Date,
+    classes: &Classes<'_>,
+) -> (Vec<ChoiceRow>, Vec<Expired>) {
+    let mut rows: BTreeMap<_, ChoiceRow> = BTreeMap::new();
+    let mut gone = Vec::new();
+    for choice in &policy.choices {
+        if let Some(expires) = choice.expires.filter(|expires| date > *expires) {
+            gone.push(Expired {
+                what: format!("when {} for {}", choice.cause, choice.guests),
+                owner: Some(choice.owner.clone()),
+                expires,
+                action: ExpiredAction::Dropped,
+            });
+            continue;
+        }
+        let rank = |row: &ChoiceRow| {
+            let lasting = row
+                .expires
+                .map_or((0, None), |expires| (1, Some(std::cmp::Reverse(expires))));
+            (row.cause.rank(row.choice), lasting, row.owner.clone())
+        };
+        for class in classes.guests().filter(|class| class.holds(&choice.guests)) {
+            if class.quarantine && choice.cause.weakens(choice.choice) {
+                continue;
+            }
+            let row = ChoiceRow {
+                identity: class.id,
+                cause: choice.cause,
+                choice: choice.choice,
+                owner: choice.owner.clone(),
+                justification: choice.justification.clone(),
+                expires: choice.expires,
+            };
+            let known = rows
+                .entry((class.id, choice.cause))
+                .or_insert_with(|| row.clone());
+            if rank(&row) < rank(known) {
+                *known = row;
+            }
+        }
+    }
+    (rows.into_values().collect(), gone)
+}

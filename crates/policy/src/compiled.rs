@@ -1,0 +1,261 @@
+//! The compiled policy: what is signed, sent, loaded and read back. The same policy, label sets and
+//! date give the same bytes, whatever the order of the label sets.
+
+use crate::{Action, Cause, Choice, ControlName, Date, Labels, Log};
+use ipnet::IpNet;
+use lictor_types::{AtomRange, Decision, Digest, IdentityId, RuleId};
+use serde::{Deserialize, Serialize};
+
+/// A policy as tables. Every list is sorted; look-ups rely on it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Compiled {
+    /// The policy's name.
+    pub policy: String,
+    /// Its version, counted by its authors.
+    pub version: u64,
+    /// The digest of its text.
+    pub source: Digest,
+    /// The day for which it was compiled.
+    pub date: Date,
+    /// Every rule of the text, by id; [`RuleInfo::order`] is its place in the text.
+    pub rules: Vec<RuleInfo>,
+    /// Every class of guests and outside addresses, by id, without [`IdentityId::WORLD`].
+    pub identities: Vec<Identity>,
+    /// Outside addresses: the longest prefix that contains an address gives its class.
+    pub prefixes: Vec<PrefixRow>,
+    /// Runs of ports that no rule tells apart.
+    pub atoms: Vec<AtomRange>,
+    /// What is allowed or denied by a rule, sorted. Absent means the default deny.
+    pub decisions: Vec<Decision>,
+    /// Whether packets that no rule names are reported as events.
+    pub baseline_log: Log,
+    /// What guests need from their hosts, by identity.
+    pub controls: Vec<ControlRow>,
+    /// Explicit choices, by identity and cause. Absent means the cause's default.
+    pub choices: Vec<ChoiceRow>,
+    /// Statements of the policy. Kept, not proved.
+    pub intents: Vec<IntentText>,
+    /// What had passed its last day when this was compiled.
+    pub expired: Vec<Expired>,
+}
+
+/// A rule, for people and reports.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RuleInfo {
+    /// Its number.
+    pub id: RuleId,
+    /// `tier/rule`.
+    pub name: String,
+    /// Its tier.
+    pub tier: String,
+    /// Its place in the text, from 0.
+    pub order: u32,
+    /// What it does.
+    pub action: Action,
+    /// Who begins the session, as text with the scopes written out.
+    pub from: String,
+    /// Who is asked.
+    pub to: String,
+    /// The ports.
+    pub service: String,
+    /// Who answers for it.
+    pub owner: Option<String>,
+    /// Why it exists.
+    pub justification: Option<String>,
+    /// The clauses that it serves.
+    pub requirements: Vec<String>,
+    /// Days between reviews.
+    pub review_days: Option<u32>,
+    /// Its last day.
+    pub expires: Option<Date>,
+    /// What is reported.
+    pub log: Log,
+    /// Whether one of its ends may be in a sensitive scope.
+    pub touches_sensitive: bool,
+    /// The line on which it begins, from 1.
+    pub line: u32,
+    /// Its source text.
+    pub text: String,
+}
+
+/// A class of guests or of outside addresses that the policy cannot tell apart.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Identity {
+    /// Its number, made of what is true of its members.
+    pub id: IdentityId,
+    /// The label sets that have it, sorted; none for outside addresses.
+    pub labels: Vec<Labels>,
+    /// Whether its guests lack a required label: nothing is allowed from or to them.
+    pub quarantine: bool,
+    /// Whether it is in a sensitive scope.
+    pub sensitive: bool,
+    /// Selectors of the policy that match it, as text.
+    pub selectors: Vec<String>,
+}
+
+/// Outside addresses and their class.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PrefixRow {
+    /// The addresses, unless a longer prefix contains them too.
+    pub prefix: IpNet,
+    /// Their class; [`IdentityId::WORLD`] where a longer prefix takes addresses out of a set again.
+    pub identity: IdentityId,
+}
+
+/// What guests of an identity need from their hosts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ControlRow {
+    /// The class.
+    pub identity: IdentityId,
+    /// What they need, sorted.
+    pub controls: Vec<ControlName>,
+}
+
+/// What the owner of an identity's guests chose for a cause.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ChoiceRow {
+    /// The class.
+    pub identity: IdentityId,
+    /// The cause.
+    pub cause: Cause,
+    /// What happens then.
+    pub choice: Choice,
+    /// Who chose it.
+    pub owner: String,
+    /// Why.
+    pub justification: Option<String>,
+    /// Its last day.
+    pub expires: Option<Date>,
+}
+
+/// An intent as text.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IntentText {
+    /// Its name.
+    pub name: String,
+    /// What it says, in the language's own words.
+    pub text: String,
+}
+
+/// Something that had passed its last day.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Expired {
+    /// The rule's name, or `when CAUSE for SELECTOR` for a choice.
+    pub what: String,
+    /// Who answers for it.
+    pub owner: Option<String>,
+    /// Its last day.
+    pub expires: Date,
+    /// What became of it.
+    pub action: ExpiredAction,
+}
+
+/// What became of something that had passed its last day.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ExpiredAction {
+    /// It has no effect any more.
+    Dropped,
+    /// Its tier says that it goes on, with an alarm.
+    KeptWithAlarm,
+}
+
+impl Compiled {
+    /// The class of guests with exactly these labels. `None` if no such guest was compiled in: the
+    /// binding must then be refused.
+    #[must_use]
+    pub fn identity_of(&self, labels: &Labels) -> Option<IdentityId> {
+        self.identities
+            .iter()
+            .find(|identity| identity.labels.binary_search(labels).is_ok())
+            .map(|identity| identity.id)
+    }
+
+    /// The class with this number. `None` for [`IdentityId::WORLD`] and unknown numbers.
+    #[must_use]
+    pub fn identity(&self, id: IdentityId) -> Option<&Identity> {
+        let index = self
+            .identities
+            .binary_search_by_key(&id, |identity| identity.id)
+            .ok()?;
+        self.identities.get(index)
+    }
+
+    /// The decisions of these local classes.
+    pub fn decisions_for(&self, local: &[IdentityId]) -> impl Iterator<Item = Decision> {
+        local.iter().flat_map(|id| {
+            let first = self
+                .decisions
+                .partition_point(|decision| decision.local < *id);
+            let last = self
+                .decisions
+                .partition_point(|decision| decision.local <= *id);
+            self.decisions[first..last].iter().copied()
+        })
+    }
+
+    /// The rule with this number. `None` for [`RuleId::DEFAULT`] and unknown numbers.
+    #[must_use]
+    pub fn rule(&self, id: RuleId) -> Option<&RuleInfo> {
+        let index = self.rules.binary_search_by_key(&id, |rule| rule.id).ok()?;
+        self.rules.get(index)
+    }
+
+    /// What happens to guests of this class when protection is impaired: the explicit choice, or the
+    /// cause's default. Whoever knows the day asks [`Self::choice_on`].
+    #[must_use]
+    pub fn choice(&self, identity: IdentityId, cause: Cause) -> Choice {
+        self.choice_row(identity, cause)
+            .map_or(cause.default_choice(), |row| row.choice)
+    }
+
+    /// As [`Self::choice`], with choices past their last day replaced by the default.
+    #[must_use]
+    pub fn choice_on(&self, identity: IdentityId, cause: Cause, date: Date) -> Choice {
+        self.choice_row(identity, cause)
+            .filter(|row| row.expires.is_none_or(|expires| date <= expires))
+            .map_or(cause.default_choice(), |row| row.choice)
+    }
+
+    /// The explicit choice for a class and cause, with its owner and last day.
+    #[must_use]
+    pub fn choice_row(&self, identity: IdentityId, cause: Cause) -> Option<&ChoiceRow> {
+        let key = (identity, cause);
+        let found = self
+            .choices
+            .binary_search_by_key(&key, |row| (row.identity, row.cause));
+        found.ok().and_then(|index| self.choices.get(index))
+    }
+
+    /// What guests of this class need from their hosts.
+    #[must_use]
+    pub fn required_controls(&self, identity: IdentityId) -> &[ControlName] {
+        let found = self
+            .controls
+            .binary_search_by_key(&identity, |row| row.identity);
+        found
+            .ok()
+            .and_then(|index| self.controls.get(index))
+            .map_or(&[], |row| &row.controls)
+    }
+
+    /// The one encoding that is hashed and signed.
+    #[must_use]
+    pub fn canonical_bytes(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("a compiled policy has only string keys and no floats")
+    }
+
+    /// The digest of the canonical bytes.
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        Digest::of(&self.canonical_bytes())
+    }
+}

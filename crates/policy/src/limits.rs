@@ -1,0 +1,22 @@
+//! Limits of the language. Each has a diagnostic and a test at the limit and one past it.
+
+/// Bytes of a name: policy, label, value, set, service, scope, tier, rule, intent, control.
+pub const NAME_BYTES_MAX: usize = 63;
+/// Bytes of a text in quotes.
+pub const QUOTED_BYTES_MAX: usize = 1_024;
+/// Levels of `(` and `not` in a selector, with the scopes it names written out.
+pub const NESTING_MAX: usize = 64;
+/// Parts of one selector, with the scopes it names written out.
+pub const SELECTOR_PARTS_MAX: usize = 4_096;
+/// Prefixes in one policy, over all sets.
+pub const PREFIXES_MAX: usize = 65_536;
+/// Labels that one policy may declare.
+pub const LABELS_MAX: usize = 64;
+/// Hops that an intent may name.
+pub const HOPS_MAX: u32 = 64;
+/// Diagnostics reported for one text; the last one says that there are more.
+pub const DIAGNOSTICS_MAX: usize = 100;
+/// Label sets that one compilation takes.
+pub const LABEL_SETS_MAX: usize = 65_536;
+/// Decisions in one compiled policy, over all identities.
+pub const DECISIONS_TOTAL_MAX: usize = 4_194_304;

@@ -1,0 +1,289 @@
+//! The resolved policy: every name looked up, every scope written out, every check passed.
+
+use crate::{Cause, Choice, Date, Intent, Selector, Service};
+use ipnet::IpNet;
+use lictor_types::{Digest, RuleId};
+use serde::{Deserialize, Serialize};
+use std::{collections::BTreeMap, fmt};
+
+/// A guest's labels: one value for each name.
+pub type Labels = BTreeMap<String, String>;
+
+/// A policy that has passed every check. Made by [`crate::parse`] only.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Policy {
+    /// Its name.
+    pub name: String,
+    /// Its version, counted by its authors.
+    pub version: u64,
+    /// The digest of the text it was read from.
+    pub source: Digest,
+    /// The labels that guests carry.
+    pub labels: BTreeMap<String, Label>,
+    /// Named prefixes, outside of every guest.
+    pub sets: BTreeMap<String, Vec<IpNet>>,
+    /// Named services.
+    pub services: BTreeMap<String, Service>,
+    /// Named selectors.
+    pub scopes: BTreeMap<String, Scope>,
+    /// The tiers, in the order of the text; at most one is ordered, and it is the first.
+    pub tiers: Vec<Tier>,
+    /// Whether packets that no rule names are reported as events.
+    pub baseline_log: Log,
+    /// What guests need from their hosts.
+    pub controls: Vec<ControlRequirement>,
+    /// What owners chose for the case that protection is impaired.
+    pub choices: Vec<FailureChoice>,
+    /// Statements to be proved; see [`Intent`].
+    pub intents: Vec<Intent>,
+}
+
+/// The declaration of a label.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Label {
+    /// The values that it may have; any if there is no list.
+    pub values: Option<Vec<String>>,
+    /// Whether a guest without it is in quarantine.
+    pub required: bool,
+    /// Whether the text says that a guest has at most one value. Guests never have more.
+    pub exclusive: bool,
+}
+
+/// A named selector.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Scope {
+    /// What it selects.
+    pub selector: Selector,
+    /// Whether rules that touch it need an owner, a justification and an expiry.
+    pub sensitive: bool,
+}
+
+/// How the rules of a tier relate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TierKind {
+    /// The guard: the first rule that matches decides, or passes to the application tiers.
+    Ordered,
+    /// An application tier: its rules only allow, and their order means nothing.
+    AllowOnly,
+}
+
+/// What happens to a rule after its last day.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnExpiry {
+    /// It no longer allows anything. Reported.
+    Drop,
+    /// It goes on. Reported as an alarm.
+    KeepAndAlarm,
+}
+
+/// A group of rules with one owner.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tier {
+    /// Its name.
+    pub name: String,
+    /// How its rules relate.
+    pub kind: TierKind,
+    /// Who answers for its rules, where a rule does not say otherwise.
+    pub owner: Option<String>,
+    /// The guests that its owner may open.
+    pub within: Option<Selector>,
+    /// What happens to its rules after their last day.
+    pub on_expiry: OnExpiry,
+    /// Its rules, in the order of the text.
+    pub rules: Vec<Rule>,
+}
+
+/// What a rule does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Action {
+    /// The session is allowed.
+    Allow,
+    /// The session is denied.
+    Deny,
+    /// The application tiers decide.
+    Pass,
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Allow => "allow",
+            Self::Deny => "deny",
+            Self::Pass => "pass",
+        })
+    }
+}
+
+/// What is reported as an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Log {
+    /// Nothing; counters only.
+    Off,
+    /// New sessions and denials.
+    New,
+    /// New sessions and denials, and their end.
+    All,
+    /// New sessions and denials, each an alert.
+    Alert,
+}
+
+impl Log {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Off, Self::New, Self::All, Self::Alert];
+
+    /// The name as the policy text writes it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::New => "new",
+            Self::All => "all",
+            Self::Alert => "alert",
+        }
+    }
+}
+
+/// One rule.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rule {
+    /// A number made of its name, so that it survives reordering.
+    pub id: RuleId,
+    /// `tier/rule`.
+    pub name: String,
+    /// What it does.
+    pub action: Action,
+    /// Who begins the session.
+    pub from: Selector,
+    /// Who is asked.
+    pub to: Selector,
+    /// The ports.
+    pub service: Service,
+    /// Who answers for it.
+    pub owner: Option<String>,
+    /// Why it exists.
+    pub justification: Option<String>,
+    /// The clauses that it serves, such as `pci:1.2.5`.
+    pub requirements: Vec<String>,
+    /// Days between reviews.
+    pub review_days: Option<u32>,
+    /// The last day on which it allows.
+    pub expires: Option<Date>,
+    /// What is reported.
+    pub log: Log,
+    /// Whether one of its ends may be in a sensitive scope.
+    pub touches_sensitive: bool,
+    /// The line on which it begins, from 1.
+    pub line: usize,
+    /// Its text.
+    pub text: String,
+}
+
+impl Rule {
+    /// Whether its last day is over.
+    #[must_use]
+    pub fn expired(&self, date: Date) -> bool {
+        self.expires.is_some_and(|expires| date > expires)
+    }
+
+    /// The number that belongs to a name: the first non-zero four bytes of its digest.
+    #[must_use]
+    pub fn id_of(name: &str) -> RuleId {
+        RuleId(number_of(&Digest::of(
+            format!("lictor rule v1\n{name}").as_bytes(),
+        )))
+    }
+}
+
+/// The first four bytes of a digest, or of the digest's later parts: zero is taken.
+pub(crate) fn number_of(digest: &Digest) -> u32 {
+    let (words, _) = digest.0.as_chunks::<4>();
+    words
+        .iter()
+        .map(|word| u32::from_be_bytes(*word))
+        .find(|word| *word != 0)
+        .unwrap_or(1)
+}
+
+/// The name of something that a guest needs from its host, such as `firewall` or `monitor`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ControlName(pub(crate) String);
+
+impl ControlName {
+    /// The control that Lictor itself provides.
+    pub const FIREWALL: &'static str = "firewall";
+
+    /// The name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for ControlName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+/// Guests and what they need from their hosts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ControlRequirement {
+    /// The guests.
+    pub guests: Selector,
+    /// What they need.
+    pub controls: Vec<ControlName>,
+}
+
+/// What an owner chose for one cause.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FailureChoice {
+    /// The cause.
+    pub cause: Cause,
+    /// The guests.
+    pub guests: Selector,
+    /// What happens then.
+    pub choice: Choice,
+    /// Who chose it.
+    pub owner: String,
+    /// Why.
+    pub justification: Option<String>,
+    /// The last day on which it holds; the default holds after that.
+    pub expires: Option<Date>,
+    /// The line on which it stands, from 1.
+    pub line: usize,
+}
+
+impl Policy {
+    /// Every rule with its tier, in the order of the text.
+    pub fn rules(&self) -> impl Iterator<Item = (&Tier, &Rule)> {
+        self.tiers
+            .iter()
+            .flat_map(|tier| tier.rules.iter().map(move |rule| (tier, rule)))
+    }
+
+    /// Whether a guest is in quarantine: a required label is missing, or a label has a value that
+    /// its declaration does not list. Nothing is allowed from or to such a guest.
+    #[must_use]
+    pub fn quarantines(&self, labels: &Labels) -> bool {
+        self.labels
+            .iter()
+            .any(|(name, label)| match (labels.get(name), &label.values) {
+                (None, _) => label.required,
+                (Some(value), Some(values)) => !values.contains(value),
+                (Some(_), None) => false,
+            })
+    }
+
+    /// Whether an end is in a sensitive scope.
+    #[must_use]
+    pub fn is_sensitive(&self, end: &crate::End) -> bool {
+        self.scopes
+            .values()
+            .any(|scope| scope.sensitive && scope.selector.matches(end, &self.sets))
+    }
+}
