@@ -1,0 +1,270 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* Everything that the kernel program and Rust share. crates/datapath/src/abi.rs mirrors it, and a
+ * test parses this file and compares the numbers. Structs have explicit padding and a fixed size:
+ * padding that nobody names would carry kernel stack into map keys. Integers are in host order
+ * unless a comment says otherwise.
+ */
+#ifndef LICTOR_ABI_H
+#define LICTOR_ABI_H
+
+#include <linux/types.h>
+
+/* Pins live below a folder of this name: a program of another layout never adopts them. */
+#define LICTOR_ABI 1
+
+/* Relative to the guest, always. */
+#define DIRECTION_EGRESS 0
+#define DIRECTION_INGRESS 1
+
+#define VNIC_HOLD 0
+#define VNIC_OPEN 1
+#define VNIC_HANDED_OVER 2
+#define VNIC_CUT 3
+
+#define VERDICT_DENY 0
+#define VERDICT_ALLOW 1
+
+/* Append-only, equal to crates/types/src/reason.rs. */
+#define REASON_POLICY_ALLOW 1
+#define REASON_SESSION 2
+#define REASON_NEIGHBOUR 3
+#define REASON_ANNOUNCEMENT 4
+#define REASON_RELATED 5
+#define REASON_POLICY_DENY 16
+#define REASON_DEFAULT_DENY 17
+#define REASON_NO_RELEASE 18
+#define REASON_HOLD 19
+#define REASON_HANDED_OVER 20
+#define REASON_CUT 21
+#define REASON_SPOOFED_MAC 32
+#define REASON_SPOOFED_ADDRESS 33
+#define REASON_SPOOFED_NEIGHBOUR 34
+#define REASON_FOREIGN_MAC 35
+#define REASON_FOREIGN_ADDRESS 36
+#define REASON_TRUNCATED 48
+#define REASON_ETHER_TYPE 49
+#define REASON_BAD_HEADER 50
+#define REASON_FRAGMENT 51
+#define REASON_EXTENSION_HEADER 52
+#define REASON_NO_SESSION 64
+#define REASON_TCP_INVALID 65
+#define REASON_SESSION_TABLE_FULL 66
+#define REASON_UNRELATED 67
+#define REASON_REVOKED 68
+
+/* Reasons below this allow, all others deny. */
+#define REASON_DENY_FIRST 16
+/* Counters per direction: index 0 counts every packet seen, the others are the reasons. */
+#define COUNTERS_PER_DIRECTION 128
+#define COUNTER_SEEN 0
+
+#define PROTOCOL_TCP 0
+#define PROTOCOL_UDP 1
+#define PROTOCOL_ICMP 2
+#define PROTOCOL_ICMPV6 3
+#define PROTOCOL_OTHER 4
+#define PROTOCOL_CLASSES 5
+
+#define STATE_UNREPLIED 1
+#define STATE_SYN_RECEIVED 2
+#define STATE_ESTABLISHED 3
+#define STATE_FIN_WAIT 4
+#define STATE_TIME_WAIT 5
+#define STATE_CLOSED 6
+
+/* An ICMP echo has no ports: the identifier is the local one, and this is the remote one. */
+#define ECHO_GUEST_ASKED 1
+#define ECHO_GUEST_WAS_ASKED 2
+
+/* Time-outs without a packet, in seconds.
+ * Established TCP: RFC 5382 REQ-5 asks for at least 2 hours and 4 minutes.
+ * UDP: RFC 4787 REQ-5 asks for at least 2 minutes. ICMP: RFC 5508 REQ-2 asks for 60 seconds.
+ */
+#define TIMEOUT_TCP_UNREPLIED_S 60
+#define TIMEOUT_TCP_SYN_RECEIVED_S 60
+#define TIMEOUT_TCP_ESTABLISHED_S 7440
+#define TIMEOUT_TCP_FIN_WAIT_S 240
+#define TIMEOUT_TCP_TIME_WAIT_S 60
+#define TIMEOUT_TCP_CLOSED_S 10
+#define TIMEOUT_UDP_UNREPLIED_S 30
+#define TIMEOUT_UDP_ESTABLISHED_S 180
+#define TIMEOUT_ICMP_S 60
+#define TIMEOUT_OTHER_UNREPLIED_S 60
+#define TIMEOUT_OTHER_ESTABLISHED_S 600
+
+#define EXTENSION_HEADERS_MAX 4
+#define ND_OPTIONS_MAX 6
+#define EVENTS_BYTES 1048576
+/* A flooded guest must not push the events of its neighbours out of the shared ring. */
+#define EVENTS_PER_VNIC_PER_SECOND 1024
+#define RULE_COUNTERS_MAX 131072
+
+#define SLOTS 2
+/* `active` is one aligned 8-byte value, so that a switch can't be seen half done: bit 0 is the
+ * slot, the rest is the version, which only grows. Version 0 means that nothing was loaded.
+ */
+#define ACTIVE_SLOT_MASK 1
+#define ACTIVE_VERSION_SHIFT 1
+
+/* `addresses`: the longest prefix wins. The prefix counts segment and family too. The family keeps
+ * a prefix such as ::/0 from covering IPv4, whose addresses are v4-mapped (RFC 4291, 2.5.5.2).
+ */
+#define ADDRESS_PREFIX_BASE 64
+struct address_key {
+	__u32 prefix_bits;
+	__u32 segment;
+	__u32 family; /* 4 or 6 */
+	__u8 address[16];
+};
+_Static_assert(sizeof(struct address_key) == 28, "address_key");
+
+struct address_value {
+	__u32 identity;
+	__u32 vnic; /* 0: outside every guest */
+	__u64 epoch;
+};
+_Static_assert(sizeof(struct address_value) == 16, "address_value");
+
+/* `atoms`: index is class * 65536 + port. The flag marks the first port of a row, so that a
+ * read-back gives the rows as they were loaded.
+ */
+#define ATOM_ENTRIES (PROTOCOL_CLASSES * 65536)
+#define ATOM_MASK 0xffff
+#define ATOM_FIRST 0x80000000
+#define ATOM_PRESENT 0x40000000
+
+struct decision_key {
+	__u32 local;
+	__u32 peer;
+	__u16 atom;
+	__u8 direction;
+	__u8 pad;
+};
+_Static_assert(sizeof(struct decision_key) == 12, "decision_key");
+
+struct decision_value {
+	__u32 rule;
+	__u8 verdict;
+	__u8 log;
+	__u8 pad[2];
+};
+_Static_assert(sizeof(struct decision_value) == 8, "decision_value");
+
+struct release_info {
+	__u64 generation;
+	__u64 epoch;
+	__u8 digest[32];
+	__u32 addresses;
+	__u32 atoms;
+	__u32 decisions;
+	__u32 pad;
+};
+_Static_assert(sizeof(struct release_info) == 64, "release_info");
+
+/* What the policy decided under a rule: packets that opened a session or were denied, and the
+ * sessions. Packets inside a session are counted in the session only, which keeps the established
+ * path at one entry.
+ */
+struct rule_counter {
+	__u64 packets;
+	__u64 bytes;
+	__u64 sessions;
+};
+_Static_assert(sizeof(struct rule_counter) == 24, "rule_counter");
+
+#define HOST_EVENTS_LOST 0
+#define HOST_RULES_UNCOUNTED 1
+#define HOST_COUNTERS 2
+
+struct vnic_config {
+	__u32 state;
+	__u32 vnic;
+	__u32 segment;
+	__u32 ifindex;
+	__u8 mac[6];
+	__u8 pad[2];
+	__u64 clock_offset_ns; /* added to the clock: a test moves time without waiting */
+	__u64 attached_at_ns;
+	__u64 device_base[2]; /* the device's packets at attach, from the guest and toward it */
+	__u32 sessions_max;
+	__u32 hook; /* HOOK_* */
+	__u8 device[16];
+	__u8 name[16];
+};
+_Static_assert(sizeof(struct vnic_config) == 96, "vnic_config");
+#define HOOK_TCX 1
+#define HOOK_CLSACT 2
+
+struct counter {
+	__u64 packets;
+	__u64 bytes;
+};
+_Static_assert(sizeof(struct counter) == 16, "counter");
+
+struct event_budget {
+	__u64 second;
+	__u64 used;
+};
+_Static_assert(sizeof(struct event_budget) == 16, "event_budget");
+
+struct session_key {
+	__u8 local[16];
+	__u8 remote[16];
+	__u32 segment;
+	__u16 local_port;
+	__u16 remote_port;
+	__u8 protocol;
+	__u8 pad[3];
+};
+_Static_assert(sizeof(struct session_key) == 44, "session_key");
+
+#define END_KNOWN 1
+#define END_FIN 2
+#define END_SCALE_KNOWN 4
+struct session_end {
+	__u32 end;
+	__u32 end_max;
+	__u32 window_max;
+	__u8 scale;
+	__u8 flags;
+	__u8 pad[2];
+};
+_Static_assert(sizeof(struct session_end) == 16, "session_end");
+
+struct session {
+	__u64 last_seen_ns;
+	__u64 expires_ns;
+	__u64 version; /* of the tables that allowed it; 0: the next packet decides again */
+	__u64 generation;
+	__u64 local_epoch;
+	__u64 remote_epoch;
+	__u64 packets[2];
+	__u64 bytes[2];
+	struct session_end tcp[2];
+	__u32 rule;
+	__u8 state;
+	__u8 opened;
+	__u8 pad[2];
+};
+_Static_assert(sizeof(struct session) == 120, "session");
+
+struct event {
+	__u64 time_ns; /* CLOCK_MONOTONIC */
+	__u64 generation;
+	struct session_key key;
+	__u32 vnic;
+	__u32 rule;
+	__u32 length;
+	__u16 ether_type;
+	__u8 direction;
+	__u8 verdict;
+	__u8 reason;
+	__u8 pad[3];
+};
+_Static_assert(sizeof(struct event) == 80, "event");
+
+/* What a test run reads back from __sk_buff.cb. */
+#define CB_REASON 0
+#define CB_RULE 1
+
+#endif

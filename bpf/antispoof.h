@@ -1,0 +1,237 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* Who may say what on the link: MAC addresses, ARP (RFC 826, RFC 5227), neighbour discovery (RFC
+ * 4861, RFC 4862) and the announcement that QEMU sends. Each returns a reason.
+ */
+#ifndef LICTOR_ANTISPOOF_H
+#define LICTOR_ANTISPOOF_H
+
+#include "policy.h"
+
+#define ND_ROUTER_SOLICITATION 133
+#define ND_ROUTER_ADVERTISEMENT 134
+#define ND_SOLICITATION 135
+#define ND_ADVERTISEMENT 136
+#define ND_REDIRECT 137
+#define ND_OPTION_SOURCE_MAC 1
+#define ND_OPTION_TARGET_MAC 2
+
+static __always_inline int same_mac(const __u8 a[6], const __u8 b[6])
+{
+	return a[0] == b[0] && a[1] == b[1] && a[2] == b[2] && a[3] == b[3] && a[4] == b[4] &&
+	       a[5] == b[5];
+}
+
+static __always_inline int zero16(const __u8 address[16])
+{
+	const __u32 *words = (const __u32 *)address;
+
+	return !(words[0] | words[1] | words[2] | words[3]);
+}
+
+static __always_inline int is_solicitation(const struct packet *p)
+{
+	return p->family == 6 && p->protocol == IP_ICMPV6 && p->icmp_type == ND_SOLICITATION;
+}
+
+/* Zero, or the reason to deny. Groups that a guest may hear: all stations, all nodes (ff02::1), and
+ * the solicited-node group, which a solicitation must prove by its target (nd_check).
+ */
+static __always_inline int
+mac_check(const struct vnic_config *config, const struct packet *p, __u8 direction)
+{
+	const __u8 *to = p->ether_destination;
+
+	if (direction == DIRECTION_EGRESS)
+		return same_mac(p->ether_source, config->mac) ? 0 : REASON_SPOOFED_MAC;
+	if (same_mac(to, config->mac))
+		return 0;
+	if (to[0] == 0xff && to[1] == 0xff && to[2] == 0xff && to[3] == 0xff && to[4] == 0xff &&
+	    to[5] == 0xff)
+		return 0;
+	if (p->family != 6 || to[0] != 0x33 || to[1] != 0x33)
+		return REASON_FOREIGN_MAC;
+	if (!to[2] && !to[3] && !to[4] && to[5] == 1)
+		return 0;
+	return to[2] == 0xff && is_solicitation(p) ? 0 : REASON_FOREIGN_MAC;
+}
+
+static __always_inline int
+arp_from_guest(const struct tables *tables, const struct vnic_config *config,
+	       const struct arp *arp, const __u8 sender[16])
+{
+	if (!same_mac(arp->sender_mac, config->mac))
+		return REASON_SPOOFED_NEIGHBOUR;
+	/* RFC 5227, 2.1.1: a probe asks without claiming. */
+	if (!(arp->sender[0] | arp->sender[1] | arp->sender[2] | arp->sender[3]))
+		return arp->operation == bpf_htons(1) ? REASON_NEIGHBOUR : REASON_SPOOFED_NEIGHBOUR;
+	return address_bound(tables, config, sender) ? REASON_NEIGHBOUR : REASON_SPOOFED_NEIGHBOUR;
+}
+
+static __always_inline int
+arp_toward_guest(const struct tables *tables, const struct vnic_config *config,
+		 const struct arp *arp, const __u8 sender[16])
+{
+	__u8 target[16];
+
+	/* The guest's own address or station in a stranger's mouth. */
+	if (same_mac(arp->sender_mac, config->mac) || address_bound(tables, config, sender))
+		return REASON_SPOOFED_NEIGHBOUR;
+	map_ipv4(target, arp->target);
+	if (address_bound(tables, config, target) || same16(target, sender))
+		return REASON_NEIGHBOUR;
+	return REASON_FOREIGN_ADDRESS;
+}
+
+static __always_inline int
+arp_check(struct __sk_buff *skb, const struct tables *tables, const struct vnic_config *config,
+	  __u8 direction)
+{
+	struct arp arp;
+	__u8 sender[16];
+
+	if (bpf_skb_load_bytes(skb, ETHER_BYTES, &arp, sizeof(arp)))
+		return REASON_TRUNCATED;
+	if (arp.hardware != bpf_htons(1) || arp.protocol != bpf_htons(TYPE_IPV4) ||
+	    arp.hardware_bytes != 6 || arp.protocol_bytes != 4 ||
+	    (arp.operation != bpf_htons(1) && arp.operation != bpf_htons(2)))
+		return REASON_BAD_HEADER;
+	map_ipv4(sender, arp.sender);
+	return direction == DIRECTION_EGRESS ? arp_from_guest(tables, config, &arp, sender) :
+					       arp_toward_guest(tables, config, &arp, sender);
+}
+
+/* QEMU announces a resumed guest in a reversed ARP (RFC 903) for its own station. It needs no
+ * release: it moves the bridges' knowledge of the MAC and nothing else.
+ */
+static __always_inline int
+rarp_check(struct __sk_buff *skb, const struct vnic_config *config, __u8 direction)
+{
+	struct arp arp;
+
+	if (bpf_skb_load_bytes(skb, ETHER_BYTES, &arp, sizeof(arp)))
+		return REASON_TRUNCATED;
+	if (direction == DIRECTION_INGRESS)
+		return REASON_ETHER_TYPE;
+	return same_mac(arp.sender_mac, config->mac) && same_mac(arp.target_mac, config->mac) ?
+		       REASON_ANNOUNCEMENT : REASON_SPOOFED_NEIGHBOUR;
+}
+
+/* Whether the options of a neighbour message speak of the right station: from the guest its own,
+ * toward the guest any but its own. Zero, or the reason to deny.
+ */
+static __always_inline int
+nd_options(struct __sk_buff *skb, const struct packet *p, const struct vnic_config *config,
+	   __u8 direction)
+{
+	__u32 at = p->l4 + 24, end = p->l4 + p->l4_bytes;
+	__u8 option[8];
+
+	for (int i = 0; i < ND_OPTIONS_MAX; i++) {
+		if (at >= end)
+			return 0;
+		if (at + sizeof(option) > end ||
+		    bpf_skb_load_bytes(skb, at, option, sizeof(option)))
+			return REASON_TRUNCATED;
+		/* RFC 4861, 4.6: a length of zero is to be discarded. */
+		if (!option[1])
+			return REASON_BAD_HEADER;
+		if (option[0] == ND_OPTION_SOURCE_MAC || option[0] == ND_OPTION_TARGET_MAC)
+			if (same_mac(&option[2], config->mac) != (direction == DIRECTION_EGRESS))
+				return REASON_SPOOFED_NEIGHBOUR;
+		at += option[1] * 8;
+	}
+	return at >= end ? 0 : REASON_BAD_HEADER;
+}
+
+static __always_inline int
+nd_from_guest(const struct tables *tables, const struct vnic_config *config,
+	      const struct packet *p, const __u8 target[16])
+{
+	int unspecified = zero16(p->source);
+
+	if (!unspecified && !address_bound(tables, config, p->source))
+		return REASON_SPOOFED_NEIGHBOUR;
+	if (p->icmp_type == ND_ADVERTISEMENT || unspecified)
+		return !(p->icmp_type == ND_ADVERTISEMENT && unspecified) &&
+				       address_bound(tables, config, target) ?
+			       REASON_NEIGHBOUR : REASON_SPOOFED_NEIGHBOUR;
+	return REASON_NEIGHBOUR;
+}
+
+static __always_inline int
+nd_toward_guest(const struct tables *tables, const struct vnic_config *config,
+		const struct packet *p, const __u8 target[16])
+{
+	const __u8 *to = p->ether_destination;
+	int own = address_bound(tables, config, target);
+
+	if (!zero16(p->source) && address_bound(tables, config, p->source))
+		return REASON_SPOOFED_NEIGHBOUR;
+	if (p->icmp_type == ND_ADVERTISEMENT) {
+		if (own)
+			return REASON_SPOOFED_NEIGHBOUR;
+		if (p->destination[0] == 0xff)
+			return REASON_NEIGHBOUR;
+		return address_bound(tables, config, p->destination) ? REASON_NEIGHBOUR :
+								       REASON_FOREIGN_ADDRESS;
+	}
+	/* A group's MAC must be that of the target (RFC 4291, 2.7.1), or anyone could listen in. */
+	if (to[0] == 0x33 && to[2] == 0xff &&
+	    (to[3] != target[13] || to[4] != target[14] || to[5] != target[15]))
+		return REASON_FOREIGN_MAC;
+	return own ? REASON_NEIGHBOUR : REASON_FOREIGN_ADDRESS;
+}
+
+/* The reason for a neighbour message; zero if the policy is to decide. */
+static __always_inline int
+nd_check(struct __sk_buff *skb, const struct tables *tables, const struct vnic_config *config,
+	 const struct packet *p, __u8 direction)
+{
+	__u8 target[16];
+	int reason;
+
+	if (p->icmp_type < ND_ROUTER_SOLICITATION || p->icmp_type > ND_REDIRECT)
+		return 0;
+	/* RFC 4861, 6.1 and 7.1: whoever is not on the link can't send 255. */
+	if (p->hops != 255 || p->icmp_code)
+		return REASON_BAD_HEADER;
+	if (p->icmp_type == ND_ROUTER_ADVERTISEMENT && direction == DIRECTION_INGRESS)
+		return 0;
+	if (p->icmp_type == ND_ROUTER_ADVERTISEMENT || p->icmp_type == ND_REDIRECT)
+		return REASON_SPOOFED_NEIGHBOUR;
+	if (p->icmp_type == ND_ROUTER_SOLICITATION) {
+		if (direction == DIRECTION_INGRESS)
+			return REASON_FOREIGN_ADDRESS;
+		return zero16(p->source) || address_bound(tables, config, p->source) ?
+			       REASON_NEIGHBOUR : REASON_SPOOFED_NEIGHBOUR;
+	}
+	if (p->l4_bytes < 24 || bpf_skb_load_bytes(skb, p->l4 + 8, target, sizeof(target)))
+		return REASON_TRUNCATED;
+	if (target[0] == 0xff)
+		return REASON_BAD_HEADER;
+	reason = nd_options(skb, p, config, direction);
+	if (reason)
+		return reason;
+	return direction == DIRECTION_EGRESS ? nd_from_guest(tables, config, p, target) :
+					       nd_toward_guest(tables, config, p, target);
+}
+
+/* The address that modified EUI-64 makes of the vnic's MAC (RFC 4291, appendix A). It is bound to
+ * every vnic, and so tells its identity where a packet names a group instead.
+ */
+static __always_inline void link_local(const struct vnic_config *config, __u8 into[16])
+{
+	__builtin_memset(into, 0, 16);
+	into[0] = 0xfe;
+	into[1] = 0x80;
+	into[8] = config->mac[0] ^ 2;
+	into[9] = config->mac[1];
+	into[10] = config->mac[2];
+	into[11] = 0xff;
+	into[12] = 0xfe;
+	into[13] = config->mac[3];
+	into[14] = config->mac[4];
+	into[15] = config->mac[5];
+}
+
+#endif
