@@ -1,0 +1,218 @@
+//! The guest's image: Debian's cloud kernel, unpacked and not installed, and a busybox initramfs.
+
+use crate::command::run;
+use crate::initramfs::Archive;
+use anyhow::{Context, Result, bail};
+use sha2::{Digest, Sha256};
+use std::path::{Path, PathBuf};
+
+const INIT: &str = include_str!("../guest/init");
+const COUNTER: &str = include_str!("../guest/counter");
+const STREAM: &str = include_str!("../guest/stream");
+const BUSYBOX: &str = "/usr/bin/busybox";
+
+/// In the order in which each module's needs are already loaded.
+const MODULES: [&str; 8] = [
+    "drivers/virtio/virtio.ko",
+    "drivers/virtio/virtio_ring.ko",
+    "drivers/virtio/virtio_pci_modern_dev.ko",
+    "drivers/virtio/virtio_pci_legacy_dev.ko",
+    "drivers/virtio/virtio_pci.ko",
+    "net/core/failover.ko",
+    "drivers/net/net_failover.ko",
+    "drivers/net/virtio_net.ko",
+];
+
+/// A kernel and an initramfs that boot in about two seconds under TCG.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Image {
+    /// The kernel as a PVH ELF file; QEMU starts it faster than the compressed one.
+    pub kernel: PathBuf,
+    /// The busybox initramfs.
+    pub initramfs: PathBuf,
+}
+
+/// Where the lab keeps what it downloads and builds: `LICTOR_LAB_CACHE`, or `target/lab-cache`.
+#[must_use]
+pub fn cache() -> PathBuf {
+    std::env::var_os("LICTOR_LAB_CACHE").map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/lab-cache"),
+        PathBuf::from,
+    )
+}
+
+/// Changes whenever anything that goes into the image does.
+fn recipe_digest() -> String {
+    let mut hash = Sha256::new();
+    for part in [INIT, COUNTER, STREAM, BUSYBOX, &MODULES.join(" ")] {
+        hash.update(part.len().to_be_bytes());
+        hash.update(part);
+    }
+    hash.finalize()
+        .iter()
+        .take(8)
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}
+
+impl Image {
+    /// The image of today's recipe, if it was built.
+    #[must_use]
+    pub fn cached(cache: &Path) -> Option<Self> {
+        let folder = cache.join(format!("guest-{}", recipe_digest()));
+        let image = Self {
+            kernel: folder.join("vmlinux"),
+            initramfs: folder.join("initramfs"),
+        };
+        (image.kernel.exists() && image.initramfs.exists()).then_some(image)
+    }
+
+    /// The image in [`cache`].
+    ///
+    /// # Errors
+    /// It was not built yet.
+    pub fn load() -> Result<Self> {
+        let cache = cache();
+        Self::cached(&cache).with_context(|| {
+            format!(
+                "no guest image in {}; `cargo xtask setup` builds it",
+                cache.display()
+            )
+        })
+    }
+
+    /// The cached image, or a new one: downloads the kernel package when it is not there yet.
+    ///
+    /// # Errors
+    /// apt cannot find or fetch the kernel, or a tool is missing; the error names the next step.
+    pub fn build(cache: &Path) -> Result<Self> {
+        if let Some(image) = Self::cached(cache) {
+            return Ok(image);
+        }
+        std::fs::create_dir_all(cache)
+            .with_context(|| format!("cannot make {}", cache.display()))?;
+        let package = kernel_package(cache)?;
+        let version = kernel_version(&package)?;
+        let name = format!("guest-{}", recipe_digest());
+        let partial = cache.join(format!("{name}.partial-{}", std::process::id()));
+        std::fs::create_dir_all(&partial)?;
+        extract_vmlinux(&package.join(format!("boot/vmlinuz-{version}")), &partial)?;
+        let modules = package.join(format!("lib/modules/{version}/kernel"));
+        std::fs::write(partial.join("initramfs"), initramfs(&modules)?)?;
+        // The rename makes the image appear whole or not at all; a rival's equal one is as good.
+        if std::fs::rename(&partial, cache.join(&name)).is_err() {
+            std::fs::remove_dir_all(&partial)?;
+        }
+        Self::cached(cache).context("the guest image vanished while it was built")
+    }
+}
+
+/// The folder of the unpacked kernel package, downloaded at first use.
+fn kernel_package(cache: &Path) -> Result<PathBuf> {
+    let folder = cache.join("kernel");
+    if folder.join("boot").exists() {
+        return Ok(folder);
+    }
+    let depends = run("apt-cache", &["depends", "linux-image-cloud-amd64"])?;
+    let package = depends
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("Depends: "))
+        .find(|name| name.starts_with("linux-image-") && name.ends_with("-cloud-amd64"))
+        .context("apt knows no linux-image-*-cloud-amd64; run `apt-get update` and try again")?;
+    let partial = cache.join(format!("kernel.partial-{}", std::process::id()));
+    std::fs::create_dir_all(&partial)?;
+    download(package, &partial)?;
+    if std::fs::rename(&partial, &folder).is_err() {
+        std::fs::remove_dir_all(&partial)?;
+    }
+    Ok(folder)
+}
+
+fn download(package: &str, folder: &Path) -> Result<()> {
+    // The unprivileged download user of apt may not write below the work tree.
+    let output = std::process::Command::new("apt-get")
+        .args(["-q", "-o", "APT::Sandbox::User=root", "download", package])
+        .current_dir(folder)
+        .output()
+        .context("cannot run apt-get; the guest image needs Debian's package manager")?;
+    if !output.status.success() {
+        bail!(
+            "apt cannot download {package}: {}; check the network and run `apt-get update`",
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
+    }
+    for entry in std::fs::read_dir(folder)?.flatten() {
+        let archive = entry.path();
+        if archive
+            .extension()
+            .is_some_and(|extension| extension == "deb")
+        {
+            run("dpkg", &[Path::new("-x"), &archive, folder])?;
+            std::fs::remove_file(archive)?;
+            return Ok(());
+        }
+    }
+    bail!("apt downloaded no package file for {package}")
+}
+
+fn kernel_version(package: &Path) -> Result<String> {
+    for entry in std::fs::read_dir(package.join("boot"))?.flatten() {
+        if let Some(version) = entry.file_name().to_string_lossy().strip_prefix("vmlinuz-") {
+            return Ok(version.to_owned());
+        }
+    }
+    bail!(
+        "{} holds no boot/vmlinuz-*; remove it and run setup again",
+        package.display()
+    )
+}
+
+/// Cuts the compressed kernel out of a bzImage (Documentation/arch/x86/boot.rst).
+fn payload(image: &[u8]) -> Option<&[u8]> {
+    let word = |offset: usize| {
+        let bytes = image.get(offset..offset + 4)?.try_into().ok()?;
+        usize::try_from(u32::from_le_bytes(bytes)).ok()
+    };
+    let setup_sectors = usize::from(*image.get(0x1f1)?);
+    let start = (setup_sectors + 1) * 512 + word(0x248)?;
+    // The last four bytes are the unpacked size, not part of the LZ4 stream.
+    image.get(start..start + word(0x24c)?.checked_sub(4)?)
+}
+
+fn extract_vmlinux(bzimage: &Path, folder: &Path) -> Result<()> {
+    let image = std::fs::read(bzimage).with_context(|| format!("no {}", bzimage.display()))?;
+    let payload = payload(&image)
+        .with_context(|| format!("{} is not a Linux boot image", bzimage.display()))?;
+    let packed = folder.join("vmlinux.lz4");
+    let unpacked = folder.join("vmlinux");
+    std::fs::write(&packed, payload)?;
+    run("lz4", &[Path::new("-dqf"), &packed, &unpacked])
+        .context("the kernel is not packed with LZ4 as Debian's cloud kernels are")?;
+    std::fs::remove_file(packed)?;
+    Ok(())
+}
+
+fn initramfs(modules: &Path) -> Result<Vec<u8>> {
+    let mut archive = Archive::default();
+    for folder in ["bin", "dev", "modules"] {
+        archive.directory(folder);
+    }
+    archive.device("dev/console", (5, 1));
+    let busybox = std::fs::read(BUSYBOX)
+        .with_context(|| format!("no {BUSYBOX}; `cargo xtask setup` installs busybox-static"))?;
+    archive.file("bin/busybox", &busybox);
+    archive.file("init", INIT.as_bytes());
+    archive.file("counter", COUNTER.as_bytes());
+    archive.file("stream", STREAM.as_bytes());
+    let mut order = String::new();
+    for module in MODULES {
+        let path = modules.join(module);
+        let data = std::fs::read(&path).with_context(|| format!("no {}", path.display()))?;
+        let name = module.rsplit('/').next().unwrap_or(module);
+        archive.file(&format!("modules/{name}"), &data);
+        order.push_str(name);
+        order.push('\n');
+    }
+    archive.file("modules/order", order.as_bytes());
+    Ok(archive.finish())
+}
