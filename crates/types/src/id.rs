@@ -38,12 +38,22 @@ pub enum IdError {
 fn check_name(kind: &'static str, text: &str, max: usize) -> Result<(), IdError> {
     let length = text.chars().count();
     if length == 0 || length > max {
-        return Err(IdError::Length { kind, text: text.into(), length, max });
+        return Err(IdError::Length {
+            kind,
+            text: text.into(),
+            length,
+            max,
+        });
     }
     for (index, found) in text.chars().enumerate() {
         let plain = found.is_ascii_lowercase() || found.is_ascii_digit();
         if !(plain || (index > 0 && matches!(found, '-' | '_'))) {
-            return Err(IdError::Character { kind, text: text.into(), found, position: index + 1 });
+            return Err(IdError::Character {
+                kind,
+                text: text.into(),
+                found,
+                position: index + 1,
+            });
         }
     }
     Ok(())

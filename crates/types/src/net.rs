@@ -155,7 +155,24 @@ impl Mac {
     #[must_use]
     pub fn link_local(self) -> std::net::Ipv6Addr {
         let [a, b, c, d, e, f] = self.0;
-        let mut octets = [0xfe, 0x80, 0, 0, 0, 0, 0, 0, a ^ 2, b, c, 0xff, 0xfe, d, e, f];
+        let mut octets = [
+            0xfe,
+            0x80,
+            0,
+            0,
+            0,
+            0,
+            0,
+            0,
+            a ^ 2,
+            b,
+            c,
+            0xff,
+            0xfe,
+            d,
+            e,
+            f,
+        ];
         octets[1] = 0x80;
         octets.into()
     }
@@ -181,7 +198,10 @@ impl FromStr for Mac {
         let mut octets = [0; 6];
         let mut pairs = text.split(':');
         for octet in &mut octets {
-            let pair = pairs.next().filter(|pair| pair.len() == 2).ok_or_else(error)?;
+            let pair = pairs
+                .next()
+                .filter(|pair| pair.len() == 2)
+                .ok_or_else(error)?;
             *octet = u8::from_str_radix(pair, 16).map_err(|_| error())?;
         }
         if pairs.next().is_some() {
@@ -212,7 +232,13 @@ mod tests {
     fn mac_text_round_trips_and_bad_text_is_refused() {
         let mac: Mac = "52:54:00:12:34:56".parse().expect("valid");
         assert_eq!(mac.to_string(), "52:54:00:12:34:56");
-        for bad in ["", "52:54:00:12:34", "52:54:00:12:34:56:78", "5:254:00:12:34:56", "zz:54:00:12:34:56"] {
+        for bad in [
+            "",
+            "52:54:00:12:34",
+            "52:54:00:12:34:56:78",
+            "5:254:00:12:34:56",
+            "zz:54:00:12:34:56",
+        ] {
             assert!(bad.parse::<Mac>().is_err(), "{bad:?} must be refused");
         }
     }

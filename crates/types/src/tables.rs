@@ -56,8 +56,7 @@ impl FromStr for Digest {
         }
         let mut bytes = [0; 32];
         for (index, byte) in bytes.iter_mut().enumerate() {
-            *byte =
-                u8::from_str_radix(&text[index * 2..index * 2 + 2], 16).map_err(|_| error())?;
+            *byte = u8::from_str_radix(&text[index * 2..index * 2 + 2], 16).map_err(|_| error())?;
         }
         Ok(Self(bytes))
     }
@@ -187,11 +186,23 @@ impl HostTables {
         self.decisions.dedup();
         let fits = |table, found, max: u32| {
             let max = max as usize;
-            if found > max { Err(TableError::TooMany { table, found, max }) } else { Ok(()) }
+            if found > max {
+                Err(TableError::TooMany { table, found, max })
+            } else {
+                Ok(())
+            }
         };
-        fits("the address table", self.addresses.len(), ADDRESSES_PER_HOST_MAX)?;
+        fits(
+            "the address table",
+            self.addresses.len(),
+            ADDRESSES_PER_HOST_MAX,
+        )?;
         fits("the atom table", self.atoms.len(), ATOMS_MAX)?;
-        fits("the decision table", self.decisions.len(), DECISIONS_PER_HOST_MAX)?;
+        fits(
+            "the decision table",
+            self.decisions.len(),
+            DECISIONS_PER_HOST_MAX,
+        )?;
         self.check_conflicts()?;
         Ok(self)
     }
@@ -200,21 +211,33 @@ impl HostTables {
         for pair in self.addresses.windows(2) {
             if (pair[0].segment, pair[0].prefix) == (pair[1].segment, pair[1].prefix) {
                 let key = format!("{} in segment {}", pair[0].prefix, pair[0].segment);
-                return Err(TableError::Conflict { table: "the address table", key });
+                return Err(TableError::Conflict {
+                    table: "the address table",
+                    key,
+                });
             }
         }
         for pair in self.atoms.windows(2) {
             if pair[0].protocol == pair[1].protocol && pair[1].first <= pair[0].last {
                 let key = format!("{} port {}", pair[1].protocol, pair[1].first);
-                return Err(TableError::Conflict { table: "the atom table", key });
+                return Err(TableError::Conflict {
+                    table: "the atom table",
+                    key,
+                });
             }
         }
         let key = |d: &Decision| (d.local, d.peer, d.direction, d.atom);
         for pair in self.decisions.windows(2) {
             if key(&pair[0]) == key(&pair[1]) {
                 let d = pair[0];
-                let key = format!("{} to {} {} atom {}", d.local, d.peer, d.direction, d.atom.0);
-                return Err(TableError::Conflict { table: "the decision table", key });
+                let key = format!(
+                    "{} to {} {} atom {}",
+                    d.local, d.peer, d.direction, d.atom.0
+                );
+                return Err(TableError::Conflict {
+                    table: "the decision table",
+                    key,
+                });
             }
         }
         Ok(())
@@ -231,7 +254,10 @@ impl HostTables {
         for entry in &self.addresses {
             hash.update(entry.segment.0.to_le_bytes());
             hash.update(mapped(entry.prefix.addr()));
-            hash.update([entry.prefix.prefix_len(), u8::from(entry.prefix.addr().is_ipv4())]);
+            hash.update([
+                entry.prefix.prefix_len(),
+                u8::from(entry.prefix.addr().is_ipv4()),
+            ]);
             hash.update(entry.identity.0.to_le_bytes());
             hash.update(entry.vnic.map_or(0, |vnic| vnic.0).to_le_bytes());
             hash.update(entry.epoch.0.to_le_bytes());
@@ -247,7 +273,11 @@ impl HostTables {
         for decision in &self.decisions {
             hash.update(decision.local.0.to_le_bytes());
             hash.update(decision.peer.0.to_le_bytes());
-            hash.update([decision.direction as u8, decision.verdict as u8, decision.log.into()]);
+            hash.update([
+                decision.direction as u8,
+                decision.verdict as u8,
+                decision.log.into(),
+            ]);
             hash.update(decision.atom.0.to_le_bytes());
             hash.update(decision.rule.0.to_le_bytes());
         }
@@ -282,10 +312,26 @@ mod tests {
     #[test]
     fn canonical_form_ignores_order_and_repetition() {
         let mut one = HostTables::empty();
-        one.decisions = vec![Decision { peer: IdentityId(3), ..decision(7) }, decision(7)];
+        one.decisions = vec![
+            Decision {
+                peer: IdentityId(3),
+                ..decision(7)
+            },
+            decision(7),
+        ];
         let mut two = HostTables::empty();
-        two.decisions = vec![decision(7), Decision { peer: IdentityId(3), ..decision(7) }, decision(7)];
-        let (one, two) = (one.canonical().expect("fits"), two.canonical().expect("fits"));
+        two.decisions = vec![
+            decision(7),
+            Decision {
+                peer: IdentityId(3),
+                ..decision(7)
+            },
+            decision(7),
+        ];
+        let (one, two) = (
+            one.canonical().expect("fits"),
+            two.canonical().expect("fits"),
+        );
         assert_eq!(one.digest(), two.digest());
     }
 
@@ -293,16 +339,25 @@ mod tests {
     fn contradicting_rows_are_refused() {
         let mut tables = HostTables::empty();
         tables.decisions = vec![decision(7), decision(8)];
-        assert!(matches!(tables.canonical(), Err(TableError::Conflict { .. })));
+        assert!(matches!(
+            tables.canonical(),
+            Err(TableError::Conflict { .. })
+        ));
     }
 
     #[test]
     fn one_row_too_many_is_refused() {
         let mut tables = HostTables::empty();
         tables.decisions = (0..=DECISIONS_PER_HOST_MAX)
-            .map(|peer| Decision { peer: IdentityId(peer), ..decision(7) })
+            .map(|peer| Decision {
+                peer: IdentityId(peer),
+                ..decision(7)
+            })
             .collect();
-        assert!(matches!(tables.clone().canonical(), Err(TableError::TooMany { .. })));
+        assert!(matches!(
+            tables.clone().canonical(),
+            Err(TableError::TooMany { .. })
+        ));
         tables.decisions.pop();
         assert!(tables.canonical().is_ok());
     }

@@ -87,20 +87,70 @@ const READERS: &[Role] = &[
 
 /// Every route of the manager. The server is built from this list and a test calls each as each role.
 pub const ROUTES: &[Route] = &[
-    route("POST", "/v1/enroll", &[], "exchange a one-time token for a certificate"),
-    route("POST", "/v1/tokens", &[Role::PlatformAdmin], "issue a one-time token"),
-    route("GET", "/v1/trust", EVERYBODY, "deployment, authors, approvers, the log's key"),
+    route(
+        "POST",
+        "/v1/enroll",
+        &[],
+        "exchange a one-time token for a certificate",
+    ),
+    route(
+        "POST",
+        "/v1/tokens",
+        &[Role::PlatformAdmin],
+        "issue a one-time token",
+    ),
+    route(
+        "GET",
+        "/v1/trust",
+        EVERYBODY,
+        "deployment, authors, approvers, the log's key",
+    ),
     route("GET", "/v1/release", EVERYBODY, "the newest release"),
-    route("POST", "/v1/releases", &[Role::PolicyAuthor, Role::PolicyApprover], "publish a release"),
+    route(
+        "POST",
+        "/v1/releases",
+        &[Role::PolicyAuthor, Role::PolicyApprover],
+        "publish a release",
+    ),
     route("GET", "/v1/bindings", EVERYBODY, "the binding log"),
-    route("POST", "/v1/bindings", &[Role::ScopeOwner], "publish a binding"),
-    route("POST", "/v1/attestations", &[Role::Agent], "publish attested addresses"),
-    route("PUT", "/v1/hosts/{host}", &[Role::Agent], "report a host's state"),
+    route(
+        "POST",
+        "/v1/bindings",
+        &[Role::ScopeOwner],
+        "publish a binding",
+    ),
+    route(
+        "POST",
+        "/v1/attestations",
+        &[Role::Agent],
+        "publish attested addresses",
+    ),
+    route(
+        "PUT",
+        "/v1/hosts/{host}",
+        &[Role::Agent],
+        "report a host's state",
+    ),
     route("GET", "/v1/inventory", READERS, "hosts and guests"),
-    route("POST", "/v1/evidence", &[Role::Agent], "append a host's evidence"),
-    route("POST", "/v1/placements", &[Role::Connector], "report where a guest is"),
+    route(
+        "POST",
+        "/v1/evidence",
+        &[Role::Agent],
+        "append a host's evidence",
+    ),
+    route(
+        "POST",
+        "/v1/placements",
+        &[Role::Connector],
+        "report where a guest is",
+    ),
     route("GET", "/v1/moves", READERS, "move records"),
-    route("GET", "/v1/log/checkpoint", READERS, "the newest signed checkpoint"),
+    route(
+        "GET",
+        "/v1/log/checkpoint",
+        READERS,
+        "the newest signed checkpoint",
+    ),
     route("GET", "/v1/log/entries", READERS, "evidence entries"),
     route("GET", "/v1/pack", &[Role::Auditor], "an evidence pack"),
     route("GET", "/v1/health", EVERYBODY, "whether the manager works"),
@@ -112,7 +162,12 @@ const fn route(
     roles: &'static [Role],
     what: &'static str,
 ) -> Route {
-    Route { method, path, roles, what }
+    Route {
+        method,
+        path,
+        roles,
+        what,
+    }
 }
 
 /// What every failed call answers with.

@@ -1,7 +1,7 @@
 //! Bindings: what changes daily without two persons. Labels are signed by a delegated key, addresses
 //! by the agent that hosts the guest; both must lie inside a delegation of the release.
 
-use crate::{Delegation, Envelope, Release, SigningKey, VerifyKey, VerifiedRelease};
+use crate::{Delegation, Envelope, Release, SigningKey, VerifiedRelease, VerifyKey};
 use lictor_policy::Labels;
 use lictor_types::{
     DeploymentId, Epoch, GuestId, HostId, Mac, SESSIONS_PER_VNIC_DEFAULT, Segment,
@@ -134,14 +134,20 @@ impl Bindings {
     #[must_use]
     pub fn by_name(&self, name: &VnicName) -> Option<(&Binding, &VnicBinding)> {
         self.guests().find_map(|binding| {
-            binding.vnics.iter().find(|vnic| vnic.name == *name).map(|vnic| (binding, vnic))
+            binding
+                .vnics
+                .iter()
+                .find(|vnic| vnic.name == *name)
+                .map(|vnic| (binding, vnic))
         })
     }
 
     /// The addresses attested for a vnic.
     #[must_use]
     pub fn addresses(&self, vnic: VnicId) -> &[IpAddr] {
-        self.addresses.get(&vnic).map_or(&[], |attestation| &attestation.addresses)
+        self.addresses
+            .get(&vnic)
+            .map_or(&[], |attestation| &attestation.addresses)
     }
 
     /// The newest attestation of a vnic.
@@ -153,7 +159,11 @@ impl Bindings {
     /// The newest epoch of all.
     #[must_use]
     pub fn epoch(&self) -> Epoch {
-        self.guests.values().map(|binding| binding.epoch).max().unwrap_or_default()
+        self.guests
+            .values()
+            .map(|binding| binding.epoch)
+            .max()
+            .unwrap_or_default()
     }
 }
 
@@ -175,19 +185,27 @@ pub fn verify(
     floor: Epoch,
 ) -> Result<Bindings, BindingsRefused> {
     let release = release.release();
-    let mut check = Check { release, reasons: Vec::new(), bindings: Bindings::default() };
+    let mut check = Check {
+        release,
+        reasons: Vec::new(),
+        bindings: Bindings::default(),
+    };
     let signers = check.guests(&log.bindings);
     check.uniqueness();
     check.attestations(&log.attestations, &signers);
     check.address_conflicts();
     if check.bindings.epoch() < floor {
         let found = check.bindings.epoch();
-        check.refuse(format!("the newest binding has epoch {found}, but {floor} was already loaded"));
+        check.refuse(format!(
+            "the newest binding has epoch {found}, but {floor} was already loaded"
+        ));
     }
     if check.reasons.is_empty() {
         Ok(check.bindings)
     } else {
-        Err(BindingsRefused { reasons: check.reasons })
+        Err(BindingsRefused {
+            reasons: check.reasons,
+        })
     }
 }
 
@@ -204,13 +222,21 @@ impl<'a> Check<'a> {
 
     /// Verifies each binding and returns the delegation that each guest was bound under.
     fn guests(&mut self, envelopes: &[Envelope]) -> BTreeMap<GuestId, &'a Delegation> {
-        let keys: Vec<VerifyKey> =
-            self.release.delegations.iter().map(|delegation| delegation.key.clone()).collect();
+        let keys: Vec<VerifyKey> = self
+            .release
+            .delegations
+            .iter()
+            .map(|delegation| delegation.key.clone())
+            .collect();
         let mut signers = BTreeMap::new();
         let mut counts: BTreeMap<String, u32> = BTreeMap::new();
         for (index, envelope) in envelopes.iter().enumerate() {
-            let Some((binding, signer)) = self.open_binding(index, envelope, &keys) else { continue };
-            let Some(delegation) = self.delegation_for(&binding, &signer) else { continue };
+            let Some((binding, signer)) = self.open_binding(index, envelope, &keys) else {
+                continue;
+            };
+            let Some(delegation) = self.delegation_for(&binding, &signer) else {
+                continue;
+            };
             if !binding.retired {
                 *counts.entry(signer.to_string()).or_default() += 1;
             }
@@ -220,10 +246,15 @@ impl<'a> Check<'a> {
             }
         }
         for delegation in &self.release.delegations {
-            let count = counts.get(&delegation.key.to_string()).copied().unwrap_or_default();
+            let count = counts
+                .get(&delegation.key.to_string())
+                .copied()
+                .unwrap_or_default();
             if count > delegation.guests_max {
                 let (name, max) = (delegation.key.name(), delegation.guests_max);
-                self.refuse(format!("key {name} has bound {count} guests, delegated are {max}"));
+                self.refuse(format!(
+                    "key {name} has bound {count} guests, delegated are {max}"
+                ));
             }
         }
         signers
@@ -236,7 +267,9 @@ impl<'a> Check<'a> {
         keys: &[VerifyKey],
     ) -> Option<(Binding, VerifyKey)> {
         let Ok(verified) = envelope.verify(BINDING_TYPE, keys) else {
-            self.refuse(format!("binding {index} is not signed by a key that the release delegates to"));
+            self.refuse(format!(
+                "binding {index} is not signed by a key that the release delegates to"
+            ));
             return None;
         };
         let signer = verified.signers.into_iter().next()?;
@@ -249,7 +282,9 @@ impl<'a> Check<'a> {
         };
         if binding.deployment != self.release.deployment {
             let (guest, found) = (&binding.guest, &binding.deployment);
-            self.refuse(format!("the binding of {guest} was made for deployment {found}"));
+            self.refuse(format!(
+                "the binding of {guest} was made for deployment {found}"
+            ));
             return None;
         }
         Some((binding, signer))
@@ -265,7 +300,9 @@ impl<'a> Check<'a> {
             .find(|delegation| delegation.key == *signer && delegation.covers(&binding.labels));
         let Some(delegation) = found else {
             let (name, labels) = (signer.name(), &binding.labels);
-            self.refuse(format!("key {name} may not bind the labels {labels:?} of guest {guest}"));
+            self.refuse(format!(
+                "key {name} may not bind the labels {labels:?} of guest {guest}"
+            ));
             return None;
         };
         if !binding.retired && self.release.policy.identity_of(&binding.labels).is_none() {
@@ -277,12 +314,16 @@ impl<'a> Check<'a> {
         }
         if binding.vnics.len() > VNICS_PER_GUEST_MAX {
             let count = binding.vnics.len();
-            self.refuse(format!("guest {guest} has {count} vnics, at most {VNICS_PER_GUEST_MAX}"));
+            self.refuse(format!(
+                "guest {guest} has {count} vnics, at most {VNICS_PER_GUEST_MAX}"
+            ));
         }
         for vnic in &binding.vnics {
             if !delegation.segments.contains(&vnic.segment) {
                 let (name, segment) = (signer.name(), vnic.segment);
-                self.refuse(format!("key {name} may not bind {guest} in segment {segment}"));
+                self.refuse(format!(
+                    "key {name} may not bind {guest} in segment {segment}"
+                ));
             }
             if vnic.vnic == VnicId(0) || vnic.mac.0[0] & 1 == 1 || vnic.sessions_max == 0 {
                 let (vnic, mac) = (vnic.vnic, vnic.mac);
@@ -305,10 +346,16 @@ impl<'a> Check<'a> {
             for vnic in &binding.vnics {
                 let guest = &binding.guest;
                 if let Some(other) = numbers.insert(vnic.vnic, guest) {
-                    reasons.push(format!("vnic {} is bound to {other} and {guest}", vnic.vnic));
+                    reasons.push(format!(
+                        "vnic {} is bound to {other} and {guest}",
+                        vnic.vnic
+                    ));
                 }
                 if let Some(other) = names.insert(&vnic.name, guest) {
-                    reasons.push(format!("device {} is bound to {other} and {guest}", vnic.name));
+                    reasons.push(format!(
+                        "device {} is bound to {other} and {guest}",
+                        vnic.name
+                    ));
                 }
                 if let Some(other) = macs.insert((vnic.segment, vnic.mac), guest) {
                     reasons.push(format!("MAC {} is bound to {other} and {guest}", vnic.mac));
@@ -323,10 +370,17 @@ impl<'a> Check<'a> {
         envelopes: &[Envelope],
         signers: &BTreeMap<GuestId, &'a Delegation>,
     ) {
-        let keys: Vec<VerifyKey> = self.release.roster.iter().map(|host| host.key.clone()).collect();
+        let keys: Vec<VerifyKey> = self
+            .release
+            .roster
+            .iter()
+            .map(|host| host.key.clone())
+            .collect();
         for (index, envelope) in envelopes.iter().enumerate() {
             let Ok(verified) = envelope.verify(ATTESTATION_TYPE, &keys) else {
-                self.refuse(format!("attestation {index} is not signed by an agent of the roster"));
+                self.refuse(format!(
+                    "attestation {index} is not signed by an agent of the roster"
+                ));
                 continue;
             };
             let attestation: AddressAttestation = match serde_json::from_slice(&verified.payload) {
@@ -342,7 +396,9 @@ impl<'a> Check<'a> {
             }
             let known = self.bindings.addresses.get(&attestation.vnic);
             if known.is_none_or(|known| known.sequence < attestation.sequence) {
-                self.bindings.addresses.insert(attestation.vnic, attestation);
+                self.bindings
+                    .addresses
+                    .insert(attestation.vnic, attestation);
             }
         }
     }
@@ -353,26 +409,41 @@ impl<'a> Check<'a> {
         signed_by: &[VerifyKey],
         signers: &BTreeMap<GuestId, &'a Delegation>,
     ) -> Option<String> {
-        let AddressAttestation { host, guest, vnic, .. } = attestation;
+        let AddressAttestation {
+            host, guest, vnic, ..
+        } = attestation;
         if attestation.deployment != self.release.deployment {
-            return Some(format!("the addresses of {guest} were attested for another deployment"));
+            return Some(format!(
+                "the addresses of {guest} were attested for another deployment"
+            ));
         }
         let signer = self.release.host(host).map(|entry| &entry.key);
         if signer.is_none_or(|key| !signed_by.contains(key)) {
-            return Some(format!("the addresses of {guest} are not signed by the agent of {host}"));
+            return Some(format!(
+                "the addresses of {guest} are not signed by the agent of {host}"
+            ));
         }
         let Some(binding) = self.bindings.guest(guest) else {
-            return Some(format!("addresses are attested for {guest}, which no binding names"));
+            return Some(format!(
+                "addresses are attested for {guest}, which no binding names"
+            ));
         };
         if !binding.vnics.iter().any(|entry| entry.vnic == *vnic) {
-            return Some(format!("addresses are attested for vnic {vnic}, which {guest} has not"));
+            return Some(format!(
+                "addresses are attested for vnic {vnic}, which {guest} has not"
+            ));
         }
         if !binding.may_run_on(host) {
-            return Some(format!("{host} attests addresses of {guest}, which may not run there"));
+            return Some(format!(
+                "{host} attests addresses of {guest}, which may not run there"
+            ));
         }
         let delegation = signers.get(guest)?;
         attestation.addresses.iter().find_map(|address| {
-            let inside = delegation.prefixes.iter().any(|prefix| prefix.contains(address));
+            let inside = delegation
+                .prefixes
+                .iter()
+                .any(|prefix| prefix.contains(address));
             (!inside).then(|| format!("{address} of {guest} is outside the delegated prefixes"))
         })
     }
@@ -394,4 +465,3 @@ impl<'a> Check<'a> {
         self.reasons.append(&mut reasons);
     }
 }
-

@@ -3,9 +3,7 @@
 
 use crate::{Bindings, VerifiedRelease};
 use ipnet::IpNet;
-use lictor_types::{
-    AddressEntry, Epoch, HostId, HostTables, IdentityId, Segment, TableError,
-};
+use lictor_types::{AddressEntry, Epoch, HostId, HostTables, IdentityId, Segment, TableError};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
@@ -39,13 +37,18 @@ pub fn host_tables(
     let policy = &release.policy;
     if release.host(host).is_none() {
         let generation = release.generation;
-        return Err(PlanError::UnknownHost { host: host.clone(), generation });
+        return Err(PlanError::UnknownHost {
+            host: host.clone(),
+            generation,
+        });
     }
     let mut addresses = Vec::new();
     let mut segments: BTreeSet<Segment> = BTreeSet::new();
     let mut local: BTreeSet<IdentityId> = BTreeSet::new();
     for binding in bindings.guests() {
-        let Some(identity) = policy.identity_of(&binding.labels) else { continue };
+        let Some(identity) = policy.identity_of(&binding.labels) else {
+            continue;
+        };
         if binding.may_run_on(host) {
             local.insert(identity);
         }
@@ -67,7 +70,13 @@ pub fn host_tables(
     for segment in segments {
         for entry in &policy.prefixes {
             let (prefix, identity) = (entry.prefix, entry.identity);
-            addresses.push(AddressEntry { segment, prefix, identity, vnic: None, epoch: Epoch(0) });
+            addresses.push(AddressEntry {
+                segment,
+                prefix,
+                identity,
+                vnic: None,
+                epoch: Epoch(0),
+            });
         }
     }
     let local: Vec<IdentityId> = local.into_iter().collect();

@@ -69,7 +69,9 @@ impl Delegation {
         self.labels.iter().any(|allowed| {
             allowed.len() == labels.len()
                 && labels.iter().all(|(name, value)| {
-                    allowed.get(name).is_some_and(|want| want == "*" || want == value)
+                    allowed
+                        .get(name)
+                        .is_some_and(|want| want == "*" || want == value)
                 })
         })
     }
@@ -229,8 +231,10 @@ pub fn verify(
     floor: Option<Floor>,
 ) -> Result<VerifiedRelease, ReleaseRefused> {
     let (author, approvers, payload) = verify_signers(envelope, trust)?;
-    let release: Release = serde_json::from_slice(&payload)
-        .map_err(|error| ReleaseRefused::Malformed { detail: error.to_string() })?;
+    let release: Release =
+        serde_json::from_slice(&payload).map_err(|error| ReleaseRefused::Malformed {
+            detail: error.to_string(),
+        })?;
     if release.format != FORMAT {
         let detail = format!("it says format {}", release.format);
         return Err(ReleaseRefused::Malformed { detail });
@@ -248,20 +252,36 @@ pub fn verify(
     }
     let digest = Digest::of(&payload);
     check_floor(release.generation, digest, floor)?;
-    Ok(VerifiedRelease { release, digest, author, approvers })
+    Ok(VerifiedRelease {
+        release,
+        digest,
+        author,
+        approvers,
+    })
 }
 
 type Signers = (VerifyKey, Vec<VerifyKey>, Vec<u8>);
 
 fn verify_signers(envelope: &Envelope, trust: &Trust) -> Result<Signers, ReleaseRefused> {
     let names = |keys: &[VerifyKey]| {
-        keys.iter().map(|key| key.name().to_string()).collect::<Vec<_>>().join(", ")
+        keys.iter()
+            .map(|key| key.name().to_string())
+            .collect::<Vec<_>>()
+            .join(", ")
     };
-    let no_author = || ReleaseRefused::NoAuthor { expected: names(&trust.authors) };
-    let verified = envelope.verify(PAYLOAD_TYPE, &trust.authors).map_err(|_| no_author())?;
+    let no_author = || ReleaseRefused::NoAuthor {
+        expected: names(&trust.authors),
+    };
+    let verified = envelope
+        .verify(PAYLOAD_TYPE, &trust.authors)
+        .map_err(|_| no_author())?;
     let author = verified.signers.first().cloned().ok_or_else(no_author)?;
-    let seconds: Vec<VerifyKey> =
-        trust.approvers.iter().filter(|key| **key != author).cloned().collect();
+    let seconds: Vec<VerifyKey> = trust
+        .approvers
+        .iter()
+        .filter(|key| **key != author)
+        .cloned()
+        .collect();
     let approvers = envelope
         .verify(PAYLOAD_TYPE, &seconds)
         .map(|verified| verified.signers)
@@ -269,7 +289,11 @@ fn verify_signers(envelope: &Envelope, trust: &Trust) -> Result<Signers, Release
     let needed = trust.approvals_required.max(1) as usize;
     if approvers.len() < needed {
         let (found, expected) = (approvers.len(), names(&seconds));
-        return Err(ReleaseRefused::NotApproved { found, needed, expected });
+        return Err(ReleaseRefused::NotApproved {
+            found,
+            needed,
+            expected,
+        });
     }
     Ok((author, approvers, verified.payload))
 }
@@ -281,10 +305,17 @@ fn check_floor(
 ) -> Result<(), ReleaseRefused> {
     let Some(floor) = floor else { return Ok(()) };
     if generation < floor.generation {
-        return Err(ReleaseRefused::RolledBack { found: generation, floor: floor.generation });
+        return Err(ReleaseRefused::RolledBack {
+            found: generation,
+            floor: floor.generation,
+        });
     }
     if generation == floor.generation && digest != floor.digest {
-        return Err(ReleaseRefused::Equivocation { generation, known: floor.digest, found: digest });
+        return Err(ReleaseRefused::Equivocation {
+            generation,
+            known: floor.digest,
+            found: digest,
+        });
     }
     Ok(())
 }

@@ -46,7 +46,10 @@ pub enum ChunkError {
 /// If there are more records than fit in one chunk: the caller cuts with `chunks`.
 #[must_use]
 pub fn encode(records: &[SessionRecord]) -> Vec<u8> {
-    assert!(records.len() <= CHUNK_RECORDS_MAX, "the caller cuts into chunks");
+    assert!(
+        records.len() <= CHUNK_RECORDS_MAX,
+        "the caller cuts into chunks"
+    );
     let mut bytes = Vec::with_capacity(HEADER_BYTES + records.len() * RECORD_BYTES);
     bytes.extend(MAGIC);
     bytes.extend(FORMAT.to_le_bytes());
@@ -63,7 +66,11 @@ fn encode_record(record: &SessionRecord, bytes: &mut Vec<u8>) {
     encode_key(&record.key, bytes);
     bytes.extend([record.opened as u8, record.state as u8]);
     bytes.extend(record.rule.0.to_le_bytes());
-    for number in [record.generation.0, record.local_epoch.0, record.remote_epoch.0] {
+    for number in [
+        record.generation.0,
+        record.local_epoch.0,
+        record.remote_epoch.0,
+    ] {
         bytes.extend(number.to_le_bytes());
     }
     bytes.extend(record.idle_ms.to_le_bytes());
@@ -101,7 +108,10 @@ pub fn encode_key(key: &SessionKey, bytes: &mut Vec<u8>) {
 /// [`ChunkError`] if a length, the format or a field is impossible.
 pub fn decode(bytes: &[u8]) -> Result<Vec<SessionRecord>, ChunkError> {
     if bytes.len() < HEADER_BYTES {
-        return Err(ChunkError::Length { found: bytes.len(), expected: HEADER_BYTES });
+        return Err(ChunkError::Length {
+            found: bytes.len(),
+            expected: HEADER_BYTES,
+        });
     }
     let mut reader = Reader(bytes);
     let known = reader.take::<4>() == MAGIC
@@ -113,9 +123,17 @@ pub fn decode(bytes: &[u8]) -> Result<Vec<SessionRecord>, ChunkError> {
     }
     let expected = HEADER_BYTES + count * RECORD_BYTES;
     if bytes.len() != expected {
-        return Err(ChunkError::Length { found: bytes.len(), expected });
+        return Err(ChunkError::Length {
+            found: bytes.len(),
+            expected,
+        });
     }
-    reader.0.chunks_exact(RECORD_BYTES).enumerate().map(|(i, b)| decode_record(i, b)).collect()
+    reader
+        .0
+        .chunks_exact(RECORD_BYTES)
+        .enumerate()
+        .map(|(i, b)| decode_record(i, b))
+        .collect()
 }
 
 fn decode_record(index: usize, bytes: &[u8]) -> Result<SessionRecord, ChunkError> {
@@ -182,17 +200,127 @@ impl Reader<'_> {
     }
 
     fn key(&mut self) -> SessionKey {
-        let [local, remote] = std::array::from_fn(|_| Ipv6Addr::from(self.take::<16>()).to_canonical());
+        let [local, remote] =
+            std::array::from_fn(|_| Ipv6Addr::from(self.take::<16>()).to_canonical());
         let segment = Segment(u32::from_le_bytes(self.take()));
         let local_port = u16::from_le_bytes(self.take());
         let remote_port = u16::from_le_bytes(self.take());
         let [protocol, _] = self.take();
-        SessionKey { segment, protocol, local, remote, local_port, remote_port }
+        SessionKey {
+            segment,
+            protocol,
+            local,
+            remote,
+            local_port,
+            remote_port,
+        }
     }
 
     fn tcp_end(&mut self) -> TcpEnd {
         let [end, end_max, window_max] = std::array::from_fn(|_| u32::from_le_bytes(self.take()));
         let [scale, flags, _, _] = self.take();
-        TcpEnd { end, end_max, window_max, scale, flags }
+        TcpEnd {
+            end,
+            end_max,
+            window_max,
+            scale,
+            flags,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(port: u16) -> SessionRecord {
+        SessionRecord {
+            key: SessionKey {
+                segment: Segment(7),
+                protocol: 6,
+                local: "10.1.0.10".parse().expect("valid"),
+                remote: "2001:db8::1".parse().expect("valid"),
+                local_port: port,
+                remote_port: 443,
+            },
+            opened: Direction::Ingress,
+            state: TcpState::Established,
+            rule: RuleId(0x0102_0304),
+            generation: Generation(9),
+            local_epoch: Epoch(3),
+            remote_epoch: Epoch(4),
+            idle_ms: 12,
+            expires_in_ms: 3_600_000,
+            packets: [1, 2],
+            bytes: [u64::MAX, 4],
+            tcp: [
+                TcpEnd {
+                    end: 1,
+                    end_max: 2,
+                    window_max: 3,
+                    scale: 14,
+                    flags: 1,
+                },
+                TcpEnd {
+                    end: 5,
+                    end_max: 6,
+                    window_max: 7,
+                    scale: 0,
+                    flags: 3,
+                },
+            ],
+        }
+    }
+
+    #[test]
+    fn a_chunk_decodes_to_what_was_encoded() {
+        for count in [0, 1, CHUNK_RECORDS_MAX] {
+            let records: Vec<_> = (0..count).map(|port| record(port as u16)).collect();
+            let bytes = encode(&records);
+            assert_eq!(bytes.len(), HEADER_BYTES + count * RECORD_BYTES);
+            assert_eq!(decode(&bytes), Ok(records));
+        }
+    }
+
+    #[test]
+    fn every_truncation_and_every_extension_is_refused() {
+        let bytes = encode(&[record(1), record(2)]);
+        for length in 0..bytes.len() {
+            assert!(
+                decode(&bytes[..length]).is_err(),
+                "{length} bytes must be refused"
+            );
+        }
+        let mut longer = bytes;
+        longer.push(0);
+        assert!(matches!(decode(&longer), Err(ChunkError::Length { .. })));
+    }
+
+    #[test]
+    fn impossible_fields_are_named() {
+        let check = |offset: usize, value: u8, field: &'static str| {
+            let mut bytes = encode(&[record(1)]);
+            bytes[HEADER_BYTES + offset] = value;
+            assert_eq!(decode(&bytes), Err(ChunkError::Field { index: 0, field }));
+        };
+        check(42, 2, "direction");
+        check(43, 0, "state");
+        check(43, 7, "state");
+        check(124, 15, "window scale");
+        check(140, 15, "window scale");
+    }
+
+    #[test]
+    fn more_records_than_a_chunk_holds_are_refused_before_they_are_read() {
+        let mut bytes = encode(&[record(1)]);
+        bytes[8..12].copy_from_slice(&(CHUNK_RECORDS_MAX as u32 + 1).to_le_bytes());
+        assert_eq!(decode(&bytes), Err(ChunkError::Format));
+    }
+
+    #[test]
+    fn the_digest_ignores_order_and_sees_every_session() {
+        let (one, two) = (record(1), record(2));
+        assert_eq!(digest(&[one, two]), digest(&[two, one]));
+        assert_ne!(digest(&[one, two]), digest(&[one]));
     }
 }

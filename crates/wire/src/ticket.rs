@@ -92,10 +92,16 @@ impl fmt::Display for Refusal {
             Self::HostUnknown => f.write_str("the target is not in the release's roster"),
             Self::HostNotAllowed => f.write_str("the guest's binding does not list the target"),
             Self::ReleaseDiffers { source, target } => {
-                write!(f, "the source enforces release {source}, the target {target}")
+                write!(
+                    f,
+                    "the source enforces release {source}, the target {target}"
+                )
             }
             Self::ControlMissing { control } => {
-                write!(f, "the control {control} that the guest requires is not healthy there")
+                write!(
+                    f,
+                    "the control {control} that the guest requires is not healthy there"
+                )
             }
             Self::NoRoom { detail } => write!(f, "no room: {detail}"),
             Self::GuestUnknown => f.write_str("the target has no binding of the guest"),
@@ -164,17 +170,24 @@ impl Ticket {
         let ticket: Self = serde_json::from_slice(&verified.payload)
             .map_err(|error| TicketError::Malformed(error.to_string()))?;
         if ticket.deployment != release.deployment {
-            return Err(TicketError::Unknown(format!("deployment {}", ticket.deployment)));
+            return Err(TicketError::Unknown(format!(
+                "deployment {}",
+                ticket.deployment
+            )));
         }
         for host in [&ticket.source, &ticket.target] {
-            let entry =
-                release.host(host).ok_or_else(|| TicketError::Unknown(format!("host {host}")))?;
+            let entry = release
+                .host(host)
+                .ok_or_else(|| TicketError::Unknown(format!("host {host}")))?;
             if !verified.signers.contains(&entry.key) {
                 return Err(TicketError::NotSigned(host.clone()));
             }
         }
         if now_ms > ticket.deadline_ms {
-            return Err(TicketError::Lapsed { deadline_ms: ticket.deadline_ms, now_ms });
+            return Err(TicketError::Lapsed {
+                deadline_ms: ticket.deadline_ms,
+                now_ms,
+            });
         }
         Ok(ticket)
     }

@@ -1,0 +1,176 @@
+//! Bindings lie inside a delegation or the whole log is refused; the plan follows from what is left.
+
+mod support;
+
+use lictor_types::{Epoch, Segment, VnicId};
+use lictor_wire::binding::{self, BindingLog};
+use lictor_wire::{PlanError, VerifiedRelease, host_tables, release};
+use support::{CORP, DB, Installation, SET, host, labels};
+
+fn verified(here: &Installation) -> VerifiedRelease {
+    release::verify(&here.signed(1), &here.trust(), None).expect("accepted")
+}
+
+fn good(here: &Installation) -> BindingLog {
+    BindingLog {
+        bindings: vec![
+            here.binding("db", "cde", 1).sign(&here.owner),
+            here.binding("corp", "corp", 2).sign(&here.owner),
+        ],
+        attestations: vec![here.attestation("db", 1, "10.1.0.10").sign(&here.agent_a)],
+    }
+}
+
+#[track_caller]
+fn check_refused(here: &Installation, log: &BindingLog, expected: &str) {
+    let error = binding::verify(log, &verified(here), Epoch(0)).expect_err("must be refused");
+    assert!(error.to_string().contains(expected), "{error}");
+}
+
+#[test]
+fn a_delegated_log_is_accepted_whole() {
+    let here = Installation::new();
+    let bindings = binding::verify(&good(&here), &verified(&here), Epoch(2)).expect("accepted");
+    assert_eq!(bindings.guests().count(), 2);
+    assert_eq!(bindings.epoch(), Epoch(2));
+    assert_eq!(bindings.addresses(VnicId(1)).len(), 1);
+}
+
+#[test]
+fn every_step_outside_the_delegation_refuses_the_log() {
+    let here = Installation::new();
+    let with = |change: &dyn Fn(&mut lictor_wire::Binding)| {
+        let mut log = good(&here);
+        let mut binding = here.binding("db", "cde", 1);
+        change(&mut binding);
+        log.bindings[0] = binding.sign(&here.owner);
+        log
+    };
+    check_refused(
+        &here,
+        &with(&|b| b.labels = labels("dmz")),
+        "may not bind the labels",
+    );
+    check_refused(
+        &here,
+        &with(&|b| b.vnics[0].segment = Segment(2)),
+        "in segment 2",
+    );
+    check_refused(
+        &here,
+        &with(&|b| b.vnics[0].vnic = VnicId(2)),
+        "vnic 2 is bound to",
+    );
+    check_refused(
+        &here,
+        &with(&|b| b.vnics[0].vnic = VnicId(0)),
+        "a number above 0",
+    );
+    check_refused(
+        &here,
+        &with(&|b| b.deployment = "other".parse().expect("valid")),
+        "deployment other",
+    );
+    check_refused(
+        &here,
+        &with(&|b| b.hosts = vec![host("b")]),
+        "which may not run there",
+    );
+    check_refused(
+        &here,
+        &with(&|b| b.retired = true),
+        "which no binding names",
+    );
+    let mut foreign = good(&here);
+    foreign.bindings[0] = here.binding("db", "cde", 1).sign(&here.stranger);
+    check_refused(
+        &here,
+        &foreign,
+        "not signed by a key that the release delegates to",
+    );
+    let mut third = good(&here);
+    third
+        .bindings
+        .push(here.binding("extra", "corp", 3).sign(&here.owner));
+    check_refused(&here, &third, "has bound 3 guests, delegated are 2");
+    let mut twice = good(&here);
+    twice
+        .bindings
+        .push(here.binding("db", "cde", 3).sign(&here.owner));
+    check_refused(&here, &twice, "bound twice");
+}
+
+#[test]
+fn addresses_need_the_hosting_agent_and_the_delegated_prefix() {
+    let here = Installation::new();
+    let with = |envelope| BindingLog {
+        attestations: vec![envelope],
+        ..good(&here)
+    };
+    let outside = here.attestation("db", 1, "10.2.0.10");
+    check_refused(
+        &here,
+        &with(outside.sign(&here.agent_a)),
+        "outside the delegated prefixes",
+    );
+    let other = here.attestation("db", 1, "10.1.0.10");
+    check_refused(
+        &here,
+        &with(other.sign(&here.agent_b)),
+        "not signed by the agent of a",
+    );
+    check_refused(
+        &here,
+        &with(other.sign(&here.owner)),
+        "not signed by an agent of the roster",
+    );
+    let unknown = here.attestation("db", 9, "10.1.0.10");
+    check_refused(
+        &here,
+        &with(unknown.sign(&here.agent_a)),
+        "vnic 9, which db has not",
+    );
+    let mut stolen = good(&here);
+    stolen
+        .attestations
+        .push(here.attestation("corp", 2, "10.1.0.10").sign(&here.agent_a));
+    check_refused(&here, &stolen, "10.1.0.10 is claimed by");
+}
+
+#[test]
+fn an_older_log_is_refused() {
+    let here = Installation::new();
+    let error = binding::verify(&good(&here), &verified(&here), Epoch(3)).expect_err("older");
+    assert!(error.to_string().contains("epoch 2, but 3"), "{error}");
+}
+
+#[test]
+fn the_plan_has_each_guest_its_link_local_address_and_the_sets_of_its_segment() {
+    let here = Installation::new();
+    let release = verified(&here);
+    let bindings = binding::verify(&good(&here), &release, Epoch(0)).expect("accepted");
+    let tables = host_tables(&release, &bindings, &host("a")).expect("planned");
+    let rows: Vec<_> = tables
+        .addresses
+        .iter()
+        .map(|entry| (entry.prefix.to_string(), entry.identity, entry.vnic))
+        .collect();
+    // The guest has 10.1.0.10, so the set that names the same address no longer does.
+    let expected = [
+        ("10.1.0.10/32".to_owned(), DB, Some(VnicId(1))),
+        ("10.9.0.0/16".to_owned(), SET, None),
+        ("fe80::5054:ff:fe00:1/128".to_owned(), DB, Some(VnicId(1))),
+        ("fe80::5054:ff:fe00:2/128".to_owned(), CORP, Some(VnicId(2))),
+    ];
+    assert_eq!(rows, expected);
+    assert_eq!(tables.decisions.len(), 2);
+}
+
+#[test]
+fn a_host_outside_the_roster_has_no_plan() {
+    let here = Installation::new();
+    let release = verified(&here);
+    let bindings = binding::verify(&good(&here), &release, Epoch(0)).expect("accepted");
+    let error = host_tables(&release, &bindings, &host("c")).expect_err("unknown");
+    assert!(matches!(error, PlanError::UnknownHost { .. }));
+}
