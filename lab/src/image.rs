@@ -11,17 +11,12 @@ const COUNTER: &str = include_str!("../guest/counter");
 const STREAM: &str = include_str!("../guest/stream");
 const BUSYBOX: &str = "/usr/bin/busybox";
 
-/// In the order in which each module's needs are already loaded.
-const MODULES: [&str; 8] = [
-    "drivers/virtio/virtio.ko",
-    "drivers/virtio/virtio_ring.ko",
-    "drivers/virtio/virtio_pci_modern_dev.ko",
-    "drivers/virtio/virtio_pci_legacy_dev.ko",
-    "drivers/virtio/virtio_pci.ko",
-    "net/core/failover.ko",
-    "drivers/net/net_failover.ko",
-    "drivers/net/virtio_net.ko",
-];
+/// The drivers that the guest needs; what they need themselves is read from them, as it differs
+/// between kernels.
+const DRIVERS: [&str; 2] = ["virtio_pci", "virtio_net"];
+
+/// Ends a walk through needs that go in a circle.
+const MODULES_MAX: usize = 64;
 
 /// A kernel and an initramfs that boot in about two seconds under TCG.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,7 +39,7 @@ pub fn cache() -> PathBuf {
 /// Changes whenever anything that goes into the image does.
 fn recipe_digest() -> String {
     let mut hash = Sha256::new();
-    for part in [INIT, COUNTER, STREAM, BUSYBOX, &MODULES.join(" ")] {
+    for part in [INIT, COUNTER, STREAM, BUSYBOX, &DRIVERS.join(" ")] {
         hash.update(part.len().to_be_bytes());
         hash.update(part);
     }
@@ -97,7 +92,7 @@ impl Image {
         let partial = cache.join(format!("{name}.partial-{}", std::process::id()));
         std::fs::create_dir_all(&partial)?;
         extract_vmlinux(&package.join(format!("boot/vmlinuz-{version}")), &partial)?;
-        let modules = package.join(format!("lib/modules/{version}/kernel"));
+        let modules = package.join(format!("lib/modules/{version}"));
         std::fs::write(partial.join("initramfs"), initramfs(&modules)?)?;
         // The rename makes the image appear whole or not at all; a rival's equal one is as good.
         if std::fs::rename(&partial, cache.join(&name)).is_err() {
@@ -205,14 +200,95 @@ fn initramfs(modules: &Path) -> Result<Vec<u8>> {
     archive.file("counter", COUNTER.as_bytes());
     archive.file("stream", STREAM.as_bytes());
     let mut order = String::new();
-    for module in MODULES {
-        let path = modules.join(module);
-        let data = std::fs::read(&path).with_context(|| format!("no {}", path.display()))?;
-        let name = module.rsplit('/').next().unwrap_or(module);
-        archive.file(&format!("modules/{name}"), &data);
-        order.push_str(name);
-        order.push('\n');
+    for (name, data) in load_order(modules)? {
+        archive.file(&format!("modules/{name}.ko"), &data);
+        order.push_str(&format!("{name}.ko\n"));
     }
     archive.file("modules/order", order.as_bytes());
     Ok(archive.finish())
+}
+
+/// The drivers with all that they need, each after its needs.
+fn load_order(modules: &Path) -> Result<Vec<(String, Vec<u8>)>> {
+    let list = modules.join("modules.order");
+    let list = std::fs::read_to_string(&list).with_context(|| format!("no {}", list.display()))?;
+    let mut loaded: Vec<(String, Vec<u8>)> = Vec::new();
+    // A depth-first walk: a module is looked at twice, before and after its needs.
+    let mut stack: Vec<String> = DRIVERS.iter().rev().map(ToString::to_string).collect();
+    while let Some(name) = stack.pop() {
+        if loaded.iter().any(|(other, _)| *other == name) {
+            continue;
+        }
+        let data = module(modules, &list, &name)?;
+        let missing: Vec<_> = needs(&data)
+            .into_iter()
+            .filter(|need| loaded.iter().all(|(other, _)| other != need))
+            .collect();
+        if missing.is_empty() {
+            loaded.push((name, data));
+        } else {
+            stack.push(name);
+            stack.extend(missing);
+        }
+        if stack.len() > MODULES_MAX {
+            bail!("the drivers' needs do not end; expected fewer than {MODULES_MAX} modules");
+        }
+    }
+    Ok(loaded)
+}
+
+fn module(modules: &Path, list: &str, name: &str) -> Result<Vec<u8>> {
+    let path = list
+        .lines()
+        .find(|line| {
+            let file = line.rsplit('/').next().unwrap_or(line);
+            file.strip_suffix(".ko")
+                .is_some_and(|stem| stem.replace('-', "_") == name)
+        })
+        .with_context(|| format!("the kernel package has no module {name}"))?;
+    let path = modules.join(path);
+    std::fs::read(&path).with_context(|| format!("no {}", path.display()))
+}
+
+/// A module names its needs in its .modinfo section: `depends=virtio,virtio_ring`, ended by a zero.
+fn needs(module: &[u8]) -> Vec<String> {
+    let key = b"\0depends=";
+    let Some(start) = module.windows(key.len()).position(|window| window == key) else {
+        return Vec::new();
+    };
+    let value = module[start + key.len()..]
+        .split(|byte| *byte == 0)
+        .next()
+        .unwrap_or_default();
+    let names = String::from_utf8_lossy(value);
+    names
+        .split(',')
+        .filter(|name| !name.is_empty())
+        .map(str::to_owned)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_module_names_its_needs() {
+        let check = |info: &[u8], expected: &[&str]| assert_eq!(needs(info), expected);
+        check(
+            b"license=GPL\0depends=virtio_ring,virtio\0name=x\0",
+            &["virtio_ring", "virtio"],
+        );
+        check(b"license=GPL\0depends=\0name=x\0", &[]);
+        check(b"softdepends=y\0", &[]);
+    }
+
+    #[test]
+    fn a_cut_boot_image_has_no_payload() {
+        assert!(payload(&[0; 0x1f0]).is_none());
+        assert!(
+            payload(&[0xff; 0x300]).is_none(),
+            "the header points past the end"
+        );
+    }
 }
