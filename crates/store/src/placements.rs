@@ -112,6 +112,20 @@ impl Tx {
             .transpose()
     }
 
+    /// Every guest whose unprotected interval is open, in the order of guests.
+    ///
+    /// # Errors
+    /// [`StoreError`] if they cannot be read.
+    pub fn unprotected(&self) -> Result<Vec<UnprotectedRow>, StoreError> {
+        let mut statement = self.inner.prepare_cached(
+            "SELECT guest, host, since_ms, error_ms FROM unprotected ORDER BY guest",
+        )?;
+        let rows = statement
+            .query_map([], columns)?
+            .collect::<Result<Vec<_>, _>>()?;
+        rows.into_iter().map(parse).collect()
+    }
+
     /// Notes that a log entry is the record of a move.
     ///
     /// # Errors

@@ -285,6 +285,7 @@ fn unprotected(path: &Path) {
         !write(&mut store, |tx| tx.open_unprotected(&row(6))),
         "it is open already"
     );
+    assert_eq!(read(&mut store, Tx::unprotected), [row(5)]);
     assert_eq!(
         write(&mut store, |tx| tx.close_unprotected(&guest("web"))),
         Some(row(5))
