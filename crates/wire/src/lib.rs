@@ -7,6 +7,7 @@
 
 pub mod api;
 pub mod binding;
+pub mod local;
 pub mod plan;
 pub mod release;
 pub mod sessions;

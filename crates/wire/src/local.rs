@@ -1,0 +1,154 @@
+//! What is said on an agent's own Unix socket: one JSON object a line, one answer a line. The socket is
+//! the host's door: who can open it is root there or in its group.
+
+use crate::Refusal;
+use crate::api::HostReport;
+use lictor_types::{Digest, GuestId, HostId, VnicId, VnicName, VnicState};
+use serde::{Deserialize, Serialize};
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+/// The socket's name in the agent's run directory.
+pub const SOCKET: &str = "agent.sock";
+/// Bytes of one line. A longer one closes the connection.
+pub const LINE_BYTES_MAX: usize = 1 << 20;
+
+/// What a caller on the host may ask of its agent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "ask", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Request {
+    /// Attach to a device before it can carry traffic.
+    Attach(Attach),
+    /// Let go of a vnic whose device is gone or will go.
+    Detach {
+        /// The vnic's name.
+        name: VnicName,
+    },
+    /// Say everything about this host.
+    Status,
+    /// Admit a move, or say every reason against it.
+    MoveAdmit {
+        /// The guest.
+        guest: GuestId,
+        /// Where it is to go.
+        target: HostId,
+        /// Who asks, as the management layer names them.
+        asked_by: String,
+    },
+    /// Say how far a move is.
+    MoveStatus {
+        /// The guest.
+        guest: GuestId,
+    },
+    /// Give a move up that has not been fenced.
+    MoveAbandon {
+        /// The guest.
+        guest: GuestId,
+    },
+}
+
+/// A device and what the management layer knows about it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Attach {
+    /// The device on this host.
+    pub device: String,
+    /// The vnic's name, when the device is called otherwise.
+    #[serde(default)]
+    pub name: Option<VnicName>,
+    /// Where QEMU offers the agent a QMP socket; none for a container.
+    #[serde(default)]
+    pub qmp: Option<PathBuf>,
+    /// The addresses that the management layer has given to the guest.
+    #[serde(default)]
+    pub addresses: Vec<IpAddr>,
+    /// The guest comes from another host instead of starting here.
+    #[serde(default)]
+    pub incoming: bool,
+}
+
+/// What an agent answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "answer", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Response {
+    /// The programs are on the device.
+    Attached(Attached),
+    /// The vnic was let go.
+    Detached,
+    /// Everything about this host.
+    Status(Box<HostReport>),
+    /// Both ends signed a ticket.
+    Admitted {
+        /// What names it in records and evidence.
+        ticket: Digest,
+        /// When it lapses, in milliseconds of Unix time.
+        deadline_ms: u64,
+    },
+    /// The move is refused, with every reason.
+    Refused {
+        /// All of them.
+        reasons: Vec<Refusal>,
+    },
+    /// How far a move is.
+    Move(MoveStatus),
+    /// The move was given up.
+    Abandoned,
+    /// The request failed.
+    Error {
+        /// Place, expectation and next step.
+        error: String,
+    },
+}
+
+/// How an attachment went.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Attached {
+    /// The guest that the vnic belongs to.
+    pub guest: GuestId,
+    /// The vnic.
+    pub vnic: VnicId,
+    /// Whether it forwards; a new one is in hold.
+    pub state: VnicState,
+    /// `tcx` or `clsact`.
+    pub hook: String,
+    /// Whether the device had carried nothing before.
+    pub before_first_packet: bool,
+    /// Frames that the device had carried before.
+    pub excess_frames: u64,
+}
+
+/// How far a move is. The management layer starts the migration at `Copied`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MovePhase {
+    /// The ticket is signed; the target has no device yet.
+    Admitted,
+    /// The first full copy is on its way.
+    Copying,
+    /// The first full copy is at the target.
+    Copied,
+    /// The guest is stopped and its vnics are fenced.
+    Fenced,
+    /// The target may open; this host waits to hear that the guest runs there.
+    Committed,
+    /// The guest runs at the target and the record is signed.
+    Done,
+    /// The guest went on here.
+    Aborted,
+}
+
+/// A move as its source knows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MoveStatus {
+    /// The guest.
+    pub guest: GuestId,
+    /// How far.
+    pub phase: MovePhase,
+    /// Sessions sent so far, the last delta included.
+    pub sessions_sent: u64,
+    /// Why it was given up, if it was.
+    #[serde(default)]
+    pub cause: Option<String>,
+}
