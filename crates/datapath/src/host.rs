@@ -1,0 +1,394 @@
+//! The data plane of one host.
+
+use crate::sessions::{Changes, ImportReceipt, Mark};
+use crate::shared::{self, Features, Shared};
+use crate::sys;
+use crate::tables::Loaded;
+use crate::vnic::{self, RuleCount, Vnic};
+use crate::{
+    Attachment, DeviceCounters, Error, Event, Hooks, How, TestVerdict, VnicCounters, VnicSpec,
+    VnicStatus, abi, events, netdev,
+};
+use lictor_types::{
+    Direction, HostTables, RuleId, SessionKey, SessionRecord, VNICS_PER_HOST_MAX, VnicId, VnicState,
+};
+use std::collections::{BTreeMap, HashSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// One host's data plane, bound to a pin folder. Dropping it changes nothing in the kernel.
+#[derive(Debug)]
+pub struct Datapath {
+    folder: PathBuf,
+    shared: Shared,
+    vnics: BTreeMap<VnicId, Vnic>,
+    how: How,
+    cpus: usize,
+}
+
+fn failed(action: &'static str) -> impl Fn(std::io::Error) -> Error {
+    move |source| Error::System { action, source }
+}
+
+impl Datapath {
+    /// Whether this kernel and this process can carry the data plane.
+    ///
+    /// # Errors
+    /// [`Error::Permission`] or [`Error::Kernel`], each with the next step.
+    pub fn check_kernel() -> Result<Features, Error> {
+        shared::check_kernel()
+    }
+
+    /// Opens or makes the pins below a folder on a BPF file system, and finds the vnics that were
+    /// attached before. Changes nothing for those. What a crash left half made is removed: it was
+    /// never reported as attached.
+    ///
+    /// # Errors
+    /// As [`Datapath::check_kernel`]; [`Error::NotBpffs`]; [`Error::Pin`].
+    pub fn open(pin_root: &Path) -> Result<Self, Error> {
+        libbpf_rs::set_print(None);
+        let features = Self::check_kernel()?;
+        let folder = shared::folders(pin_root)?;
+        let shared = Shared::open(&folder)?;
+        let mut vnics = BTreeMap::new();
+        let reading = failed("listing the vnics' pins");
+        for entry in fs::read_dir(folder.join("vnics")).map_err(&reading)? {
+            let path = entry.map_err(&reading)?.path();
+            let name = path.file_name().and_then(|name| name.to_str());
+            let Some(id) = name.and_then(|name| name.parse().ok()) else {
+                continue;
+            };
+            match Vnic::open(&path) {
+                Ok(vnic) if vnic.config()?.vnic == id => drop(vnics.insert(VnicId(id), vnic)),
+                _ => vnic::remove_pins(&path)?,
+            }
+        }
+        let cpus = sys::possible_cpus().map_err(failed("counting CPUs"))?;
+        let how = if features.tcx { How::Tcx } else { How::Clsact };
+        Ok(Self {
+            folder,
+            shared,
+            vnics,
+            how,
+            cpus,
+        })
+    }
+
+    /// Attaches new vnics by clsact even where the kernel has tcx.
+    pub fn prefer_clsact(&mut self) {
+        self.how = How::Clsact;
+    }
+
+    fn vnic(&self, vnic: VnicId) -> Result<&Vnic, Error> {
+        self.vnics.get(&vnic).ok_or(Error::UnknownVnic { vnic })
+    }
+
+    /// Attaches a vnic's programs to its device, in hold. Again with the same device: whatever is
+    /// missing of the hooks is repaired; state and sessions stay. With another device (or a new one
+    /// of the same name): the old attachment and its sessions are removed first.
+    ///
+    /// # Errors
+    /// [`Error::NoDevice`], [`Error::Refused`], [`Error::Program`]; nothing is attached then.
+    pub fn attach(&mut self, spec: &VnicSpec) -> Result<Attachment, Error> {
+        let found = netdev::find(&spec.device).map_err(failed("reading the device"))?;
+        let device = found.ok_or_else(|| Error::NoDevice {
+            device: spec.device.clone(),
+        })?;
+        self.check(spec, &device)?;
+        if let Some(vnic) = self.vnics.get(&spec.vnic) {
+            let config = vnic.config()?;
+            let same = vnic::is_device(&config, &spec.device, device.ifindex)
+                && config.mac == spec.mac.0
+                && config.segment == spec.segment.0
+                && config.sessions_max == spec.sessions_max;
+            if same {
+                vnic.hang(device.ifindex, vnic::how_of(&config))?;
+                return vnic.attachment(&config, &device, true);
+            }
+            self.detach(spec.vnic)?;
+        }
+        let folder = self.folder.join("vnics").join(spec.vnic.to_string());
+        vnic::remove_pins(&folder)?;
+        let how = self.how;
+        let attached = Vnic::load(&folder, &self.shared, spec).and_then(|vnic| {
+            match vnic.attach(spec, &device, how) {
+                Ok(attachment) => Ok((vnic, attachment)),
+                Err(error) => vnic.detach().and(Err(error)),
+            }
+        });
+        match attached {
+            Ok((vnic, attachment)) => {
+                self.vnics.insert(spec.vnic, vnic);
+                Ok(attachment)
+            }
+            Err(error) => vnic::remove_pins(&folder).and(Err(error)),
+        }
+    }
+
+    fn check(&self, spec: &VnicSpec, device: &netdev::Device) -> Result<(), Error> {
+        let refused = |why: String| {
+            Err(Error::Refused {
+                vnic: spec.vnic,
+                why,
+            })
+        };
+        if spec.vnic.0 == 0 {
+            return refused("zero is no vnic".into());
+        }
+        if spec.sessions_max == 0 {
+            return refused("its quota of sessions is zero; give it at least one".into());
+        }
+        if spec.mac.0[0] & 1 == 1 {
+            return refused(format!("{} names a group of stations, not one", spec.mac));
+        }
+        for (other, vnic) in &self.vnics {
+            let config = vnic.config()?;
+            if *other != spec.vnic && vnic::is_device(&config, &spec.device, device.ifindex) {
+                return refused(format!(
+                    "{} belongs to vnic {other}; detach it",
+                    spec.device
+                ));
+            }
+        }
+        let new = !self.vnics.contains_key(&spec.vnic);
+        if new && self.vnics.len() >= VNICS_PER_HOST_MAX as usize {
+            return refused(format!(
+                "this host protects {VNICS_PER_HOST_MAX} vnics already"
+            ));
+        }
+        Ok(())
+    }
+
+    /// Takes the programs off the device and forgets the vnic with its sessions. The device, if it
+    /// is still there, forwards unprotected from then on.
+    ///
+    /// # Errors
+    /// [`Error::UnknownVnic`], [`Error::Pin`].
+    pub fn detach(&mut self, vnic: VnicId) -> Result<(), Error> {
+        self.vnic(vnic)?.detach()?;
+        self.vnics.remove(&vnic);
+        Ok(())
+    }
+
+    /// Every attached vnic, with its hooks as the kernel has them now.
+    ///
+    /// # Errors
+    /// [`Error::System`] if the kernel cannot be asked.
+    pub fn vnics(&self) -> Result<Vec<VnicStatus>, Error> {
+        self.vnics.values().map(Vnic::status).collect()
+    }
+
+    /// Reads back whether both programs are attached, and first.
+    ///
+    /// # Errors
+    /// [`Error::UnknownVnic`], [`Error::System`].
+    pub fn verify_hooks(&self, vnic: VnicId) -> Result<Hooks, Error> {
+        self.vnic(vnic)?.hooks()
+    }
+
+    /// Loads tables whole or not at all: built beside the active ones, read back, compared, then
+    /// switched to by one store.
+    ///
+    /// # Errors
+    /// [`Error::Tables`], [`Error::Row`], [`Error::ReadBack`], [`Error::System`]; the last good
+    /// tables stay in each case.
+    pub fn load(&mut self, tables: &HostTables) -> Result<Loaded, Error> {
+        self.shared.load(tables)
+    }
+
+    /// The active tables, from the kernel's maps. Their digest equals what was loaded.
+    ///
+    /// # Errors
+    /// [`Error::NothingLoaded`], [`Error::ReadBack`], [`Error::System`].
+    pub fn read_back(&self) -> Result<HostTables, Error> {
+        self.shared.read_back()
+    }
+
+    /// Sets whether a vnic forwards. The next packet obeys.
+    ///
+    /// # Errors
+    /// [`Error::UnknownVnic`], [`Error::System`].
+    pub fn set_state(&self, vnic: VnicId, state: VnicState) -> Result<(), Error> {
+        let vnic = self.vnic(vnic)?;
+        vnic.set_config(&abi::VnicConfig {
+            state: state as u32,
+            ..vnic.config()?
+        })
+    }
+
+    /// Whether a vnic forwards.
+    ///
+    /// # Errors
+    /// [`Error::UnknownVnic`], [`Error::System`].
+    pub fn state(&self, vnic: VnicId) -> Result<VnicState, Error> {
+        Ok(self.vnic(vnic)?.status()?.state)
+    }
+
+    /// Moves a vnic's clock forward, so that a test need not wait for a time-out.
+    ///
+    /// # Errors
+    /// [`Error::UnknownVnic`], [`Error::System`].
+    pub fn advance_clock(&self, vnic: VnicId, by: Duration) -> Result<(), Error> {
+        let vnic = self.vnic(vnic)?;
+        let config = vnic.config()?;
+        let by = u64::try_from(by.as_nanos()).unwrap_or(u64::MAX);
+        let clock_offset_ns = config.clock_offset_ns.saturating_add(by);
+        vnic.set_config(&abi::VnicConfig {
+            clock_offset_ns,
+            ..config
+        })
+    }
+
+    /// Every live session of a vnic.
+    ///
+    /// # Errors
+    /// [`Error::UnknownVnic`], [`Error::System`].
+    pub fn export(&self, vnic: VnicId) -> Result<Vec<SessionRecord>, Error> {
+        self.vnic(vnic)?.export()
+    }
+
+    /// Now, by the vnic's clock. Take it before an export, and give it to the next one.
+    ///
+    /// # Errors
+    /// [`Error::UnknownVnic`], [`Error::System`].
+    pub fn mark(&self, vnic: VnicId) -> Result<Mark, Error> {
+        self.vnic(vnic)?.now().map(Mark)
+    }
+
+    /// What changed since a mark, against the keys that are known from the exports before.
+    ///
+    /// # Errors
+    /// [`Error::UnknownVnic`], [`Error::System`].
+    pub fn export_changed(
+        &self,
+        vnic: VnicId,
+        since: Mark,
+        known: &HashSet<SessionKey>,
+    ) -> Result<Changes, Error> {
+        self.vnic(vnic)?.export_changed(since, known)
+    }
+
+    /// Takes sessions in. Each is judged by this host's release at its first packet.
+    ///
+    /// # Errors
+    /// [`Error::UnknownVnic`], [`Error::System`]. A record that does not fit is no error: the
+    /// receipt names it.
+    pub fn import(&self, vnic: VnicId, records: &[SessionRecord]) -> Result<ImportReceipt, Error> {
+        self.vnic(vnic)?.import(records)
+    }
+
+    /// Removes sessions and says how many of them were there.
+    ///
+    /// # Errors
+    /// [`Error::UnknownVnic`], [`Error::System`].
+    pub fn remove_sessions(&self, vnic: VnicId, keys: &[SessionKey]) -> Result<u64, Error> {
+        self.vnic(vnic)?.remove_sessions(keys)
+    }
+
+    /// Removes every session of a vnic.
+    ///
+    /// # Errors
+    /// [`Error::UnknownVnic`], [`Error::System`].
+    pub fn purge(&self, vnic: VnicId) -> Result<u64, Error> {
+        self.vnic(vnic)?.purge()
+    }
+
+    /// Removes sessions that have expired, which otherwise hold their place until the same
+    /// conversation begins again.
+    ///
+    /// # Errors
+    /// [`Error::UnknownVnic`], [`Error::System`].
+    pub fn sweep(&self, vnic: VnicId) -> Result<u64, Error> {
+        self.vnic(vnic)?.sweep()
+    }
+
+    /// How many live sessions a vnic has.
+    ///
+    /// # Errors
+    /// [`Error::UnknownVnic`], [`Error::System`].
+    pub fn session_count(&self, vnic: VnicId) -> Result<u64, Error> {
+        self.vnic(vnic)?.session_count()
+    }
+
+    /// A vnic's counters by direction and reason.
+    ///
+    /// # Errors
+    /// [`Error::UnknownVnic`], [`Error::System`].
+    pub fn counters(&self, vnic: VnicId) -> Result<VnicCounters, Error> {
+        self.vnic(vnic)?.counters(self.cpus)
+    }
+
+    /// What each rule decided on this host.
+    ///
+    /// # Errors
+    /// [`Error::System`].
+    pub fn rule_counters(&self) -> Result<BTreeMap<RuleId, RuleCount>, Error> {
+        let rows = self
+            .shared
+            .rule_counters
+            .rows()
+            .map_err(failed("reading counters"))?;
+        let count = |value: abi::RuleCounter| RuleCount {
+            packets: value.packets,
+            bytes: value.bytes,
+            sessions: value.sessions,
+        };
+        Ok(rows
+            .into_iter()
+            .map(|(rule, value)| (RuleId(rule), count(value)))
+            .collect())
+    }
+
+    /// Events that found no room, and decisions that no rule counter could count.
+    ///
+    /// # Errors
+    /// [`Error::System`].
+    pub fn lost(&self) -> Result<(u64, u64), Error> {
+        let read = |index| {
+            let value = self.shared.host_counters.get(&index);
+            value
+                .map_err(failed("reading counters"))
+                .map(Option::unwrap_or_default)
+        };
+        Ok((
+            read(abi::HOST_EVENTS_LOST)?,
+            read(abi::HOST_RULES_UNCOUNTED)?,
+        ))
+    }
+
+    /// The device's own counters, so that verdicts can be reconciled with it.
+    ///
+    /// # Errors
+    /// [`Error::UnknownVnic`], [`Error::NoDevice`], [`Error::System`].
+    pub fn device_counters(&self, vnic: VnicId) -> Result<DeviceCounters, Error> {
+        self.vnic(vnic)?.device_counters()
+    }
+
+    /// Waits at most `timeout` for events, hands each to `sink` and says how many there were. One
+    /// reader per host: two would share the events between them.
+    ///
+    /// # Errors
+    /// [`Error::System`].
+    pub fn poll_events(
+        &mut self,
+        timeout: Duration,
+        mut sink: impl FnMut(Event),
+    ) -> Result<usize, Error> {
+        events::poll(&self.folder.join("events"), timeout, &mut sink)
+    }
+
+    /// Runs a vnic's own program on a frame that nobody sent. It counts, and it opens and advances
+    /// sessions as any packet does; nothing is forwarded.
+    ///
+    /// # Errors
+    /// [`Error::UnknownVnic`]; [`Error::System`] for a frame shorter than an Ethernet header.
+    pub fn test_run(
+        &self,
+        vnic: VnicId,
+        direction: Direction,
+        packet: &[u8],
+    ) -> Result<TestVerdict, Error> {
+        self.vnic(vnic)?.test_run(direction, packet)
+    }
+}

@@ -1,0 +1,237 @@
+//! What all vnics of a host share: created once, pinned, found again.
+
+use crate::abi::{
+    self, AddressKey, AddressValue, DecisionKey, DecisionValue, ReleaseInfo, RuleCounter,
+};
+use crate::sys::{self, Map, Shape};
+use crate::{Error, sys::Hook};
+use libbpf_sys as c;
+use nix::libc;
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+/// What this kernel offers beyond the least that is needed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Features {
+    /// Multi-program attachment with pinned links (Linux 6.6).
+    pub tcx: bool,
+}
+
+const BPF_FS_MAGIC: libc::c_long = 0xcafe_4a11;
+
+/// Mounts a BPF file system on a folder, unless there is one already.
+///
+/// # Errors
+/// [`Error::System`] if the folder cannot be made or the mount is refused.
+pub fn mount_bpffs(folder: &Path) -> Result<(), Error> {
+    let failed = |source| Error::System {
+        action: "mounting a BPF file system",
+        source,
+    };
+    fs::create_dir_all(folder).map_err(failed)?;
+    if is_bpffs(folder) {
+        return Ok(());
+    }
+    let flags = nix::mount::MsFlags::MS_NOSUID
+        | nix::mount::MsFlags::MS_NODEV
+        | nix::mount::MsFlags::MS_NOEXEC;
+    nix::mount::mount(Some("bpf"), folder, Some("bpf"), flags, Some("mode=0700"))
+        .map_err(|error| failed(error.into()))
+}
+
+fn is_bpffs(folder: &Path) -> bool {
+    nix::sys::statfs::statfs(folder)
+        .is_ok_and(|info| info.filesystem_type().0 as libc::c_long == BPF_FS_MAGIC)
+}
+
+/// Asks the kernel for the least that is needed by using it.
+pub(crate) fn check_kernel() -> Result<Features, Error> {
+    let probe =
+        sys::map_create(&ADDRESSES_INNER, None).map_err(|source| match source.raw_os_error() {
+            Some(libc::EPERM | libc::EACCES) => Error::Permission(source),
+            _ => Error::Kernel {
+                feature: "BPF maps with longest-prefix match",
+                source,
+            },
+        })?;
+    drop(probe);
+    let ring = Shape {
+        name: "probe",
+        entries: 4096,
+        ..EVENTS
+    };
+    sys::map_create(&ring, None).map_err(|source| Error::Kernel {
+        feature: "the BPF ring buffer",
+        source,
+    })?;
+    // Interface 1 is the loopback of every network namespace.
+    let tcx = match sys::tcx_programs(1, Hook::Ingress) {
+        Ok(_) => true,
+        Err(error) => !matches!(error.raw_os_error(), Some(libc::EINVAL)),
+    };
+    Ok(Features { tcx })
+}
+
+const fn array(name: &'static str, value: usize, entries: u32) -> Shape {
+    Shape {
+        kind: c::BPF_MAP_TYPE_ARRAY,
+        name,
+        key: 4,
+        value,
+        entries,
+        flags: 0,
+    }
+}
+
+const fn outer(name: &'static str) -> Shape {
+    let kind = c::BPF_MAP_TYPE_ARRAY_OF_MAPS;
+    Shape {
+        kind,
+        name,
+        key: 4,
+        value: 4,
+        entries: abi::SLOTS,
+        flags: 0,
+    }
+}
+
+pub(crate) const ADDRESSES_INNER: Shape = Shape {
+    kind: c::BPF_MAP_TYPE_LPM_TRIE,
+    name: "addresses_slot",
+    key: size_of::<AddressKey>(),
+    value: size_of::<AddressValue>(),
+    entries: 1,
+    flags: c::BPF_F_NO_PREALLOC,
+};
+pub(crate) const ATOMS_INNER: Shape = array("atoms_slot", 4, abi::ATOM_ENTRIES);
+pub(crate) const DECISIONS_INNER: Shape = Shape {
+    kind: c::BPF_MAP_TYPE_HASH,
+    name: "decisions_slot",
+    key: size_of::<DecisionKey>(),
+    value: size_of::<DecisionValue>(),
+    entries: 1,
+    flags: 0,
+};
+const RULE_COUNTERS: Shape = Shape {
+    kind: c::BPF_MAP_TYPE_HASH,
+    name: "rule_counters",
+    key: 4,
+    value: size_of::<RuleCounter>(),
+    entries: abi::RULE_COUNTERS_MAX,
+    flags: c::BPF_F_NO_PREALLOC,
+};
+const EVENTS: Shape = Shape {
+    kind: c::BPF_MAP_TYPE_RINGBUF,
+    name: "events",
+    key: 0,
+    value: 0,
+    entries: abi::EVENTS_BYTES,
+    flags: 0,
+};
+
+/// The shared maps, open.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) active: Map<u32, u64>,
+    pub(crate) addresses: Map<u32, u32>,
+    pub(crate) atoms: Map<u32, u32>,
+    pub(crate) decisions: Map<u32, u32>,
+    pub(crate) release_info: Map<u32, ReleaseInfo>,
+    pub(crate) rule_counters: Map<u32, RuleCounter>,
+    pub(crate) host_counters: Map<u32, u64>,
+    pub(crate) events: OwnedFd,
+}
+
+impl Shared {
+    /// Opens or makes every shared map below the folder.
+    pub(crate) fn open(folder: &Path) -> Result<Self, Error> {
+        let nest = |shape: &Shape, inner: &Shape| -> Result<OwnedFd, Error> {
+            let inner = sys::map_create(inner, None).map_err(creating)?;
+            pinned(folder, shape, Some(inner.as_fd()))
+        };
+        let flat = |shape: &Shape| pinned(folder, shape, None);
+        let info = array("release_info", size_of::<ReleaseInfo>(), abi::SLOTS);
+        Ok(Self {
+            active: wrap(flat(&array("active", 8, 1))?)?,
+            addresses: wrap(nest(&outer("addresses"), &ADDRESSES_INNER)?)?,
+            atoms: wrap(nest(&outer("atoms"), &ATOMS_INNER)?)?,
+            decisions: wrap(nest(&outer("decisions"), &DECISIONS_INNER)?)?,
+            release_info: wrap(flat(&info)?)?,
+            rule_counters: wrap(flat(&RULE_COUNTERS)?)?,
+            host_counters: wrap(flat(&array("host_counters", 8, abi::HOST_COUNTERS))?)?,
+            events: flat(&EVENTS)?,
+        })
+    }
+
+    /// The descriptor of the map that the program knows by this name.
+    pub(crate) fn fd(&self, name: &str) -> Option<BorrowedFd<'_>> {
+        Some(match name {
+            "active" => self.active.fd(),
+            "addresses" => self.addresses.fd(),
+            "atoms" => self.atoms.fd(),
+            "decisions" => self.decisions.fd(),
+            "release_info" => self.release_info.fd(),
+            "rule_counters" => self.rule_counters.fd(),
+            "host_counters" => self.host_counters.fd(),
+            "events" => self.events.as_fd(),
+            _ => return None,
+        })
+    }
+}
+
+fn creating(source: io::Error) -> Error {
+    match source.raw_os_error() {
+        Some(libc::EPERM) => Error::Permission(source),
+        _ => Error::System {
+            action: "creating a BPF map",
+            source,
+        },
+    }
+}
+
+fn wrap<K: abi::Plain, V: abi::Plain>(fd: OwnedFd) -> Result<Map<K, V>, Error> {
+    Map::new(fd).map_err(|source| Error::System {
+        action: "checking a shared BPF map",
+        source,
+    })
+}
+
+fn pinned(folder: &Path, shape: &Shape, inner: Option<BorrowedFd<'_>>) -> Result<OwnedFd, Error> {
+    let path = folder.join(shape.name);
+    if path.exists() {
+        return sys::open_pin(&path).map_err(|source| Error::Pin {
+            path: path.clone(),
+            action: "opened",
+            source,
+        });
+    }
+    let map = sys::map_create(shape, inner).map_err(creating)?;
+    sys::pin(map.as_fd(), &path).map_err(|source| Error::Pin {
+        path: path.clone(),
+        action: "made",
+        source,
+    })?;
+    Ok(map)
+}
+
+/// Makes the folders of this layout below the pin root.
+pub(crate) fn folders(root: &Path) -> Result<PathBuf, Error> {
+    if !is_bpffs(root) {
+        // A folder below a BPF file system is as good as its root.
+        let parent = root.parent().filter(|parent| is_bpffs(parent));
+        if parent.is_none() {
+            return Err(Error::NotBpffs {
+                path: root.to_owned(),
+            });
+        }
+    }
+    let folder = root.join(format!("v{}", abi::ABI));
+    fs::create_dir_all(folder.join("vnics")).map_err(|source| Error::Pin {
+        path: folder.clone(),
+        action: "made",
+        source,
+    })?;
+    Ok(folder)
+}

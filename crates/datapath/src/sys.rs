@@ -1,0 +1,407 @@
+//! Every system call, each behind a safe function. The only module with `unsafe` besides `abi`.
+
+use crate::abi::Plain;
+use libbpf_sys as c;
+use nix::libc;
+use std::ffi::{CString, c_void};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+/// Rows of one batch call: enough to hide the cost of the call, little enough for the kernel's
+/// temporary copies.
+const BATCH_ROWS: usize = 4_096;
+
+fn check(result: i32) -> io::Result<i32> {
+    if result < 0 {
+        Err(io::Error::from_raw_os_error(-result))
+    } else {
+        Ok(result)
+    }
+}
+
+fn own(result: i32) -> io::Result<OwnedFd> {
+    let fd = check(result)?;
+    // SAFETY: the call just returned this descriptor to us, nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+fn text(path: &Path) -> io::Result<CString> {
+    CString::new(path.as_os_str().as_bytes()).map_err(|_| io::ErrorKind::InvalidInput.into())
+}
+
+/// What a map is made of.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Shape {
+    pub(crate) kind: u32,
+    pub(crate) name: &'static str,
+    pub(crate) key: usize,
+    pub(crate) value: usize,
+    pub(crate) entries: u32,
+    pub(crate) flags: u32,
+}
+
+pub(crate) fn map_create(shape: &Shape, inner: Option<BorrowedFd<'_>>) -> io::Result<OwnedFd> {
+    let name = CString::new(shape.name).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let opts = c::bpf_map_create_opts {
+        sz: size_of::<c::bpf_map_create_opts>() as c::size_t,
+        inner_map_fd: inner.map_or(0, |fd| fd.as_raw_fd() as u32),
+        map_flags: shape.flags,
+        ..Default::default()
+    };
+    let (key, value) = (shape.key as u32, shape.value as u32);
+    // SAFETY: the name and the options live through the call.
+    own(unsafe { c::bpf_map_create(shape.kind, name.as_ptr(), key, value, shape.entries, &opts) })
+}
+
+pub(crate) fn pin(fd: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    let path = text(path)?;
+    // SAFETY: the path lives through the call.
+    check(unsafe { c::bpf_obj_pin(fd.as_raw_fd(), path.as_ptr()) }).map(drop)
+}
+
+pub(crate) fn open_pin(path: &Path) -> io::Result<OwnedFd> {
+    let path = text(path)?;
+    // SAFETY: the path lives through the call.
+    own(unsafe { c::bpf_obj_get(path.as_ptr()) })
+}
+
+/// A map with keys `K` and values `V`.
+#[derive(Debug)]
+pub(crate) struct Map<K, V> {
+    fd: OwnedFd,
+    kinds: std::marker::PhantomData<(K, V)>,
+}
+
+impl<K: Plain, V: Plain> Map<K, V> {
+    /// Wraps a descriptor after asking the kernel whether its sizes are ours: every call below
+    /// lets the kernel write that many bytes.
+    pub(crate) fn new(fd: OwnedFd) -> io::Result<Self> {
+        let mut info = c::bpf_map_info::default();
+        let mut length = size_of::<c::bpf_map_info>() as u32;
+        // SAFETY: the kernel writes at most `length` bytes into `info`.
+        check(unsafe { c::bpf_map_get_info_by_fd(fd.as_raw_fd(), &mut info, &mut length) })?;
+        if (info.key_size as usize, info.value_size as usize) != (size_of::<K>(), size_of::<V>()) {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "the map has keys or values of another size",
+            ));
+        }
+        Ok(Self {
+            fd,
+            kinds: std::marker::PhantomData,
+        })
+    }
+
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
+    pub(crate) fn get(&self, key: &K) -> io::Result<Option<V>> {
+        let mut value = V::default();
+        let (key, into) = ((&raw const *key).cast(), (&raw mut value).cast());
+        // SAFETY: `new` proved the sizes; both live through the call. Maps with a value per CPU
+        // have their own function.
+        let result = unsafe { c::bpf_map_lookup_elem(self.fd.as_raw_fd(), key, into) };
+        match result {
+            result if result == -libc::ENOENT => Ok(None),
+            result => check(result).map(|_| Some(value)),
+        }
+    }
+
+    /// The values of all CPUs.
+    pub(crate) fn get_per_cpu(&self, key: &K, cpus: usize) -> io::Result<Vec<V>> {
+        // The kernel rounds each value to eight bytes; those read this way are multiples of it.
+        assert_eq!(
+            size_of::<V>() % 8,
+            0,
+            "a value per CPU is a multiple of eight bytes"
+        );
+        let mut values = vec![V::default(); cpus];
+        let (key, into) = ((&raw const *key).cast(), values.as_mut_ptr().cast());
+        // SAFETY: there is room for one value for each possible CPU.
+        check(unsafe { c::bpf_map_lookup_elem(self.fd.as_raw_fd(), key, into) })?;
+        Ok(values)
+    }
+
+    pub(crate) fn set(&self, key: &K, value: &V, flags: u64) -> io::Result<()> {
+        let (key, value) = ((&raw const *key).cast(), (&raw const *value).cast());
+        // SAFETY: `new` proved the sizes; both live through the call.
+        let result = unsafe { c::bpf_map_update_elem(self.fd.as_raw_fd(), key, value, flags) };
+        check(result).map(drop)
+    }
+
+    /// Whether there was such a row.
+    pub(crate) fn remove(&self, key: &K) -> io::Result<bool> {
+        let key: *const c_void = (&raw const *key).cast();
+        // SAFETY: `new` proved the size; the key lives through the call.
+        match unsafe { c::bpf_map_delete_elem(self.fd.as_raw_fd(), key) } {
+            result if result == -libc::ENOENT => Ok(false),
+            result => check(result).map(|_| true),
+        }
+    }
+
+    /// Writes all rows or fails.
+    pub(crate) fn fill(&self, keys: &[K], values: &[V]) -> io::Result<()> {
+        assert_eq!(keys.len(), values.len(), "each key has a value");
+        let opts = batch_opts();
+        for (keys, values) in keys.chunks(BATCH_ROWS).zip(values.chunks(BATCH_ROWS)) {
+            let mut count = keys.len() as u32;
+            let (from, with) = (keys.as_ptr().cast(), values.as_ptr().cast());
+            let fd = self.fd.as_raw_fd();
+            // SAFETY: both slices have `count` rows of the sizes that `new` proved.
+            check(unsafe { c::bpf_map_update_batch(fd, from, with, &mut count, &opts) })?;
+            if count as usize != keys.len() {
+                return Err(io::Error::other("the kernel took only a part of a batch"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Every row. The kernel returns short batches whenever a bucket does not fit; only ENOENT
+    /// means the end, and ENOSPC means that one bucket is larger than the whole batch.
+    pub(crate) fn rows(&self) -> io::Result<Vec<(K, V)>> {
+        let mut rows = Vec::new();
+        let mut size = BATCH_ROWS;
+        // A cursor is as large as the largest key, whatever the map's kind.
+        let (mut from, mut next) = ([0u8; 64], [0u8; 64]);
+        assert!(
+            size_of::<K>() <= from.len(),
+            "the cursor has room for a key"
+        );
+        let mut started = false;
+        let opts = batch_opts();
+        loop {
+            let mut keys = vec![K::default(); size];
+            let mut values = vec![V::default(); size];
+            let mut count = size as u32;
+            let cursor = if started {
+                from.as_mut_ptr().cast()
+            } else {
+                std::ptr::null_mut()
+            };
+            // SAFETY: both vectors have room for `count` rows; the cursors for the largest key.
+            let result = unsafe {
+                c::bpf_map_lookup_batch(
+                    self.fd.as_raw_fd(),
+                    cursor,
+                    next.as_mut_ptr().cast(),
+                    keys.as_mut_ptr().cast(),
+                    values.as_mut_ptr().cast(),
+                    &mut count,
+                    &opts,
+                )
+            };
+            if result == -libc::ENOSPC {
+                size *= 2;
+                continue;
+            }
+            if result != -libc::ENOENT {
+                check(result)?;
+            }
+            let count = (count as usize).min(size);
+            rows.extend(keys.drain(..count).zip(values.drain(..count)));
+            if result == -libc::ENOENT {
+                return Ok(rows);
+            }
+            from = next;
+            started = true;
+        }
+    }
+}
+
+fn batch_opts() -> c::bpf_map_batch_opts {
+    c::bpf_map_batch_opts {
+        sz: size_of::<c::bpf_map_batch_opts>() as c::size_t,
+        ..Default::default()
+    }
+}
+
+/// A map of maps, or an array whose value is a descriptor on the way in and an id on the way out.
+pub(crate) fn inner_map(outer: &Map<u32, u32>, slot: u32) -> io::Result<Option<OwnedFd>> {
+    let Some(id) = outer.get(&slot)? else {
+        return Ok(None);
+    };
+    // SAFETY: takes and returns plain numbers.
+    own(unsafe { c::bpf_map_get_fd_by_id(id) }).map(Some)
+}
+
+pub(crate) fn prog_id(fd: BorrowedFd<'_>) -> io::Result<u32> {
+    let mut info = c::bpf_prog_info::default();
+    let mut length = size_of::<c::bpf_prog_info>() as u32;
+    // SAFETY: the kernel writes at most `length` bytes, and every pointer in `info` is null.
+    check(unsafe { c::bpf_prog_get_info_by_fd(fd.as_raw_fd(), &mut info, &mut length) })?;
+    Ok(info.id)
+}
+
+/// Which side of the device, as tc names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Hook {
+    Ingress,
+    Egress,
+}
+
+impl Hook {
+    fn tcx(self) -> u32 {
+        match self {
+            Self::Ingress => c::BPF_TCX_INGRESS,
+            Self::Egress => c::BPF_TCX_EGRESS,
+        }
+    }
+
+    fn clsact(self, ifindex: u32) -> c::bpf_tc_hook {
+        c::bpf_tc_hook {
+            sz: size_of::<c::bpf_tc_hook>() as c::size_t,
+            ifindex: ifindex as i32,
+            attach_point: match self {
+                Self::Ingress => c::BPF_TC_INGRESS,
+                Self::Egress => c::BPF_TC_EGRESS,
+            },
+            ..Default::default()
+        }
+    }
+}
+
+/// Attaches before every program that is there already. The link holds until its last pin and
+/// descriptor are gone.
+pub(crate) fn tcx_attach(prog: BorrowedFd<'_>, ifindex: u32, hook: Hook) -> io::Result<OwnedFd> {
+    let opts = c::bpf_link_create_opts {
+        sz: size_of::<c::bpf_link_create_opts>() as c::size_t,
+        flags: c::BPF_F_BEFORE,
+        ..Default::default()
+    };
+    let (prog, target) = (prog.as_raw_fd(), ifindex as i32);
+    // SAFETY: the options live through the call.
+    own(unsafe { c::bpf_link_create(prog, target, hook.tcx(), &opts) })
+}
+
+/// The programs of a tcx hook in the order in which they run.
+pub(crate) fn tcx_programs(ifindex: u32, hook: Hook) -> io::Result<Vec<u32>> {
+    let mut ids = [0u32; 64];
+    let mut opts = c::bpf_prog_query_opts {
+        sz: size_of::<c::bpf_prog_query_opts>() as c::size_t,
+        prog_ids: ids.as_mut_ptr(),
+        ..Default::default()
+    };
+    opts.__bindgen_anon_1.count = ids.len() as u32;
+    // SAFETY: the kernel writes at most `count` ids.
+    check(unsafe { c::bpf_prog_query_opts(ifindex as i32, hook.tcx(), &mut opts) })?;
+    // SAFETY: both members of the union are the same plain number.
+    let count = unsafe { opts.__bindgen_anon_1.count } as usize;
+    Ok(ids[..count.min(ids.len())].to_vec())
+}
+
+const CLSACT_HANDLE: u32 = 1;
+pub(crate) const CLSACT_PRIORITY: u32 = 1;
+
+fn tc_opts() -> c::bpf_tc_opts {
+    c::bpf_tc_opts {
+        sz: size_of::<c::bpf_tc_opts>() as c::size_t,
+        handle: CLSACT_HANDLE,
+        priority: CLSACT_PRIORITY,
+        ..Default::default()
+    }
+}
+
+pub(crate) fn clsact_attach(prog: BorrowedFd<'_>, ifindex: u32, hook: Hook) -> io::Result<()> {
+    let mut place = hook.clsact(ifindex);
+    // SAFETY: the hook lives through the call.
+    let result = unsafe { c::bpf_tc_hook_create(&mut place) };
+    if result != -libc::EEXIST {
+        check(result)?;
+    }
+    let mut opts = c::bpf_tc_opts {
+        prog_fd: prog.as_raw_fd(),
+        flags: c::BPF_TC_F_REPLACE,
+        ..tc_opts()
+    };
+    // SAFETY: both live through the call.
+    check(unsafe { c::bpf_tc_attach(&place, &mut opts) }).map(drop)
+}
+
+/// The id of the program at our place, if one is there.
+pub(crate) fn clsact_program(ifindex: u32, hook: Hook) -> io::Result<Option<u32>> {
+    let place = hook.clsact(ifindex);
+    let mut opts = tc_opts();
+    // SAFETY: both live through the call.
+    match unsafe { c::bpf_tc_query(&place, &mut opts) } {
+        result if [-libc::ENOENT, -libc::EINVAL, -libc::ENODEV].contains(&result) => Ok(None),
+        result => check(result).map(|_| Some(opts.prog_id)),
+    }
+}
+
+pub(crate) fn clsact_detach(ifindex: u32, hook: Hook) -> io::Result<()> {
+    let place = hook.clsact(ifindex);
+    let opts = tc_opts();
+    // SAFETY: both live through the call.
+    match unsafe { c::bpf_tc_detach(&place, &opts) } {
+        result if [-libc::ENOENT, -libc::EINVAL, -libc::ENODEV].contains(&result) => Ok(()),
+        result => check(result).map(drop),
+    }
+}
+
+/// Words of `struct __sk_buff`, with room for what newer kernels add, and where its `cb` begins.
+const SK_BUFF_WORDS: usize = 64;
+const SK_BUFF_CB: usize = 12;
+
+/// The program's return code and the first two words of its control block.
+pub(crate) fn test_run(prog: BorrowedFd<'_>, packet: &[u8]) -> io::Result<(i32, u32, u32)> {
+    let mut context = [0u32; SK_BUFF_WORDS];
+    let mut opts = c::bpf_test_run_opts {
+        sz: size_of::<c::bpf_test_run_opts>() as c::size_t,
+        data_in: packet.as_ptr().cast(),
+        data_size_in: packet.len() as u32,
+        ctx_out: context.as_mut_ptr().cast(),
+        ctx_size_out: size_of_val(&context) as u32,
+        repeat: 1,
+        ..Default::default()
+    };
+    // SAFETY: the packet and the context live through the call and have the stated sizes.
+    check(unsafe { c::bpf_prog_test_run_opts(prog.as_raw_fd(), &mut opts) })?;
+    Ok((
+        opts.retval as i32,
+        context[SK_BUFF_CB],
+        context[SK_BUFF_CB + 1],
+    ))
+}
+
+/// Waits until every program that runs now has returned (`synchronize_rcu`, membarrier(2)).
+pub(crate) fn wait_for_programs() -> io::Result<()> {
+    // SAFETY: plain numbers.
+    let result = unsafe { libc::syscall(libc::SYS_membarrier, libc::MEMBARRIER_CMD_GLOBAL, 0, 0) };
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}
+
+/// As many values as the kernel keeps for a per-CPU map.
+pub(crate) fn possible_cpus() -> io::Result<usize> {
+    // SAFETY: takes nothing, returns a number.
+    check(unsafe { c::libbpf_num_possible_cpus() }).map(|count| count as usize)
+}
+
+/// The kernel's coarse monotonic clock: the one that the programs read.
+pub(crate) fn now_ns() -> io::Result<u64> {
+    let time = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC_COARSE)?;
+    Ok(time.tv_sec() as u64 * 1_000_000_000 + time.tv_nsec() as u64)
+}
+
+/// The bytes of an event, if there are as many as it needs.
+pub(crate) fn from_bytes<T: Plain>(bytes: &[u8]) -> Option<T> {
+    let mut value = T::default();
+    let bytes = bytes.get(..size_of::<T>())?;
+    // SAFETY: `T` is plain, so any bytes are a value; the source has as many bytes.
+    unsafe {
+        std::ptr::copy_nonoverlapping(bytes.as_ptr(), (&raw mut value).cast(), bytes.len());
+    }
+    Some(value)
+}
+
+/// Takes a link off its device now. A link whose device is gone is detached already.
+pub(crate) fn link_detach(fd: std::os::fd::RawFd) {
+    // SAFETY: takes and returns plain numbers; a failure leaves the link to its last descriptor.
+    unsafe { c::bpf_link_detach(fd) };
+}

@@ -1,0 +1,329 @@
+//! A release in the kernel's maps: built beside the active one, read back, then switched to.
+
+use crate::Error;
+use crate::abi::{self, AddressKey, AddressValue, DecisionKey, DecisionValue, Plain, ReleaseInfo};
+use crate::shared::{ADDRESSES_INNER, ATOMS_INNER, DECISIONS_INNER, Shared};
+use crate::sys::{self, Map, Shape};
+use ipnet::IpNet;
+use lictor_types::{
+    AddressEntry, AtomId, AtomRange, Decision, Digest, Direction, Epoch, Generation, HostTables,
+    IdentityId, Protocol, RuleId, Segment, Verdict, VnicId,
+};
+use std::net::{IpAddr, Ipv6Addr};
+use std::os::fd::AsRawFd;
+
+/// The tables that the kernel decides by from now on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Loaded {
+    /// Counts loads on this host; sessions of another version are judged again.
+    pub version: u64,
+    /// Of the tables as they were read back.
+    pub digest: Digest,
+}
+
+type Rows<K, V> = (Vec<K>, Vec<V>);
+
+struct Image {
+    addresses: Rows<AddressKey, AddressValue>,
+    atoms: Rows<u32, u32>,
+    decisions: Rows<DecisionKey, DecisionValue>,
+    info: ReleaseInfo,
+}
+
+pub(crate) fn mapped(address: IpAddr) -> [u8; 16] {
+    match address {
+        IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
+        IpAddr::V6(address) => address.octets(),
+    }
+}
+
+pub(crate) fn unmapped(octets: [u8; 16]) -> IpAddr {
+    let address = Ipv6Addr::from(octets);
+    address
+        .to_ipv4_mapped()
+        .map_or(IpAddr::V6(address), IpAddr::V4)
+}
+
+impl Image {
+    fn of(tables: &HostTables) -> Result<Self, Error> {
+        let addresses = tables
+            .addresses
+            .iter()
+            .map(address_row)
+            .collect::<Result<_, _>>()?;
+        let mut atoms = (Vec::new(), Vec::new());
+        for range in &tables.atoms {
+            if range.first > range.last || range.last > range.protocol.port_max() {
+                let row = format!("atom {} {}-{}", range.protocol, range.first, range.last);
+                return Err(Error::Row {
+                    row,
+                    why: "the range is empty or beyond the protocol",
+                });
+            }
+            for port in range.first..=range.last {
+                let first = if port == range.first {
+                    abi::ATOM_FIRST
+                } else {
+                    0
+                };
+                atoms
+                    .0
+                    .push(range.protocol as u32 * 65_536 + u32::from(port));
+                atoms
+                    .1
+                    .push(u32::from(range.atom.0) | abi::ATOM_PRESENT | first);
+            }
+        }
+        let info = ReleaseInfo {
+            generation: tables.generation.0,
+            epoch: tables.epoch.0,
+            digest: tables.digest().0,
+            addresses: tables.addresses.len() as u32,
+            atoms: tables.atoms.len() as u32,
+            decisions: tables.decisions.len() as u32,
+            pad: 0,
+        };
+        let decisions = tables.decisions.iter().map(decision_row).collect();
+        Ok(Self {
+            addresses,
+            atoms,
+            decisions,
+            info,
+        })
+    }
+}
+
+fn address_row(entry: &AddressEntry) -> Result<(AddressKey, AddressValue), Error> {
+    let prefix = entry.prefix;
+    let row = || format!("address {prefix} in segment {}", entry.segment);
+    if prefix.addr() != prefix.trunc().addr() {
+        return Err(Error::Row {
+            row: row(),
+            why: "there are bits beyond the prefix",
+        });
+    }
+    if matches!(prefix.addr(), IpAddr::V6(address) if address.to_ipv4_mapped().is_some()) {
+        return Err(Error::Row {
+            row: row(),
+            why: "write it as the IPv4 prefix that it is",
+        });
+    }
+    let v4 = prefix.addr().is_ipv4();
+    let bits = u32::from(prefix.prefix_len()) + if v4 { 96 } else { 0 };
+    let key = AddressKey {
+        prefix_bits: abi::ADDRESS_PREFIX_BASE + bits,
+        segment: entry.segment.0,
+        family: if v4 { 4 } else { 6 },
+        address: mapped(prefix.addr()),
+    };
+    let value = AddressValue {
+        identity: entry.identity.0,
+        vnic: entry.vnic.map_or(0, |vnic| vnic.0),
+        epoch: entry.epoch.0,
+    };
+    Ok((key, value))
+}
+
+fn decision_row(decision: &Decision) -> (DecisionKey, DecisionValue) {
+    let key = DecisionKey {
+        local: decision.local.0,
+        peer: decision.peer.0,
+        atom: decision.atom.0,
+        direction: decision.direction as u8,
+        pad: 0,
+    };
+    let value = DecisionValue {
+        rule: decision.rule.0,
+        verdict: decision.verdict as u8,
+        log: decision.log.into(),
+        pad: [0; 2],
+    };
+    (key, value)
+}
+
+fn failed(action: &'static str) -> impl Fn(std::io::Error) -> Error {
+    move |source| Error::System { action, source }
+}
+
+fn build<K: Plain, V: Plain>(shape: &Shape, rows: &Rows<K, V>) -> Result<Map<K, V>, Error> {
+    let wanted = shape.entries.max(rows.0.len() as u32);
+    let shape = Shape {
+        entries: wanted,
+        ..*shape
+    };
+    let map = sys::map_create(&shape, None)
+        .and_then(Map::new)
+        .map_err(failed("creating a map for the new tables"))?;
+    map.fill(&rows.0, &rows.1)
+        .map_err(failed("filling the new tables"))?;
+    Ok(map)
+}
+
+impl Shared {
+    fn active(&self) -> Result<(u64, u32), Error> {
+        let raw = self
+            .active
+            .get(&0)
+            .map_err(failed("reading the active slot"))?
+            .unwrap_or(0);
+        Ok((raw >> 1, (raw & 1) as u32))
+    }
+
+    /// Loads tables whole or not at all.
+    pub(crate) fn load(&self, tables: &HostTables) -> Result<Loaded, Error> {
+        let tables = tables.clone().canonical()?;
+        let image = Image::of(&tables)?;
+        let (version, slot) = self.active()?;
+        let slot = 1 - slot;
+        let addresses = build(&ADDRESSES_INNER, &image.addresses)?;
+        let atoms = build(&ATOMS_INNER, &image.atoms)?;
+        let decisions = build(&DECISIONS_INNER, &image.decisions)?;
+        // A program that began before the last switch may still read the slot that is replaced.
+        sys::wait_for_programs().map_err(failed("waiting for running programs"))?;
+        let place = |outer: &Map<u32, u32>, fd: i32| {
+            outer
+                .set(&slot, &(fd as u32), 0)
+                .map_err(failed("placing the new tables"))
+        };
+        place(&self.addresses, addresses.fd().as_raw_fd())?;
+        place(&self.atoms, atoms.fd().as_raw_fd())?;
+        place(&self.decisions, decisions.fd().as_raw_fd())?;
+        let info = &image.info;
+        self.release_info
+            .set(&slot, info, 0)
+            .map_err(failed("placing the new tables"))?;
+        let digest = self.read_slot(slot)?.digest();
+        if digest != tables.digest() {
+            return Err(Error::ReadBack { table: "tables" });
+        }
+        let version = version + 1;
+        // One aligned 8-byte store: no packet sees the new version with the old slot.
+        self.active
+            .set(&0, &(version << 1 | u64::from(slot)), 0)
+            .map_err(failed("switching to the new tables"))?;
+        Ok(Loaded { version, digest })
+    }
+
+    /// The active tables as the kernel has them.
+    pub(crate) fn read_back(&self) -> Result<HostTables, Error> {
+        match self.active()? {
+            (0, _) => Err(Error::NothingLoaded),
+            (_, slot) => self.read_slot(slot),
+        }
+    }
+
+    fn read_slot(&self, slot: u32) -> Result<HostTables, Error> {
+        let reading = failed("reading the tables back");
+        let info = self
+            .release_info
+            .get(&slot)
+            .map_err(&reading)?
+            .unwrap_or_default();
+        let tables = HostTables {
+            generation: Generation(info.generation),
+            epoch: Epoch(info.epoch),
+            addresses: read_addresses(rows(&self.addresses, slot)?)?,
+            atoms: read_atoms(rows(&self.atoms, slot)?),
+            decisions: read_decisions(rows(&self.decisions, slot)?)?,
+        };
+        let counts = (
+            tables.addresses.len(),
+            tables.atoms.len(),
+            tables.decisions.len(),
+        );
+        let expected = (
+            info.addresses as usize,
+            info.atoms as usize,
+            info.decisions as usize,
+        );
+        if counts != expected {
+            return Err(Error::ReadBack {
+                table: "row counts",
+            });
+        }
+        Ok(tables.canonical()?)
+    }
+}
+
+fn rows<K: Plain, V: Plain>(outer: &Map<u32, u32>, slot: u32) -> Result<Vec<(K, V)>, Error> {
+    let reading = failed("reading the tables back");
+    let Some(inner) = sys::inner_map(outer, slot).map_err(&reading)? else {
+        return Err(Error::ReadBack { table: "slots" });
+    };
+    Map::new(inner).and_then(|map| map.rows()).map_err(reading)
+}
+
+fn read_addresses(rows: Vec<(AddressKey, AddressValue)>) -> Result<Vec<AddressEntry>, Error> {
+    rows.into_iter()
+        .map(|(key, value)| {
+            let address = if key.family == 4 {
+                unmapped(key.address)
+            } else {
+                IpAddr::V6(key.address.into())
+            };
+            let base = abi::ADDRESS_PREFIX_BASE + if key.family == 4 { 96 } else { 0 };
+            let length = key
+                .prefix_bits
+                .checked_sub(base)
+                .and_then(|bits| bits.try_into().ok());
+            let prefix = length.and_then(|bits| IpNet::new(address, bits).ok());
+            Ok(AddressEntry {
+                segment: Segment(key.segment),
+                prefix: prefix.ok_or(Error::ReadBack { table: "addresses" })?,
+                identity: IdentityId(value.identity),
+                vnic: (value.vnic != 0).then_some(VnicId(value.vnic)),
+                epoch: Epoch(value.epoch),
+            })
+        })
+        .collect()
+}
+
+fn read_atoms(mut rows: Vec<(u32, u32)>) -> Vec<AtomRange> {
+    rows.sort_unstable();
+    let mut ranges: Vec<AtomRange> = Vec::new();
+    for (index, value) in rows {
+        if value & abi::ATOM_PRESENT == 0 {
+            continue;
+        }
+        let Some(protocol) = Protocol::ALL.get((index / 65_536) as usize) else {
+            continue;
+        };
+        let port = (index % 65_536) as u16;
+        match ranges.last_mut() {
+            Some(last) if value & abi::ATOM_FIRST == 0 => last.last = port,
+            _ => ranges.push(AtomRange {
+                protocol: *protocol,
+                first: port,
+                last: port,
+                atom: AtomId((value & abi::ATOM_MASK) as u16),
+            }),
+        }
+    }
+    ranges
+}
+
+fn read_decisions(rows: Vec<(DecisionKey, DecisionValue)>) -> Result<Vec<Decision>, Error> {
+    rows.into_iter()
+        .map(|(key, value)| {
+            let direction = match key.direction {
+                0 => Direction::Egress,
+                1 => Direction::Ingress,
+                _ => return Err(Error::ReadBack { table: "decisions" }),
+            };
+            let verdict = match value.verdict {
+                0 => Verdict::Deny,
+                1 => Verdict::Allow,
+                _ => return Err(Error::ReadBack { table: "decisions" }),
+            };
+            Ok(Decision {
+                local: IdentityId(key.local),
+                peer: IdentityId(key.peer),
+                direction,
+                atom: AtomId(key.atom),
+                verdict,
+                rule: RuleId(value.rule),
+                log: value.log != 0,
+            })
+        })
+        .collect()
+}

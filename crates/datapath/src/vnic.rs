@@ -1,0 +1,579 @@
+//! One vnic: its pair of programs, its maps, its two hooks.
+
+use crate::abi::{self, Counter, EventBudget, Session, SessionKey, VnicConfig};
+use crate::shared::Shared;
+use crate::sys::{self, Hook, Map};
+use crate::{Error, PROGRAM, netdev};
+use libbpf_rs::MapCore;
+use lictor_types::{Direction, Mac, Reason, RuleId, Segment, Verdict, VnicId, VnicName, VnicState};
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+/// What is to be protected.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VnicSpec {
+    /// Its number, the same on every host. Not zero.
+    pub vnic: VnicId,
+    /// Its name, for people.
+    pub name: VnicName,
+    /// The tap, or the host's side of the veth pair.
+    pub device: String,
+    /// The guest's MAC.
+    pub mac: Mac,
+    /// The L2 domain.
+    pub segment: Segment,
+    /// The quota of sessions.
+    pub sessions_max: u32,
+}
+
+/// By which mechanism the programs hang on the device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum How {
+    /// Pinned links (Linux 6.6).
+    Tcx,
+    /// Filters with a fixed priority and handle.
+    Clsact,
+}
+
+/// Packets and bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Count {
+    /// Packets; a super-packet of an offload counts once.
+    pub packets: u64,
+    /// Bytes, Ethernet header included.
+    pub bytes: u64,
+}
+
+/// The network device's own counters, as the guest sees them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct DeviceCounters {
+    /// Received by the device: every packet that the egress program has seen.
+    pub from_guest: Count,
+    /// Sent by the device: what the ingress program allowed.
+    pub toward_guest: Count,
+}
+
+/// How an attachment began.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Attachment {
+    /// The mechanism.
+    pub how: How,
+    /// The device's packets at that moment, [from the guest, toward it]: anything above zero went
+    /// by unprotected.
+    pub packets_before: [u64; 2],
+    /// The device was up already.
+    pub was_up: bool,
+    /// The device was a port of a bridge already.
+    pub was_enslaved: bool,
+    /// Programs of others that run before ours, over both hooks: drift.
+    pub foreign: u32,
+    /// The vnic was attached to this device before, and has kept its state and sessions.
+    pub adopted: bool,
+}
+
+/// One hook as read back from the kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct HookState {
+    /// Our program is there.
+    pub attached: bool,
+    /// Programs of others that run before it.
+    pub foreign_before: u32,
+}
+
+/// Both hooks of a vnic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Hooks {
+    /// What the guest sends.
+    pub egress: HookState,
+    /// What goes toward the guest.
+    pub ingress: HookState,
+}
+
+impl Hooks {
+    /// Both are attached and first.
+    #[must_use]
+    pub fn intact(&self) -> bool {
+        let first = HookState {
+            attached: true,
+            foreign_before: 0,
+        };
+        self.egress == first && self.ingress == first
+    }
+
+    /// Both are attached.
+    #[must_use]
+    pub fn attached(&self) -> bool {
+        self.egress.attached && self.ingress.attached
+    }
+}
+
+/// A vnic as it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VnicStatus {
+    /// What was asked for.
+    pub spec: VnicSpec,
+    /// The device's number when it was attached.
+    pub ifindex: u32,
+    /// Whether it forwards.
+    pub state: VnicState,
+    /// By which mechanism it is attached.
+    pub how: How,
+    /// What the kernel says of the hooks now.
+    pub hooks: Hooks,
+}
+
+/// One direction's counters since the vnic was attached.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct DirectionCounters {
+    /// Everything that the program has seen.
+    pub seen: Count,
+    /// By reason; those that never happened are left out.
+    pub reasons: Vec<(Reason, Count)>,
+}
+
+impl DirectionCounters {
+    /// Under this reason.
+    #[must_use]
+    pub fn reason(&self, wanted: Reason) -> Count {
+        let found = self.reasons.iter().find(|(reason, _)| *reason == wanted);
+        found.map_or_else(Count::default, |(_, count)| *count)
+    }
+
+    /// Everything that was forwarded.
+    #[must_use]
+    pub fn allowed(&self) -> Count {
+        self.sum(|reason| (reason as u8) < Reason::PolicyDeny as u8)
+    }
+
+    /// Everything that was dropped.
+    #[must_use]
+    pub fn denied(&self) -> Count {
+        self.sum(|reason| reason as u8 >= Reason::PolicyDeny as u8)
+    }
+
+    fn sum(&self, wanted: impl Fn(Reason) -> bool) -> Count {
+        let chosen = self.reasons.iter().filter(|(reason, _)| wanted(*reason));
+        chosen.fold(Count::default(), |sum, (_, count)| Count {
+            packets: sum.packets + count.packets,
+            bytes: sum.bytes + count.bytes,
+        })
+    }
+}
+
+/// A vnic's counters.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct VnicCounters {
+    /// From the guest.
+    pub egress: DirectionCounters,
+    /// Toward the guest.
+    pub ingress: DirectionCounters,
+}
+
+/// What a rule decided: packets that opened a session or were denied. Packets inside a session are
+/// counted in the session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct RuleCount {
+    /// Packets that the rule judged.
+    pub packets: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Sessions that it opened.
+    pub sessions: u64,
+}
+
+/// What the program says of a packet that nobody sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TestVerdict {
+    /// Allow or deny.
+    pub verdict: Verdict,
+    /// Why.
+    pub reason: Reason,
+    /// By which rule.
+    pub rule: RuleId,
+}
+
+/// An attached vnic, by its pins.
+#[derive(Debug)]
+pub(crate) struct Vnic {
+    folder: PathBuf,
+    pub(crate) config: Map<u32, VnicConfig>,
+    pub(crate) sessions: Map<SessionKey, Session>,
+    counters: Map<u32, Counter>,
+    programs: [OwnedFd; 2],
+}
+
+const PROGRAM_NAMES: [&str; 2] = ["from_guest", "toward_guest"];
+const LINK_NAMES: [&str; 2] = ["link_from_guest", "link_toward_guest"];
+const MAP_NAMES: [&str; 4] = ["vnic", "sessions", "counters", "event_budget"];
+const HOOKS: [Hook; 2] = [Hook::Ingress, Hook::Egress];
+const DIRECTIONS: [Direction; 2] = [Direction::Egress, Direction::Ingress];
+
+fn failed(action: &'static str) -> impl Fn(io::Error) -> Error {
+    move |source| Error::System { action, source }
+}
+
+fn fixed(text: &str) -> [u8; 16] {
+    let mut bytes = [0; 16];
+    let length = text.len().min(15);
+    bytes[..length].copy_from_slice(&text.as_bytes()[..length]);
+    bytes
+}
+
+fn loose(bytes: &[u8; 16]) -> String {
+    let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(16);
+    String::from_utf8_lossy(&bytes[..end]).into_owned()
+}
+
+impl Vnic {
+    /// Opens the pins of a vnic that was attached before.
+    pub(crate) fn open(folder: &Path) -> Result<Self, Error> {
+        let pin = |name: &str| {
+            let path = folder.join(name);
+            sys::open_pin(&path).map_err(|source| Error::Pin {
+                path,
+                action: "opened",
+                source,
+            })
+        };
+        let sized = failed("checking the maps of a vnic");
+        Ok(Self {
+            folder: folder.to_owned(),
+            config: Map::new(pin("vnic")?).map_err(&sized)?,
+            sessions: Map::new(pin("sessions")?).map_err(&sized)?,
+            counters: Map::new(pin("counters")?).map_err(&sized)?,
+            programs: [pin(PROGRAM_NAMES[0])?, pin(PROGRAM_NAMES[1])?],
+        })
+    }
+
+    /// Loads the pair of programs and pins them with their maps. Nothing is attached yet.
+    pub(crate) fn load(folder: &Path, shared: &Shared, spec: &VnicSpec) -> Result<Self, Error> {
+        let making = |source| Error::Pin {
+            path: folder.to_owned(),
+            action: "made",
+            source,
+        };
+        fs::create_dir(folder).map_err(making)?;
+        let refused = |source| Error::Program {
+            vnic: spec.vnic,
+            source,
+        };
+        let mut object = libbpf_rs::ObjectBuilder::default()
+            .open_memory(PROGRAM)
+            .map_err(refused)?;
+        for mut map in object.maps_mut() {
+            let name = map.name().to_string_lossy().into_owned();
+            if let Some(fd) = shared.fd(&name) {
+                map.reuse_fd(fd).map_err(refused)?;
+            } else if name == "sessions" {
+                map.set_max_entries(spec.sessions_max).map_err(refused)?;
+            }
+        }
+        let mut object = object.load().map_err(refused)?;
+        for mut map in object.maps_mut() {
+            let name = map.name().to_string_lossy().into_owned();
+            if MAP_NAMES.contains(&name.as_str()) {
+                map.pin(folder.join(name)).map_err(refused)?;
+            }
+        }
+        for mut program in object.progs_mut() {
+            let name = program.name().to_string_lossy().into_owned();
+            program.pin(folder.join(name)).map_err(refused)?;
+        }
+        let budget = sys::open_pin(&folder.join("event_budget"))
+            .and_then(Map::<u32, EventBudget>::new)
+            .map_err(failed("checking the maps of a vnic"))?;
+        drop(budget);
+        Self::open(folder)
+    }
+
+    pub(crate) fn config(&self) -> Result<VnicConfig, Error> {
+        let config = self.config.get(&0).map_err(failed("reading a vnic"))?;
+        Ok(config.unwrap_or_default())
+    }
+
+    pub(crate) fn set_config(&self, config: &VnicConfig) -> Result<(), Error> {
+        self.config
+            .set(&0, config, 0)
+            .map_err(failed("writing a vnic"))
+    }
+
+    /// Begins in hold, then attaches: a packet that meets the program meets a closed vnic.
+    pub(crate) fn attach(
+        &self,
+        spec: &VnicSpec,
+        device: &netdev::Device,
+        how: How,
+    ) -> Result<Attachment, Error> {
+        self.set_config(&VnicConfig {
+            state: VnicState::Hold as u32,
+            vnic: spec.vnic.0,
+            segment: spec.segment.0,
+            ifindex: device.ifindex,
+            mac: spec.mac.0,
+            attached_at_ns: sys::now_ns().map_err(failed("reading the clock"))?,
+            device_base: [device.rx_packets, device.tx_packets],
+            sessions_max: spec.sessions_max,
+            hook: if how == How::Tcx {
+                abi::HOOK_TCX
+            } else {
+                abi::HOOK_CLSACT
+            },
+            device: fixed(&spec.device),
+            name: fixed(spec.name.as_str()),
+            ..VnicConfig::default()
+        })?;
+        self.hang(device.ifindex, how)?;
+        let mut config = self.config()?;
+        // Read again: a packet may have passed between the first look and the attachment.
+        let after = netdev::find(&spec.device).map_err(failed("reading the device"))?;
+        if let Some(after) = after.filter(|after| after.ifindex == device.ifindex) {
+            config.device_base = [after.rx_packets, after.tx_packets];
+            self.set_config(&config)?;
+        }
+        self.attachment(&config, device, false)
+    }
+
+    /// Attaches whichever hook is missing.
+    pub(crate) fn hang(&self, ifindex: u32, how: How) -> Result<(), Error> {
+        let attaching = failed("attaching to the device");
+        let hooks = self.hooks_on(ifindex, how);
+        for (index, hook) in HOOKS.into_iter().enumerate() {
+            if [hooks.egress, hooks.ingress][index].attached {
+                continue;
+            }
+            let program = self.programs[index].as_fd();
+            match how {
+                How::Clsact => sys::clsact_attach(program, ifindex, hook).map_err(&attaching)?,
+                How::Tcx => {
+                    let path = self.folder.join(LINK_NAMES[index]);
+                    unpin(&path)?;
+                    let link = sys::tcx_attach(program, ifindex, hook).map_err(&attaching)?;
+                    sys::pin(link.as_fd(), &path).map_err(|source| Error::Pin {
+                        path,
+                        action: "made",
+                        source,
+                    })?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn attachment(
+        &self,
+        config: &VnicConfig,
+        device: &netdev::Device,
+        adopted: bool,
+    ) -> Result<Attachment, Error> {
+        let hooks = self.hooks()?;
+        Ok(Attachment {
+            how: how_of(config),
+            packets_before: config.device_base,
+            was_up: device.up,
+            was_enslaved: device.enslaved,
+            foreign: hooks.egress.foreign_before + hooks.ingress.foreign_before,
+            adopted,
+        })
+    }
+
+    /// The hooks as the kernel has them, if the device is still the one that was attached.
+    pub(crate) fn hooks(&self) -> Result<Hooks, Error> {
+        let config = self.config()?;
+        let device = netdev::find(&loose(&config.device)).map_err(failed("reading the device"))?;
+        if device.is_none_or(|device| device.ifindex != config.ifindex) {
+            return Ok(Hooks::default());
+        }
+        Ok(self.hooks_on(config.ifindex, how_of(&config)))
+    }
+
+    fn hooks_on(&self, ifindex: u32, how: How) -> Hooks {
+        // What cannot be read is reported as not attached: never take silence for protection.
+        let state = |index: usize| self.hook(ifindex, how, index).unwrap_or_default();
+        Hooks {
+            egress: state(0),
+            ingress: state(1),
+        }
+    }
+
+    fn hook(&self, ifindex: u32, how: How, index: usize) -> io::Result<HookState> {
+        let id = sys::prog_id(self.programs[index].as_fd())?;
+        let hook = HOOKS[index];
+        if how == How::Tcx {
+            let programs = sys::tcx_programs(ifindex, hook)?;
+            let place = programs.iter().position(|program| *program == id);
+            return Ok(HookState {
+                attached: place.is_some(),
+                foreign_before: place.unwrap_or(0) as u32,
+            });
+        }
+        let attached = sys::clsact_program(ifindex, hook)? == Some(id);
+        let egress = hook == Hook::Egress;
+        // Programs at tcx, where the kernel has it, run before every filter.
+        let before = sys::tcx_programs(ifindex, hook).map_or(0, |programs| programs.len() as u32);
+        let filters = netdev::foreign_filters(ifindex, egress, sys::CLSACT_PRIORITY)?;
+        Ok(HookState {
+            attached,
+            foreign_before: before + filters,
+        })
+    }
+
+    /// Takes the programs off the device and removes every pin.
+    pub(crate) fn detach(&self) -> Result<(), Error> {
+        let config = self.config()?;
+        if how_of(&config) == How::Clsact && config.ifindex != 0 {
+            for (index, hook) in HOOKS.into_iter().enumerate() {
+                let ours = sys::prog_id(self.programs[index].as_fd()).ok();
+                let there = sys::clsact_program(config.ifindex, hook).ok().flatten();
+                // Interface numbers are used again: leave a filter that is not ours.
+                if there.is_some() && there == ours {
+                    sys::clsact_detach(config.ifindex, hook)
+                        .map_err(failed("detaching from the device"))?;
+                }
+            }
+        }
+        remove_pins(&self.folder)
+    }
+
+    pub(crate) fn status(&self) -> Result<VnicStatus, Error> {
+        let config = self.config()?;
+        let vnic = VnicId(config.vnic);
+        let broken = |why: String| Error::Refused { vnic, why };
+        Ok(VnicStatus {
+            spec: VnicSpec {
+                vnic,
+                name: VnicName::new(loose(&config.name)).map_err(|e| broken(e.to_string()))?,
+                device: loose(&config.device),
+                mac: Mac(config.mac),
+                segment: Segment(config.segment),
+                sessions_max: config.sessions_max,
+            },
+            ifindex: config.ifindex,
+            state: VnicState::from_number(config.state)
+                .ok_or_else(|| broken("its pinned state is not a state".into()))?,
+            how: how_of(&config),
+            hooks: self.hooks()?,
+        })
+    }
+
+    pub(crate) fn counters(&self, cpus: usize) -> Result<VnicCounters, Error> {
+        let [egress, ingress] = DIRECTIONS.map(|direction| self.direction(direction, cpus));
+        Ok(VnicCounters {
+            egress: egress?,
+            ingress: ingress?,
+        })
+    }
+
+    fn direction(&self, direction: Direction, cpus: usize) -> Result<DirectionCounters, Error> {
+        let read = |index: u32| -> Result<Count, Error> {
+            let index = direction as u32 * abi::COUNTERS_PER_DIRECTION + index;
+            let values = self.counters.get_per_cpu(&index, cpus);
+            let values = values.map_err(failed("reading counters"))?;
+            Ok(Count {
+                packets: values.iter().map(|value| value.packets).sum(),
+                bytes: values.iter().map(|value| value.bytes).sum(),
+            })
+        };
+        let mut counters = DirectionCounters {
+            seen: read(0)?,
+            reasons: Vec::new(),
+        };
+        for reason in Reason::ALL {
+            let count = read(*reason as u32)?;
+            if count.packets > 0 {
+                counters.reasons.push((*reason, count));
+            }
+        }
+        Ok(counters)
+    }
+
+    pub(crate) fn device_counters(&self) -> Result<DeviceCounters, Error> {
+        let name = loose(&self.config()?.device);
+        let device = netdev::find(&name).map_err(failed("reading the device"))?;
+        let device = device.ok_or(Error::NoDevice { device: name })?;
+        Ok(DeviceCounters {
+            from_guest: Count {
+                packets: device.rx_packets,
+                bytes: device.rx_bytes,
+            },
+            toward_guest: Count {
+                packets: device.tx_packets,
+                bytes: device.tx_bytes,
+            },
+        })
+    }
+
+    pub(crate) fn test_run(
+        &self,
+        direction: Direction,
+        packet: &[u8],
+    ) -> Result<TestVerdict, Error> {
+        let program = self.programs[direction as usize].as_fd();
+        let (returned, reason, rule) =
+            sys::test_run(program, packet).map_err(failed("running the program on a packet"))?;
+        let unknown = || {
+            let source = io::Error::other(format!("the program answered {returned}, {reason}"));
+            Error::System {
+                action: "running the program on a packet",
+                source,
+            }
+        };
+        let verdict = match returned {
+            -1 => Verdict::Allow,
+            2 => Verdict::Deny,
+            _ => return Err(unknown()),
+        };
+        let known = u8::try_from(reason).ok().and_then(Reason::from_number);
+        Ok(TestVerdict {
+            verdict,
+            reason: known.ok_or_else(unknown)?,
+            rule: RuleId(rule),
+        })
+    }
+}
+
+pub(crate) fn how_of(config: &VnicConfig) -> How {
+    if config.hook == abi::HOOK_CLSACT {
+        How::Clsact
+    } else {
+        How::Tcx
+    }
+}
+
+pub(crate) fn is_device(config: &VnicConfig, name: &str, ifindex: u32) -> bool {
+    config.ifindex == ifindex && config.device == fixed(name)
+}
+
+fn unpin(path: &Path) -> Result<(), Error> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::Pin {
+            path: path.to_owned(),
+            action: "removed",
+            source: error,
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// Removes a vnic's folder; a link goes first, and at once instead of when the kernel gets to it.
+pub(crate) fn remove_pins(folder: &Path) -> Result<(), Error> {
+    for name in LINK_NAMES {
+        let path = folder.join(name);
+        if let Ok(link) = sys::open_pin(&path) {
+            sys::link_detach(link.as_raw_fd());
+        }
+        unpin(&path)?;
+    }
+    for name in MAP_NAMES.into_iter().chain(PROGRAM_NAMES) {
+        unpin(&folder.join(name))?;
+    }
+    match fs::remove_dir(folder) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::Pin {
+            path: folder.to_owned(),
+            action: "removed",
+            source: error,
+        }),
+        _ => Ok(()),
+    }
+}
