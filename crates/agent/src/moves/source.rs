@@ -1,0 +1,201 @@
+//! The source's end of a move.
+
+use super::Message;
+use lictor_wire::local::MovePhase;
+
+/// What happened at the source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Event {
+    /// The target said something.
+    Peer(Message),
+    /// The first full copy has been sent.
+    CopySent,
+    /// QEMU asks for the guest's state: the guest is stopped.
+    Save,
+    /// The guest runs here (again).
+    GuestResumed,
+    /// The guest's process ended here.
+    GuestGone,
+    /// The management layer gives the move up.
+    Abandon,
+    /// The ticket's deadline has passed.
+    Lapsed,
+}
+
+/// What the source's shell must do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Action {
+    /// Tell the target.
+    Tell(Message),
+    /// Send every session while the guest runs; report [`Event::CopySent`].
+    SendCopy,
+    /// Fence all the guest's vnics, send what changed, answer Save() with a signed move record.
+    FenceAndSendDelta,
+    /// Answer Save() with a snapshot record and fence nothing.
+    AnswerSnapshot,
+    /// Open the guest's vnics again, under a new custody epoch.
+    Unfence,
+    /// Purge this end's sessions, let the vnics go, give custody up, sign the record.
+    Forget,
+    /// Record that the guest went on here.
+    RecordAborted,
+}
+
+/// Whether the target was told that it may open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Grant {
+    Open,
+    Given,
+    /// Given and released, or refused: no later request is granted.
+    Closed,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum State {
+    Admitted,
+    Copying,
+    Copied,
+    Fenced { grant: Grant, resumed: bool },
+    Done,
+    Aborted,
+}
+
+/// The source's end. It begins when both ends have signed the ticket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Source {
+    state: State,
+}
+
+impl Default for Source {
+    fn default() -> Self {
+        Self {
+            state: State::Admitted,
+        }
+    }
+}
+
+impl Source {
+    /// How far the move is, as the management layer sees it.
+    #[must_use]
+    pub const fn phase(&self) -> MovePhase {
+        match self.state {
+            State::Admitted => MovePhase::Admitted,
+            State::Copying => MovePhase::Copying,
+            State::Copied => MovePhase::Copied,
+            State::Fenced {
+                grant: Grant::Given,
+                ..
+            } => MovePhase::Committed,
+            State::Fenced { .. } => MovePhase::Fenced,
+            State::Done => MovePhase::Done,
+            State::Aborted => MovePhase::Aborted,
+        }
+    }
+
+    /// Takes an event, changes state, and says what to do, in order.
+    pub fn handle(&mut self, event: Event) -> Vec<Action> {
+        // These are answered alike in every state.
+        match event {
+            Event::Peer(Message::Commit) => return self.commit(),
+            Event::Save => return self.save(),
+            _ => {}
+        }
+        match self.state {
+            State::Admitted | State::Copying | State::Copied => self.before_fence(event),
+            State::Fenced { grant, resumed } => self.fenced(event, grant, resumed),
+            State::Done | State::Aborted => Vec::new(),
+        }
+    }
+
+    /// A commit is granted once, and only while the vnics are fenced. Without this question a cancelled
+    /// migration whose Load() still runs would leave both ends open.
+    fn commit(&mut self) -> Vec<Action> {
+        match self.state {
+            State::Fenced {
+                grant: Grant::Open,
+                resumed,
+            } => {
+                self.state = State::Fenced {
+                    grant: Grant::Given,
+                    resumed,
+                };
+                vec![Action::Tell(Message::Granted)]
+            }
+            _ => vec![Action::Tell(Message::Refused)],
+        }
+    }
+
+    /// Save() is also what a snapshot calls. Only an admitted move whose copy is complete fences.
+    fn save(&mut self) -> Vec<Action> {
+        if self.state == State::Copied {
+            self.state = State::Fenced {
+                grant: Grant::Open,
+                resumed: false,
+            };
+            return vec![Action::FenceAndSendDelta, Action::Tell(Message::Delta)];
+        }
+        vec![Action::AnswerSnapshot]
+    }
+
+    fn before_fence(&mut self, event: Event) -> Vec<Action> {
+        match (self.state, event) {
+            (State::Admitted, Event::Peer(Message::Ready)) => {
+                self.state = State::Copying;
+                vec![Action::SendCopy]
+            }
+            (State::Copying, Event::CopySent) => {
+                self.state = State::Copied;
+                vec![Action::Tell(Message::Copied)]
+            }
+            (_, Event::Peer(Message::Nack | Message::Released)) => {
+                self.state = State::Aborted;
+                vec![Action::RecordAborted]
+            }
+            (_, Event::Abandon | Event::Lapsed | Event::GuestGone) => {
+                self.state = State::Aborted;
+                vec![Action::Tell(Message::Abort), Action::RecordAborted]
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    fn fenced(&mut self, event: Event, grant: Grant, resumed: bool) -> Vec<Action> {
+        match event {
+            Event::Peer(Message::Complete) if grant == Grant::Given => {
+                self.state = State::Done;
+                vec![Action::Forget]
+            }
+            // The NACK comes before QEMU's own resume by half a millisecond: no packet is lost.
+            Event::Peer(Message::Nack) if grant != Grant::Given => self.unfence(),
+            Event::Peer(Message::Released) if grant == Grant::Given => {
+                if resumed {
+                    return self.unfence();
+                }
+                self.state = State::Fenced {
+                    grant: Grant::Closed,
+                    resumed,
+                };
+                Vec::new()
+            }
+            Event::GuestResumed if grant == Grant::Given => {
+                self.state = State::Fenced {
+                    grant,
+                    resumed: true,
+                };
+                Vec::new()
+            }
+            // The back-up when the NACK is lost. QEMU's "failed" event comes too late for this.
+            Event::GuestResumed => {
+                let mut actions = self.unfence();
+                actions.push(Action::Tell(Message::Abort));
+                actions
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    fn unfence(&mut self) -> Vec<Action> {
+        self.state = State::Aborted;
+        vec![Action::Unfence, Action::RecordAborted]
+    }
+}

@@ -1,0 +1,315 @@
+//! Explores every interleaving of one move: both ends, the messages between them, and what QEMU may do
+//! at either side, cancels and deaths included. At no instant are the guest's vnics open on two hosts,
+//! and wherever the guest ends up running its vnics are open.
+
+use lictor_agent::moves::{Message, source, target};
+use lictor_wire::local::MovePhase;
+use std::collections::{HashSet, VecDeque};
+
+/// A QEMU process, as far as a move sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Qemu {
+    /// Target only: no process yet.
+    None,
+    /// Target only: waits for the state.
+    Incoming,
+    /// Target only: inside Load().
+    Loading,
+    /// Target only: Load() was answered well; the guest may run at any moment.
+    Loaded,
+    Running,
+    /// Source only: stopped for the last part of a migration, its state is sent.
+    Stopped,
+    Gone,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct World {
+    source: source::Source,
+    target: target::Target,
+    source_open: bool,
+    target_open: bool,
+    source_qemu: Qemu,
+    target_qemu: Qemu,
+    /// The state in QEMU's stream came from an admitted move and not from a snapshot.
+    stream_is_move: bool,
+    to_source: VecDeque<Message>,
+    to_target: VecDeque<Message>,
+    copying: bool,
+    linked: bool,
+}
+
+impl World {
+    fn begin() -> Self {
+        Self {
+            source: source::Source::default(),
+            target: target::Target::default(),
+            source_open: true,
+            target_open: false,
+            source_qemu: Qemu::Running,
+            target_qemu: Qemu::None,
+            stream_is_move: false,
+            to_source: VecDeque::new(),
+            to_target: VecDeque::new(),
+            copying: false,
+            linked: true,
+        }
+    }
+
+    fn at_source(&mut self, event: source::Event) {
+        for action in self.source.handle(event) {
+            match action {
+                source::Action::Tell(message) if self.linked => self.to_target.push_back(message),
+                source::Action::SendCopy => self.copying = true,
+                source::Action::FenceAndSendDelta => {
+                    self.source_open = false;
+                    self.stream_is_move = true;
+                }
+                source::Action::AnswerSnapshot => self.stream_is_move = false,
+                source::Action::Unfence => self.source_open = true,
+                source::Action::Forget => assert!(!self.source_open, "forgets only when fenced"),
+                source::Action::Tell(_) | source::Action::RecordAborted => {}
+            }
+        }
+        self.check();
+    }
+
+    fn at_target(&mut self, event: target::Event) {
+        for action in self.target.handle(event) {
+            match action {
+                target::Action::Tell(message) if self.linked => self.to_source.push_back(message),
+                target::Action::Open => self.target_open = true,
+                target::Action::HoldAndPurge => self.target_open = false,
+                target::Action::AnswerLoaded => self.target_qemu = Qemu::Loaded,
+                target::Action::AnswerFailed if self.target_qemu == Qemu::Loading => {
+                    self.target_qemu = Qemu::Gone;
+                }
+                _ => {}
+            }
+        }
+        self.check();
+    }
+
+    fn check(&self) {
+        assert!(
+            !(self.source_open && self.target_open),
+            "open on two hosts: {self:?}"
+        );
+    }
+
+    /// Every world that one step of anybody leads to.
+    fn next(&self) -> Vec<Self> {
+        let mut worlds = Vec::new();
+        self.deliveries(&mut worlds);
+        self.qemu_steps(&mut worlds);
+        self.management_steps(&mut worlds);
+        worlds
+    }
+
+    fn step(&self, worlds: &mut Vec<Self>, change: impl FnOnce(&mut Self)) {
+        let mut world = self.clone();
+        change(&mut world);
+        worlds.push(world);
+    }
+
+    fn deliveries(&self, worlds: &mut Vec<Self>) {
+        if !self.to_source.is_empty() {
+            self.step(worlds, |w| {
+                let message = w.to_source.pop_front().expect("not empty");
+                w.at_source(source::Event::Peer(message));
+            });
+        }
+        if !self.to_target.is_empty() {
+            self.step(worlds, |w| {
+                let message = w.to_target.pop_front().expect("not empty");
+                w.at_target(target::Event::Peer(message));
+            });
+        }
+        if self.copying {
+            self.step(worlds, |w| {
+                w.copying = false;
+                w.at_source(source::Event::CopySent);
+            });
+        }
+    }
+
+    fn qemu_steps(&self, worlds: &mut Vec<Self>) {
+        if self.target_qemu == Qemu::None {
+            self.step(worlds, |w| {
+                w.target_qemu = Qemu::Incoming;
+                w.at_target(target::Event::Attached);
+            });
+        }
+        if self.source_qemu == Qemu::Running && self.target_qemu == Qemu::Incoming {
+            self.step(worlds, |w| {
+                w.source_qemu = Qemu::Stopped;
+                w.at_source(source::Event::Save);
+            });
+        }
+        if self.source_qemu == Qemu::Stopped && self.target_qemu == Qemu::Incoming {
+            self.step(worlds, |w| {
+                w.target_qemu = Qemu::Loading;
+                let event = if w.stream_is_move {
+                    target::Event::Load
+                } else {
+                    target::Event::LoadForeign
+                };
+                w.at_target(event);
+            });
+        }
+        if self.target_qemu == Qemu::Loaded {
+            self.step(worlds, |w| {
+                w.target_qemu = Qemu::Running;
+                w.at_target(target::Event::GuestResumed);
+            });
+        }
+        if self.target_qemu == Qemu::Loading {
+            self.step(worlds, |w| w.at_target(target::Event::Deadline));
+        }
+        if matches!(
+            self.target_qemu,
+            Qemu::Incoming | Qemu::Loading | Qemu::Loaded
+        ) {
+            self.step(worlds, |w| {
+                w.target_qemu = Qemu::Gone;
+                w.at_target(target::Event::GuestGone);
+            });
+        }
+    }
+
+    /// The source goes on when the target has failed, and also when a person cancels while Load() runs or
+    /// just after: then two QEMUs may run the guest for a moment, and its vnics decide who is heard.
+    fn management_steps(&self, worlds: &mut Vec<Self>) {
+        if self.source_qemu == Qemu::Stopped
+            && matches!(
+                self.target_qemu,
+                Qemu::Gone | Qemu::Incoming | Qemu::Loading
+            )
+        {
+            self.step(worlds, |w| {
+                w.source_qemu = Qemu::Running;
+                if w.target_qemu == Qemu::Incoming {
+                    w.target_qemu = Qemu::Gone;
+                    w.at_target(target::Event::GuestGone);
+                }
+                w.at_source(source::Event::GuestResumed);
+            });
+        }
+        if self.source_qemu == Qemu::Stopped && self.target_qemu == Qemu::Running {
+            self.step(worlds, |w| {
+                w.source_qemu = Qemu::Gone;
+                w.at_source(source::Event::GuestGone);
+            });
+        }
+        for event in [source::Event::Abandon, source::Event::Lapsed] {
+            if self.source.phase() < MovePhase::Fenced {
+                self.step(worlds, |w| w.at_source(event));
+            }
+        }
+    }
+
+    /// Nothing is under way any more: the guest must have its network where it runs.
+    fn check_at_rest(&self) {
+        let quiet = self.to_source.is_empty() && self.to_target.is_empty() && !self.copying;
+        if quiet
+            && self.linked
+            && self.source_qemu == Qemu::Running
+            && self.target_qemu == Qemu::Gone
+        {
+            assert!(
+                self.source_open,
+                "the guest runs at the source without network: {self:?}"
+            );
+        }
+        if quiet && self.target_qemu == Qemu::Running {
+            assert!(
+                self.target_open,
+                "the guest runs at the target without network: {self:?}"
+            );
+            assert_eq!(self.source.phase(), MovePhase::Done, "{self:?}");
+        }
+    }
+}
+
+fn explore(with_cut: bool) -> Vec<World> {
+    let mut seen = HashSet::from([World::begin()]);
+    let mut queue = VecDeque::from([World::begin()]);
+    while let Some(world) = queue.pop_front() {
+        let mut next = world.next();
+        if with_cut && world.linked {
+            world.step(&mut next, |w| {
+                w.linked = false;
+                w.to_source.clear();
+                w.to_target.clear();
+                w.at_target(target::Event::PeerLost);
+            });
+        }
+        for world in next {
+            assert!(seen.len() < 1_000_000, "the exploration is bounded");
+            if seen.insert(world.clone()) {
+                queue.push_back(world);
+            }
+        }
+    }
+    seen.into_iter().collect()
+}
+
+#[test]
+fn no_interleaving_opens_a_guest_on_two_hosts_or_leaves_it_without_network() {
+    let worlds = explore(false);
+    worlds.iter().for_each(World::check_at_rest);
+    let reached = |wanted: fn(&World) -> bool| worlds.iter().any(wanted);
+    // The exploration is worth something only if it reaches both ends of a move.
+    assert!(reached(
+        |w| w.source.phase() == MovePhase::Done && w.target_open
+    ));
+    assert!(reached(
+        |w| w.source.phase() == MovePhase::Aborted && w.source_open
+    ));
+    assert!(reached(
+        |w| w.source.phase() == MovePhase::Committed && w.source_qemu == Qemu::Running
+    ));
+}
+
+#[test]
+fn a_connection_lost_at_any_instant_never_opens_a_guest_on_two_hosts() {
+    let worlds = explore(true);
+    assert!(
+        worlds
+            .iter()
+            .any(|w| !w.linked && w.source.phase() == MovePhase::Committed)
+    );
+    for world in worlds
+        .iter()
+        .filter(|w| !w.linked && w.target_qemu == Qemu::Running)
+    {
+        assert!(world.target_open && !world.source_open, "{world:?}");
+    }
+}
+
+#[test]
+fn a_snapshot_fences_nothing() {
+    let mut end = source::Source::default();
+    assert_eq!(
+        end.handle(source::Event::Save),
+        [source::Action::AnswerSnapshot]
+    );
+    assert_eq!(end.phase(), MovePhase::Admitted);
+}
+
+#[test]
+fn a_commit_is_granted_once_and_only_while_fenced() {
+    let ask = source::Event::Peer(Message::Commit);
+    let refused = [source::Action::Tell(Message::Refused)];
+    let mut end = source::Source::default();
+    assert_eq!(end.handle(ask), refused);
+    for event in [
+        source::Event::Peer(Message::Ready),
+        source::Event::CopySent,
+        source::Event::Save,
+    ] {
+        end.handle(event);
+    }
+    assert_eq!(end.handle(ask), [source::Action::Tell(Message::Granted)]);
+    assert_eq!(end.handle(ask), refused);
+}
