@@ -5,8 +5,8 @@ use std::ffi::OsStr;
 use std::process::{Child, Command, ExitStatus};
 use std::sync::{OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, mpsc};
 
-/// Whoever makes things holds it for reading. The signal handler takes it for writing and never gives
-/// it back, so that nothing new appears behind the clean-up.
+/// Whoever makes things holds it for reading. The signal handler takes it for writing and never
+/// gives it back, so that nothing new appears behind the clean-up.
 static GATE: RwLock<()> = RwLock::new(());
 
 pub(crate) fn making() -> RwLockReadGuard<'static, ()> {

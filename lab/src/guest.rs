@@ -168,8 +168,8 @@ pub struct MigrateReport {
 }
 
 impl Host {
-    /// Boots a guest. `before_bridge` runs when the tap exists and before it joins the bridge and goes
-    /// up: the moment to attach a firewall.
+    /// Boots a guest. `before_bridge` runs when the tap exists and before it joins the bridge and
+    /// goes up: the moment to attach a firewall.
     ///
     /// # Errors
     /// No image, a refused device or callback, or QEMU does not start.
@@ -385,8 +385,8 @@ impl QemuGuest {
         Ok(())
     }
 
-    /// Migrates to a QEMU made by [`Host::receive`] and waits for the end. The guest runs on exactly
-    /// one side then; drop the other.
+    /// Migrates to a QEMU made by [`Host::receive`] and waits for the end. The guest runs on
+    /// exactly one side then; drop the other.
     ///
     /// # Errors
     /// QEMU refuses, or there is no end in time. A migration that failed is not an error here.

@@ -1,8 +1,8 @@
 //! A lab: its fabrics, and what stands on them.
 //!
 //! Two fabrics, so that tenants' traffic and the management's do not mix: `tenant` joins the hosts'
-//! tenant bridges, `mgmt` carries agents, managers and QEMU's migration streams. Devices live in the
-//! lab's own namespaces from their first moment, so their short names never meet another lab's.
+//! tenant bridges, `mgmt` carries agents, managers and QEMU's migration streams. Devices live in
+//! the lab's own namespaces from their first moment, so their short names never meet another lab's.
 
 use crate::command::line;
 use crate::netns::Netns;
@@ -161,8 +161,8 @@ impl Lab {
     pub fn host(&self, name: &str) -> Result<Host> {
         let node = self.node(name)?;
         let port = node.management().octets()[3];
-        // A Linux bridge without a pinned address takes its lowest port's, so that a joining tap would
-        // change it and leave neighbours with a stale entry.
+        // A Linux bridge without a pinned address takes its lowest port's, so that a joining tap
+        // would change it and leave neighbours with a stale entry.
         node.netns().ip(&format!(
             "link add {TENANT_BRIDGE} address 02:6c:00:00:00:{port:02x} type bridge \
              forward_delay 0"

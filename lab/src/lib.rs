@@ -2,9 +2,9 @@
 //! fabric, real QEMU guests, guests that are namespaces on a veth, clients that hold and check TCP
 //! counter streams, captured and injected frames.
 //!
-//! The demo, the tests and the benches share it. A [`Lab`] leaves nothing behind: its guard cleans up
-//! on a return and on a panic, a signal handler on Ctrl-C and SIGTERM, the kernel ends its processes
-//! when the owner dies, and the next lab removes what a killed owner left.
+//! The demo, the tests and the benches share it. A [`Lab`] leaves nothing behind: its guard cleans
+//! up on a return and on a panic, a signal handler on Ctrl-C and SIGTERM, the kernel ends its
+//! processes when the owner dies, and the next lab removes what a killed owner left.
 #![forbid(unsafe_code)]
 
 pub mod command;

@@ -44,7 +44,8 @@ impl Netns {
         &self.0.path
     }
 
-    /// Runs a closure on a thread of its own inside the namespace. Sockets that it makes stay inside.
+    /// Runs a closure on a thread of its own inside the namespace. Sockets that it makes stay
+    /// inside.
     ///
     /// # Errors
     /// The namespace is gone, or what the closure returns.

@@ -1,5 +1,5 @@
-//! An empty qcow2 disk, written by hand: a snapshot needs a disk that can hold it, and the lab should
-//! not need another package for 256 KiB of zeros.
+//! An empty qcow2 disk, written by hand: a snapshot needs a disk that can hold it, and the lab
+//! should not need another package for 256 KiB of zeros.
 
 use anyhow::{Context, Result};
 use std::path::Path;

@@ -1,8 +1,9 @@
 //! What a lab leaves when its owner dies, and how it is taken away.
 //!
-//! Everything a lab makes is named after its folder `/run/lictor-lab/<pid>-<start>-<number>`: mounts
-//! lie below it, namespaces begin with its tag. So the folder alone says what to remove; there is no
-//! list that could be out of date. Removal is idempotent, as two labs may start at once.
+//! Everything a lab makes is named after its folder `/run/lictor-lab/<pid>-<start>-<number>`:
+//! mounts lie below it, namespaces begin with its tag. So the folder alone says what to remove;
+//! there is no list that could be out of date. Removal is idempotent, as two labs may start at
+//! once.
 
 use crate::command::{close_gate, run_ungated};
 use anyhow::{Context, Result};

@@ -66,8 +66,8 @@ impl StreamLog {
         }
     }
 
-    /// Collects from a guest's data socket until its QEMU ends. Two QEMUs of one guest share a log: the
-    /// source falls silent before the target runs, so their bytes follow each other.
+    /// Collects from a guest's data socket until its QEMU ends. Two QEMUs of one guest share a log:
+    /// the source falls silent before the target runs, so their bytes follow each other.
     pub(crate) fn collect(&self, path: &Path) -> Result<()> {
         let socket = UnixStream::connect(path)
             .with_context(|| format!("no data channel on {}", path.display()))?;

@@ -3,6 +3,8 @@
 
 use lictor_lab::*;
 use lictor_types::Mac;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -245,22 +247,19 @@ fn residue(owner: u32, process: u32) -> Vec<String> {
     found
 }
 
-fn send(pid: u32, number: &str) {
-    let status = Command::new("kill")
-        .args([number, &pid.to_string()])
-        .status()
-        .expect("kill");
-    assert!(status.success());
+fn send(pid: u32, signal: Signal) {
+    let pid = Pid::from_raw(i32::try_from(pid).expect("a pid"));
+    kill(pid, signal).expect("the victim runs");
 }
 
 #[test]
 fn nothing_stays_after_ctrl_c() {
-    residue_after("wait", |pid| send(pid, "-INT"));
+    residue_after("wait", |pid| send(pid, Signal::SIGINT));
 }
 
 #[test]
 fn nothing_stays_after_sigterm() {
-    residue_after("wait", |pid| send(pid, "-TERM"));
+    residue_after("wait", |pid| send(pid, Signal::SIGTERM));
 }
 
 #[test]
@@ -270,5 +269,5 @@ fn nothing_stays_after_a_panic() {
 
 #[test]
 fn the_next_lab_removes_what_a_killed_owner_left() {
-    residue_after("kill", |pid| send(pid, "-KILL"));
+    residue_after("kill", |pid| send(pid, Signal::SIGKILL));
 }

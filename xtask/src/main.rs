@@ -1,2 +1,72 @@
-//! Entry point.
-fn main() {}
+//! The one developer door: `cargo xtask <task>`. One file per task.
+//!
+//! This program and `lictor-lab` build with nothing but Rust and a linker, as `setup` must run
+//! before anything else can be built: neither may depend on a crate that needs clang or libelf.
+#![forbid(unsafe_code)]
+
+mod check;
+mod deps;
+mod edges;
+mod licence;
+mod setup;
+mod steps;
+mod test;
+mod tidy;
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "cargo xtask",
+    about = "Everything a developer of Lictor runs",
+    max_term_width = 100
+)]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Install what is missing and build the lab's guest image; a second run does nothing.
+    ///
+    /// On Debian 12 as root it installs packages with apt; elsewhere it says which are missing. The
+    /// guest's kernel is downloaded and unpacked below target/lab-cache, never installed.
+    Setup,
+    /// Format, lints, tidiness, crate edges, licences and reasons of dependencies; changes nothing.
+    Check,
+    /// Set up, build, run every test, check. What CI runs. Needs root for the lab.
+    Test,
+    /// As `test`, with the long suites too (LICTOR_FULL=1).
+    TestFull,
+}
+
+fn main() -> ExitCode {
+    match run(&Arguments::parse().task) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(task: &Task) -> Result<()> {
+    match task {
+        Task::Setup => setup::run(),
+        Task::Check => steps::timed(check::steps),
+        Task::Test => steps::timed(|steps| test::steps(steps, test::Extent::Usual)),
+        Task::TestFull => steps::timed(|steps| test::steps(steps, test::Extent::Full)),
+    }
+}
+
+/// The workspace's folder.
+fn root() -> Result<PathBuf> {
+    let own = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    own.parent()
+        .map(PathBuf::from)
+        .context("xtask lies below the workspace")
+}
