@@ -4,8 +4,9 @@ mod support;
 
 use clap::Parser;
 use lictor_evidence::merkle::leaf_hash;
-use lictor_evidence::{Checkpoint, Tree};
+use lictor_evidence::{Checkpoint, Note, Tree};
 use lictor_manager::{Args, Manager, ManagerError, init, run, token};
+use lictor_store::{Options, Store};
 use lictor_wire::api::{Role, TokenRequest};
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
@@ -197,4 +198,36 @@ fn a_second_init_leaves_the_first_alone() {
         std::fs::read(dir.path().join("trust.json")).expect("the trust file"),
         before
     );
+}
+
+#[test]
+fn a_log_that_is_behind_or_beside_its_checkpoint_is_not_continued() {
+    for (size, root) in [(5, "later entries"), (0, "another past")] {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let clock = TestClock::default().clock();
+        init(dir.path(), Keys::new().init(), &clock).expect("a new manager");
+        let key = std::fs::read_to_string(dir.path().join("log.key")).expect("the log's key");
+        let key: lictor_wire::SigningKey = key.parse().expect("a key");
+        let root = lictor_types::Digest::of(root.as_bytes());
+        let signed = Checkpoint {
+            origin: key.name().to_string(),
+            size,
+            root,
+        };
+        let mut note = Note::new(signed.to_string()).expect("a note");
+        note.sign(&key);
+        let path = dir.path().join("store.db");
+        let mut store = Store::open(&path, Options::default()).expect("the store opens");
+        store
+            .write(|tx| tx.set_checkpoint(size, &note.to_string()))
+            .expect("the checkpoint is stored");
+        drop(store);
+        let error = Manager::open(dir.path(), clock)
+            .err()
+            .expect("must be refused");
+        assert!(
+            matches!(error, ManagerError::RolledBack { .. }),
+            "{size}: {error}"
+        );
+    }
 }

@@ -74,10 +74,12 @@ impl Log {
             .map(|(_, note)| read_checkpoint(&note, &key.verify_key()))
             .transpose()?;
         let mut frontier = Frontier::default();
-        let mut root_then = signed
-            .as_ref()
-            .filter(|signed| signed.size == 0)
-            .map(|s| s.root);
+        let covers = |frontier: &Frontier| {
+            signed
+                .as_ref()
+                .is_some_and(|signed| signed.size == frontier.size())
+        };
+        let mut root_then = covers(&frontier).then(|| frontier.root());
         while frontier.size() < size {
             let entries = store.read(|tx| tx.entries(frontier.size(), READ_ENTRIES))?;
             if entries.is_empty() {
@@ -85,10 +87,7 @@ impl Log {
             }
             for entry in entries {
                 frontier.push(&entry);
-                if signed
-                    .as_ref()
-                    .is_some_and(|signed| signed.size == frontier.size())
-                {
+                if covers(&frontier) {
                     root_then = Some(frontier.root());
                 }
             }
@@ -112,7 +111,10 @@ impl Log {
             return rolled_back("the root of those entries is not the one signed");
         }
         let hosts = open_hosts(store)?;
-        let own = found - hosts.values().map(Frontier::size).sum::<u64>();
+        let theirs = hosts.values().map(Frontier::size).sum::<u64>();
+        let Some(own) = found.checked_sub(theirs) else {
+            return rolled_back("hosts' logs hold more entries than it");
+        };
         let mut log = Self {
             key,
             frontier,
@@ -139,6 +141,11 @@ impl Log {
         note.sign(&self.key);
         store.write(|tx| tx.set_checkpoint(checkpoint.size, &note.to_string()))?;
         Ok(())
+    }
+
+    /// Whether nothing was ever told.
+    pub(super) fn is_empty(&self) -> bool {
+        self.frontier.size() == 0
     }
 
     /// The log of a host as far as it is stored.

@@ -74,11 +74,17 @@ impl App {
                 Some(Arc::new(release))
             }
         };
-        let state = Mutex::new(State {
+        let mut state = State {
             store: parts.store,
             log,
             release,
-        });
+        };
+        if state.log.is_empty() {
+            state.change((parts.clock)(), |_, journal| {
+                trust::tell(&parts.trust, journal)
+            })?;
+        }
+        let state = Mutex::new(state);
         let Parts {
             authority,
             trust,

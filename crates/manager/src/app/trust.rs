@@ -1,5 +1,6 @@
 //! Who may call: certificates, one-time tokens and enrolment.
 
+use super::log::Journal;
 use super::{App, Clock};
 use crate::authority::subject;
 use crate::error::AppError;
@@ -133,6 +134,21 @@ impl App {
             trust: self.trust.clone(),
         })
     }
+}
+
+/// Begins the log with the keys that this installation was made with.
+pub(super) fn tell(trust: &Trust, journal: &mut Journal) -> Result<(), AppError> {
+    let manager = [(KeyRole::Manager, &trust.manager)].into_iter();
+    let authors = trust.authors.iter().map(|key| (KeyRole::Author, key));
+    let approvers = trust.approvers.iter().map(|key| (KeyRole::Approver, key));
+    for (role, key) in manager.chain(authors).chain(approvers) {
+        journal.add(Body::KeyEnrolled {
+            role,
+            for_host: None,
+            key: key.clone(),
+        })?;
+    }
+    Ok(())
 }
 
 /// Makes a one-time token directly in a store: how the first one comes about.
