@@ -1,4 +1,4 @@
-//! The manager's own certificate authority: made once by `init`, its key readable by its owner only.
+//! The manager's own certificate authority: made once by `init`, its key for its owner only.
 
 use crate::error::{AppError, ManagerError};
 use crate::files;
@@ -86,8 +86,8 @@ impl Authority {
             .map_err(|error| ManagerError::Tls(error.to_string()))
     }
 
-    /// Certifies the public key of a request. Nothing else of the request is believed: role and name
-    /// come from the token.
+    /// Certifies the public key of a request. Nothing else of the request is believed: role and
+    /// name come from the token.
     pub(crate) fn issue_client(
         &self,
         request_pem: &str,

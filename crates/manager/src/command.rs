@@ -102,7 +102,7 @@ fn parse_role(text: &str) -> Result<Role, String> {
 
 fn system_clock() -> Clock {
     Arc::new(|| {
-        // A clock before 1970 gives 0: certificates made then are refused, which is what they should.
+        // A clock before 1970 gives 0: certificates made then are refused, as they should be.
         let since = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();

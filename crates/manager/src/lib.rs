@@ -1,8 +1,8 @@
 //! The manager: inventory, releases, moves and evidence behind one API over mutual TLS.
 //!
-//! One process and one directory. `app` decides and stores, one file for each resource; `http` turns
-//! bytes into calls and errors into status codes. Nothing is acknowledged before it is on disk, so
-//! the process may be killed at any instruction.
+//! One process and one directory. `app` decides and stores, one file for each resource; `http`
+//! turns bytes into calls and errors into status codes. Nothing is acknowledged before it is on
+//! disk, so the process may be killed at any instruction.
 #![forbid(unsafe_code)]
 
 mod app;

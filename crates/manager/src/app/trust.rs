@@ -249,8 +249,8 @@ fn find_token(tx: &Tx, token: &str, now_ms: u64) -> Result<([u8; 32], Role, Stri
     Ok((digest, role, row.name))
 }
 
-/// Remembers the first key of a host. Another one must be made room for by an admin: whoever holds a
-/// token must not be able to take a host over.
+/// Remembers the first key of a host. Another one must be made room for by an admin: whoever holds
+/// a token must not be able to take a host over.
 fn pin_agent_key(tx: &Tx, name: &str, key: Option<&VerifyKey>) -> Result<(), AppError> {
     let host = HostId::new(name).map_err(|error| AppError::Malformed(error.to_string()))?;
     let Some(key) = key else {
