@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod body;
+mod chain;
 mod checkpoint;
 mod entry;
 mod envelope;
@@ -14,12 +15,15 @@ mod keys;
 mod log;
 pub mod merkle;
 mod note;
+pub mod pack;
 pub mod tile;
+mod trust;
 
 pub use body::{
     Body, ControlFact, KeyRole, MOVE_RECORD_TYPE, MoveOutcome, MoveRecord, MoveSessions, MoveSide,
     PlacedBy, Readback, SessionSample, VnicCounters, VnicReadback,
 };
+pub use chain::{ChainFault, HostChain, host_chains};
 pub use checkpoint::{Checkpoint, LogProof};
 pub use entry::{ENTRY_VERSION, Entry, Source};
 pub use envelope::{
@@ -31,3 +35,4 @@ pub use keys::{KEY_NAME_BYTES_MAX, KeyName, SigningKey, VerifyKey};
 pub use log::{Log, MemoryStorage, Recovered, Storage, frame, recover};
 pub use merkle::Tree;
 pub use note::{NOTE_BYTES_MAX, NOTE_SIGNATURES_MAX, Note, NoteSignature, WitnessKey};
+pub use trust::{TRUST_LINES_MAX, TrustPolicy};

@@ -198,6 +198,17 @@ impl<S: Storage> Log<S> {
         self.storage.read(index)
     }
 
+    /// The bytes of all entries, for a pack.
+    ///
+    /// # Errors
+    /// [`EvidenceError::Storage`] if they cannot be read.
+    pub fn entries(&self) -> Result<Vec<Vec<u8>>, EvidenceError> {
+        let mut entries = Vec::new();
+        self.storage
+            .replay(&mut |entry| entries.push(entry.to_vec()))?;
+        Ok(entries)
+    }
+
     /// The root over the first `size` entries; `None` if there are fewer.
     #[must_use]
     pub fn root_at(&self, size: u64) -> Option<Digest> {

@@ -59,6 +59,14 @@ impl Note {
         &self.signatures
     }
 
+    /// The same text with one of its signatures: each must stand by itself.
+    pub(crate) fn only(&self, index: usize) -> Self {
+        Self {
+            text: self.text.clone(),
+            signatures: vec![self.signatures[index].clone()],
+        }
+    }
+
     /// Adds the log's own signature.
     pub fn sign(&mut self, key: &SigningKey) {
         let public = key.verify_key();
