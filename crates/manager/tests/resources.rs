@@ -2,8 +2,12 @@
 
 mod support;
 
-use lictor_evidence::{Body, Checkpoint, Source};
-use lictor_types::{Generation, HostId};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use lictor_evidence::{
+    Body, Checkpoint, Envelope, MOVE_RECORD_TYPE, MoveOutcome, MoveRecord, MoveSessions, MoveSide,
+    Source,
+};
+use lictor_types::{Digest, Generation, HostId};
 use lictor_wire::api::{Placement, Role};
 use serde_json::json;
 use support::{AgentLog, Server, guest, host, key};
@@ -224,10 +228,11 @@ fn evidence_is_stored_once_in_order_and_under_the_hosts_signature() {
         .map(|entry| String::from_utf8(entry.to_bytes().expect("it fits")).expect("a text"))
         .collect();
     assert_eq!(theirs, log.texts(), "verbatim and in order");
-    assert_eq!(
-        told(&server),
-        ["key-enrolled", "checkpoint-anchored", "checkpoint-anchored"]
-    );
+    // The log begins with the keys of manager, author and approver; the agent's is the fourth.
+    let expected = ["key-enrolled"; 4]
+        .into_iter()
+        .chain(["checkpoint-anchored"; 2]);
+    assert!(expected.eq(told(&server)), "{:?}", told(&server));
 }
 
 #[test]
@@ -357,4 +362,80 @@ fn a_guest_on_a_host_without_an_agent_is_alarmed_as_its_owner_chose() {
     };
     assert_eq!((closed, *since_ms, *error_ms), (&guest("pc"), 2_000, 50));
     assert!(*until_ms > *since_ms);
+}
+
+#[test]
+fn a_pack_verifies_and_names_a_flipped_byte() {
+    let server = Server::start();
+    server.with_release();
+    let agent = server.enrol(Role::Agent, "a");
+    let mut log = AgentLog::new(&server.keys.agent);
+    ["zero", "one"]
+        .into_iter()
+        .for_each(|text| log.add_alarm(text));
+    agent.ok("POST", "/v1/evidence", &log.batch(0));
+    let auditor = server.enrol(Role::Auditor, "eve");
+    let pack: lictor_wire::api::Pack =
+        serde_json::from_value(auditor.ok("GET", "/v1/pack", &())).expect("a pack");
+    let mut files: lictor_evidence::pack::Files = pack
+        .files
+        .into_iter()
+        .map(|(path, text)| (path, STANDARD.decode(text).expect("base64")))
+        .collect();
+    let verify = |files: &_| lictor_evidence::pack::verify(files, Some(&server.trust.manager));
+    let verified = verify(&files).expect("it verifies");
+    assert_eq!(
+        verified.entries.last().map(|entry| entry.body.kind()),
+        Some("pack-built")
+    );
+    assert!(
+        verified.chains.iter().all(|chain| chain.faults.is_empty()),
+        "{:?}",
+        verified.chains
+    );
+    let path = "releases/1.json";
+    files.get_mut(path).expect("the release is carried")[0] ^= 1;
+    let error = verify(&files).expect_err("one bit is flipped");
+    assert!(error.to_string().contains(path), "{error}");
+}
+
+#[test]
+fn a_recorded_move_is_listed() {
+    let server = Server::start();
+    let agent = server.enrol(Role::Agent, "a");
+    let side = MoveSide {
+        generation: Generation(1),
+        tables: Digest::of(b"tables"),
+    };
+    let record = MoveRecord {
+        ticket: Digest::of(b"ticket"),
+        guest: guest("db"),
+        from: host("a"),
+        to: host("b"),
+        asked_by: "ops".into(),
+        source: side.clone(),
+        target: side,
+        sessions: MoveSessions::default(),
+        hold_since_ms: 1,
+        fenced_ms: 2,
+        opened_ms: 3,
+        pause_us: 1_000,
+        unprotected_ms: 0,
+        unprotected_packets: Some(0),
+        error_ms: 1,
+        outcome: MoveOutcome::Committed,
+    };
+    let bytes = record.canonical_bytes();
+    let signed = Envelope::sign(MOVE_RECORD_TYPE, &bytes, &[&server.keys.agent]);
+    let mut log = AgentLog::new(&server.keys.agent);
+    log.add_alarm("before");
+    log.add(Body::MoveRecorded {
+        record: Box::new(record.clone()),
+        signed: Box::new(signed),
+    });
+    agent.ok("POST", "/v1/evidence", &log.batch(0));
+    let auditor = server.enrol(Role::Auditor, "eve");
+    let moves: Vec<MoveRecord> =
+        serde_json::from_value(auditor.ok("GET", "/v1/moves", &())).expect("move records");
+    assert_eq!(moves, [record]);
 }
