@@ -5,36 +5,83 @@ use crate::{deps, edges, licence, root, tidy};
 use anyhow::{Context, Result, bail};
 use std::process::{Command, Stdio};
 
-pub(crate) fn steps(steps: &mut Steps) -> Result<()> {
-    steps.run("format", || cargo(&["fmt", "--all", "--check"], &[]))?;
-    steps.run("lint", || {
-        let clippy = ["clippy", "--locked", "--workspace", "--all-targets", "--"];
-        cargo(&[&clippy[..], &["-D", "warnings"]].concat(), &[])
-    })?;
-    steps.run("tidy", || verdict(tidy::faults(&root()?)?))?;
-    steps.run("crate edges", || {
-        let path = root()?.join("docs/architecture.md");
-        let text = std::fs::read_to_string(&path)
-            .with_context(|| format!("cannot read {}", path.display()))?;
-        verdict(edges::faults(&text, &metadata(&["--no-deps"])?)?)
-    })?;
-    steps.run("dependencies", || {
-        let read = |name: &str| -> Result<String> {
-            let path = root()?.join(name);
-            std::fs::read_to_string(&path)
-                .with_context(|| format!("cannot read {}", path.display()))
-        };
-        let (deny, manifest) = (read("deny.toml")?, read("Cargo.toml")?);
-        let mut faults = deps::faults(&deny, &manifest, &metadata(&["--no-deps"])?)?;
-        faults.extend(licence::faults(&deny, &metadata(&[])?)?);
-        verdict(faults)
-    })?;
-    if has_cargo_deny() {
-        steps.run("cargo-deny", || {
-            cargo(&["deny", "check", "bans", "licenses", "sources"], &[])
-        })?;
+type Part = (&'static str, fn() -> Result<()>);
+
+const PARTS: [Part; 6] = [
+    ("format", format),
+    ("lint", lint),
+    ("tidy", || verdict(tidy::faults(&root()?)?)),
+    ("edges", crate_edges),
+    ("dependencies", dependencies),
+    ("cargo-deny", cargo_deny),
+];
+
+/// What the parts are called on the command line.
+pub(crate) fn names() -> [&'static str; PARTS.len()] {
+    PARTS.map(|(name, _)| name)
+}
+
+/// Runs the wanted parts, or all when none is named, and each of them whatever the others say.
+pub(crate) fn steps(steps: &mut Steps, wanted: &[String]) -> Result<()> {
+    let mut failed = Vec::new();
+    for (name, part) in PARTS {
+        if !wanted.is_empty() && !wanted.iter().any(|other| other == name) {
+            continue;
+        }
+        if let Err(error) = steps.run(name, part) {
+            eprintln!("{error:#}");
+            failed.push(name);
+        }
+    }
+    if !failed.is_empty() {
+        bail!("the check found faults in: {}", failed.join(", "));
     }
     Ok(())
+}
+
+fn format() -> Result<()> {
+    cargo(&["fmt", "--all", "--check"], &[])
+}
+
+fn lint() -> Result<()> {
+    let clippy = [
+        "clippy",
+        "--locked",
+        "--workspace",
+        "--all-targets",
+        "--",
+        "-D",
+        "warnings",
+    ];
+    cargo(&clippy, &[])
+}
+
+fn crate_edges() -> Result<()> {
+    verdict(edges::faults(
+        &read("docs/architecture.md")?,
+        &metadata(&["--no-deps"])?,
+    )?)
+}
+
+fn dependencies() -> Result<()> {
+    let (deny, manifest) = (read("deny.toml")?, read("Cargo.toml")?);
+    let mut faults = deps::faults(&deny, &manifest, &metadata(&["--no-deps"])?)?;
+    faults.extend(licence::faults(&deny, &metadata(&[])?)?);
+    verdict(faults)
+}
+
+/// Licences and reasons were checked without it; it adds bans and sources where it is installed.
+fn cargo_deny() -> Result<()> {
+    if has_cargo_deny() {
+        return cargo(&["deny", "check", "bans", "licenses", "sources"], &[]);
+    }
+    eprintln!("cargo-deny is not installed: bans and sources are not checked");
+    Ok(())
+}
+
+fn read(name: &str) -> Result<String> {
+    let path = root()?.join(name);
+    std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
 }
 
 /// All faults at once, one per line.

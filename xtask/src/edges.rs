@@ -167,7 +167,8 @@ mod tests {
 
     fn expect(rows: &str, uses: &[(&str, &str, &str)], expected: &[&str]) {
         let text = format!(
-            "# House\n\n## {HEADING}\n\n| crate | layer | may use |\n|---|---|---|\n{rows}\n## Next\n"
+            "# House\n\n## {HEADING}\n\n| crate | layer | may use |\n|---|---|---|\n{rows}\n\
+             ## Next\n"
         );
         let package = |name: &str| {
             let own = uses.iter().filter(|(from, ..)| *from == name);

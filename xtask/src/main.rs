@@ -14,6 +14,7 @@ mod test;
 mod tidy;
 
 use anyhow::{Context, Result};
+use clap::builder::PossibleValuesParser;
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -21,6 +22,7 @@ use std::process::ExitCode;
 #[derive(Debug, Parser)]
 #[command(
     name = "cargo xtask",
+    bin_name = "cargo xtask",
     about = "Everything a developer of Lictor runs",
     max_term_width = 100
 )]
@@ -36,8 +38,12 @@ enum Task {
     /// On Debian 12 as root it installs packages with apt; elsewhere it says which are missing. The
     /// guest's kernel is downloaded and unpacked below target/lab-cache, never installed.
     Setup,
-    /// Format, lints, tidiness, crate edges, licences and reasons of dependencies; changes nothing.
-    Check,
+    /// Look for faults of format, lints, tidiness, crate edges and dependencies; changes nothing.
+    Check {
+        /// Only these parts; all when none is named.
+        #[arg(value_parser = PossibleValuesParser::new(check::names()))]
+        parts: Vec<String>,
+    },
     /// Set up, build, run every test, check. What CI runs. Needs root for the lab.
     Test,
     /// As `test`, with the long suites too (LICTOR_FULL=1).
@@ -57,7 +63,7 @@ fn main() -> ExitCode {
 fn run(task: &Task) -> Result<()> {
     match task {
         Task::Setup => setup::run(),
-        Task::Check => steps::timed(check::steps),
+        Task::Check { parts } => steps::timed(|steps| check::steps(steps, parts)),
         Task::Test => steps::timed(|steps| test::steps(steps, test::Extent::Usual)),
         Task::TestFull => steps::timed(|steps| test::steps(steps, test::Extent::Full)),
     }

@@ -28,5 +28,5 @@ pub(crate) fn steps(steps: &mut Steps, extent: Extent) -> Result<()> {
         cargo(&["build", "--locked", "--workspace", "--all-targets"], &env)
     })?;
     steps.run("test", || cargo(&["test", "--locked", "--workspace"], &env))?;
-    check::steps(steps)
+    check::steps(steps, &[])
 }
