@@ -9,10 +9,13 @@
 mod compile;
 mod compiled;
 mod date;
+mod diagnostic;
 mod failure;
 mod intent;
 mod limits;
 mod model;
+mod overlap;
+mod parse;
 mod selector;
 mod service;
 
@@ -24,6 +27,7 @@ pub use compiled::{
     RuleInfo,
 };
 pub use date::{Date, DateError};
+pub use diagnostic::{Diagnostic, Severity, Span, render};
 pub use failure::{Cause, Choice, UnknownName};
 pub use intent::{Claim, Exception, Intent, Interpretation};
 pub use limits::*;
@@ -31,5 +35,6 @@ pub use model::{
     Action, ControlName, ControlRequirement, FailureChoice, Label, Labels, Log, OnExpiry, Policy,
     Rule, Scope, Tier, TierKind,
 };
+pub use parse::parse;
 pub use selector::{End, Selector};
 pub use service::{PortRange, Service};

@@ -8,6 +8,8 @@ pub const QUOTED_BYTES_MAX: usize = 1_024;
 pub const NESTING_MAX: usize = 64;
 /// Parts of one selector, with the scopes it names written out.
 pub const SELECTOR_PARTS_MAX: usize = 4_096;
+/// Parts of all selectors of one policy together.
+pub const SELECTOR_PARTS_TOTAL_MAX: usize = 4_194_304;
 /// Prefixes in one policy, over all sets.
 pub const PREFIXES_MAX: usize = 65_536;
 /// Labels that one policy may declare.

@@ -17,17 +17,16 @@ pub struct PortRange {
 
 impl fmt::Display for PortRange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = if self.protocol == Protocol::Other {
-            "ip"
+        if self.protocol == Protocol::Other {
+            // Bare `ip` would read as "every IP packet", which it is not.
+            f.write_str("ip")?;
         } else {
-            ""
-        };
-        if name.is_empty() {
             write!(f, "{}", self.protocol)?;
+            if (self.first, self.last) == (0, self.protocol.port_max()) {
+                return Ok(());
+            }
         }
-        f.write_str(name)?;
         match (self.first, self.last) {
-            (0, last) if last == self.protocol.port_max() => Ok(()),
             (first, last) if first == last => write!(f, "/{first}"),
             (first, last) => write!(f, "/{first}-{last}"),
         }

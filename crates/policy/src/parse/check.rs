@@ -1,0 +1,244 @@
+//! Checks that need the whole text: which rules touch sensitive scopes, whether owners stay within
+//! their tiers, whether weak choices are justified.
+
+use super::Parser;
+use crate::{
+    Action, Choice, Label, Policy, Rule, Scope, Selector, Span, Tier, TierKind,
+    diagnostic::Problem, overlap::satisfiable,
+};
+use std::collections::{BTreeMap, HashMap};
+
+/// An end as it was read.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ends {
+    pub(super) span: Span,
+    /// Whether it was read without a mistake: if not, it says nothing about what was meant.
+    pub(super) sound: bool,
+}
+
+/// Where a rule stands.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct RuleSpot {
+    pub(super) name: Span,
+    pub(super) from: Ends,
+    pub(super) to: Ends,
+}
+
+/// Where a tier stands.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct TierSpot {
+    pub(super) name: Span,
+    pub(super) within: Option<Ends>,
+}
+
+/// Where a choice stands.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ChoiceSpot {
+    pub(super) chosen: Span,
+    pub(super) sound: bool,
+}
+
+/// Places of what the policy holds, in the same order as the policy holds them.
+#[derive(Debug, Default)]
+pub(super) struct Spots {
+    pub(super) tiers: Vec<TierSpot>,
+    pub(super) rules: Vec<Vec<RuleSpot>>,
+    pub(super) choices: Vec<ChoiceSpot>,
+}
+
+/// Runs all checks.
+pub(super) fn check(parser: &mut Parser<'_>) {
+    let spots = std::mem::take(&mut parser.spots);
+    let mut tiers = std::mem::take(&mut parser.policy.tiers);
+    let mut sensitive = Sensitive::of(&parser.policy);
+    let mut problems = Vec::new();
+    order_of_tiers(&tiers, &spots, &mut problems);
+    for ((tier, spot), rules) in tiers.iter_mut().zip(&spots.tiers).zip(&spots.rules) {
+        let within = tier
+            .within
+            .take()
+            .filter(|_| spot.within.is_none_or(|ends| ends.sound));
+        for (rule, spot) in tier.rules.iter_mut().zip(rules) {
+            if !(spot.from.sound && spot.to.sound) {
+                continue;
+            }
+            rule.touches_sensitive = sensitive.touched_by(rule);
+            sensitive_rule(rule, spot, &mut problems);
+            if let Some(within) = &within {
+                inside(&parser.policy.labels, within, (rule, spot), &mut problems);
+            }
+        }
+        tier.within = within;
+    }
+    for (choice, spot) in parser.policy.choices.iter().zip(&spots.choices) {
+        if spot.sound {
+            let touches = sensitive.touches(&choice.guests);
+            weak_choice(choice, touches, spot.chosen, &mut problems);
+        }
+    }
+    parser.policy.tiers = tiers;
+    problems
+        .into_iter()
+        .for_each(|problem| parser.report(problem));
+}
+
+fn order_of_tiers(tiers: &[Tier], spots: &Spots, problems: &mut Vec<Problem>) {
+    for (index, (tier, spot)) in tiers.iter().zip(&spots.tiers).enumerate() {
+        let problem = match tier.kind {
+            TierKind::Ordered if index > 0 => Problem::new(
+                "late-guard",
+                spot.name,
+                "the ordered tier is not the first tier",
+            )
+            .expected("there is at most one, and it decides before all others")
+            .help("move it above the other tiers, or merge the ordered tiers"),
+            TierKind::Ordered if spot.within.is_some() => {
+                let message = "the ordered tier speaks for the whole policy";
+                Problem::new("guard-within", spot.name, message)
+                    .expected("it can't be limited by `within`")
+                    .help("remove `within`")
+            }
+            _ => continue,
+        };
+        problems.push(problem);
+    }
+}
+
+/// The sensitive scopes, and which selectors may match in one of them.
+struct Sensitive {
+    labels: BTreeMap<String, Label>,
+    scopes: Vec<Scope>,
+    known: HashMap<String, bool>,
+}
+
+impl Sensitive {
+    fn of(policy: &Policy) -> Self {
+        let scopes = policy.scopes.values().filter(|scope| scope.sensitive);
+        let (labels, scopes) = (policy.labels.clone(), scopes.cloned().collect());
+        Self {
+            labels,
+            scopes,
+            known: HashMap::new(),
+        }
+    }
+
+    fn touches(&mut self, selector: &Selector) -> bool {
+        let text = selector.to_string();
+        if let Some(known) = self.known.get(&text) {
+            return *known;
+        }
+        let mut scopes = self.scopes.iter();
+        let touches = scopes
+            .any(|scope| satisfiable(&self.labels, &[(selector, true), (&scope.selector, true)]));
+        self.known.insert(text, touches);
+        touches
+    }
+
+    fn touched_by(&mut self, rule: &Rule) -> bool {
+        self.touches(&rule.from) || self.touches(&rule.to)
+    }
+}
+
+/// What opens a sensitive scope needs someone to answer for it, a reason and an end.
+fn sensitive_rule(rule: &Rule, spot: &RuleSpot, problems: &mut Vec<Problem>) {
+    if !rule.touches_sensitive || rule.action != Action::Allow {
+        return;
+    }
+    let missing: Vec<&str> = [
+        (rule.owner.is_none(), "owner"),
+        (rule.justification.is_none(), "justification"),
+        (rule.expires.is_none(), "expires"),
+    ]
+    .into_iter()
+    .filter_map(|(missing, clause)| missing.then_some(clause))
+    .collect();
+    if missing.is_empty() {
+        return;
+    }
+    let message = format!(
+        "rule `{}` touches a sensitive scope and has no {}",
+        rule.name,
+        missing.join(", no ")
+    );
+    let problem = Problem::new("incomplete-metadata", spot.name, message)
+        .expected("needs owner, justification and expires")
+        .help("add them, or narrow `from` and `to` until they are outside of the scope");
+    problems.push(problem);
+}
+
+/// The owner of a tier opens their own guests only: whom a rule leads to is inside `within`. Where it
+/// leads to addresses outside of every guest, the guests it leads from are.
+fn inside(
+    labels: &BTreeMap<String, Label>,
+    within: &Selector,
+    (rule, spot): (&Rule, &RuleSpot),
+    problems: &mut Vec<Problem>,
+) {
+    let guest = &Selector::Guests;
+    if satisfiable(labels, &[(&rule.to, true), (guest, true), (within, false)]) {
+        let message = format!(
+            "rule `{}` leads to guests outside of its tier's `within`",
+            rule.name
+        );
+        let problem = Problem::new("outside-within", spot.to.span, message)
+            .expected(format!("not only guests that match {}", shown(within)))
+            .help(format!(
+                "add `& {}` if that is what is meant",
+                shown(within)
+            ));
+        problems.push(problem);
+    }
+    let leaves = satisfiable(labels, &[(&rule.to, true), (guest, false)]);
+    let own = Selector::All(vec![Selector::Guests, within.clone()]);
+    if leaves && satisfiable(labels, &[(&rule.from, true), (&own, false)]) {
+        let message = format!(
+            "rule `{}` leads outside from others than its tier's `within`",
+            rule.name
+        );
+        let problem = Problem::new("outside-within", spot.from.span, message)
+            .expected(format!("not only guests that match {}", shown(within)))
+            .help(format!(
+                "add `& {}`, or let `to` name guests only",
+                shown(within)
+            ));
+        problems.push(problem);
+    }
+}
+
+fn shown(selector: &Selector) -> String {
+    let text = selector.to_string();
+    match selector {
+        Selector::Either(_) => format!("({text})"),
+        _ => text,
+    }
+}
+
+fn weak_choice(
+    choice: &crate::FailureChoice,
+    touches_sensitive: bool,
+    span: Span,
+    problems: &mut Vec<Problem>,
+) {
+    if !choice.cause.weakens(choice.choice) {
+        return;
+    }
+    let named = choice.choice == Choice::AllowWithExpiry;
+    let no_expiry = choice.expires.is_none() && (named || touches_sensitive);
+    let no_reason = choice.justification.is_none() && touches_sensitive;
+    if !no_expiry && !no_reason {
+        return;
+    }
+    let missing = match (no_reason, no_expiry) {
+        (true, true) => "justification and expires",
+        (true, false) => "justification",
+        _ => "expires",
+    };
+    let message = format!(
+        "`{}` weakens the default and needs {missing}",
+        choice.choice
+    );
+    let problem = Problem::new("incomplete-metadata", span, message)
+        .expected(format!("the default is {}", choice.cause.default_choice()))
+        .help("add: justification \"why\" expires 2026-12-31");
+    problems.push(problem);
+}
