@@ -1,2 +1,4 @@
-//! What is there: links, QEMU guests, one module per environment.
+//! What is there: one module for each environment. [`qmp`] speaks to a guest's QEMU.
 #![forbid(unsafe_code)]
+
+pub mod qmp;
