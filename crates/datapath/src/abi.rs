@@ -76,3 +76,99 @@ plain! {
         direction: u8, verdict: u8, reason: u8, pad: [u8; 3],
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lictor_types::{Direction, Protocol, Reason, TcpState, Verdict, VnicState};
+    use std::collections::BTreeMap;
+
+    const HEADER: &str = include_str!("../../../bpf/abi.h");
+
+    /// The numbers that the header defines.
+    fn defines() -> BTreeMap<&'static str, u64> {
+        let lines = HEADER
+            .lines()
+            .filter_map(|line| line.strip_prefix("#define "));
+        lines
+            .filter_map(|line| {
+                let (name, value) = line.split_once(' ')?;
+                let value = value.split(" /*").next()?.trim();
+                let parsed = match value.strip_prefix("0x") {
+                    Some(digits) => u64::from_str_radix(digits, 16),
+                    None => value.parse(),
+                };
+                Some((name, parsed.ok()?))
+            })
+            .collect()
+    }
+
+    fn check(name: &str, expected: impl Into<u64>) {
+        assert_eq!(
+            defines().get(name).copied(),
+            Some(expected.into()),
+            "{name}"
+        );
+    }
+
+    #[test]
+    fn reasons_equal_those_of_the_header() {
+        let reasons: BTreeMap<String, u64> = Reason::ALL
+            .iter()
+            .map(|reason| {
+                (
+                    reason.name().replace('-', "_").to_uppercase(),
+                    *reason as u64,
+                )
+            })
+            .collect();
+        let header: BTreeMap<String, u64> = defines()
+            .into_iter()
+            .filter_map(|(name, value)| Some((name.strip_prefix("REASON_")?.to_owned(), value)))
+            .filter(|(name, _)| name != "DENY_FIRST")
+            .collect();
+        assert_eq!(reasons, header);
+        check("REASON_DENY_FIRST", Reason::PolicyDeny as u8);
+    }
+
+    #[test]
+    fn words_equal_those_of_the_header() {
+        check("DIRECTION_EGRESS", Direction::Egress as u8);
+        check("DIRECTION_INGRESS", Direction::Ingress as u8);
+        check("VERDICT_DENY", Verdict::Deny as u8);
+        check("VERDICT_ALLOW", Verdict::Allow as u8);
+        check("VNIC_HOLD", VnicState::Hold as u32);
+        check("VNIC_OPEN", VnicState::Open as u32);
+        check("VNIC_HANDED_OVER", VnicState::HandedOver as u32);
+        check("VNIC_CUT", VnicState::Cut as u32);
+        check("STATE_UNREPLIED", TcpState::Unreplied as u8);
+        check("STATE_SYN_RECEIVED", TcpState::SynReceived as u8);
+        check("STATE_ESTABLISHED", TcpState::Established as u8);
+        check("STATE_FIN_WAIT", TcpState::FinWait as u8);
+        check("STATE_TIME_WAIT", TcpState::TimeWait as u8);
+        check("STATE_CLOSED", TcpState::Closed as u8);
+        for protocol in Protocol::ALL {
+            let name = format!("PROTOCOL_{}", protocol.to_string().to_uppercase());
+            check(&name, protocol as u8);
+        }
+    }
+
+    #[test]
+    fn numbers_equal_those_of_the_header() {
+        check("LICTOR_ABI", ABI);
+        check("COUNTERS_PER_DIRECTION", COUNTERS_PER_DIRECTION);
+        check("SLOTS", SLOTS);
+        check("ADDRESS_PREFIX_BASE", ADDRESS_PREFIX_BASE);
+        check("ATOM_MASK", ATOM_MASK);
+        check("ATOM_FIRST", ATOM_FIRST);
+        check("ATOM_PRESENT", ATOM_PRESENT);
+        check("RULE_COUNTERS_MAX", RULE_COUNTERS_MAX);
+        check("EVENTS_BYTES", EVENTS_BYTES);
+        check("HOST_EVENTS_LOST", HOST_EVENTS_LOST);
+        check("HOST_RULES_UNCOUNTED", HOST_RULES_UNCOUNTED);
+        check("HOST_COUNTERS", HOST_COUNTERS);
+        check("HOOK_TCX", HOOK_TCX);
+        check("HOOK_CLSACT", HOOK_CLSACT);
+        check("PROTOCOL_CLASSES", ATOM_ENTRIES / 65_536);
+    }
+}

@@ -1,0 +1,221 @@
+//! A bench of one vnic in a network namespace and a BPF file system of its own, and the packets that
+//! are put on it. A network namespace belongs to the test's thread and goes with it.
+#![allow(dead_code, reason = "each test binary uses its own part of the bench")]
+#![allow(
+    unreachable_pub,
+    reason = "the bench is a module of several test binaries"
+)]
+
+pub mod packets;
+
+use lictor_datapath::{Datapath, VnicSpec, mount_bpffs};
+use lictor_types::{
+    AddressEntry, AtomId, AtomRange, Decision, Direction, Epoch, Generation, HostTables,
+    IdentityId, Mac, Protocol, RuleId, Segment, Verdict, VnicId, VnicName, VnicState,
+};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+pub const VNIC: VnicId = VnicId(1);
+pub const SEGMENT: Segment = Segment(7);
+pub const GUEST_MAC: Mac = Mac([0x52, 0x54, 0, 0, 0, 1]);
+pub const PEER_MAC: Mac = Mac([0x52, 0x54, 0, 0, 0, 2]);
+pub const DEVICE: &str = "host0";
+
+/// Whether this process may run tests that need root. Without root they fail, unless asked to be
+/// left out, which is said loudly.
+pub fn privileged() -> bool {
+    if nix::unistd::geteuid().is_root() {
+        return true;
+    }
+    assert!(
+        std::env::var_os("LICTOR_SKIP_PRIVILEGED").is_some_and(|value| value == "1"),
+        "this test loads BPF programs: run it as root, or set LICTOR_SKIP_PRIVILEGED=1"
+    );
+    eprintln!("NOT TESTED: this test needs root and LICTOR_SKIP_PRIVILEGED=1 is set");
+    false
+}
+
+pub fn run(command: &str) {
+    let mut words = command.split_whitespace();
+    let program = words.next().expect("a command has a first word");
+    let output = Command::new(program)
+        .args(words)
+        .output()
+        .expect("the command can be started");
+    assert!(
+        output.status.success(),
+        "`{command}` failed: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+/// A BPF file system in a folder of its own, gone with this value.
+pub struct Bpffs {
+    folder: tempfile::TempDir,
+}
+
+impl Bpffs {
+    pub fn new() -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder can be made");
+        mount_bpffs(folder.path()).expect("a BPF file system can be mounted");
+        Self { folder }
+    }
+
+    pub fn path(&self) -> &Path {
+        self.folder.path()
+    }
+}
+
+impl Drop for Bpffs {
+    fn drop(&mut self) {
+        let unmounted = nix::mount::umount2(self.folder.path(), nix::mount::MntFlags::MNT_DETACH);
+        if let Err(error) = unmounted {
+            eprintln!("{} stays mounted: {error}", self.folder.path().display());
+        }
+    }
+}
+
+/// Puts the calling thread into a new network namespace.
+pub fn own_namespace() {
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("root may unshare");
+    run("ip link set lo up");
+}
+
+pub fn spec(sessions_max: u32) -> VnicSpec {
+    VnicSpec {
+        vnic: VNIC,
+        name: VnicName::new("guest-1").expect("a valid name"),
+        device: DEVICE.into(),
+        mac: GUEST_MAC,
+        segment: SEGMENT,
+        sessions_max,
+    }
+}
+
+pub struct Bench {
+    pub datapath: Datapath,
+    pub bpffs: Bpffs,
+}
+
+impl Bench {
+    /// One open vnic under the tables of this module.
+    pub fn new() -> Self {
+        Self::with(1_024)
+    }
+
+    pub fn with(sessions_max: u32) -> Self {
+        let mut bench = Self::bare();
+        bench
+            .datapath
+            .attach(&spec(sessions_max))
+            .expect("attaches");
+        bench.datapath.load(&tables()).expect("loads");
+        bench
+            .datapath
+            .set_state(VNIC, VnicState::Open)
+            .expect("opens");
+        bench
+    }
+
+    /// A device, nothing attached, nothing loaded.
+    pub fn bare() -> Self {
+        own_namespace();
+        run("ip link add host0 type veth peer name guest0");
+        let bpffs = Bpffs::new();
+        let datapath = Datapath::open(bpffs.path()).expect("opens");
+        Self { datapath, bpffs }
+    }
+
+    pub fn root(&self) -> PathBuf {
+        self.bpffs.path().to_owned()
+    }
+
+    /// Asserts one packet's verdict and reason, as "allow session" or "deny revoked".
+    pub fn check(&self, what: &str, direction: Direction, packet: &[u8], expected: &str) {
+        let result = self
+            .datapath
+            .test_run(VNIC, direction, packet)
+            .expect("runs");
+        let found = format!("{} {}", result.verdict, result.reason);
+        assert_eq!(found, expected, "{what} ({direction})");
+    }
+}
+
+pub fn address(prefix: &str, identity: u32, vnic: u32, epoch: u64) -> AddressEntry {
+    AddressEntry {
+        segment: SEGMENT,
+        prefix: prefix.parse().expect("a valid prefix"),
+        identity: IdentityId(identity),
+        vnic: (vnic != 0).then_some(VnicId(vnic)),
+        epoch: Epoch(epoch),
+    }
+}
+
+fn atom(protocol: Protocol, first: u16, last: u16, atom: u16) -> AtomRange {
+    AtomRange {
+        protocol,
+        first,
+        last,
+        atom: AtomId(atom),
+    }
+}
+
+fn decision(peer: u32, direction: Direction, atom: u16, rule: i32) -> Decision {
+    Decision {
+        local: IdentityId(1),
+        peer: IdentityId(peer),
+        direction,
+        atom: AtomId(atom),
+        verdict: if rule > 0 {
+            Verdict::Allow
+        } else {
+            Verdict::Deny
+        },
+        rule: RuleId(rule.unsigned_abs()),
+        log: true,
+    }
+}
+
+/// Guest 1 (10.0.0.1, fd00::1) may talk web, DNS, ping and GRE with guest 2 (10.0.0.2, fd00::2);
+/// ssh from there is denied by a rule; 192.0.2.0/24 is nobody's friend.
+pub fn tables() -> HostTables {
+    use Direction::{Egress, Ingress};
+    HostTables {
+        generation: Generation(5),
+        epoch: Epoch(9),
+        addresses: vec![
+            address("10.0.0.1/32", 1, 1, 1),
+            address("fd00::1/128", 1, 1, 1),
+            address(&format!("{}/128", GUEST_MAC.link_local()), 1, 1, 1),
+            address("10.0.0.2/32", 2, 2, 2),
+            address("fd00::2/128", 2, 2, 2),
+            address("192.0.2.0/24", 3, 0, 0),
+            address("::/0", 4, 0, 0),
+        ],
+        atoms: vec![
+            atom(Protocol::Tcp, 0, 21, 2),
+            atom(Protocol::Tcp, 22, 22, 8),
+            atom(Protocol::Tcp, 23, 79, 2),
+            atom(Protocol::Tcp, 80, 80, 1),
+            atom(Protocol::Tcp, 81, 65_535, 2),
+            atom(Protocol::Udp, 53, 53, 3),
+            atom(Protocol::Icmp, 8, 8, 4),
+            atom(Protocol::Icmpv6, 128, 128, 5),
+            atom(Protocol::Icmpv6, 134, 134, 6),
+            atom(Protocol::Other, 47, 47, 7),
+        ],
+        decisions: vec![
+            decision(2, Ingress, 1, 100),
+            decision(2, Egress, 1, 101),
+            decision(2, Egress, 3, 102),
+            decision(2, Egress, 4, 103),
+            decision(2, Ingress, 4, 104),
+            decision(2, Egress, 5, 105),
+            decision(2, Ingress, 5, 106),
+            decision(2, Egress, 7, 107),
+            decision(4, Ingress, 6, 108),
+            decision(2, Ingress, 8, -200),
+        ],
+    }
+}

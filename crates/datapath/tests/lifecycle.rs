@@ -1,0 +1,283 @@
+//! Loads, exports, imports, restarts: what outlives what.
+
+mod common;
+
+use common::packets::{ip, udp};
+use common::{Bench, DEVICE, VNIC, privileged, spec, tables};
+use lictor_datapath::{Datapath, Error, How, ImportRefusal};
+use lictor_types::{
+    Decision, Direction, Epoch, Generation, RuleId, SessionKey, SessionRecord, TcpEnd, TcpState,
+    VnicState,
+};
+use std::collections::{BTreeMap, HashSet};
+use std::net::Ipv4Addr;
+
+const OUT: (&str, &str) = ("10.0.0.1", "10.0.0.2");
+
+fn query(port: u16) -> Vec<u8> {
+    ip(Direction::Egress, OUT, 17, &udp((port, 53)))
+}
+
+fn record(number: u32) -> SessionRecord {
+    let remote = Ipv4Addr::from(0x0a01_0000 + number);
+    SessionRecord {
+        key: SessionKey {
+            segment: common::SEGMENT,
+            protocol: 6,
+            local: Ipv4Addr::new(10, 0, 0, 1).into(),
+            remote: remote.into(),
+            local_port: number as u16,
+            remote_port: 80,
+        },
+        opened: Direction::Egress,
+        state: TcpState::Established,
+        rule: RuleId(number),
+        generation: Generation(5),
+        local_epoch: Epoch(1),
+        remote_epoch: Epoch(2),
+        idle_ms: 1_000,
+        expires_in_ms: 600_000,
+        packets: [3, 4],
+        bytes: [300, 400],
+        tcp: [
+            TcpEnd {
+                end: 1,
+                end_max: 2,
+                window_max: 3,
+                scale: 7,
+                flags: 1,
+            },
+            TcpEnd {
+                end: 4,
+                end_max: 5,
+                window_max: 6,
+                scale: 8,
+                flags: 1,
+            },
+        ],
+    }
+}
+
+#[test]
+fn ten_thousand_sessions_survive_import_and_export() {
+    if !privileged() {
+        return;
+    }
+    let bench = Bench::with(16_384);
+    let records: Vec<SessionRecord> = (0..10_000).map(record).collect();
+    let receipt = bench.datapath.import(VNIC, &records).expect("imports");
+    assert_eq!((receipt.imported, receipt.refused.len()), (10_000, 0));
+    let found = bench.datapath.export(VNIC).expect("exports");
+    let by_key: BTreeMap<_, _> = found.iter().map(|record| (record.key, *record)).collect();
+    assert_eq!(
+        (found.len(), by_key.len()),
+        (10_000, 10_000),
+        "each exactly once"
+    );
+    for record in &records {
+        let found = by_key[&record.key];
+        assert!(found.idle_ms >= record.idle_ms && found.expires_in_ms <= record.expires_in_ms);
+        let (idle_ms, expires_in_ms) = (record.idle_ms, record.expires_in_ms);
+        assert_eq!(
+            SessionRecord {
+                idle_ms,
+                expires_in_ms,
+                ..found
+            },
+            *record
+        );
+    }
+    let again = bench.datapath.import(VNIC, &records[..1]).expect("imports");
+    assert_eq!(again.refused, [(records[0].key, ImportRefusal::Exists)]);
+    assert_eq!(bench.datapath.purge(VNIC).expect("purges"), 10_000);
+    assert_eq!(bench.datapath.session_count(VNIC).expect("counts"), 0);
+}
+
+#[test]
+fn an_import_refuses_what_does_not_belong_or_fit() {
+    if !privileged() {
+        return;
+    }
+    let bench = Bench::with(1);
+    let foreign = SessionKey {
+        segment: lictor_types::Segment(8),
+        ..record(1).key
+    };
+    let records = [
+        SessionRecord {
+            key: foreign,
+            ..record(1)
+        },
+        SessionRecord {
+            expires_in_ms: 0,
+            ..record(2)
+        },
+        record(3),
+        record(4),
+    ];
+    let receipt = bench.datapath.import(VNIC, &records).expect("imports");
+    let refused: Vec<_> = receipt.refused.iter().map(|(_, why)| *why).collect();
+    assert_eq!(receipt.imported, 1);
+    let expected = [
+        ImportRefusal::OtherSegment,
+        ImportRefusal::Expired,
+        ImportRefusal::TableFull,
+    ];
+    assert_eq!(refused, expected);
+}
+
+#[test]
+fn an_imported_session_is_judged_by_this_host() {
+    if !privileged() {
+        return;
+    }
+    let bench = Bench::new();
+    bench.check("opens", Direction::Egress, &query(5), "allow policy-allow");
+    let good = bench.datapath.export(VNIC).expect("exports")[0];
+    bench.datapath.purge(VNIC).expect("purges");
+    let bad = SessionRecord {
+        key: SessionKey {
+            remote_port: 54,
+            ..good.key
+        },
+        ..good
+    };
+    bench.datapath.import(VNIC, &[good, bad]).expect("imports");
+    bench.check(
+        "policy allows it",
+        Direction::Egress,
+        &query(5),
+        "allow session",
+    );
+    let other = ip(Direction::Egress, OUT, 17, &udp((5, 54)));
+    bench.check("policy does not", Direction::Egress, &other, "deny revoked");
+}
+
+#[test]
+fn changes_since_a_mark_are_the_touched_and_the_gone() {
+    if !privileged() {
+        return;
+    }
+    let bench = Bench::new();
+    let records: Vec<SessionRecord> = (0..3).map(record).collect();
+    bench.datapath.import(VNIC, &records).expect("imports");
+    let known: HashSet<SessionKey> = records.iter().map(|record| record.key).collect();
+    let mark = bench.datapath.mark(VNIC).expect("marks");
+    bench.check("new", Direction::Egress, &query(5), "allow policy-allow");
+    assert_eq!(
+        bench
+            .datapath
+            .remove_sessions(VNIC, &[records[1].key])
+            .expect("removes"),
+        1
+    );
+    let changes = bench
+        .datapath
+        .export_changed(VNIC, mark, &known)
+        .expect("exports");
+    let touched: Vec<_> = changes
+        .touched
+        .iter()
+        .map(|record| record.key.local_port)
+        .collect();
+    assert_eq!((touched, changes.gone), (vec![5], vec![records[1].key]));
+}
+
+#[test]
+fn what_was_loaded_is_read_back_and_what_does_not_fit_is_refused() {
+    if !privileged() {
+        return;
+    }
+    let mut bench = Bench::bare();
+    assert!(matches!(
+        bench.datapath.read_back(),
+        Err(Error::NothingLoaded)
+    ));
+    let good = tables().canonical().expect("fits");
+    let first = bench.datapath.load(&tables()).expect("loads");
+    assert_eq!((first.version, first.digest), (1, good.digest()));
+    let mut contradicting = tables();
+    let decision = contradicting.decisions[0];
+    contradicting.decisions.push(Decision {
+        rule: RuleId(999),
+        ..decision
+    });
+    assert!(matches!(
+        bench.datapath.load(&contradicting),
+        Err(Error::Tables(_))
+    ));
+    let mut crowded = tables();
+    let many = (0..=lictor_types::DECISIONS_PER_HOST_MAX).map(|peer| Decision {
+        peer: lictor_types::IdentityId(peer),
+        ..decision
+    });
+    crowded.decisions = many.collect();
+    assert!(matches!(
+        bench.datapath.load(&crowded),
+        Err(Error::Tables(_))
+    ));
+    let mut loose = tables();
+    loose
+        .addresses
+        .push(common::address("10.9.0.1/16", 3, 0, 0));
+    assert!(matches!(
+        bench.datapath.load(&loose),
+        Err(Error::Row { .. })
+    ));
+    assert_eq!(bench.datapath.read_back().expect("reads"), good);
+    assert_eq!(bench.datapath.load(&tables()).expect("loads").version, 2);
+    assert_eq!(
+        bench.datapath.read_back().expect("reads").digest(),
+        good.digest()
+    );
+}
+
+#[test]
+fn a_restart_keeps_hooks_state_sessions_and_tables() {
+    if !privileged() {
+        return;
+    }
+    let mut bench = Bench::new();
+    bench.check("opens", Direction::Egress, &query(5), "allow policy-allow");
+    let root = bench.root();
+    bench.datapath = Datapath::open(&root).expect("opens again");
+    let status = bench.datapath.vnics().expect("lists");
+    assert_eq!((status.len(), &status[0].spec), (1, &spec(1_024)));
+    assert!(status[0].hooks.intact(), "{:?}", status[0].hooks);
+    assert_eq!(status[0].state, VnicState::Open);
+    bench.check("goes on", Direction::Egress, &query(5), "allow session");
+    let again = bench.datapath.attach(&spec(1_024)).expect("is idempotent");
+    assert!(again.adopted);
+    assert_eq!(bench.datapath.state(VNIC).expect("reads"), VnicState::Open);
+    bench.datapath.detach(VNIC).expect("detaches");
+    assert!(matches!(
+        bench.datapath.state(VNIC),
+        Err(Error::UnknownVnic { .. })
+    ));
+    assert!(
+        Datapath::open(&root)
+            .expect("opens")
+            .vnics()
+            .expect("lists")
+            .is_empty()
+    );
+}
+
+#[test]
+fn lost_hooks_are_seen_and_repaired() {
+    if !privileged() {
+        return;
+    }
+    let mut bench = Bench::bare();
+    bench.datapath.prefer_clsact();
+    let attachment = bench.datapath.attach(&spec(16)).expect("attaches");
+    assert_eq!(
+        (attachment.how, attachment.foreign, attachment.adopted),
+        (How::Clsact, 0, false)
+    );
+    assert!(bench.datapath.verify_hooks(VNIC).expect("reads").intact());
+    common::run(&format!("tc qdisc del dev {DEVICE} clsact"));
+    assert!(!bench.datapath.verify_hooks(VNIC).expect("reads").attached());
+    bench.datapath.attach(&spec(16)).expect("repairs");
+    assert!(bench.datapath.verify_hooks(VNIC).expect("reads").intact());
+}
