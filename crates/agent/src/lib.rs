@@ -1,7 +1,23 @@
-//! The agent of one host.
+//! The agent of one host: it verifies what two persons signed, loads it whole or not at all, attaches
+//! to vnics before they carry traffic, reads everything back, and records what it did.
 //!
-//! What exists: [`moves`], the protocol by which a guest's sessions change hosts, as two pure state
-//! machines. The shell that connects them to the kernel, to QEMU and to other agents is not built yet.
+//! [`Host`] is the core: one owner, no sockets, times as parameters. [`run`] is the shell around it.
+//! [`moves`] is the protocol by which a guest's sessions change hosts, as two pure state machines; the
+//! shell that connects them to QEMU and to other agents is not built yet.
 #![forbid(unsafe_code)]
 
+mod command;
+mod config;
+mod error;
+mod host;
+mod manager;
 pub mod moves;
+mod run;
+pub mod state;
+
+pub use command::{Args, dispatch};
+pub use config::{Config, ROUND_MS_MAX, ROUND_MS_MIN};
+pub use error::AgentError;
+pub use host::{BATCH_ENTRIES_MAX, Host, Offered};
+pub use manager::Manager;
+pub use run::run;

@@ -1,11 +1,15 @@
 //! A move as two state machines, one at each end. Both are pure: events in, actions out; no socket, no
 //! clock, no kernel. The shell around them executes the actions and reports what happened as events.
 //!
-//! The order that keeps a guest from being open twice (each step was needed in an experiment):
-//! 1. both ends sign a ticket; 2. the target holds; 3. the source copies while the guest runs;
-//! 4. in Save() the source fences and sends what changed; 5. in Load() the target asks the source to
-//! commit and opens only when that is granted; 6. after granting, the source ignores its own guest's
-//! RESUME until the target releases it; 7. the target's RESUME completes the move.
+//! The order that keeps a guest from being open twice; each step was needed in an experiment:
+//!
+//! 1. Both ends sign a ticket.
+//! 2. The target holds.
+//! 3. The source copies while the guest runs.
+//! 4. In Save() the source fences and sends what changed.
+//! 5. In Load() the target asks the source to commit, and opens only when that is granted.
+//! 6. After granting, the source ignores its own guest's RESUME until the target releases it.
+//! 7. The target's RESUME completes the move.
 
 pub mod source;
 pub mod target;

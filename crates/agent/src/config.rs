@@ -1,0 +1,57 @@
+//! The agent's configuration file.
+
+use crate::AgentError;
+use lictor_types::HostId;
+use serde::{Deserialize, Serialize};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+/// Where an agent keeps things and whom it asks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// This host's name, as the release's roster has it.
+    pub host: HostId,
+    /// Keys, the trust file, the last good release, the log. Mode 0700.
+    pub state_dir: PathBuf,
+    /// The control socket.
+    pub run_dir: PathBuf,
+    /// A folder on a BPF file system: what is pinned there outlives the agent.
+    pub pin_root: PathBuf,
+    /// Where other agents reach this one.
+    pub peer: SocketAddr,
+    /// The manager's URL; without it the agent goes on with what is in its state directory.
+    #[serde(default)]
+    pub manager: Option<String>,
+    /// Milliseconds between two rounds of fetching, reconciling and reporting.
+    #[serde(default = "round_ms_default")]
+    pub round_ms: u64,
+}
+
+/// The shortest round: below it the agent would do nothing but read the kernel back.
+pub const ROUND_MS_MIN: u64 = 50;
+/// The longest round: a host must be heard of within a minute.
+pub const ROUND_MS_MAX: u64 = 60_000;
+
+const fn round_ms_default() -> u64 {
+    1_000
+}
+
+impl Config {
+    /// Reads a configuration file.
+    ///
+    /// # Errors
+    /// [`AgentError::File`] names the file and what is wrong in it.
+    pub fn read(path: &Path) -> Result<Self, AgentError> {
+        let file = |what: String| AgentError::file(path, what);
+        let text = std::fs::read_to_string(path).map_err(|error| file(error.to_string()))?;
+        let config: Self = toml::from_str(&text).map_err(|error| file(error.to_string()))?;
+        if !(ROUND_MS_MIN..=ROUND_MS_MAX).contains(&config.round_ms) {
+            let found = config.round_ms;
+            return Err(file(format!(
+                "round_ms is {found}; expected {ROUND_MS_MIN} to {ROUND_MS_MAX}"
+            )));
+        }
+        Ok(config)
+    }
+}

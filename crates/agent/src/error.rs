@@ -1,0 +1,64 @@
+//! What can go wrong in an agent.
+
+use std::path::{Path, PathBuf};
+
+/// Why an agent cannot go on, or cannot do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// A file cannot be read, written or understood.
+    #[error("{}: {what}", path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// What is wrong.
+        what: String,
+    },
+    /// The agent has no trust file: nobody enrolled it.
+    #[error("{} is missing; enrol this host with `lictor agent enroll` first", path.display())]
+    NotEnrolled {
+        /// What is missing.
+        path: PathBuf,
+    },
+    /// The kernel refused something.
+    #[error("the data plane refused")]
+    Datapath(#[from] lictor_datapath::Error),
+    /// The log refused something.
+    #[error("the evidence log refused")]
+    Evidence(#[from] lictor_evidence::EvidenceError),
+    /// The tables of this host cannot be built.
+    #[error("no plan for this host")]
+    Plan(#[from] lictor_wire::PlanError),
+    /// The manager did not answer as expected.
+    #[error("the manager at {url}: {what}")]
+    Manager {
+        /// Where.
+        url: String,
+        /// What happened.
+        what: String,
+    },
+    /// A caller asked for something that is not possible now.
+    #[error("{0}")]
+    Refused(String),
+}
+
+impl AgentError {
+    pub(crate) fn file(path: &Path, what: impl Into<String>) -> Self {
+        Self::File {
+            path: path.into(),
+            what: what.into(),
+        }
+    }
+
+    /// The whole chain in one line, for answers and logs at the edge.
+    #[must_use]
+    pub fn chain(&self) -> String {
+        let mut text = self.to_string();
+        let mut source = std::error::Error::source(self);
+        while let Some(error) = source {
+            text.push_str(": ");
+            text.push_str(&error.to_string());
+            source = error.source();
+        }
+        text
+    }
+}

@@ -1,0 +1,261 @@
+//! The state directory: what an agent must still know after any crash. Every file is replaced as a
+//! whole (write, fsync, rename, fsync of the folder), so a reader sees the old or the new one.
+
+use crate::AgentError;
+use lictor_evidence::{Checkpoint, EvidenceError, SigningKey, Storage, VerifyKey, frame, recover};
+use lictor_wire::binding::BindingLog;
+use lictor_wire::release::Floor;
+use lictor_wire::{Envelope, Trust};
+use serde::{Serialize, de::DeserializeOwned};
+use std::fs::{File, OpenOptions};
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+/// Whom this agent believes.
+pub const TRUST: &str = "trust.json";
+/// The key that signs its evidence, its attestations and its tickets.
+pub const KEY: &str = "agent.key";
+/// The key of its certificate for the manager.
+pub const CERTIFICATE_KEY: &str = "certificate.key";
+/// Its certificate for the manager.
+pub const CERTIFICATE: &str = "certificate.pem";
+/// The manager's authority.
+pub const AUTHORITY: &str = "authority.pem";
+const RELEASE: &str = "release.json";
+const BINDINGS: &str = "bindings.json";
+const FLOOR: &str = "floor.json";
+const LOG: &str = "evidence.log";
+const CHECKPOINT: &str = "evidence.checkpoint";
+
+/// An agent's state directory.
+#[derive(Debug, Clone)]
+pub struct StateDir(PathBuf);
+
+impl StateDir {
+    /// Names the directory; it is made when something is written.
+    #[must_use]
+    pub fn new(path: &Path) -> Self {
+        Self(path.into())
+    }
+
+    /// The path of one file.
+    #[must_use]
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    /// The trust file.
+    ///
+    /// # Errors
+    /// [`AgentError::NotEnrolled`] if there is none, [`AgentError::File`] if it cannot be read.
+    pub fn trust(&self) -> Result<Trust, AgentError> {
+        self.read_json(TRUST)?
+            .ok_or_else(|| AgentError::NotEnrolled {
+                path: self.path(TRUST),
+            })
+    }
+
+    /// The agent's key.
+    ///
+    /// # Errors
+    /// As for [`Self::trust`].
+    pub fn key(&self) -> Result<SigningKey, AgentError> {
+        let path = self.path(KEY);
+        let bytes = self
+            .read(KEY)?
+            .ok_or_else(|| AgentError::NotEnrolled { path: path.clone() })?;
+        let text =
+            String::from_utf8(bytes).map_err(|error| AgentError::file(&path, error.to_string()))?;
+        SigningKey::from_private_text(text.trim())
+            .map_err(|error| AgentError::file(&path, error.to_string()))
+    }
+
+    /// The last good release, as it was signed.
+    ///
+    /// # Errors
+    /// [`AgentError::File`].
+    pub fn release(&self) -> Result<Option<Envelope>, AgentError> {
+        self.read_json(RELEASE)
+    }
+
+    /// The last good bindings, as they were signed.
+    ///
+    /// # Errors
+    /// [`AgentError::File`].
+    pub fn bindings(&self) -> Result<BindingLog, AgentError> {
+        Ok(self.read_json(BINDINGS)?.unwrap_or_default())
+    }
+
+    /// The newest release that was enforced here.
+    ///
+    /// # Errors
+    /// [`AgentError::File`].
+    pub fn floor(&self) -> Result<Option<Floor>, AgentError> {
+        self.read_json(FLOOR)
+    }
+
+    /// Keeps a release that is about to be loaded. The floor goes first: a crash between the two leaves
+    /// an agent that refuses older releases, never one that accepts them.
+    ///
+    /// # Errors
+    /// [`AgentError::File`].
+    pub fn keep_release(&self, envelope: &Envelope, floor: Floor) -> Result<(), AgentError> {
+        self.write_json(FLOOR, &floor)?;
+        self.write_json(RELEASE, envelope)
+    }
+
+    /// Keeps bindings that were loaded.
+    ///
+    /// # Errors
+    /// [`AgentError::File`].
+    pub fn keep_bindings(&self, log: &BindingLog) -> Result<(), AgentError> {
+        self.write_json(BINDINGS, log)
+    }
+
+    /// Writes JSON, durably and whole.
+    ///
+    /// # Errors
+    /// [`AgentError::File`].
+    pub fn write_json<T: Serialize>(&self, name: &str, value: &T) -> Result<(), AgentError> {
+        let bytes = serde_json::to_vec(value)
+            .map_err(|error| AgentError::file(&self.path(name), error.to_string()))?;
+        self.write(name, &bytes)
+    }
+
+    /// Writes a file with mode 0600, durably and whole.
+    ///
+    /// # Errors
+    /// [`AgentError::File`].
+    pub fn write(&self, name: &str, bytes: &[u8]) -> Result<(), AgentError> {
+        let path = self.path(name);
+        replace(&self.0, &path, bytes).map_err(|error| AgentError::file(&path, error.to_string()))
+    }
+
+    fn read(&self, name: &str) -> Result<Option<Vec<u8>>, AgentError> {
+        let path = self.path(name);
+        match std::fs::read(&path) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(AgentError::file(&path, error.to_string())),
+        }
+    }
+
+    fn read_json<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, AgentError> {
+        let Some(bytes) = self.read(name)? else {
+            return Ok(None);
+        };
+        let value = serde_json::from_slice(&bytes)
+            .map_err(|error| AgentError::file(&self.path(name), error.to_string()))?;
+        Ok(Some(value))
+    }
+}
+
+fn replace(folder: &Path, path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    std::fs::create_dir_all(folder)?;
+    let partial = path.with_extension("partial");
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&partial)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    std::fs::rename(&partial, path)?;
+    File::open(folder)?.sync_all()
+}
+
+/// The evidence log's file: frames of entries, and beside it the newest signed checkpoint.
+#[derive(Debug)]
+pub struct LogFile {
+    state: StateDir,
+    file: File,
+    entries: Vec<Vec<u8>>,
+}
+
+impl LogFile {
+    /// Opens the log, and cuts a torn write off its end: such an entry was never signed.
+    ///
+    /// # Errors
+    /// [`EvidenceError::RolledBack`] if the file is behind its signed checkpoint, or
+    /// [`EvidenceError::Storage`].
+    pub fn open(state: &StateDir, key: &VerifyKey) -> Result<Self, EvidenceError> {
+        let text = read_checkpoint(state)?;
+        let signed = text
+            .map(|text| Checkpoint::verify(&text, key))
+            .transpose()?;
+        std::fs::create_dir_all(&state.0).map_err(storage)?;
+        let path = state.path(LOG);
+        let file = OpenOptions::new()
+            .read(true)
+            .append(true)
+            .create(true)
+            .mode(0o600)
+            .open(&path);
+        let file = file.map_err(storage)?;
+        let bytes = std::fs::read(&path).map_err(storage)?;
+        let recovered = recover(&bytes, signed.as_ref())?;
+        if recovered.torn_bytes > 0 {
+            file.set_len(recovered.valid_bytes).map_err(storage)?;
+            file.sync_all().map_err(storage)?;
+        }
+        Ok(Self {
+            state: state.clone(),
+            file,
+            entries: recovered.entries,
+        })
+    }
+}
+
+fn storage(error: impl std::fmt::Display) -> EvidenceError {
+    EvidenceError::Storage(error.to_string())
+}
+
+fn read_checkpoint(state: &StateDir) -> Result<Option<String>, EvidenceError> {
+    let bytes = state.read(CHECKPOINT).map_err(storage)?;
+    bytes
+        .map(|bytes| String::from_utf8(bytes).map_err(storage))
+        .transpose()
+}
+
+impl Storage for LogFile {
+    fn replay(&self, visit: &mut dyn FnMut(&[u8])) -> Result<(), EvidenceError> {
+        self.entries.iter().for_each(|entry| visit(entry));
+        Ok(())
+    }
+
+    fn read(&self, index: u64) -> Result<Vec<u8>, EvidenceError> {
+        let place = usize::try_from(index).ok();
+        place
+            .and_then(|place| self.entries.get(place).cloned())
+            .ok_or_else(|| EvidenceError::Storage(format!("there is no entry {index}")))
+    }
+
+    fn append(&mut self, index: u64, entries: &[Vec<u8>]) -> Result<(), EvidenceError> {
+        if index != self.entries.len() as u64 {
+            let have = self.entries.len();
+            return Err(EvidenceError::Storage(format!(
+                "entry {index} after {have} entries"
+            )));
+        }
+        let mut bytes = Vec::new();
+        for entry in entries {
+            bytes.extend(frame(entry)?);
+        }
+        self.file.write_all(&bytes).map_err(storage)?;
+        self.file.sync_data().map_err(storage)?;
+        self.entries.extend_from_slice(entries);
+        Ok(())
+    }
+
+    fn checkpoint(&self) -> Result<Option<String>, EvidenceError> {
+        read_checkpoint(&self.state)
+    }
+
+    fn store_checkpoint(&mut self, text: &str) -> Result<(), EvidenceError> {
+        self.state
+            .write(CHECKPOINT, text.as_bytes())
+            .map_err(storage)
+    }
+}

@@ -1,0 +1,345 @@
+//! The agent's core on a real kernel: a tap, the loaded program, a state directory that survives.
+
+use lictor_agent::state::{self, StateDir};
+use lictor_agent::{Config, Host, Offered};
+use lictor_datapath::mount_bpffs;
+use lictor_evidence::{Body, Entry, KeyName};
+use lictor_policy::{CompileInput, Date, Labels, compile, parse};
+use lictor_types::{DeploymentId, Epoch, Generation, GuestId, HostId, Segment, VnicId, VnicState};
+use lictor_wire::binding::BindingLog;
+use lictor_wire::local::Attach;
+use lictor_wire::{
+    Binding, Delegation, Envelope, Release, RosterHost, SigningKey, Trust, VnicBinding,
+};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+const POLICY: &str = "policy \"test\" version 1\n\
+    label app : string required\n\
+    service web = tcp/80\n\
+    tier app unordered allow-only owner \"ops@test\" {\n\
+      allow in { from any to app:db service web justification \"test\" expires 2030-01-01 }\n\
+    }\n";
+
+/// A thread of its own in a network namespace of its own, and a BPF file system in a temporary folder.
+struct Ground {
+    folder: tempfile::TempDir,
+    author: SigningKey,
+    approver: SigningKey,
+    owner: SigningKey,
+    agent: SigningKey,
+}
+
+impl Drop for Ground {
+    fn drop(&mut self) {
+        let bpf = self.folder.path().join("bpf");
+        if let Err(error) = nix::mount::umount2(&bpf, nix::mount::MntFlags::MNT_DETACH) {
+            eprintln!("cannot unmount {}: {error}", bpf.display());
+        }
+    }
+}
+
+fn on_ground(test: impl FnOnce(&Ground) + Send) {
+    if !nix::unistd::geteuid().is_root() {
+        assert!(
+            std::env::var("LICTOR_SKIP_PRIVILEGED").is_ok_and(|value| value == "1"),
+            "this test needs root; run it as root, or set LICTOR_SKIP_PRIVILEGED=1 to leave it out"
+        );
+        eprintln!("SKIPPED: this test needs root and LICTOR_SKIP_PRIVILEGED=1 is set");
+        return;
+    }
+    let body = || {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("root may unshare");
+        let ground = Ground::new();
+        test(&ground);
+    };
+    let joined = std::thread::scope(|scope| scope.spawn(body).join());
+    joined.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+}
+
+fn key(name: &str) -> SigningKey {
+    SigningKey::generate(KeyName::new(name).expect("valid"), &mut rand::thread_rng())
+}
+
+fn labels() -> Labels {
+    Labels::from([("app".to_owned(), "db".to_owned())])
+}
+
+fn host_name() -> HostId {
+    HostId::new("a").expect("valid")
+}
+
+fn deployment() -> DeploymentId {
+    DeploymentId::new("test").expect("valid")
+}
+
+fn ip(words: &str) {
+    let output = Command::new("ip")
+        .args(words.split(' '))
+        .output()
+        .expect("ip is installed");
+    assert!(
+        output.status.success(),
+        "ip {words}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+impl Ground {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        mount_bpffs(&folder.path().join("bpf")).expect("a BPF file system can be mounted");
+        let ground = Self {
+            folder,
+            author: key("author"),
+            approver: key("approver"),
+            owner: key("owner"),
+            agent: key("agent-a"),
+        };
+        let state = StateDir::new(&ground.path("state"));
+        let trust = Trust {
+            deployment: deployment(),
+            authors: vec![ground.author.verify_key()],
+            approvers: vec![ground.approver.verify_key()],
+            approvals_required: 1,
+            manager: ground.author.verify_key(),
+        };
+        state.write_json(state::TRUST, &trust).expect("written");
+        state
+            .write(state::KEY, ground.agent.to_private_text().as_bytes())
+            .expect("written");
+        ground
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn open(&self) -> Host {
+        let config = Config {
+            host: host_name(),
+            state_dir: self.path("state"),
+            run_dir: self.path("run"),
+            pin_root: self.path("bpf"),
+            peer: "127.0.0.1:7443".parse().expect("valid"),
+            manager: None,
+            round_ms: 1_000,
+        };
+        Host::open(config, 1).expect("the host opens")
+    }
+
+    fn release(&self, generation: u64) -> Envelope {
+        let (policy, diagnostics) = parse("test.lictor", POLICY.as_bytes());
+        let policy = policy.unwrap_or_else(|| panic!("{diagnostics:?}"));
+        let date = Date::new(2026, 11, 24).expect("a day");
+        let input = CompileInput {
+            label_sets: vec![labels()],
+            date,
+        };
+        Release {
+            format: 1,
+            deployment: deployment(),
+            generation: Generation(generation),
+            created_ms: 1,
+            policy: compile(&policy, &input).expect("compiles"),
+            roster: vec![RosterHost {
+                host: host_name(),
+                cluster: "main".into(),
+                key: self.agent.verify_key(),
+                peer: "127.0.0.1:7443".parse().expect("valid"),
+            }],
+            delegations: vec![Delegation {
+                key: self.owner.verify_key(),
+                labels: vec![labels()],
+                guests_max: 4,
+                prefixes: vec!["10.1.0.0/16".parse().expect("valid")],
+                segments: vec![Segment(1)],
+            }],
+        }
+        .sign(&self.author)
+    }
+
+    fn approved(&self, generation: u64) -> Envelope {
+        let mut envelope = self.release(generation);
+        envelope.add_signature(&self.approver).expect("another key");
+        envelope
+    }
+
+    fn bindings(&self) -> BindingLog {
+        let binding = Binding {
+            deployment: deployment(),
+            epoch: Epoch(1),
+            guest: GuestId::new("db").expect("valid"),
+            labels: labels(),
+            vnics: vec![VnicBinding {
+                vnic: VnicId(7),
+                name: "tap-db".parse().expect("valid"),
+                mac: "52:54:00:00:00:07".parse().expect("valid"),
+                segment: Segment(1),
+                sessions_max: 1_024,
+            }],
+            hosts: Vec::new(),
+            retired: false,
+        };
+        BindingLog {
+            bindings: vec![binding.sign(&self.owner)],
+            attestations: Vec::new(),
+        }
+    }
+}
+
+fn attach(device: &str, address: &str) -> Attach {
+    Attach {
+        device: device.into(),
+        name: None,
+        qmp: None,
+        addresses: vec![address.parse().expect("valid")],
+        incoming: false,
+    }
+}
+
+fn bodies(host: &mut Host) -> Vec<Body> {
+    let batch = host.evidence_from(0).expect("readable").expect("not empty");
+    let parse = |text: &String| serde_json::from_str::<Entry>(text).expect("an entry").body;
+    batch.entries.iter().map(parse).collect()
+}
+
+fn count(host: &mut Host, wanted: fn(&Body) -> bool) -> usize {
+    bodies(host).into_iter().filter(wanted).count()
+}
+
+#[test]
+fn a_bound_vnic_opens_with_what_two_persons_signed_and_stays_open_without_the_agent() {
+    on_ground(|ground| {
+        ip("tuntap add dev tap-db mode tap");
+        let mut host = ground.open();
+        let offered = host
+            .offer(&ground.approved(1), &ground.bindings(), 2)
+            .expect("works");
+        assert_eq!(offered, Offered::Loaded);
+        let (attached, attestation) = host
+            .attach(&attach("tap-db", "10.1.0.10"), 3)
+            .expect("bound");
+        assert_eq!(
+            (attached.vnic, attached.state),
+            (VnicId(7), VnicState::Open)
+        );
+        assert!(attached.before_first_packet && attestation.is_some());
+        let report = host.report(4).expect("readable");
+        assert_eq!(report.generation, Generation(1));
+        assert_eq!(report.tables_expected, report.tables_found);
+        assert!(report.hooks_ok && report.controls[0].healthy);
+        assert_eq!(report.guests[0].vnics[0].addresses.len(), 1);
+        drop(host);
+
+        let mut host = ground.open();
+        let again = host.report(5).expect("readable");
+        assert_eq!(again.tables_found, report.tables_found);
+        assert_eq!(again.guests[0].vnics[0].state, VnicState::Open);
+        assert_eq!(
+            count(&mut host, |body| matches!(body, Body::AgentStarted { .. })),
+            2
+        );
+        // The manager has not heard of the addresses: they must not vanish for that.
+        let log = host.with_own_attestations(ground.bindings());
+        assert_eq!(log.attestations.len(), 1);
+        // A guest that is gone has none.
+        let log = host.with_own_attestations(BindingLog::default());
+        assert!(log.attestations.is_empty());
+    });
+}
+
+#[test]
+fn what_one_person_signed_is_refused_once_and_the_last_good_release_stays() {
+    on_ground(|ground| {
+        let mut host = ground.open();
+        host.offer(&ground.approved(1), &ground.bindings(), 2)
+            .expect("works");
+        for _ in 0..3 {
+            let offered = host
+                .offer(&ground.release(2), &ground.bindings(), 3)
+                .expect("works");
+            assert!(matches!(offered, Offered::Refused(reason) if reason.contains("approver")));
+        }
+        let report = host.report(4).expect("readable");
+        assert_eq!(report.generation, Generation(1));
+        assert!(
+            report
+                .refused
+                .is_some_and(|reason| reason.contains("approver"))
+        );
+        assert_eq!(
+            count(&mut host, |body| matches!(
+                body,
+                Body::ReleaseRefused { .. }
+            )),
+            1
+        );
+        host.offer(&ground.approved(2), &ground.bindings(), 5)
+            .expect("works");
+        let offered = host
+            .offer(&ground.approved(1), &ground.bindings(), 6)
+            .expect("works");
+        assert!(matches!(offered, Offered::Refused(reason) if reason.contains("already enforced")));
+        assert_eq!(host.report(7).expect("readable").generation, Generation(2));
+    });
+}
+
+#[test]
+fn a_vnic_that_no_binding_names_and_an_address_outside_the_delegation_are_refused_whole() {
+    on_ground(|ground| {
+        ip("tuntap add dev tap-db mode tap");
+        ip("tuntap add dev tap-other mode tap");
+        let mut host = ground.open();
+        host.offer(&ground.approved(1), &ground.bindings(), 2)
+            .expect("works");
+        let check = |host: &mut Host, request: &Attach, expected: &str| {
+            let error = host
+                .attach(request, 3)
+                .expect_err("must be refused")
+                .chain();
+            assert!(error.contains(expected), "{error}");
+            assert!(
+                host.report(4).expect("readable").guests.is_empty(),
+                "nothing is attached"
+            );
+        };
+        check(
+            &mut host,
+            &attach("tap-other", "10.1.0.10"),
+            "no binding names vnic tap-other",
+        );
+        check(
+            &mut host,
+            &attach("tap-db", "10.2.0.10"),
+            "outside the delegated prefixes",
+        );
+    });
+}
+
+#[test]
+fn a_device_that_went_with_its_guest_is_let_go_with_evidence() {
+    on_ground(|ground| {
+        ip("tuntap add dev tap-db mode tap");
+        let mut host = ground.open();
+        host.offer(&ground.approved(1), &ground.bindings(), 2)
+            .expect("works");
+        host.attach(&attach("tap-db", "10.1.0.10"), 3)
+            .expect("bound");
+        ip("link del tap-db");
+        host.reconcile(4).expect("works");
+        assert!(host.report(5).expect("readable").guests.is_empty());
+        assert_eq!(
+            count(&mut host, |body| matches!(body, Body::VnicDetached { .. })),
+            1
+        );
+    });
+}
+
+#[test]
+fn a_host_that_nobody_enrolled_says_so() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let state = StateDir::new(Path::new(folder.path()));
+    let error = state.trust().expect_err("there is none").to_string();
+    assert!(error.contains("lictor agent enroll"), "{error}");
+}
