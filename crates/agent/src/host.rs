@@ -1,5 +1,5 @@
-//! What one host enforces: the release and bindings it has verified, the vnics it has attached, and the
-//! evidence of both. One owner, one thread: nothing here is shared.
+//! What one host enforces: the release and bindings it has verified, the vnics it has attached,
+//! and the evidence of both. One owner, one thread: nothing here is shared.
 
 use crate::state::{LogFile, StateDir};
 use crate::{AgentError, Config};
@@ -48,8 +48,8 @@ pub enum Offered {
 }
 
 impl Host {
-    /// Opens the state directory and adopts what is pinned in the kernel; then verifies and loads the
-    /// last good release again. A host needs no manager for that.
+    /// Opens the state directory and adopts what is pinned in the kernel; then verifies and loads
+    /// the last good release again. A host needs no manager for that.
     ///
     /// # Errors
     /// [`AgentError`] if the host is not enrolled, a file is broken, or the kernel lacks something.
@@ -183,7 +183,8 @@ impl Host {
         Ok(Offered::Loaded)
     }
 
-    /// Once for each distinct refusal: a manager that offers the same thing every second is no news.
+    /// Once for each distinct refusal: a manager that offers the same thing every second is no
+    /// news.
     fn refuse(
         &mut self,
         reason: String,
@@ -248,8 +249,8 @@ impl Host {
     }
 
     /// Attaches a bound vnic to its device, in hold, attests its addresses, and opens it unless it
-    /// waits for a guest from another host. Returns the attestation for the manager, if there is a new
-    /// one.
+    /// waits for a guest from another host. Returns the attestation for the manager, if there is a
+    /// new one.
     ///
     /// # Errors
     /// [`AgentError::Refused`] if no binding names the vnic or an address lies outside its
@@ -314,8 +315,8 @@ impl Host {
             .then(|| format!("the binding of {} does not list host {host}", binding.guest))
     }
 
-    /// Signs the addresses that the management layer gave, and checks the log that would follow as a
-    /// whole, before anything is attached.
+    /// Signs the addresses that the management layer gave, and checks the log that would follow as
+    /// a whole, before anything is attached.
     fn attest(
         &self,
         binding: &Binding,
@@ -494,8 +495,8 @@ impl Host {
         Ok(())
     }
 
-    /// The entries from `first` on that the manager does not have yet, with the checkpoint that covers
-    /// them; `None` if there are none.
+    /// The entries from `first` on that the manager does not have yet, with the checkpoint that
+    /// covers them; `None` if there are none.
     ///
     /// # Errors
     /// [`AgentError::Evidence`].
@@ -520,8 +521,8 @@ impl Host {
         }))
     }
 
-    /// The firewall counts as healthy when what the kernel holds is what was approved, and every hook
-    /// is in its place: read back, not remembered.
+    /// The firewall counts as healthy when what the kernel holds is what was approved, and every
+    /// hook is in its place: read back, not remembered.
     fn controls(&self, tables_match: bool, hooks_ok: bool) -> Vec<ControlState> {
         vec![ControlState {
             name: "firewall".into(),

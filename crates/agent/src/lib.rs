@@ -1,5 +1,5 @@
-//! The agent of one host: it verifies what two persons signed, loads it whole or not at all, attaches
-//! to vnics before they carry traffic, reads everything back, and records what it did.
+//! The agent of one host: it verifies what two persons signed, loads it whole or not at all,
+//! attaches to vnics before they carry traffic, reads everything back, and records what it did.
 //!
 //! [`Host`] is the core: one owner, no sockets, times as parameters. [`run`] is the shell around it.
 //! [`moves`] is the protocol by which a guest's sessions change hosts, as two pure state machines; the

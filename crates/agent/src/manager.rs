@@ -1,5 +1,6 @@
-//! The agent's view of its manager: five calls over mutual TLS, trusting one authority only. Nothing
-//! that comes back is believed: releases and bindings are verified by whoever asked for them.
+//! The agent's view of its manager: five calls over mutual TLS, trusting one authority only.
+//! Nothing that comes back is believed: releases and bindings are verified by whoever asked for
+//! them.
 
 use crate::AgentError;
 use crate::state::{self, StateDir};

@@ -1,4 +1,5 @@
-//! The shell: a control socket, a manager that is asked every round, and one thread that owns the host.
+//! The shell: a control socket, a manager that is asked every round, and one thread that owns the
+//! host.
 
 use crate::manager::Manager;
 use crate::{AgentError, Config, Host};

@@ -95,8 +95,8 @@ impl StateDir {
         self.read_json(FLOOR)
     }
 
-    /// Keeps a release that is about to be loaded. The floor goes first: a crash between the two leaves
-    /// an agent that refuses older releases, never one that accepts them.
+    /// Keeps a release that is about to be loaded. The floor goes first: a crash between the two
+    /// leaves an agent that refuses older releases, never one that accepts them.
     ///
     /// # Errors
     /// [`AgentError::File`].

@@ -21,7 +21,8 @@ const POLICY: &str = "policy \"test\" version 1\n\
       allow in { from any to app:db service web justification \"test\" expires 2030-01-01 }\n\
     }\n";
 
-/// A thread of its own in a network namespace of its own, and a BPF file system in a temporary folder.
+/// A thread of its own in a network namespace of its own, and a BPF file system in a temporary
+/// folder.
 struct Ground {
     folder: tempfile::TempDir,
     author: SigningKey,

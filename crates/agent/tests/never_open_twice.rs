@@ -1,6 +1,6 @@
-//! Explores every interleaving of one move: both ends, the messages between them, and what QEMU may do
-//! at either side, cancels and deaths included. At no instant are the guest's vnics open on two hosts,
-//! and wherever the guest ends up running its vnics are open.
+//! Explores every interleaving of one move: both ends, the messages between them, and what QEMU
+//! may do at either side, cancels and deaths included. At no instant are the guest's vnics open on
+//! two hosts, and wherever the guest ends up running its vnics are open.
 
 use lictor_agent::moves::{Message, source, target};
 use lictor_wire::local::MovePhase;
@@ -177,8 +177,9 @@ impl World {
         }
     }
 
-    /// The source goes on when the target has failed, and also when a person cancels while Load() runs or
-    /// just after: then two QEMUs may run the guest for a moment, and its vnics decide who is heard.
+    /// The source goes on when the target has failed, and also when a person cancels while Load()
+    /// runs or just after: then two QEMUs may run the guest for a moment, and its vnics decide who
+    /// is heard.
     fn management_steps(&self, worlds: &mut Vec<Self>) {
         if self.source_qemu == Qemu::Stopped
             && matches!(

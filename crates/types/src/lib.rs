@@ -1,7 +1,8 @@
 //! The nouns of Lictor. Every other crate speaks in these types; this one does no I/O, reads no
 //! clock and knows no format but serde's.
 //!
-//! One word has one meaning (see `docs/architecture.md`, glossary): *ingress* is toward the guest and
+//! One word has one meaning (see `docs/architecture.md`, glossary): *ingress* is toward the guest
+//! and
 //! *egress* is from the guest, always; a *port* is a layer-4 port and never an interface.
 #![forbid(unsafe_code)]
 

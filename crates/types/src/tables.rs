@@ -1,6 +1,6 @@
-//! What one host's kernel holds of a release and its bindings, in one canonical form. The same bytes
-//! are hashed before a load and after a read-back: equal digests mean that what was approved is
-//! what is enforced.
+//! What one host's kernel holds of a release and its bindings, in one canonical form. The same
+//! bytes are hashed before a load and after a read-back: equal digests mean that what was approved
+//! is what is enforced.
 
 use crate::{
     ADDRESSES_PER_HOST_MAX, ATOMS_MAX, DECISIONS_PER_HOST_MAX, Direction, Epoch, Generation,

@@ -1,5 +1,5 @@
-//! The manager's HTTP API: routes, who may call them, and the JSON that they take and give. All of it
-//! runs over mutual TLS but `enroll`, where a one-time token stands for the certificate.
+//! The manager's HTTP API: routes, who may call them, and the JSON that they take and give. All of
+//! it runs over mutual TLS but `enroll`, where a one-time token stands for the certificate.
 
 use crate::binding::BindingLog;
 use crate::{Envelope, Trust, VerifyKey};
@@ -85,7 +85,8 @@ const READERS: &[Role] = &[
     Role::Auditor,
 ];
 
-/// Every route of the manager. The server is built from this list and a test calls each as each role.
+/// Every route of the manager. The server is built from this list and a test calls each as each
+/// role.
 pub const ROUTES: &[Route] = &[
     route(
         "POST",

@@ -1,5 +1,5 @@
-//! Bindings: what changes daily without two persons. Labels are signed by a delegated key, addresses
-//! by the agent that hosts the guest; both must lie inside a delegation of the release.
+//! Bindings: what changes daily without two persons. Labels are signed by a delegated key,
+//! addresses by the agent that hosts the guest; both must lie inside a delegation of the release.
 
 use crate::{Delegation, Envelope, Release, SigningKey, VerifiedRelease, VerifyKey};
 use lictor_policy::Labels;

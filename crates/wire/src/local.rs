@@ -1,5 +1,5 @@
-//! What is said on an agent's own Unix socket: one JSON object a line, one answer a line. The socket is
-//! the host's door: who can open it is root there or in its group.
+//! What is said on an agent's own Unix socket: one JSON object a line, one answer a line. The
+//! socket is the host's door: who can open it is root there or in its group.
 
 use crate::Refusal;
 use crate::api::HostReport;

@@ -239,7 +239,8 @@ pub fn verify(
         let detail = format!("it says format {}", release.format);
         return Err(ReleaseRefused::Malformed { detail });
     }
-    // A second encoding of the same release would have another digest: only the canonical one counts.
+    // A second encoding of the same release would have another digest: only the canonical one
+    // counts.
     if release.canonical_bytes() != payload {
         let detail = "its bytes are not in canonical form".to_owned();
         return Err(ReleaseRefused::Malformed { detail });

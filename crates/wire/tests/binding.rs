@@ -1,4 +1,5 @@
-//! Bindings lie inside a delegation or the whole log is refused; the plan follows from what is left.
+//! Bindings lie inside a delegation or the whole log is refused; the plan follows from what is
+//! left.
 
 mod support;
 

@@ -1,5 +1,6 @@
-//! A move as two state machines, one at each end. Both are pure: events in, actions out; no socket, no
-//! clock, no kernel. The shell around them executes the actions and reports what happened as events.
+//! A move as two state machines, one at each end. Both are pure: events in, actions out; no
+//! socket, no clock, no kernel. The shell around them executes the actions and reports what
+//! happened as events.
 //!
 //! The order that keeps a guest from being open twice; each step was needed in an experiment:
 //!
@@ -14,7 +15,8 @@
 pub mod source;
 pub mod target;
 
-/// What one end tells the other. Between two ends messages arrive in order or the connection is lost.
+/// What one end tells the other. Between two ends messages arrive in order or the connection is
+/// lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Message {
     /// Target: the vnics are in hold and the interlock is in place.

@@ -107,8 +107,8 @@ impl Source {
         }
     }
 
-    /// A commit is granted once, and only while the vnics are fenced. Without this question a cancelled
-    /// migration whose Load() still runs would leave both ends open.
+    /// A commit is granted once, and only while the vnics are fenced. Without this question a
+    /// cancelled migration whose Load() still runs would leave both ends open.
     fn commit(&mut self) -> Vec<Action> {
         match self.state {
             State::Fenced {
