@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 pub const COUNTER_PERIOD: Duration = Duration::from_millis(10);
 
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+/// How long a server's thread may take to notice that it was dropped.
+const STOP_PAUSE: Duration = Duration::from_millis(200);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
 
 #[derive(Debug, Default)]
@@ -248,6 +250,31 @@ impl Server {
     }
 }
 
+impl Server {
+    fn start_udp_echo(netns: &Netns, port: u16) -> Result<Self> {
+        let address = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
+        let socket = netns.run(|| {
+            UdpSocket::bind(address).with_context(|| format!("cannot bind to UDP port {port}"))
+        })?;
+        socket.set_read_timeout(Some(STOP_PAUSE))?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let shared = Arc::clone(&stop);
+        let thread = std::thread::spawn(move || {
+            let mut buffer = vec![0; 65_536];
+            while !shared.load(Ordering::Relaxed) {
+                if let Ok((length, from)) = socket.recv_from(&mut buffer) {
+                    // An answer that cannot leave is a lost datagram, which is UDP's right.
+                    let _ = socket.send_to(&buffer[..length], from);
+                }
+            }
+        });
+        Ok(Self {
+            stop,
+            thread: Some(thread),
+        })
+    }
+}
+
 impl Drop for Server {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
@@ -284,9 +311,9 @@ impl CounterServer {
     }
 }
 
-/// An echo server in a namespace.
+/// An echo server in a namespace, for TCP and UDP.
 #[derive(Debug)]
-pub struct EchoServer(#[expect(dead_code, reason = "held for its drop")] Server);
+pub struct EchoServer(#[expect(dead_code, reason = "held for its drop")] [Server; 2]);
 
 impl EchoServer {
     /// Listens on all addresses of the namespace, IPv4 and IPv6.
@@ -294,13 +321,10 @@ impl EchoServer {
     /// # Errors
     /// The port is taken.
     pub fn start(netns: &Netns, port: u16) -> Result<Self> {
-        Server::start(netns, port, |mut client, stop| {
+        let tcp = Server::start(netns, port, |mut client, stop| {
             let mut buffer = [0; 4096];
             // A quiet client must not keep the thread once the server is dropped.
-            if client
-                .set_read_timeout(Some(Duration::from_millis(200)))
-                .is_err()
-            {
+            if client.set_read_timeout(Some(STOP_PAUSE)).is_err() {
                 return;
             }
             while !stop.load(Ordering::Relaxed) {
@@ -311,8 +335,8 @@ impl EchoServer {
                     Ok(_) | Err(_) => return,
                 }
             }
-        })
-        .map(Self)
+        })?;
+        Ok(Self([tcp, Server::start_udp_echo(netns, port)?]))
     }
 }
 

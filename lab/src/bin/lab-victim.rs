@@ -23,7 +23,7 @@ fn main() -> Result<()> {
     let mut command = host.node().command("sleep");
     command.arg("1000");
     let process = Process::start("sleep", command)?;
-    // Two lines' worth of time between spawn and exec: the reader looks at the program that runs.
+    // setpriv and nsenter run first; the reader wants to see the program that stays.
     std::thread::sleep(Duration::from_millis(100));
     println!("{}", process.pid());
     if ending == "panic" {
