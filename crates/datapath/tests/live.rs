@@ -1,0 +1,193 @@
+//! Real stacks: two guests as network namespaces on a bridge, one of them protected.
+
+mod common;
+
+use common::{DEVICE, GUEST_MAC, PEER_MAC, SEGMENT, VNIC, privileged, run, spec, tables};
+use lictor_datapath::{Datapath, How};
+use lictor_types::{Reason, VnicState};
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+const WAIT: Duration = Duration::from_millis(1_000);
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// A thread that lives in a network namespace of its own and runs what it is given.
+struct Guest {
+    jobs: Option<Sender<Job>>,
+    thread: Option<JoinHandle<()>>,
+    id: i32,
+}
+
+impl Guest {
+    fn new() -> Self {
+        let (jobs, work): (Sender<Job>, Receiver<Job>) = channel();
+        let (tell, told) = channel();
+        let thread = std::thread::spawn(move || {
+            common::own_namespace();
+            tell.send(nix::unistd::gettid().as_raw())
+                .expect("the maker waits");
+            work.into_iter().for_each(|job| job());
+        });
+        let id = told.recv().expect("the namespace is made");
+        Self {
+            jobs: Some(jobs),
+            thread: Some(thread),
+            id,
+        }
+    }
+
+    fn run<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> T {
+        let (tell, told) = channel();
+        let job: Job = Box::new(move || tell.send(job()).expect("the caller waits"));
+        self.jobs
+            .as_ref()
+            .expect("the guest runs")
+            .send(job)
+            .expect("the guest runs");
+        told.recv().expect("the job ends")
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        drop(self.jobs.take());
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            eprintln!("a guest's thread panicked");
+        }
+    }
+}
+
+fn plug(guest: &Guest, device: &str, mac: &str, number: u8) {
+    run(&format!(
+        "ip link add {device} type veth peer name eth0 netns {}",
+        guest.id
+    ));
+    run(&format!("ip link set {device} master br0"));
+    let mac = mac.to_owned();
+    guest.run(move || {
+        run(&format!("ip link set eth0 address {mac}"));
+        run("ip link set eth0 up");
+        run(&format!("ip addr add 10.0.0.{number}/24 dev eth0"));
+        run(&format!("ip addr add fd00::{number}/64 dev eth0 nodad"));
+    });
+}
+
+/// Whether a line sent to a listener at `to` comes back.
+fn talk(from: &Guest, server: &Guest, to: &str) -> bool {
+    let address: SocketAddr = to.parse().expect("a valid address");
+    let listener = server.run(move || TcpListener::bind(address).expect("binds"));
+    let echo = std::thread::spawn(move || {
+        listener.set_nonblocking(true).expect("sets");
+        for _ in 0..30 {
+            if let Ok((mut stream, _)) = listener.accept() {
+                stream.set_nonblocking(false).expect("sets");
+                let mut line = [0; 5];
+                return stream
+                    .read_exact(&mut line)
+                    .and_then(|()| stream.write_all(&line))
+                    .is_ok();
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        false
+    });
+    let heard = from.run(move || {
+        let Ok(mut stream) = TcpStream::connect_timeout(&address, WAIT) else {
+            return false;
+        };
+        stream.set_read_timeout(Some(WAIT)).expect("sets");
+        let mut line = [0; 5];
+        stream.write_all(b"hello").is_ok() && stream.read_exact(&mut line).is_ok()
+    });
+    echo.join().expect("the server ends") && heard
+}
+
+fn check(how: How) {
+    if !privileged() {
+        return;
+    }
+    common::own_namespace();
+    let bpffs = common::Bpffs::new();
+    let mut datapath = Datapath::open(bpffs.path()).expect("opens");
+    if how == How::Clsact {
+        datapath.prefer_clsact();
+    }
+    run("ip link add br0 type bridge forward_delay 0 mcast_snooping 0");
+    run("ip link set br0 up");
+    let (guest, peer) = (Guest::new(), Guest::new());
+    plug(&guest, DEVICE, &GUEST_MAC.to_string(), 1);
+    plug(&peer, "host1", &PEER_MAC.to_string(), 2);
+    let attachment = datapath.attach(&spec(1_024)).expect("attaches");
+    assert_eq!(attachment.how, how);
+    assert!(attachment.was_enslaved && !attachment.was_up);
+    let mut tables = tables();
+    let world = common::address(&format!("{}/128", PEER_MAC.link_local()), 2, 2, 2);
+    assert_eq!(world.segment, SEGMENT);
+    tables.addresses.push(world);
+    datapath.load(&tables).expect("loads");
+    run(&format!("ip link set {DEVICE} up"));
+    run("ip link set host1 up");
+    assert!(
+        !talk(&peer, &guest, "10.0.0.1:80"),
+        "nothing passes in hold"
+    );
+    datapath.set_state(VNIC, VnicState::Open).expect("opens");
+    assert!(talk(&peer, &guest, "10.0.0.1:80"), "TCP toward the guest");
+    assert!(talk(&guest, &peer, "10.0.0.2:80"), "TCP from the guest");
+    assert!(
+        talk(&peer, &guest, "[fd00::1]:80"),
+        "TCP toward the guest, v6"
+    );
+    assert!(
+        talk(&guest, &peer, "[fd00::2]:80"),
+        "TCP from the guest, v6"
+    );
+    assert!(!talk(&peer, &guest, "10.0.0.1:22"), "a denied port");
+    guest.run(|| run("ip addr add 10.0.0.7/24 dev eth0"));
+    let spoofed = guest.run(|| {
+        let socket = std::net::UdpSocket::bind("10.0.0.7:53").expect("binds");
+        socket
+            .connect("10.0.0.2:53")
+            .and_then(|()| socket.send(b"lie"))
+            .is_ok()
+    });
+    assert!(spoofed, "the guest's own stack sends it");
+    std::thread::sleep(Duration::from_millis(100));
+    let counters = datapath.counters(VNIC).expect("reads");
+    assert!(
+        counters.ingress.reason(Reason::PolicyDeny).packets > 0,
+        "{counters:?}"
+    );
+    let lies = counters.egress.reason(Reason::SpoofedAddress).packets
+        + counters.egress.reason(Reason::SpoofedNeighbour).packets;
+    assert!(lies > 0, "{counters:?}");
+    reconcile(&datapath);
+}
+
+/// Everything the device received was judged, and it sent exactly what was allowed.
+fn reconcile(datapath: &Datapath) {
+    run(&format!("ip link set {DEVICE} down"));
+    let counters = datapath.counters(VNIC).expect("reads");
+    let device = datapath.device_counters(VNIC).expect("reads");
+    assert_eq!(device.from_guest.packets, counters.egress.seen.packets);
+    assert_eq!(
+        device.toward_guest.packets,
+        counters.ingress.allowed().packets
+    );
+}
+
+#[test]
+fn a_bridge_of_two_guests_by_tcx() {
+    check(How::Tcx);
+}
+
+#[test]
+fn a_bridge_of_two_guests_by_clsact() {
+    check(How::Clsact);
+}
