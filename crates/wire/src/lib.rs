@@ -8,6 +8,7 @@
 pub mod api;
 pub mod binding;
 pub mod local;
+pub mod peer;
 pub mod plan;
 pub mod release;
 pub mod sessions;

@@ -1,0 +1,407 @@
+//! What two agents say to each other: frames of a length, a kind and a body. Control is JSON,
+//! sessions are the binary chunks of [`crate::sessions`]. Nothing here is believed because of its
+//! bytes alone: the connection proves whose key sent it, and tickets and records carry signatures
+//! of their own.
+
+use crate::sessions::{self, ChunkError};
+use crate::{Envelope, Refusal};
+use lictor_evidence::MoveSide;
+use lictor_types::{
+    Digest, Epoch, Generation, GuestId, MESSAGE_BYTES_MAX, SessionKey, SessionRecord, VnicId,
+};
+use serde::{Deserialize, Serialize};
+
+/// The only format that this version speaks. An agent that speaks another refuses to admit a move.
+pub const FORMAT: u32 = 1;
+/// Bytes before a frame's body: its length, the kind included, and the kind.
+pub const HEADER_BYTES: usize = 5;
+/// Bytes of a session frame before its chunk: the ticket and the vnic.
+const SESSIONS_HEAD_BYTES: usize = 36;
+/// Keys in one list of sessions that are gone; a longer list is sent as several.
+pub const GONE_KEYS_MAX: usize = 4_096;
+
+const KIND_CONTROL: u8 = 1;
+const KIND_SESSIONS: u8 = 2;
+
+/// What one agent says to another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "say", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Control {
+    /// Does this guest run under your custody?
+    Custody {
+        /// The guest.
+        guest: GuestId,
+    },
+    /// The answer to [`Control::Custody`].
+    CustodyHeld {
+        /// The guest.
+        guest: GuestId,
+        /// Whether it does.
+        held: bool,
+        /// The newest custody epoch that the speaker knows of.
+        epoch: u64,
+    },
+    /// The source asks the target to admit a move; its own signature is on the ticket.
+    Admit {
+        /// [`FORMAT`].
+        format: u32,
+        /// What the source's bindings say is newest.
+        bindings: Epoch,
+        /// The ticket, signed by the source.
+        ticket: Envelope,
+    },
+    /// The target admits it: the ticket, signed by both.
+    Admitted {
+        /// The ticket.
+        ticket: Envelope,
+    },
+    /// The target does not admit it, with every reason.
+    NotAdmitted {
+        /// The ticket's digest.
+        ticket: Digest,
+        /// All of them.
+        reasons: Vec<Refusal>,
+    },
+    /// One step of an admitted move.
+    Move {
+        /// The ticket's digest.
+        ticket: Digest,
+        /// The step.
+        step: Step,
+    },
+}
+
+/// A step of an admitted move. The order is that of the agent's two state machines.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "step", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Step {
+    /// Target: the vnics are in hold and the interlock is in place.
+    Ready,
+    /// Source: the first full copy is complete.
+    Copied,
+    /// Source: these sessions are no longer there.
+    Gone {
+        /// The vnic.
+        vnic: VnicId,
+        /// At most [`GONE_KEYS_MAX`].
+        keys: Vec<SessionKey>,
+    },
+    /// Source: what changed since the copy is complete, the vnics are fenced.
+    Delta,
+    /// Target: may I open?
+    Commit,
+    /// Source: yes, and from now on I stay shut until you release me.
+    Granted {
+        /// How long the vnics have been fenced, by the source's own clock.
+        fenced_us: u64,
+    },
+    /// Source: no; the guest goes on here.
+    Refused,
+    /// Target: I failed before a grant; the guest goes on at your side.
+    Nack {
+        /// Why.
+        cause: String,
+    },
+    /// Target: I had your grant, but my guest ended without having run.
+    Released,
+    /// Target: the guest runs here, and this record is signed by me.
+    Complete {
+        /// The move record.
+        record: Envelope,
+    },
+    /// Source: the record with both signatures.
+    Recorded {
+        /// The move record.
+        record: Envelope,
+    },
+    /// Source: the move is given up.
+    Abort {
+        /// Why.
+        cause: String,
+    },
+}
+
+/// The payload type under which the source signs a [`SaveRecord`].
+pub const SAVE_TYPE: &str = "application/vnd.lictor.save.v1+json";
+
+/// What Save() returns and QEMU carries to Load(): small, signed, and bound to one ticket or none.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum SaveRecord {
+    /// The guest leaves under a ticket; its vnics are fenced.
+    Move {
+        /// The ticket's digest.
+        ticket: Digest,
+        /// The guest.
+        guest: GuestId,
+        /// The custody epoch that ends with this record.
+        custody: u64,
+        /// Sessions that the target must have now.
+        count: u64,
+        /// Their digest, see [`state_digest`].
+        digest: Digest,
+        /// When the vnics were fenced, in milliseconds of Unix time.
+        fenced_ms: u64,
+        /// What the source enforces for the guest.
+        source: MoveSide,
+    },
+    /// Somebody takes a snapshot: nothing is fenced, and no sessions travel.
+    Snapshot {
+        /// The guest.
+        guest: GuestId,
+        /// The custody epoch in which it was taken.
+        custody: u64,
+        /// When, in milliseconds of Unix time.
+        taken_ms: u64,
+        /// The release then.
+        generation: Generation,
+    },
+}
+
+/// The digest over the sessions of all vnics of a guest, in the order of their numbers. Times are
+/// left out: they go on while the sessions travel.
+#[must_use]
+pub fn state_digest(vnics: &[(VnicId, Vec<SessionRecord>)]) -> Digest {
+    let mut sorted: Vec<_> = vnics.iter().collect();
+    sorted.sort_by_key(|(vnic, _)| *vnic);
+    let mut bytes = Vec::new();
+    for (vnic, records) in sorted {
+        bytes.extend(vnic.0.to_le_bytes());
+        let still: Vec<_> = records.iter().map(still).collect();
+        bytes.extend(sessions::digest(&still).0);
+    }
+    Digest::of(&bytes)
+}
+
+fn still(record: &SessionRecord) -> SessionRecord {
+    SessionRecord {
+        idle_ms: 0,
+        expires_in_ms: 1,
+        ..*record
+    }
+}
+
+/// One frame.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Frame {
+    /// JSON.
+    Control(Control),
+    /// Sessions that are new or have changed.
+    Sessions {
+        /// The ticket's digest.
+        ticket: Digest,
+        /// The vnic.
+        vnic: VnicId,
+        /// At most [`sessions::CHUNK_RECORDS_MAX`].
+        records: Vec<SessionRecord>,
+    },
+}
+
+/// Why a frame is refused. The connection is closed then.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FrameError {
+    /// The length is impossible.
+    #[error("a frame of {found} bytes; expected 1 to {MESSAGE_BYTES_MAX}")]
+    Length {
+        /// What the header says.
+        found: usize,
+    },
+    /// The kind is not known.
+    #[error("a frame of kind {0}; expected 1 or 2")]
+    Kind(u8),
+    /// The control message cannot be read.
+    #[error("a control message cannot be read: {0}")]
+    Control(String),
+    /// The session chunk cannot be read.
+    #[error("a session chunk cannot be read")]
+    Sessions(#[from] ChunkError),
+}
+
+impl Frame {
+    /// The frame's bytes, header included.
+    ///
+    /// # Panics
+    /// If there are more records than fit in one chunk: the caller cuts with `chunks`.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let (kind, body) = match self {
+            Self::Control(control) => {
+                let json = serde_json::to_vec(control).expect("control has only string keys");
+                (KIND_CONTROL, json)
+            }
+            Self::Sessions {
+                ticket,
+                vnic,
+                records,
+            } => {
+                let mut body = ticket.0.to_vec();
+                body.extend(vnic.0.to_le_bytes());
+                body.extend(sessions::encode(records));
+                (KIND_SESSIONS, body)
+            }
+        };
+        let length = u32::try_from(body.len() + 1).expect("limits keep frames far below 4 GiB");
+        let mut bytes = length.to_le_bytes().to_vec();
+        bytes.push(kind);
+        bytes.extend(body);
+        bytes
+    }
+
+    /// How many bytes follow the length, for a reader that has read the first four.
+    ///
+    /// # Errors
+    /// [`FrameError::Length`], before anything is allocated.
+    pub fn length(header: [u8; 4]) -> Result<usize, FrameError> {
+        let found = u32::from_le_bytes(header) as usize;
+        if found == 0 || found > MESSAGE_BYTES_MAX {
+            return Err(FrameError::Length { found });
+        }
+        Ok(found)
+    }
+
+    /// Reads the bytes that follow the length.
+    ///
+    /// # Errors
+    /// [`FrameError`]; nothing of the frame is used then.
+    pub fn decode(bytes: &[u8]) -> Result<Self, FrameError> {
+        let (kind, body) = bytes.split_first().ok_or(FrameError::Length { found: 0 })?;
+        match *kind {
+            KIND_CONTROL => serde_json::from_slice(body)
+                .map(Self::Control)
+                .map_err(|error| FrameError::Control(error.to_string())),
+            KIND_SESSIONS => {
+                let (head, chunk) = body
+                    .split_first_chunk::<SESSIONS_HEAD_BYTES>()
+                    .ok_or(FrameError::Length { found: bytes.len() })?;
+                let mut ticket = [0; 32];
+                ticket.copy_from_slice(&head[..32]);
+                let vnic = u32::from_le_bytes([head[32], head[33], head[34], head[35]]);
+                Ok(Self::Sessions {
+                    ticket: Digest(ticket),
+                    vnic: VnicId(vnic),
+                    records: sessions::decode(chunk)?,
+                })
+            }
+            kind => Err(FrameError::Kind(kind)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lictor_types::{Direction, RuleId, Segment, TcpEnd, TcpState};
+    use std::net::IpAddr;
+
+    fn record(port: u16) -> SessionRecord {
+        SessionRecord {
+            key: SessionKey {
+                segment: Segment(1),
+                protocol: 6,
+                local: IpAddr::from([10, 77, 0, 10]),
+                remote: IpAddr::from([10, 77, 0, 100]),
+                local_port: port,
+                remote_port: 40_000,
+            },
+            opened: Direction::Ingress,
+            state: TcpState::Established,
+            rule: RuleId(7),
+            generation: Generation(3),
+            local_epoch: Epoch(1),
+            remote_epoch: Epoch(2),
+            idle_ms: 5,
+            expires_in_ms: 60_000,
+            packets: [1, 2],
+            bytes: [3, 4],
+            tcp: [TcpEnd::default(); 2],
+        }
+    }
+
+    fn frames() -> Vec<Frame> {
+        let step = |step| {
+            Frame::Control(Control::Move {
+                ticket: Digest::of(b"ticket"),
+                step,
+            })
+        };
+        vec![
+            Frame::Control(Control::Custody {
+                guest: GuestId::new("web").expect("a valid name"),
+            }),
+            step(Step::Ready),
+            step(Step::Gone {
+                vnic: VnicId(4),
+                keys: vec![record(1).key],
+            }),
+            step(Step::Granted { fenced_us: 812 }),
+            Frame::Control(Control::NotAdmitted {
+                ticket: Digest::of(b"ticket"),
+                reasons: vec![Refusal::HostUnknown, Refusal::GuestUnknown],
+            }),
+            Frame::Sessions {
+                ticket: Digest::of(b"ticket"),
+                vnic: VnicId(4),
+                records: vec![record(1), record(2)],
+            },
+        ]
+    }
+
+    #[test]
+    fn a_frame_decodes_to_what_was_encoded() {
+        for frame in frames() {
+            let bytes = frame.encode();
+            let header = bytes[..4].try_into().expect("four bytes");
+            assert_eq!(Frame::length(header), Ok(bytes.len() - 4));
+            assert_eq!(Frame::decode(&bytes[4..]), Ok(frame));
+        }
+    }
+
+    #[test]
+    fn every_truncation_is_refused() {
+        for frame in frames() {
+            let bytes = frame.encode();
+            for length in 4..bytes.len() {
+                let part = &bytes[4..length];
+                assert!(Frame::decode(part).is_err(), "{length} bytes of {frame:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn lengths_outside_the_limit_are_refused_before_they_are_read() {
+        let check = |found: usize, ok: bool| {
+            let header = u32::try_from(found).expect("fits").to_le_bytes();
+            assert_eq!(Frame::length(header).is_ok(), ok, "{found}");
+        };
+        check(0, false);
+        check(1, true);
+        check(MESSAGE_BYTES_MAX, true);
+        check(MESSAGE_BYTES_MAX + 1, false);
+        assert_eq!(Frame::decode(&[9, 1]), Err(FrameError::Kind(9)));
+    }
+
+    #[test]
+    fn the_state_digest_ignores_order_and_time_and_sees_every_session_and_vnic() {
+        let of = |vnics: &[(u32, &[SessionRecord])]| {
+            let owned: Vec<_> = vnics
+                .iter()
+                .map(|(vnic, records)| (VnicId(*vnic), records.to_vec()))
+                .collect();
+            state_digest(&owned)
+        };
+        let later = SessionRecord {
+            idle_ms: 80,
+            expires_in_ms: 59_925,
+            ..record(1)
+        };
+        let both = of(&[(1, &[record(1)]), (2, &[record(2)])]);
+        assert_eq!(both, of(&[(2, &[record(2)]), (1, &[later])]));
+        assert_ne!(both, of(&[(2, &[record(1)]), (1, &[record(2)])]));
+        assert_ne!(both, of(&[(1, &[record(1)])]));
+        let reset = SessionRecord {
+            state: TcpState::Closed,
+            ..record(2)
+        };
+        assert_ne!(both, of(&[(1, &[record(1)]), (2, &[reset])]));
+    }
+}
