@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* Events for the agent. The ring is bounded, each vnic's share of it is bounded per second, and what
- * does not fit is counted.
+/* Events for the agent. The ring is bounded, each vnic's share of it is bounded per second, and
+ * what does not fit is counted.
  */
 #ifndef LICTOR_EVENT_H
 #define LICTOR_EVENT_H

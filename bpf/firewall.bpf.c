@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* The stateful firewall of one vnic. Entry points and the order of the steps only; each step has its
- * header. Everything here loads on Linux 6.1: map-in-map with inner maps of different size (5.10),
- * bpf_ktime_get_coarse_ns (5.11), ring buffer (5.8), bounded loops (5.3). tcx (6.6) is a matter of
- * attaching, the programs do not know it.
+/* The stateful firewall of one vnic. Entry points and the order of the steps only; each step has
+ * its header. Nothing here is newer than Linux 6.1: map-in-map with inner maps of different size
+ * (5.10), bpf_ktime_get_coarse_ns (5.11), ring buffer (5.8), bounded loops (5.3). tcx (6.6) is a
+ * matter of attaching, the programs do not know it.
  */
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>

@@ -107,8 +107,8 @@ static __always_inline __u16 atom_find(const struct tables *tables, __u8 protoco
 	return atom ? *atom & ATOM_MASK : 0;
 }
 
-/* The verdict on a conversation in the direction in which it is, or was, opened. Both ends' bindings
- * are looked up first: an address that is not this vnic's own has no identity to judge by.
+/* The verdict on a conversation in the direction in which it is, or was, opened. Both ends'
+ * bindings are looked up first: an address that is not this vnic's own has no identity to judge by.
  */
 static __always_inline void
 policy_judge(const struct tables *tables, const struct vnic_config *config,

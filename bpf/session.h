@@ -160,8 +160,8 @@ tcp_window(struct session_end *sender, struct session_end *receiver, const struc
 #define TRACK_REOPEN 2 /* a new conversation under the old key */
 #define TRACK_INVALID 3
 
-/* Before the answer: the SYN again, a SYN-ACK, a refusal, or leftovers of an older conversation that
- * the other end must see so that it can reset them.
+/* Before the answer: the SYN again, a SYN-ACK, a refusal, or leftovers of an older conversation
+ * that the other end must see so that it can reset them.
  */
 static __always_inline int
 tcp_track_unreplied(struct session *s, const struct packet *p, __u8 direction)
@@ -265,8 +265,8 @@ session_key_of(const struct packet *p, __u32 segment, __u8 direction, struct ses
 #define ICMP_ERROR 3
 #define ICMP_OTHER 4
 
-/* RFC 792 and RFC 4443, section 4; errors are those that name an inner packet and are still sent. */
-static __always_inline int icmp_kind(__u8 protocol, __u8 type)
+/* RFC 792 and RFC 4443, section 4; errors are those that name an inner packet and are still sent.
+ * */ static __always_inline int icmp_kind(__u8 protocol, __u8 type)
 {
 	if (protocol == IP_ICMP) {
 		switch (type) {
@@ -304,9 +304,9 @@ static __always_inline __u16 echo_side(int kind, __u8 direction)
 	return guest_asked ? ECHO_GUEST_ASKED : ECHO_GUEST_WAS_ASKED;
 }
 
-/* The key of the conversation that an ICMP error speaks of. The inner packet went the other way. Only
- * the addressee of the inner packet or a router may complain, and only to its sender: the outer
- * local address must be the inner one.
+/* The key of the conversation that an ICMP error speaks of. The inner packet went the other way.
+ * Only the addressee of the inner packet or a router may complain, and only to its sender: the
+ * outer local address must be the inner one.
  */
 static __always_inline int
 related_key(struct __sk_buff *skb, const struct packet *p, __u32 segment, __u8 direction,

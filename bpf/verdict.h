@@ -54,8 +54,8 @@ static __always_inline void count_rule(const struct context *c, __u32 bytes)
 		__sync_fetch_and_add(&counter->sessions, 1);
 }
 
-/* New sessions and denials by a rule are reported if the rule says so; other denials always, but not
- * those of a vnic that does not forward at all: its counters tell as much.
+/* New sessions and denials by a rule are reported if the rule says so; other denials always, but
+ * not those of a vnic that does not forward at all: its counters tell as much.
  */
 static __always_inline int worth_an_event(const struct context *c, __u8 reason)
 {

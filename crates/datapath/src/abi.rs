@@ -28,7 +28,8 @@ macro_rules! plain {
         #[repr(C)]
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
         pub(crate) struct $name { $(pub(crate) $field: $kind,)* }
-        const _: () = assert!(size_of::<$name>() == $size && size_of::<$name>() == 0 $(+ size_of::<$kind>())*);
+        const _: () = assert!(size_of::<$name>() == $size);
+        const _: () = assert!(size_of::<$name>() == 0 $(+ size_of::<$kind>())*);
         // SAFETY: repr(C); the assertion above shows that the fields fill the whole size; they are
         // integers and arrays of integers or other plain structs.
         unsafe impl Plain for $name {}

@@ -1,5 +1,5 @@
-//! Network devices, asked over rtnetlink in the calling thread's network namespace. `/sys/class/net`
-//! shows the namespace of the mount, which may be another one.
+//! Network devices, asked over rtnetlink in the calling thread's network namespace.
+//! `/sys/class/net` shows the namespace of the mount, which may be another one.
 
 use nix::libc;
 use nix::sys::socket::{

@@ -1,5 +1,5 @@
-//! A bench of one vnic in a network namespace and a BPF file system of its own, and the packets that
-//! are put on it. A network namespace belongs to the test's thread and goes with it.
+//! A bench of one vnic in a network namespace and a BPF file system of its own, and the packets
+//! that are put on it. A network namespace belongs to the test's thread and goes with it.
 #![allow(dead_code, reason = "each test binary uses its own part of the bench")]
 #![allow(
     unreachable_pub,

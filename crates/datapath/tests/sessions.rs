@@ -1,0 +1,485 @@
+//! Sequences of packets: what a conversation becomes, by packets, time, state and release.
+
+mod common;
+
+use common::packets::{ACK, FIN, RST, SYN, Tcp, arp, ether, icmp, ip, link, tcp, udp, v4};
+use common::{Bench, GUEST_MAC, VNIC, privileged, tables};
+use lictor_types::{Direction, Mac, Reason, VnicState};
+use std::time::Duration;
+
+use Direction::{Egress, Ingress};
+
+type Case = (&'static str, Direction, Vec<u8>, &'static str);
+
+const ALL: Mac = Mac([0xff; 6]);
+const OUT: (&str, &str) = ("10.0.0.1", "10.0.0.2");
+const BACK: (&str, &str) = ("10.0.0.2", "10.0.0.1");
+const OUT6: (&str, &str) = ("fd00::1", "fd00::2");
+
+/// Runs the packets in order on one bench.
+fn check(cases: Vec<Case>) -> Option<Bench> {
+    if !privileged() {
+        return None;
+    }
+    let bench = Bench::new();
+    for (what, direction, packet, expected) in cases {
+        bench.check(what, direction, &packet, expected);
+    }
+    Some(bench)
+}
+
+fn segment(flags: u8, seq: u32, ack: u32) -> Vec<u8> {
+    tcp(Tcp {
+        ports: (4_000, 80),
+        seq,
+        ack,
+        flags,
+        payload: 0,
+    })
+}
+
+fn answer(flags: u8, seq: u32, ack: u32) -> Vec<u8> {
+    tcp(Tcp {
+        ports: (80, 4_000),
+        seq,
+        ack,
+        flags,
+        payload: 0,
+    })
+}
+
+fn out(body: &[u8]) -> Vec<u8> {
+    ip(Egress, OUT, 6, body)
+}
+
+fn back(body: &[u8]) -> Vec<u8> {
+    ip(Ingress, BACK, 6, body)
+}
+
+fn handshake() -> Vec<Case> {
+    vec![
+        (
+            "SYN",
+            Egress,
+            out(&segment(SYN, 100, 0)),
+            "allow policy-allow",
+        ),
+        (
+            "SYN-ACK",
+            Ingress,
+            back(&answer(SYN | ACK, 500, 101)),
+            "allow session",
+        ),
+        ("ACK", Egress, out(&segment(ACK, 101, 501)), "allow session"),
+    ]
+}
+
+fn syn_to(port: u16, ends: (&str, &str), direction: Direction) -> Vec<u8> {
+    ip(
+        direction,
+        ends,
+        6,
+        &tcp(Tcp {
+            ports: (4_000, port),
+            seq: 1,
+            ack: 0,
+            flags: SYN,
+            payload: 0,
+        }),
+    )
+}
+
+#[test]
+fn tcp_follows_its_states_and_windows() {
+    let mut cases = handshake();
+    let data = |seq, payload| {
+        out(&tcp(Tcp {
+            ports: (4_000, 80),
+            seq,
+            ack: 501,
+            flags: ACK,
+            payload,
+        }))
+    };
+    cases.extend(vec![
+        ("data", Egress, data(101, 100), "allow session"),
+        (
+            "data beyond the window",
+            Egress,
+            data(900_000, 100),
+            "deny tcp-invalid",
+        ),
+        (
+            "an answer far ahead",
+            Ingress,
+            back(&answer(ACK, 501, 9_000_000)),
+            "deny tcp-invalid",
+        ),
+        (
+            "SYN and FIN",
+            Egress,
+            out(&segment(SYN | FIN, 201, 501)),
+            "deny tcp-invalid",
+        ),
+        (
+            "no flags",
+            Egress,
+            out(&segment(0, 201, 501)),
+            "deny tcp-invalid",
+        ),
+        (
+            "a reset outside",
+            Ingress,
+            back(&answer(RST, 7_000_000, 0)),
+            "deny tcp-invalid",
+        ),
+        (
+            "FIN",
+            Egress,
+            out(&segment(FIN | ACK, 201, 501)),
+            "allow session",
+        ),
+        (
+            "FIN back",
+            Ingress,
+            back(&answer(FIN | ACK, 501, 202)),
+            "allow session",
+        ),
+        (
+            "last ACK",
+            Egress,
+            out(&segment(ACK, 202, 502)),
+            "allow session",
+        ),
+        (
+            "the same ports anew",
+            Egress,
+            out(&segment(SYN, 90_000, 0)),
+            "allow policy-allow",
+        ),
+        (
+            "a refusal of something else",
+            Ingress,
+            back(&answer(RST | ACK, 0, 7)),
+            "deny tcp-invalid",
+        ),
+        (
+            "a stale SYN-ACK is passed on",
+            Ingress,
+            back(&answer(SYN | ACK, 1, 7)),
+            "allow session",
+        ),
+        (
+            "the guest resets it",
+            Egress,
+            out(&segment(RST, 7, 0)),
+            "allow session",
+        ),
+        (
+            "and gets its answer",
+            Ingress,
+            back(&answer(SYN | ACK, 600, 90_001)),
+            "allow session",
+        ),
+        (
+            "a reset inside",
+            Ingress,
+            back(&answer(RST | ACK, 601, 90_001)),
+            "allow session",
+        ),
+        (
+            "anew after the reset",
+            Egress,
+            out(&segment(SYN, 5, 0)),
+            "allow policy-allow",
+        ),
+        (
+            "refused",
+            Ingress,
+            back(&answer(RST | ACK, 0, 6)),
+            "allow session",
+        ),
+    ]);
+    check(cases);
+}
+
+#[test]
+fn icmp_errors_need_a_live_session() {
+    let inner = |ends: (&str, &str), ports| ip(Egress, ends, 17, &udp(ports))[14..].to_vec();
+    let told = |body: &[u8]| {
+        ip(
+            Ingress,
+            ("203.0.113.1", "10.0.0.1"),
+            1,
+            &icmp(3, 3, 0, body),
+        )
+    };
+    let told6 = |body: &[u8]| ip(Ingress, ("fd00::99", "fd00::1"), 58, &icmp(2, 0, 0, body));
+    check(vec![
+        (
+            "DNS",
+            Egress,
+            ip(Egress, OUT, 17, &udp((5_000, 53))),
+            "allow policy-allow",
+        ),
+        (
+            "a router complains",
+            Ingress,
+            told(&inner(OUT, (5_000, 53))),
+            "allow related",
+        ),
+        (
+            "about another port",
+            Ingress,
+            told(&inner(OUT, (5_001, 53))),
+            "deny unrelated",
+        ),
+        (
+            "about what it never sent",
+            Ingress,
+            told(&inner(BACK, (53, 5_000))),
+            "deny unrelated",
+        ),
+        ("about nothing", Ingress, told(&[]), "deny unrelated"),
+        (
+            "DNS, v6",
+            Egress,
+            ip(Egress, OUT6, 17, &udp((5_000, 53))),
+            "allow policy-allow",
+        ),
+        (
+            "packet too big",
+            Ingress,
+            told6(&inner(OUT6, (5_000, 53))),
+            "allow related",
+        ),
+        (
+            "too big for another",
+            Ingress,
+            told6(&inner(OUT6, (5_002, 53))),
+            "deny unrelated",
+        ),
+        (
+            "the guest complains",
+            Egress,
+            ip(Egress, OUT, 1, &icmp(3, 3, 0, &inner(BACK, (53, 5_000)))),
+            "allow related",
+        ),
+        (
+            "as another",
+            Egress,
+            ip(Egress, BACK, 1, &icmp(3, 3, 0, &inner(BACK, (53, 5_000)))),
+            "deny unrelated",
+        ),
+    ]);
+}
+
+#[test]
+fn sessions_expire_by_the_clock() {
+    let Some(bench) = check(handshake()) else {
+        return;
+    };
+    let ack = back(&answer(ACK, 501, 101));
+    bench
+        .datapath
+        .advance_clock(VNIC, Duration::from_secs(7_400))
+        .expect("advances");
+    bench.check("within the time-out", Ingress, &ack, "allow session");
+    bench
+        .datapath
+        .advance_clock(VNIC, Duration::from_secs(7_441))
+        .expect("advances");
+    assert_eq!(bench.datapath.session_count(VNIC).expect("counts"), 0);
+    bench.check("after it", Ingress, &ack, "deny no-session");
+}
+
+#[test]
+fn a_vnic_that_is_not_open_forwards_nothing() {
+    let Some(bench) = check(handshake()) else {
+        return;
+    };
+    let announce = ether(
+        ALL,
+        GUEST_MAC,
+        0x8035,
+        &arp(3, (GUEST_MAC, "0.0.0.0"), (GUEST_MAC, "0.0.0.0")),
+    );
+    for (state, expected) in [
+        (VnicState::Hold, "deny hold"),
+        (VnicState::HandedOver, "deny handed-over"),
+        (VnicState::Cut, "deny cut"),
+    ] {
+        bench.datapath.set_state(VNIC, state).expect("sets");
+        bench.check("data", Egress, &out(&segment(ACK, 101, 501)), expected);
+        bench.check("data", Ingress, &back(&answer(ACK, 501, 101)), expected);
+        bench.check("announcement", Egress, &announce, expected);
+    }
+    bench
+        .datapath
+        .set_state(VNIC, VnicState::Open)
+        .expect("opens");
+    bench.check(
+        "goes on",
+        Egress,
+        &out(&segment(ACK, 101, 501)),
+        "allow session",
+    );
+}
+
+#[test]
+fn without_a_release_only_the_announcement_passes() {
+    if !privileged() {
+        return;
+    }
+    let mut bench = Bench::bare();
+    bench.datapath.attach(&common::spec(16)).expect("attaches");
+    bench.check(
+        "before the agent decides",
+        Egress,
+        &syn_to(80, OUT, Egress),
+        "deny hold",
+    );
+    bench
+        .datapath
+        .set_state(VNIC, VnicState::Open)
+        .expect("opens");
+    bench.check("SYN", Egress, &syn_to(80, OUT, Egress), "deny no-release");
+    let ask = link(
+        Egress,
+        0x0806,
+        &arp(1, (GUEST_MAC, "10.0.0.1"), (Mac([0; 6]), "10.0.0.2")),
+    );
+    bench.check("ARP", Egress, &ask, "deny no-release");
+}
+
+#[test]
+fn a_full_table_denies_only_what_is_new() {
+    if !privileged() {
+        return;
+    }
+    let bench = Bench::with(2);
+    let query = |port| ip(Egress, OUT, 17, &udp((port, 53)));
+    bench.check("first", Egress, &query(1), "allow policy-allow");
+    bench.check("second", Egress, &query(2), "allow policy-allow");
+    bench.check("one too many", Egress, &query(3), "deny session-table-full");
+    bench.check("first again", Egress, &query(1), "allow session");
+    bench
+        .datapath
+        .advance_clock(VNIC, Duration::from_secs(31))
+        .expect("advances");
+    assert_eq!(bench.datapath.sweep(VNIC).expect("sweeps"), 2);
+    bench.check("after the sweep", Egress, &query(3), "allow policy-allow");
+}
+
+#[test]
+fn a_revoked_rule_ends_its_session_with_the_next_packet() {
+    let Some(mut bench) = check(handshake()) else {
+        return;
+    };
+    bench.datapath.load(&tables()).expect("loads");
+    bench.check(
+        "an equal release",
+        Egress,
+        &out(&segment(ACK, 101, 501)),
+        "allow session",
+    );
+    let mut revoked = tables();
+    revoked.decisions.retain(|decision| decision.rule.0 != 101);
+    bench.datapath.load(&revoked).expect("loads");
+    bench.check(
+        "the next packet, from there",
+        Ingress,
+        &back(&answer(ACK, 501, 101)),
+        "deny revoked",
+    );
+    bench.check(
+        "and nothing after it",
+        Egress,
+        &out(&segment(ACK, 101, 501)),
+        "deny no-session",
+    );
+}
+
+#[test]
+fn a_retagged_peer_is_judged_again() {
+    let Some(mut bench) = check(handshake()) else {
+        return;
+    };
+    let retag = |identity, epoch| {
+        let mut tables = tables();
+        tables.addresses[3] = common::address("10.0.0.2/32", identity, 2, epoch);
+        tables
+    };
+    bench.datapath.load(&retag(2, 8)).expect("loads");
+    bench.check(
+        "rebound, still allowed",
+        Egress,
+        &out(&segment(ACK, 101, 501)),
+        "allow session",
+    );
+    let session = bench.datapath.export(VNIC).expect("exports")[0];
+    assert_eq!(
+        session.remote_epoch.0, 8,
+        "the session remembers the new binding"
+    );
+    bench.datapath.load(&retag(3, 9)).expect("loads");
+    bench.check(
+        "another identity",
+        Egress,
+        &out(&segment(ACK, 101, 501)),
+        "deny revoked",
+    );
+}
+
+#[test]
+fn counters_and_events_equal_the_packets() {
+    let mut cases = handshake();
+    cases.push((
+        "ssh in",
+        Ingress,
+        syn_to(22, BACK, Ingress),
+        "deny policy-deny",
+    ));
+    cases.push((
+        "smtp out",
+        Egress,
+        syn_to(25, OUT, Egress),
+        "deny default-deny",
+    ));
+    let Some(mut bench) = check(cases) else {
+        return;
+    };
+    let counters = bench.datapath.counters(VNIC).expect("reads");
+    assert_eq!(counters.egress.seen.packets, 3);
+    assert_eq!(counters.egress.allowed().packets, 2);
+    assert_eq!(counters.egress.reason(Reason::DefaultDeny).packets, 1);
+    assert_eq!(counters.ingress.seen.packets, 2);
+    assert_eq!(counters.ingress.denied().packets, 1);
+    let rules = bench.datapath.rule_counters().expect("reads");
+    let sessions: Vec<_> = rules
+        .iter()
+        .map(|(rule, count)| (rule.0, count.sessions))
+        .collect();
+    assert_eq!(sessions, [(0, 0), (101, 1), (200, 0)]);
+    let mut events = Vec::new();
+    let wait = Duration::from_millis(100);
+    bench
+        .datapath
+        .poll_events(wait, |event| events.push(event))
+        .expect("polls");
+    let found: Vec<_> = events
+        .iter()
+        .map(|event| (event.reason, event.rule.0))
+        .collect();
+    let expected = [
+        (Reason::PolicyAllow, 101),
+        (Reason::PolicyDeny, 200),
+        (Reason::DefaultDeny, 0),
+    ];
+    assert_eq!(found, expected);
+    assert_eq!(events[0].key.local.to_string(), "10.0.0.1");
+    assert_eq!((events[0].key.remote_port, events[0].generation.0), (80, 5));
+    assert_eq!(bench.datapath.lost().expect("reads"), (0, 0));
+    let unused = v4([10, 0, 0, 1].into(), [10, 0, 0, 2].into(), 6, &[]);
+    assert_eq!(unused.len(), 20, "an IPv4 header without options");
+}
