@@ -209,8 +209,8 @@ impl Compiled {
         self.rules.get(index)
     }
 
-    /// What happens to guests of this class when protection is impaired: the explicit choice, or the
-    /// cause's default. Whoever knows the day asks [`Self::choice_on`].
+    /// What happens to guests of this class when protection is impaired: the explicit choice, or
+    /// the cause's default. Whoever knows the day asks [`Self::choice_on`].
     #[must_use]
     pub fn choice(&self, identity: IdentityId, cause: Cause) -> Choice {
         self.choice_row(identity, cause)

@@ -2,7 +2,8 @@
 
 use lictor_policy::evaluate::{Question, evaluate};
 use lictor_policy::{
-    Cause, Choice, CompileInput, Compiled, Date, End, Labels, Policy, compile, parse, render,
+    Cause, Choice, CompileInput, Compiled, ControlName, Date, End, Labels, Policy, compile, parse,
+    render,
 };
 use lictor_types::{Protocol, Verdict};
 use std::path::PathBuf;
@@ -179,7 +180,7 @@ fn only_batch_may_run_unprotected_and_only_until_its_last_day() {
         let controls: Vec<&str> = compiled
             .required_controls(identity)
             .iter()
-            .map(|name| name.as_str())
+            .map(ControlName::as_str)
             .collect();
         let cde = guest(name).get("zone").is_some_and(|zone| zone == "cde");
         assert_eq!(

@@ -166,8 +166,8 @@ fn sensitive_rule(rule: &Rule, spot: &RuleSpot, problems: &mut Vec<Problem>) {
     problems.push(problem);
 }
 
-/// The owner of a tier opens their own guests only: whom a rule leads to is inside `within`. Where it
-/// leads to addresses outside of every guest, the guests it leads from are.
+/// The owner of a tier opens their own guests only: whom a rule leads to is inside `within`. Where
+/// it leads to addresses outside of every guest, the guests it leads from are.
 fn inside(
     labels: &BTreeMap<String, Label>,
     within: &Selector,

@@ -336,10 +336,11 @@ impl Parser<'_> {
             return Ok(Some(word.to_owned()));
         }
         let message = format!("`{}` is not a {what} that is possible here", short(word));
-        let otherwise = format!("possible are {}", list.join(", "));
-        let problem = Problem::new("unknown-word", span, message)
-            .expected(format!("expected one of {}", list.join(", ")))
-            .nearest(word, list.iter().copied(), &otherwise);
+        let mut problem = Problem::new("unknown-word", span, message)
+            .expected(format!("expected one of {}", list.join(", ")));
+        if let Some(near) = crate::diagnostic::nearest(word, list.iter().copied()) {
+            problem = problem.help(format!("did you mean `{near}`?"));
+        }
         self.report(problem);
         Ok(None)
     }

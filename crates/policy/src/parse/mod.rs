@@ -237,7 +237,7 @@ impl<'a> Parser<'a> {
         }
     }
 
-    /// Reports a problem. When there are too many, one says so and the rest of the text is not read.
+    /// Reports a problem. When there are too many, one says so and reading ends.
     fn report(&mut self, problem: Problem) {
         if self.problems.len() + 1 < DIAGNOSTICS_MAX {
             self.problems.push(problem);

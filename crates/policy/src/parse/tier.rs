@@ -43,7 +43,8 @@ struct Draft {
 }
 
 impl Parser<'_> {
-    /// `tier NAME ordered | unordered allow-only [owner ".."] [within SELECTOR] [on-expiry ..] { .. }`
+    /// `tier NAME ordered | unordered allow-only
+    /// [owner ".."] [within SELECTOR] [on-expiry ..] { .. }`
     /// or `tier baseline { deny all [log ..] }`
     pub(super) fn tier(&mut self) -> Parsed<()> {
         self.advance();

@@ -1,0 +1,386 @@
+//! The tables mean what the reference evaluator says: small random policies, every pair of ends,
+//! every port at which anything can change. A failure prints the seed and the policy.
+
+use lictor_policy::evaluate::{Question, Ruling, evaluate};
+use lictor_policy::{CompileInput, Compiled, Date, End, Labels, Policy, compile, parse, render};
+use lictor_types::{AtomId, Decision, Direction, IdentityId, Protocol, RuleId, Verdict};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+    net::IpAddr,
+};
+
+const POLICIES: u64 = 400;
+
+/// SplitMix64: a whole test from one number.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    fn below(&mut self, limit: u64) -> u64 {
+        self.next() % limit
+    }
+
+    fn pick<'a>(&mut self, list: &[&'a str]) -> &'a str {
+        list[self.below(list.len() as u64) as usize]
+    }
+}
+
+const HEAD: &str = "policy \"random\" version 1
+label zone : one-of cde corp dmz required
+label tier : one-of web db
+label app : string
+set wide = 10.0.0.0/8 2001:db8::/32
+set mid = 10.1.0.0/16 2001:db8:1::/48 192.0.2.0/24
+set host = 10.1.1.1 2001:db8:1::1 192.0.2.7
+set all4 = 0.0.0.0/0
+scope cde = zone:cde
+scope mixed = zone:dmz & tier:web or set:host
+";
+
+const SERVICES: [&str; 10] = [
+    "any",
+    "tcp",
+    "tcp/22",
+    "tcp/20-30",
+    "tcp/25-443, udp/53",
+    "udp/0-52",
+    "icmp/echo",
+    "icmpv6/echo",
+    "ip/47",
+    "tcp/65535, ip/0-255",
+];
+
+const ADDRESSES: [&str; 12] = [
+    "9.255.255.255",
+    "10.0.0.0",
+    "10.255.255.255",
+    "10.1.0.0",
+    "10.1.1.1",
+    "10.1.1.2",
+    "11.0.0.0",
+    "192.0.2.7",
+    "2001:db8::",
+    "2001:db8:1::1",
+    "2001:db8:1::2",
+    "2001:db9::",
+];
+
+fn selector(random: &mut Random, depth: u64) -> String {
+    const LEAVES: [&str; 15] = [
+        "any",
+        "guests",
+        "outside",
+        "zone:cde",
+        "zone:corp",
+        "zone:dmz",
+        "tier:web",
+        "tier:db",
+        "app:pay",
+        "set:wide",
+        "set:mid",
+        "set:host",
+        "set:all4",
+        "scope:cde",
+        "scope:mixed",
+    ];
+    if depth == 0 || random.below(3) == 0 {
+        return random.pick(&LEAVES).to_owned();
+    }
+    let one = selector(random, depth - 1);
+    match random.below(3) {
+        0 => format!("not ({one})"),
+        1 => format!("({one}) & ({})", selector(random, depth - 1)),
+        _ => format!("({one}) or ({})", selector(random, depth - 1)),
+    }
+}
+
+fn rules(random: &mut Random, actions: &[&str], count: u64) -> String {
+    let mut text = String::new();
+    for index in 0..count {
+        let action = random.pick(actions);
+        let (from, to) = (selector(random, 2), selector(random, 2));
+        let service = random.pick(&SERVICES);
+        // Names that sort otherwise than they stand.
+        let name = format!("r{}", (index * 7) % 10);
+        let expires = match (action, random.below(4)) {
+            ("allow", 0) => "expires 2026-11-23",
+            ("allow", 1) => "expires 2026-11-24",
+            _ => "",
+        };
+        let log = random.pick(&["", "log new", "log off"]);
+        writeln!(
+            text,
+            "{action} {name} from {from} to {to} service {service} {expires} {log}"
+        )
+        .expect("text takes all");
+    }
+    text
+}
+
+fn policy_text(random: &mut Random) -> String {
+    let mut text = HEAD.to_owned();
+    let expiry =
+        |random: &mut Random| random.pick(&["", "on-expiry drop", "on-expiry keep-and-alarm"]);
+    let (kept, count) = (expiry(random), random.below(5));
+    let guard = rules(random, &["allow", "deny", "deny", "pass"], count);
+    writeln!(text, "tier guard ordered {kept} {{\n{guard}}}").expect("text takes all");
+    for name in ["zeta", "alpha"] {
+        let (kept, count) = (expiry(random), random.below(4));
+        let rules = rules(random, &["allow"], count);
+        writeln!(text, "tier {name} allow-only {kept} {{\n{rules}}}").expect("text takes all");
+    }
+    if random.below(2) == 0 {
+        text.push_str("tier baseline { deny all log new }\n");
+    }
+    text
+}
+
+/// Every combination of the labels, missing and wrong ones too.
+fn guests() -> Vec<Labels> {
+    let options = |name: &'static str, values: &'static [&'static str]| {
+        let given = values
+            .iter()
+            .map(move |value| Some((name.to_owned(), (*value).to_owned())));
+        given.chain([None]).collect::<Vec<_>>()
+    };
+    let mut all = Vec::new();
+    for zone in options("zone", &["cde", "corp", "dmz", "moon"]) {
+        for tier in options("tier", &["web", "db"]) {
+            for app in options("app", &["pay", "shop"]) {
+                all.push(
+                    [&zone, &tier, &app]
+                        .into_iter()
+                        .flatten()
+                        .cloned()
+                        .collect(),
+                );
+            }
+        }
+    }
+    all
+}
+
+/// Both sides of every place where a service begins or ends.
+fn ports() -> Vec<(Protocol, u16)> {
+    let tcp = [
+        0, 19, 20, 21, 22, 23, 24, 25, 30, 31, 443, 444, 65_534, 65_535,
+    ];
+    let udp = [0, 52, 53, 54, 65_535];
+    let mut ports: Vec<(Protocol, u16)> = tcp.map(|port| (Protocol::Tcp, port)).to_vec();
+    ports.extend(udp.map(|port| (Protocol::Udp, port)));
+    ports.extend([7, 8, 9, 255].map(|port| (Protocol::Icmp, port)));
+    ports.extend([127, 128, 129].map(|port| (Protocol::Icmpv6, port)));
+    ports.extend([0, 46, 47, 48, 255].map(|port| (Protocol::Other, port)));
+    ports
+}
+
+/// The tables as a host would use them.
+struct Tables<'a> {
+    compiled: &'a Compiled,
+    rows: BTreeMap<(IdentityId, IdentityId, Direction, AtomId), Decision>,
+}
+
+impl<'a> Tables<'a> {
+    fn of(compiled: &'a Compiled) -> Self {
+        let rows = compiled.decisions.iter();
+        let rows = rows
+            .map(|row| ((row.local, row.peer, row.direction, row.atom), *row))
+            .collect();
+        Self { compiled, rows }
+    }
+
+    fn identity(&self, end: &End) -> IdentityId {
+        match end {
+            End::Guest(labels) => self.compiled.identity_of(labels).expect("compiled in"),
+            End::Address(address) => self
+                .compiled
+                .prefixes
+                .iter()
+                .filter(|row| row.prefix.contains(address))
+                .max_by_key(|row| row.prefix.prefix_len())
+                .map_or(IdentityId::WORLD, |row| row.identity),
+        }
+    }
+
+    fn ruling(
+        &self,
+        ends: (IdentityId, IdentityId),
+        direction: Direction,
+        port: (Protocol, u16),
+    ) -> Ruling {
+        let atom =
+            self.compiled.atoms.iter().find(|range| {
+                range.protocol == port.0 && (range.first..=range.last).contains(&port.1)
+            });
+        let row = atom.and_then(|range| self.rows.get(&(ends.0, ends.1, direction, range.atom)));
+        match row {
+            Some(row) => Ruling {
+                verdict: row.verdict,
+                rule: Some(row.rule),
+                log: row.log,
+            },
+            None => {
+                let log = self.compiled.baseline_log != lictor_policy::Log::Off;
+                Ruling {
+                    verdict: Verdict::Deny,
+                    rule: None,
+                    log,
+                }
+            }
+        }
+    }
+}
+
+fn parsed(text: &str, context: &str) -> Policy {
+    let (policy, diagnostics) = parse("random", text.as_bytes());
+    policy.unwrap_or_else(|| panic!("{context}\n{}", render(&diagnostics, text.as_bytes())))
+}
+
+fn today() -> Date {
+    "2026-11-24".parse().expect("a date")
+}
+
+/// Compares all and returns how many questions were allowed, to prove that the test tests.
+fn compare(policy: &Policy, ends: &[End], context: &str) -> usize {
+    let label_sets = ends.iter().filter_map(|end| match end {
+        End::Guest(labels) => Some(labels.clone()),
+        End::Address(_) => None,
+    });
+    let input = CompileInput {
+        label_sets: label_sets.collect(),
+        date: today(),
+    };
+    let compiled = compile(policy, &input).unwrap_or_else(|error| panic!("{context}\n{error}"));
+    let tables = Tables::of(&compiled);
+    let identities: Vec<IdentityId> = ends.iter().map(|end| tables.identity(end)).collect();
+    let mut allowed = 0;
+    // Ends that the reference can't tell apart either would only repeat the question.
+    for (source, from) in ends.iter().zip(&identities) {
+        for (destination, to) in ends.iter().zip(&identities) {
+            for port in ports() {
+                let (protocol, number) = port;
+                let question = Question {
+                    source: source.clone(),
+                    destination: destination.clone(),
+                    protocol,
+                    port: number,
+                    date: today(),
+                };
+                let answer = evaluate(policy, &question);
+                if let Some(expected) = answer.egress {
+                    let found = tables.ruling((*from, *to), Direction::Egress, port);
+                    assert_eq!(found, expected, "{context}\n{question:?}");
+                }
+                if let Some(expected) = answer.ingress {
+                    let found = tables.ruling((*to, *from), Direction::Ingress, port);
+                    assert_eq!(found, expected, "{context}\n{question:?}");
+                }
+                allowed += usize::from(answer.verdict == Verdict::Allow);
+            }
+        }
+    }
+    allowed
+}
+
+#[test]
+fn tables_and_reference_give_the_same_verdict_rule_and_log() {
+    let guests = guests();
+    let mut allowed = 0;
+    for seed in 0..POLICIES {
+        let mut random = Random(seed);
+        let text = policy_text(&mut random);
+        let policy = parsed(&text, &format!("seed {seed}\n{text}"));
+        // A few guests and addresses for each policy, all of them over the run.
+        let mut ends: BTreeSet<End> = BTreeSet::new();
+        for _ in 0..5 {
+            ends.insert(End::Guest(
+                guests[random.below(guests.len() as u64) as usize].clone(),
+            ));
+            let address: IpAddr = random.pick(&ADDRESSES).parse().expect("an address");
+            ends.insert(End::Address(address));
+        }
+        let ends: Vec<End> = ends.into_iter().collect();
+        allowed += compare(&policy, &ends, &format!("seed {seed}\n{text}"));
+    }
+    assert!(
+        allowed > 10_000,
+        "only {allowed} questions were allowed: the policies are too tight"
+    );
+}
+
+#[test]
+fn one_policy_over_every_guest_and_every_address() {
+    let mut random = Random(2_026);
+    let text = policy_text(&mut random);
+    let policy = parsed(&text, &text);
+    let addresses = ADDRESSES
+        .iter()
+        .map(|text| End::Address(text.parse().expect("an address")));
+    let ends: Vec<End> = guests()
+        .into_iter()
+        .map(End::Guest)
+        .chain(addresses)
+        .collect();
+    compare(&policy, &ends, &text);
+}
+
+#[test]
+fn the_order_of_the_label_sets_means_nothing() {
+    let mut label_sets = guests();
+    for seed in 0..20 {
+        let mut random = Random(seed);
+        let text = policy_text(&mut random);
+        let policy = parsed(&text, &text);
+        let compiled = |label_sets: &[Labels]| {
+            let input = CompileInput {
+                label_sets: label_sets.to_vec(),
+                date: today(),
+            };
+            compile(&policy, &input).expect("small").canonical_bytes()
+        };
+        let expected = compiled(&label_sets);
+        for _ in 0..5 {
+            for index in (1..label_sets.len()).rev() {
+                label_sets.swap(index, random.below(index as u64 + 1) as usize);
+            }
+            let mut repeated = label_sets.clone();
+            repeated.push(label_sets[0].clone());
+            assert!(compiled(&repeated) == expected, "seed {seed}\n{text}");
+        }
+        let read: Compiled = serde_json::from_slice(&expected).expect("what was written");
+        assert!(read.canonical_bytes() == expected, "seed {seed}");
+    }
+}
+
+#[test]
+fn a_guests_address_says_nothing_and_an_unknown_guest_has_no_identity() {
+    let text =
+        format!("{HEAD}tier t allow-only {{ allow a from set:wide to zone:dmz service any }}\n");
+    let policy = parsed(&text, &text);
+    let dmz = Labels::from([("zone".to_owned(), "dmz".to_owned())]);
+    let input = CompileInput {
+        label_sets: vec![dmz.clone()],
+        date: today(),
+    };
+    let compiled = compile(&policy, &input).expect("small");
+    let local = compiled.identity_of(&dmz).expect("compiled in");
+    let peers: Vec<IdentityId> = compiled
+        .decisions_for(&[local])
+        .map(|row| row.peer)
+        .collect();
+    assert!(
+        !peers.is_empty() && !peers.contains(&local),
+        "the guest is in no set"
+    );
+    let other = Labels::from([("zone".to_owned(), "corp".to_owned())]);
+    assert_eq!(compiled.identity_of(&other), None);
+    assert_eq!(compiled.rule(RuleId::DEFAULT), None);
+}

@@ -1,0 +1,255 @@
+//! Every limit at its value and one past it, and texts made to exhaust the reader.
+
+use lictor_policy::{
+    CompileError, CompileInput, DIAGNOSTICS_MAX, LABEL_SETS_MAX, LABELS_MAX, Labels,
+    NAME_BYTES_MAX, NESTING_MAX, PREFIXES_MAX, QUOTED_BYTES_MAX, SELECTOR_PARTS_MAX, compile,
+    parse, render,
+};
+use lictor_types::{DECISIONS_PER_HOST_MAX, POLICY_TEXT_BYTES_MAX, RULES_MAX};
+use std::time::{Duration, Instant};
+
+const HEAD: &str = "policy \"p\" version 1\nlabel a : string\n";
+
+fn codes(text: &str) -> Vec<String> {
+    parse("p", text.as_bytes())
+        .1
+        .into_iter()
+        .map(|diagnostic| diagnostic.code)
+        .collect()
+}
+
+/// The text made for the limit is sound, the one made for one more has this diagnostic only.
+fn check(limit: usize, text: impl Fn(usize) -> String, code: &str) {
+    assert_eq!(
+        codes(&format!("{HEAD}{}", text(limit))),
+        [""; 0],
+        "{code} at {limit}"
+    );
+    assert_eq!(
+        codes(&format!("{HEAD}{}", text(limit + 1))),
+        [code],
+        "{code} past {limit}"
+    );
+}
+
+#[test]
+fn each_limit_holds_at_its_value_and_refuses_one_more() {
+    check(
+        NAME_BYTES_MAX,
+        |n| format!("set {} = 10.0.0.0/8\n", "x".repeat(n)),
+        "name-too-long",
+    );
+    check(
+        QUOTED_BYTES_MAX,
+        |n| format!("tier t allow-only owner \"{}\" {{ }}\n", "x".repeat(n)),
+        "bad-text",
+    );
+    check(
+        NESTING_MAX,
+        |n| format!("scope s = {}a:x{}\n", "(".repeat(n), ")".repeat(n)),
+        "nests-too-deep",
+    );
+    check(
+        NESTING_MAX,
+        |n| format!("scope s = {}a:x\n", "not ".repeat(n)),
+        "nests-too-deep",
+    );
+    // The list itself is a part.
+    let list = |n: usize| vec!["a:x"; n - 1].join(" & ");
+    check(
+        SELECTOR_PARTS_MAX + 1,
+        |n| format!("scope s = {}\n", list(n)),
+        "selector-too-large",
+    );
+    // One label is in the head.
+    let labels = |n: usize| {
+        (1..n)
+            .map(|i| format!("label l{i} : string\n"))
+            .collect::<String>()
+    };
+    check(LABELS_MAX, labels, "too-many-labels");
+    let prefix = |i: usize| format!("10.{}.{}.0/24\n", i >> 8, i & 255);
+    let split = |n: usize| {
+        let rest = if n > 65_536 { "192.0.2.0/24" } else { "" };
+        format!(
+            "set s = {} {rest}\n",
+            (0..n.min(65_536)).map(prefix).collect::<String>()
+        )
+    };
+    check(PREFIXES_MAX, split, "too-many-prefixes");
+}
+
+#[test]
+fn the_last_rule_fits_and_one_more_is_refused() {
+    let rules = |n: usize| {
+        let rule = |i: usize| format!("allow r{i} from a:x to a:y service any\n");
+        format!(
+            "tier t allow-only {{\n{}}}\n",
+            (0..n).map(rule).collect::<String>()
+        )
+    };
+    let text = format!("{HEAD}{}", rules(RULES_MAX));
+    assert_eq!(codes(&text), [""; 0]);
+    let found = codes(&format!("{HEAD}{}", rules(RULES_MAX + 1)));
+    assert_eq!(found.first().map(String::as_str), Some("too-many-rules"));
+}
+
+#[test]
+fn the_longest_text_fits_and_one_more_byte_is_refused() {
+    let mut text = HEAD.as_bytes().to_vec();
+    text.resize(POLICY_TEXT_BYTES_MAX, b'#');
+    assert!(parse("p", &text).0.is_some());
+    text.push(b'#');
+    let (policy, diagnostics) = parse("p", &text);
+    assert!(policy.is_none());
+    assert_eq!(diagnostics[0].code, "text-too-long");
+}
+
+/// Bounded time, bounded stack (a test thread has 2 MiB) and a bounded report.
+fn exhaust(name: &str, text: &str) {
+    let begun = Instant::now();
+    let (policy, diagnostics) = parse("p", text.as_bytes());
+    assert!(policy.is_none(), "{name}");
+    assert!(
+        (1..=DIAGNOSTICS_MAX).contains(&diagnostics.len()),
+        "{name}: {}",
+        diagnostics.len()
+    );
+    let rendered = render(&diagnostics, text.as_bytes());
+    assert!(
+        rendered.len() < 1 << 20,
+        "{name}: {} bytes rendered",
+        rendered.len()
+    );
+    let taken = begun.elapsed();
+    assert!(taken < Duration::from_secs(30), "{name} took {taken:?}");
+}
+
+#[test]
+fn a_million_of_anything_is_an_error_in_bounded_time_and_stack() {
+    const MILLION: usize = 1_000_000;
+    for part in [
+        "{",
+        "}",
+        "(",
+        "not ",
+        "\"",
+        "$ ",
+        "tier t {",
+        "policy ",
+        "set x = y\n",
+        "é",
+        "&",
+    ] {
+        exhaust(part, &part.repeat(MILLION));
+        exhaust(part, &format!("{HEAD}scope s = {}", part.repeat(MILLION)));
+        exhaust(
+            part,
+            &format!("{HEAD}tier t ordered {{ allow r {}", part.repeat(MILLION)),
+        );
+    }
+}
+
+#[test]
+fn scopes_of_scopes_can_not_grow_without_bound() {
+    let mut doubled = format!("{HEAD}scope s0 = a:x\n");
+    for i in 1..40 {
+        let below = i - 1;
+        doubled.push_str(&format!("scope s{i} = scope:s{below} & scope:s{below}\n"));
+    }
+    assert_eq!(
+        codes(&doubled).first().map(String::as_str),
+        Some("selector-too-large")
+    );
+    let mut deep = format!("{HEAD}scope s0 = a:x\n");
+    for i in 1..100 {
+        deep.push_str(&format!("scope s{i} = not scope:s{}\n", i - 1));
+    }
+    assert_eq!(codes(&deep), ["nests-too-deep"]);
+}
+
+#[test]
+fn the_report_ends_at_its_limit() {
+    let text = "set x = 10.0.0.1/8\n".repeat(DIAGNOSTICS_MAX * 2);
+    let found = codes(&format!("{HEAD}{text}"));
+    assert_eq!(found.len(), DIAGNOSTICS_MAX);
+    assert_eq!(found.last().map(String::as_str), Some("too-many-problems"));
+}
+
+fn compiled(text: &str, label_sets: Vec<Labels>) -> Result<usize, CompileError> {
+    let (policy, diagnostics) = parse("p", text.as_bytes());
+    let policy = policy.unwrap_or_else(|| panic!("{}", render(&diagnostics, text.as_bytes())));
+    let date = "2026-11-24".parse().expect("a date");
+    compile(&policy, &CompileInput { label_sets, date }).map(|compiled| compiled.decisions.len())
+}
+
+fn labels(value: &str) -> Labels {
+    Labels::from([("a".to_owned(), value.to_owned())])
+}
+
+#[test]
+fn too_many_label_sets_are_refused() {
+    let sets = |n: usize| (0..n).map(|i| labels(&i.to_string())).collect();
+    assert_eq!(compiled(HEAD, sets(LABEL_SETS_MAX)), Ok(0));
+    let refused = compiled(HEAD, sets(LABEL_SETS_MAX + 1));
+    assert!(
+        matches!(refused, Err(CompileError::LabelSets { .. })),
+        "{refused:?}"
+    );
+}
+
+/// One guest with `peers` peers (one set of one address each) over `ports` ports, two directions.
+fn star(peers: usize, ports: usize, extra: bool) -> String {
+    let mut text = HEAD.to_owned();
+    for i in 0..peers {
+        text.push_str(&format!("set s{i} = 10.0.{}.{}\n", i >> 8, i & 255));
+    }
+    text.push_str("tier t allow-only {\n");
+    let all: Vec<String> = (0..peers).map(|i| format!("set:s{i}")).collect();
+    for i in 0..peers {
+        // A rule for each peer makes each peer an identity of its own.
+        text.push_str(&format!(
+            "allow own{i} from set:s{i} to a:x service tcp/0\n"
+        ));
+    }
+    for port in 1..ports {
+        text.push_str(&format!(
+            "allow in{port} from {} to a:x service tcp/{port}\n",
+            all.join(" or ")
+        ));
+    }
+    for port in 0..ports {
+        text.push_str(&format!(
+            "allow out{port} from a:x to {} service tcp/{port}\n",
+            all.join(" or ")
+        ));
+    }
+    if extra {
+        text.push_str("allow extra from a:x to outside & not set:s0 service udp/1\n");
+    }
+    text.push_str("}\n");
+    text
+}
+
+#[test]
+fn the_largest_table_fits_and_a_larger_one_is_refused_with_the_rules_to_blame() {
+    let max = DECISIONS_PER_HOST_MAX as usize;
+    let (peers, ports) = (1_024, 128);
+    assert_eq!(peers * ports * 2, max);
+    assert_eq!(
+        compiled(&star(peers, ports, false), vec![labels("x")]),
+        Ok(max)
+    );
+    let refused = compiled(&star(peers, ports, true), vec![labels("x")]);
+    let Err(CompileError::Decisions {
+        found,
+        max: limit,
+        blame,
+        ..
+    }) = refused
+    else {
+        panic!("{refused:?}");
+    };
+    assert!(found > max && limit == max);
+    assert_eq!(blame.first().map(String::as_str), Some("t/extra (1024)"));
+}
