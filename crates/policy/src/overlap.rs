@@ -1,6 +1,7 @@
 //! Whether selectors can hold together for some guest or address. Exact over labels: only the
-//! values that the selectors mention, one other value and absence can make a difference. Sets are taken as
-//! independent, and where there are too many cases the answer is yes: both err towards "it may".
+//! values that the selectors mention, one other value and absence can make a difference. Sets are
+//! taken as independent, and where there are too many cases the answer is yes: both err towards
+//! "it may".
 
 use crate::{Label, Labels, Selector};
 use std::collections::{BTreeMap, BTreeSet};
