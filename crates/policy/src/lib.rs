@@ -1,9 +1,9 @@
 //! The policy language: text to rules to identities and decision tables.
 //!
-//! [`parse`] turns bytes into a resolved [`Policy`] and every diagnostic at once, [`mod@evaluate`]
-//! says what the policy means for one packet, and [`compile`] turns policy and label sets into the
-//! tables that are signed, loaded and read back. Nothing here does I/O or reads a clock: the date is
-//! a parameter. The language itself is described in `docs/policy-language.md`.
+//! [`parse`] turns bytes into a resolved [`Policy`] and every diagnostic at once,
+//! [`mod@evaluate`] says what the policy means for one packet, and [`compile`] turns policy and
+//! label sets into the tables that are signed, loaded and read back. Nothing here does I/O or reads
+//! a clock: the date is a parameter. The language is described in `docs/policy-language.md`.
 #![forbid(unsafe_code)]
 
 mod compile;
