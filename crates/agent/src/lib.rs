@@ -2,8 +2,9 @@
 //! attaches to vnics before they carry traffic, reads everything back, and records what it did.
 //!
 //! [`Host`] is the core: one owner, no sockets, times as parameters. [`run`] is the shell around it.
-//! [`moves`] is the protocol by which a guest's sessions change hosts, as two pure state machines; the
-//! shell that connects them to QEMU and to other agents is not built yet.
+//! [`peer`] links agents by the keys that the roster pins.
+//! [`moves`] is the protocol by which a guest's sessions change hosts, as two pure state machines;
+//! the shell that connects them to QEMU and to other agents is not built yet.
 #![forbid(unsafe_code)]
 
 mod command;
@@ -12,12 +13,13 @@ mod error;
 mod host;
 mod manager;
 pub mod moves;
+pub mod peer;
 mod run;
 pub mod state;
 
 pub use command::{Args, dispatch};
 pub use config::{Config, ROUND_MS_MAX, ROUND_MS_MIN};
 pub use error::AgentError;
-pub use host::{BATCH_ENTRIES_MAX, Host, Offered};
+pub use host::{Host, Offered, SAMPLES_PER_ROUND_MAX};
 pub use manager::Manager;
 pub use run::run;

@@ -1,0 +1,457 @@
+//! Links between agents: TLS 1.3 in which both ends prove the key that the release's roster pins.
+//! Names, authorities and ages of certificates mean nothing here, so that no step of a move depends
+//! on a manager or on a clock.
+//!
+//! Each agent sends over a connection that it opens itself, and reads from those that others open:
+//! frames of one sender arrive in order, or the connection is lost and said to be.
+
+use crate::AgentError;
+use lictor_types::HostId;
+use lictor_wire::peer::Frame;
+use lictor_wire::{RosterHost, SigningKey};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::{
+    ClientConfig, ClientConnection, DigitallySignedStruct, DistinguishedName, ServerConfig,
+    ServerConnection, SignatureScheme, StreamOwned,
+};
+use std::collections::HashMap;
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
+
+/// Connections that other agents may have open here; one more is closed at once.
+pub const CONNECTIONS_MAX: usize = 256;
+/// Frames that wait for one other agent; one more is refused.
+pub const QUEUE_FRAMES_MAX: usize = 1_024;
+/// How long connecting, a handshake or one write may take: well inside Load()'s own deadline.
+pub const STEP_LIMIT: Duration = Duration::from_millis(1_500);
+
+/// RFC 8410: the bytes of a public key's structure before an Ed25519 key itself.
+const ED25519_HEADER: [u8; 12] = [
+    0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00,
+];
+
+/// What arrives from other agents.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Incoming {
+    /// A frame from the agent of this host.
+    Frame(HostId, Box<Frame>),
+    /// A connection from or to this host has ended: frames may be missing.
+    Lost(HostId),
+}
+
+/// The hosts that the newest release knows. Replaced when a release is loaded.
+#[derive(Debug, Clone, Default)]
+pub struct Roster(Arc<RwLock<Vec<RosterHost>>>);
+
+impl Roster {
+    /// Replaces the hosts.
+    pub fn set(&self, hosts: Vec<RosterHost>) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = hosts;
+    }
+
+    fn find<T>(&self, pick: impl FnMut(&RosterHost) -> Option<T>) -> Option<T> {
+        let hosts = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        hosts.iter().find_map(pick)
+    }
+
+    fn address(&self, host: &HostId) -> Option<SocketAddr> {
+        self.find(|one| (one.host == *host).then_some(one.peer))
+    }
+
+    /// The host whose pinned key this certificate carries.
+    fn owner(&self, certificate: &CertificateDer<'_>) -> Option<HostId> {
+        let (_, parsed) = x509_parser::parse_x509_certificate(certificate).ok()?;
+        let key = parsed.public_key().raw.strip_prefix(&ED25519_HEADER)?;
+        self.find(|one| (one.key.as_bytes() == key).then(|| one.host.clone()))
+    }
+}
+
+/// Accepts exactly the keys of the roster, or of one host in it.
+#[derive(Debug)]
+struct Pinned {
+    roster: Roster,
+    only: Option<HostId>,
+    provider: Arc<CryptoProvider>,
+}
+
+impl Pinned {
+    fn check(&self, certificate: &CertificateDer<'_>) -> Result<(), rustls::Error> {
+        let owner = self.roster.owner(certificate);
+        match (&owner, &self.only) {
+            (Some(_), None) => Ok(()),
+            (Some(owner), Some(only)) if owner == only => Ok(()),
+            _ => Err(rustls::Error::General(
+                "the key is not the one that the roster pins for this host".into(),
+            )),
+        }
+    }
+
+    fn signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        verify_tls13_signature(message, certificate, signed, algorithms)
+    }
+}
+
+/// Only TLS 1.3 is offered; its absence here keeps an older handshake from ever being believed.
+fn no_older_tls() -> Result<HandshakeSignatureValid, rustls::Error> {
+    Err(rustls::Error::General("agents speak TLS 1.3 only".into()))
+}
+
+impl ServerCertVerifier for Pinned {
+    fn verify_server_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        self.check(certificate)
+            .map(|()| ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        no_older_tls()
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.signature(message, certificate, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        vec![SignatureScheme::ED25519]
+    }
+}
+
+impl ClientCertVerifier for Pinned {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        self.check(certificate)
+            .map(|()| ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        no_older_tls()
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.signature(message, certificate, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        vec![SignatureScheme::ED25519]
+    }
+}
+
+/// This agent's own half of every connection.
+#[derive(Debug)]
+struct Identity {
+    certificate: CertificateDer<'static>,
+    pkcs8: Vec<u8>,
+    provider: Arc<CryptoProvider>,
+}
+
+impl Identity {
+    /// The certificate is a wrapping that TLS asks for; only the key in it counts.
+    fn new(key: &SigningKey) -> Result<Self, AgentError> {
+        let failed = |error: rcgen::Error| tls(&error);
+        let pkcs8 = key.to_pkcs8_der();
+        let der = PrivatePkcs8KeyDer::from(pkcs8.clone());
+        let pair = rcgen::KeyPair::from_pkcs8_der_and_sign_algo(&der, &rcgen::PKCS_ED25519)
+            .map_err(failed)?;
+        let params = rcgen::CertificateParams::default();
+        let certificate = params.self_signed(&pair).map_err(failed)?;
+        Ok(Self {
+            certificate: certificate.der().clone(),
+            pkcs8,
+            provider: Arc::new(rustls::crypto::ring::default_provider()),
+        })
+    }
+
+    fn key(&self) -> PrivateKeyDer<'static> {
+        PrivatePkcs8KeyDer::from(self.pkcs8.clone()).into()
+    }
+
+    fn pinned(&self, roster: &Roster, only: Option<HostId>) -> Arc<Pinned> {
+        Arc::new(Pinned {
+            roster: roster.clone(),
+            only,
+            provider: Arc::clone(&self.provider),
+        })
+    }
+
+    fn server(&self, roster: &Roster) -> Result<Arc<ServerConfig>, AgentError> {
+        let mut config = ServerConfig::builder_with_provider(Arc::clone(&self.provider))
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .map_err(|error| tls(&error))?
+            .with_client_cert_verifier(self.pinned(roster, None))
+            .with_single_cert(vec![self.certificate.clone()], self.key())
+            .map_err(|error| tls(&error))?;
+        // A resumed session would skip the check of the key against the newest roster.
+        config.send_tls13_tickets = 0;
+        Ok(Arc::new(config))
+    }
+
+    fn client(&self, roster: &Roster, host: &HostId) -> Result<Arc<ClientConfig>, AgentError> {
+        let mut config = ClientConfig::builder_with_provider(Arc::clone(&self.provider))
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .map_err(|error| tls(&error))?
+            .dangerous()
+            .with_custom_certificate_verifier(self.pinned(roster, Some(host.clone())))
+            .with_client_auth_cert(vec![self.certificate.clone()], self.key())
+            .map_err(|error| tls(&error))?;
+        config.resumption = rustls::client::Resumption::disabled();
+        Ok(Arc::new(config))
+    }
+}
+
+fn tls(error: &dyn std::fmt::Display) -> AgentError {
+    AgentError::Refused(format!("the TLS identity of this agent: {error}"))
+}
+
+/// The links of one agent.
+#[derive(Debug)]
+pub struct Links {
+    identity: Arc<Identity>,
+    roster: Roster,
+    address: SocketAddr,
+    incoming: SyncSender<Incoming>,
+    queues: Mutex<HashMap<HostId, SyncSender<Frame>>>,
+}
+
+impl Links {
+    /// Listens for other agents. What they send arrives at the receiver, in order for each of them.
+    ///
+    /// # Errors
+    /// [`AgentError::Refused`] if the address is taken or the key cannot serve TLS.
+    pub fn open(
+        key: &SigningKey,
+        address: SocketAddr,
+        roster: Roster,
+    ) -> Result<(Self, Receiver<Incoming>), AgentError> {
+        let taken = |error: std::io::Error| {
+            AgentError::Refused(format!(
+                "{address}: {error}; expected a free address for other agents, mend `peer` in the \
+                 configuration"
+            ))
+        };
+        let identity = Arc::new(Identity::new(key)?);
+        let config = identity.server(&roster)?;
+        let listener = TcpListener::bind(address).map_err(taken)?;
+        let address = listener.local_addr().map_err(taken)?;
+        let (incoming, receiver) = sync_channel(QUEUE_FRAMES_MAX);
+        let (sink, known) = (incoming.clone(), roster.clone());
+        std::thread::spawn(move || accept(&listener, &config, &known, &sink));
+        let links = Self {
+            identity,
+            roster,
+            address,
+            incoming,
+            queues: Mutex::default(),
+        };
+        Ok((links, receiver))
+    }
+
+    /// Where other agents reach this one.
+    #[must_use]
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Queues a frame for another agent. If it cannot be delivered, [`Incoming::Lost`] says so.
+    ///
+    /// # Errors
+    /// [`AgentError::Refused`] if the roster does not know the host or too much waits for it.
+    pub fn send(&self, host: &HostId, frame: Frame) -> Result<(), AgentError> {
+        if self.roster.address(host).is_none() {
+            let what = format!("host {host} is not in the release's roster");
+            return Err(AgentError::Refused(what));
+        }
+        let mut queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
+        let queue = queues.entry(host.clone()).or_insert_with(|| {
+            let (sender, receiver) = sync_channel(QUEUE_FRAMES_MAX);
+            let outgoing = Outgoing {
+                host: host.clone(),
+                identity: Arc::clone(&self.identity),
+                roster: self.roster.clone(),
+            };
+            let incoming = self.incoming.clone();
+            std::thread::spawn(move || outgoing.run(&receiver, &incoming));
+            sender
+        });
+        queue.try_send(frame).map_err(|_| {
+            AgentError::Refused(format!(
+                "{QUEUE_FRAMES_MAX} frames wait for host {host} already; is it reachable?"
+            ))
+        })
+    }
+}
+
+struct Outgoing {
+    host: HostId,
+    identity: Arc<Identity>,
+    roster: Roster,
+}
+
+type Client = StreamOwned<ClientConnection, TcpStream>;
+
+impl Outgoing {
+    /// Ends when the links are dropped.
+    fn run(&self, frames: &Receiver<Frame>, incoming: &SyncSender<Incoming>) {
+        let mut link: Option<Client> = None;
+        while let Ok(frame) = frames.recv() {
+            if link.is_none() {
+                link = self.connect().ok();
+            }
+            let bytes = frame.encode();
+            let sent = link
+                .as_mut()
+                .is_some_and(|link| link.write_all(&bytes).and_then(|()| link.flush()).is_ok());
+            if !sent {
+                link = None;
+                if incoming.send(Incoming::Lost(self.host.clone())).is_err() {
+                    return;
+                }
+            }
+        }
+    }
+
+    fn connect(&self) -> std::io::Result<Client> {
+        let other = |error: AgentError| std::io::Error::other(error.chain());
+        let address = self.roster.address(&self.host).ok_or_else(|| {
+            std::io::Error::new(std::io::ErrorKind::NotFound, "not in the roster")
+        })?;
+        let config = self
+            .identity
+            .client(&self.roster, &self.host)
+            .map_err(other)?;
+        let mut stream = TcpStream::connect_timeout(&address, STEP_LIMIT)?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(STEP_LIMIT))?;
+        stream.set_write_timeout(Some(STEP_LIMIT))?;
+        // The name is never looked at: the key alone tells who answers.
+        let name = ServerName::try_from("agent.invalid").map_err(std::io::Error::other)?;
+        let mut tls = ClientConnection::new(config, name).map_err(std::io::Error::other)?;
+        while tls.is_handshaking() {
+            tls.complete_io(&mut stream)?;
+        }
+        Ok(StreamOwned::new(tls, stream))
+    }
+}
+
+/// Ends when nobody reads what arrives any more.
+fn accept(
+    listener: &TcpListener,
+    config: &Arc<ServerConfig>,
+    roster: &Roster,
+    sink: &SyncSender<Incoming>,
+) {
+    let open = Arc::new(AtomicUsize::new(0));
+    for stream in listener.incoming().flatten() {
+        if open.fetch_add(1, Ordering::Relaxed) >= CONNECTIONS_MAX {
+            open.fetch_sub(1, Ordering::Relaxed);
+            continue;
+        }
+        let (config, roster) = (Arc::clone(config), roster.clone());
+        let (sink, open) = (sink.clone(), Arc::clone(&open));
+        std::thread::spawn(move || {
+            if let Err(error) = read(stream, config, &roster, &sink) {
+                tracing::debug!(%error, "a connection from another agent has ended");
+            }
+            open.fetch_sub(1, Ordering::Relaxed);
+        });
+    }
+}
+
+fn read(
+    mut stream: TcpStream,
+    config: Arc<ServerConfig>,
+    roster: &Roster,
+    sink: &SyncSender<Incoming>,
+) -> std::io::Result<()> {
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(STEP_LIMIT))?;
+    stream.set_write_timeout(Some(STEP_LIMIT))?;
+    let mut tls = ServerConnection::new(config).map_err(std::io::Error::other)?;
+    while tls.is_handshaking() {
+        tls.complete_io(&mut stream)?;
+    }
+    let certificate = tls
+        .peer_certificates()
+        .and_then(|chain| chain.first())
+        .map(|certificate| certificate.clone().into_owned())
+        .ok_or_else(|| std::io::Error::other("no certificate"))?;
+    let host = roster
+        .owner(&certificate)
+        .ok_or_else(|| std::io::Error::other("its key has left the roster"))?;
+    stream.set_read_timeout(None)?;
+    let mut link = StreamOwned::new(tls, stream);
+    let end = loop {
+        let frame = match next(&mut link) {
+            Ok(frame) => frame,
+            Err(error) => break error,
+        };
+        // A release that was loaded meanwhile may have taken the key out.
+        if roster.owner(&certificate).as_ref() != Some(&host) {
+            break std::io::Error::other("its key has left the roster");
+        }
+        if sink
+            .send(Incoming::Frame(host.clone(), Box::new(frame)))
+            .is_err()
+        {
+            return Ok(());
+        }
+    };
+    // Nobody may be left to hear it.
+    let _ = sink.send(Incoming::Lost(host));
+    Err(end)
+}
+
+fn next(link: &mut StreamOwned<ServerConnection, TcpStream>) -> std::io::Result<Frame> {
+    let mut header = [0; 4];
+    link.read_exact(&mut header)?;
+    let length = Frame::length(header).map_err(std::io::Error::other)?;
+    let mut body = vec![0; length];
+    link.read_exact(&mut body)?;
+    Frame::decode(&body).map_err(std::io::Error::other)
+}

@@ -1,0 +1,136 @@
+//! Two agents' links over the loopback: the pinned key is accepted, every other one is not.
+
+use lictor_agent::peer::{Incoming, Links, Roster};
+use lictor_evidence::KeyName;
+use lictor_types::{GuestId, HostId};
+use lictor_wire::peer::{Control, Frame};
+use lictor_wire::{RosterHost, SigningKey};
+use std::net::SocketAddr;
+use std::sync::mpsc::Receiver;
+use std::time::Duration;
+
+const LIMIT: Duration = Duration::from_secs(10);
+
+fn host(name: &str) -> HostId {
+    HostId::new(name).expect("a valid name")
+}
+
+fn key(name: &str) -> SigningKey {
+    SigningKey::generate(
+        KeyName::new(name).expect("a valid name"),
+        &mut rand::rngs::OsRng,
+    )
+}
+
+fn entry(name: &str, key: &SigningKey, peer: SocketAddr) -> RosterHost {
+    RosterHost {
+        host: host(name),
+        cluster: "main".into(),
+        key: key.verify_key(),
+        peer,
+    }
+}
+
+fn ask(number: u32) -> Frame {
+    Frame::Control(Control::Custody {
+        guest: GuestId::new(format!("guest-{number}")).expect("a valid name"),
+    })
+}
+
+struct Agent {
+    key: SigningKey,
+    roster: Roster,
+    links: Links,
+    incoming: Receiver<Incoming>,
+}
+
+impl Agent {
+    fn new(name: &str) -> Self {
+        let (key, roster) = (key(name), Roster::default());
+        let any = "127.0.0.1:0".parse().expect("an address");
+        let (links, incoming) = Links::open(&key, any, roster.clone()).expect("listens");
+        Self {
+            key,
+            roster,
+            links,
+            incoming,
+        }
+    }
+
+    fn entry(&self, name: &str) -> RosterHost {
+        entry(name, &self.key, self.links.address())
+    }
+
+    fn next(&self) -> Incoming {
+        self.incoming
+            .recv_timeout(LIMIT)
+            .expect("something arrives")
+    }
+}
+
+#[test]
+fn frames_between_pinned_agents_arrive_in_order_with_their_sender() {
+    let (a, b) = (Agent::new("a"), Agent::new("b"));
+    for one in [&a, &b] {
+        one.roster.set(vec![a.entry("a"), b.entry("b")]);
+    }
+    for number in 0..100 {
+        a.links.send(&host("b"), ask(number)).expect("queued");
+    }
+    for number in 0..100 {
+        assert_eq!(b.next(), Incoming::Frame(host("a"), Box::new(ask(number))));
+    }
+    b.links.send(&host("a"), ask(7)).expect("queued");
+    assert_eq!(a.next(), Incoming::Frame(host("b"), Box::new(ask(7))));
+}
+
+#[test]
+fn an_agent_with_a_foreign_key_is_not_heard() {
+    let (a, b) = (Agent::new("a"), Agent::new("b"));
+    a.roster.set(vec![a.entry("a"), b.entry("b")]);
+    let other = entry("a", &key("a"), a.links.address());
+    b.roster.set(vec![other, b.entry("b")]);
+    a.links.send(&host("b"), ask(1)).expect("queued");
+    // In TLS 1.3 the client learns of the refusal after its own handshake has ended.
+    let quiet = b.incoming.recv_timeout(Duration::from_millis(500));
+    assert!(quiet.is_err(), "{quiet:?}");
+}
+
+#[test]
+fn nothing_is_sent_to_an_agent_that_shows_another_hosts_key() {
+    let (a, b) = (Agent::new("a"), Agent::new("b"));
+    // `c` is a host of the roster, but the key at its address is b's.
+    let wrong = entry("c", &key("c"), b.links.address());
+    for one in [&a, &b] {
+        one.roster
+            .set(vec![a.entry("a"), b.entry("b"), wrong.clone()]);
+    }
+    a.links.send(&host("c"), ask(1)).expect("queued");
+    assert_eq!(a.next(), Incoming::Lost(host("c")));
+    assert!(b.incoming.recv_timeout(Duration::from_millis(200)).is_err());
+}
+
+#[test]
+fn a_key_that_leaves_the_roster_is_not_heard_any_more() {
+    let (a, b) = (Agent::new("a"), Agent::new("b"));
+    for one in [&a, &b] {
+        one.roster.set(vec![a.entry("a"), b.entry("b")]);
+    }
+    a.links.send(&host("b"), ask(1)).expect("queued");
+    assert_eq!(b.next(), Incoming::Frame(host("a"), Box::new(ask(1))));
+    b.roster.set(vec![b.entry("b")]);
+    a.links.send(&host("b"), ask(2)).expect("queued");
+    assert_eq!(b.next(), Incoming::Lost(host("a")));
+}
+
+#[test]
+fn an_agent_that_is_gone_is_said_to_be_lost() {
+    let a = Agent::new("a");
+    let nobody = "127.0.0.1:1".parse().expect("an address");
+    a.roster
+        .set(vec![a.entry("a"), entry("b", &key("b"), nobody)]);
+    a.links.send(&host("b"), ask(1)).expect("queued");
+    assert_eq!(a.next(), Incoming::Lost(host("b")));
+    let unknown = a.links.send(&host("z"), ask(1)).expect_err("refused");
+    assert!(unknown.chain().contains("roster"), "{unknown}");
+}
