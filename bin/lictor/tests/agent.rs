@@ -1,5 +1,5 @@
-//! The agent as a process on a lab host, with guests on both sides of a rule: what two persons signed is
-//! enforced from the first packet, and goes on when the agent is killed.
+//! The agent as a process on a lab host, with guests on both sides of a rule: what two persons
+//! signed is enforced from the first packet, and goes on when the agent is killed.
 
 use anyhow::{Context, Result, bail};
 use lictor_agent::state::{self, StateDir};

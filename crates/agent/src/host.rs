@@ -3,9 +3,9 @@
 
 use crate::state::{LogFile, StateDir};
 use crate::{AgentError, Config};
-use lictor_datapath::{Attachment, Datapath, How, VnicSpec, VnicStatus};
-use lictor_evidence::{Body, ControlFact, Entry, Log, SigningKey, Source};
-use lictor_types::{HostTables, VnicName, VnicState};
+use lictor_datapath::{Attachment, Datapath, Event, How, VnicSpec, VnicStatus};
+use lictor_evidence::{Body, ControlFact, Entry, Log, SessionSample, SigningKey, Source};
+use lictor_types::{Direction, HostTables, VnicName, VnicState};
 use lictor_wire::api::{ControlState, EvidenceBatch, GuestReport, HostReport, VnicReport};
 use lictor_wire::binding::{self, BindingLog};
 use lictor_wire::local::{Attach, Attached};
@@ -15,8 +15,10 @@ use lictor_wire::{
     host_tables,
 };
 
-/// Entries in one batch to the manager.
-pub const BATCH_ENTRIES_MAX: usize = 256;
+use std::time::Duration;
+
+/// Decisions recorded in one round.
+pub const SAMPLES_PER_ROUND_MAX: usize = 64;
 
 /// The agent of one host, without sockets and without a clock: times are parameters.
 #[derive(Debug)]
@@ -440,6 +442,66 @@ impl Host {
             }
         }
         Ok(())
+    }
+
+    /// Gives room back that expired sessions hold, and records decisions on new sessions: at most
+    /// [`SAMPLES_PER_ROUND_MAX`] of them, because a flood must not fill the log. Counters in
+    /// the kernel count every packet all the same.
+    ///
+    /// # Errors
+    /// [`AgentError`].
+    pub fn collect(&mut self, now_ms: u64) -> Result<(), AgentError> {
+        for status in self.datapath.vnics()? {
+            self.datapath.sweep(status.spec.vnic)?;
+        }
+        let (mut events, mut left_out) = (Vec::new(), 0_u64);
+        self.datapath.poll_events(Duration::ZERO, |event| {
+            if events.len() < SAMPLES_PER_ROUND_MAX {
+                events.push(event);
+            } else {
+                left_out += 1;
+            }
+        })?;
+        for event in &events {
+            if let Some(sample) = self.sample(event) {
+                self.record(Body::SessionDecided(Box::new(sample)), now_ms)?;
+            }
+        }
+        if left_out > 0 {
+            let subject = format!("host {}", self.config.host);
+            let text = format!("{left_out} decisions of one round were counted but not recorded");
+            self.record(Body::Alarm { subject, text }, now_ms)?;
+        }
+        Ok(())
+    }
+
+    /// An event in the words of evidence; `None` for a vnic whose binding is gone.
+    fn sample(&self, event: &Event) -> Option<SessionSample> {
+        let binding = self
+            .bindings
+            .guests()
+            .find(|binding| binding.vnics.iter().any(|vnic| vnic.vnic == event.vnic))?;
+        let release = self.release.as_ref();
+        let rule = release.and_then(|verified| verified.release().policy.rule(event.rule));
+        let local = (event.key.local, event.key.local_port);
+        let remote = (event.key.remote, event.key.remote_port);
+        let (from, to) = match event.direction {
+            Direction::Egress => (local, remote),
+            Direction::Ingress => (remote, local),
+        };
+        Some(SessionSample {
+            guest: binding.guest.clone(),
+            vnic: event.vnic,
+            direction: event.direction,
+            verdict: event.verdict,
+            reason: event.reason,
+            rule: rule.map_or_else(String::new, |rule| rule.name.clone()),
+            protocol: event.key.protocol,
+            source: from.0,
+            destination: to.0,
+            source_port: from.1,
+            destination_port: to.1,
+        })
     }
 
     fn repair(&mut self, status: &VnicStatus, now_ms: u64) -> Result<(), AgentError> {

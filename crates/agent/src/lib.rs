@@ -1,16 +1,18 @@
 //! The agent of one host: it verifies what two persons signed, loads it whole or not at all,
 //! attaches to vnics before they carry traffic, reads everything back, and records what it did.
 //!
-//! [`Host`] is the core: one owner, no sockets, times as parameters. [`run`] is the shell around it.
-//! [`peer`] links agents by the keys that the roster pins.
-//! [`moves`] is the protocol by which a guest's sessions change hosts, as two pure state machines;
-//! the shell that connects them to QEMU and to other agents is not built yet.
+//! [`Host`] is the core: one owner, no sockets, times as parameters. [`run`] is its shell.
+//!
+//! [`moves`] is the protocol by which a guest's sessions change hosts, as two pure state machines,
+//! and [`peer`] the pinned connection between two agents. The shell that connects both to QEMU is
+//! not built yet: an agent refuses to admit a move.
 #![forbid(unsafe_code)]
 
 mod command;
 mod config;
 mod error;
 mod host;
+pub mod interlock;
 mod manager;
 pub mod moves;
 pub mod peer;

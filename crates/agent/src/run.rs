@@ -63,6 +63,7 @@ impl Rounds {
     /// Each part stands alone: a manager that refuses a report still gets the evidence of it.
     fn one(&mut self, host: &mut Host) {
         warn("reconcile", host.reconcile(now_ms()));
+        warn("collect", host.collect(now_ms()));
         if let Some(manager) = self.manager.clone() {
             warn("fetch", fetch(host, &manager));
             warn("attest", self.attest(&manager));

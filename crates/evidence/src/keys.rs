@@ -238,8 +238,8 @@ impl SigningKey {
         }
     }
 
-    /// Signs bytes as they are. Use [`crate::Envelope`] or [`crate::Note`] for anything stored: both
-    /// separate one use of a key from another.
+    /// Signs bytes as they are. Use [`crate::Envelope`] or [`crate::Note`] for anything stored:
+    /// both separate one use of a key from another.
     #[must_use]
     pub fn sign(&self, message: &[u8]) -> [u8; 64] {
         self.key.sign(message).to_bytes()

@@ -138,7 +138,7 @@ impl Draft {
         }
     }
 
-    /// The pack. `entries` are all entries of the log, `checkpoint` the signed checkpoint over them.
+    /// The pack. `entries` are all entries of the log, `checkpoint` the signed one over them.
     ///
     /// # Errors
     /// [`PackError`] if the pack would not verify: none is handed out that does not.
