@@ -1,0 +1,124 @@
+//! What the release in force says.
+
+use super::no_release;
+use crate::catalogue::Context;
+use crate::facts::At;
+use crate::{Finding, Status};
+use lictor_evidence::{ReleaseFacts, RuleFacts};
+use lictor_types::{Digest, Verdict};
+use std::collections::BTreeSet;
+
+/// One finding for each release that a host has loaded; the newest published if none has.
+fn per_release(
+    context: Context<'_>,
+    judge: impl Fn(Context<'_>, &ReleaseFacts) -> Finding,
+) -> Vec<Finding> {
+    let facts = context.facts;
+    let Some(newest) = facts.release() else {
+        return vec![no_release()];
+    };
+    let loaded = facts.loaded();
+    let mut digests: BTreeSet<Digest> = loaded.values().map(|at| at.value.release).collect();
+    if digests.is_empty() {
+        digests.insert(newest.value.digest);
+    }
+    let finding = |digest: &Digest| {
+        let published = facts
+            .releases
+            .iter()
+            .rev()
+            .find(|at| at.value.digest == *digest);
+        let Some(published) = published else {
+            let subject = format!("release {}", digest.short());
+            let reason = "a host has loaded it, and no facts about it were published";
+            return Finding::new(subject, Status::Unknown, reason);
+        };
+        let mut finding = judge(context, &published.value);
+        finding.subject = format!("release {}", published.value.generation);
+        finding
+            .from([published.index])
+            .at(confirmed(context, published))
+            .of(Some(published.value.generation))
+    };
+    digests.iter().map(finding).collect()
+}
+
+/// When the release was last seen in force: published, loaded, or read back.
+fn confirmed(context: Context<'_>, published: &At<ReleaseFacts>) -> Option<u64> {
+    let facts = context.facts;
+    let release = &published.value;
+    let loads = facts
+        .loads
+        .iter()
+        .filter(|at| at.value.release == release.digest);
+    let backs = facts
+        .readbacks
+        .iter()
+        .filter(|at| at.value.1.generation == release.generation);
+    let times = loads.map(|at| at.time_ms).chain(backs.map(|at| at.time_ms));
+    times.chain([published.time_ms]).max()
+}
+
+/// RUL-01.
+pub(crate) fn default_deny(context: Context<'_>) -> Vec<Finding> {
+    per_release(context, |_, release| {
+        let ways = [
+            (
+                release.default_deny_egress,
+                "egress is allowed where no rule speaks",
+            ),
+            (
+                release.default_deny_ingress,
+                "ingress is allowed where no rule speaks",
+            ),
+        ];
+        let faults: Vec<_> = ways
+            .iter()
+            .filter(|(holds, _)| !holds)
+            .map(|(_, text)| (*text).to_owned())
+            .collect();
+        Finding::judged(
+            "",
+            &faults,
+            "what no rule allows is denied, from and toward every guest",
+        )
+        .wants("deny in both directions where no rule speaks")
+    })
+}
+
+/// RUL-02.
+pub(crate) fn complete(context: Context<'_>) -> Vec<Finding> {
+    per_release(context, |context, release| {
+        let counted = |rule: &&RuleFacts| rule.touches_scope && rule.verdict == Verdict::Allow;
+        let rules: Vec<_> = release.rules.iter().filter(counted).collect();
+        let faults: Vec<_> = rules
+            .iter()
+            .filter_map(|rule| incomplete(rule, context.now_ms))
+            .collect();
+        let count = rules.len();
+        let reason = "every allow that touches what is in scope is complete";
+        Finding::judged("", &faults, reason)
+            .saw(format!(
+                "{count} allows touch what is in scope, {} incomplete",
+                faults.len()
+            ))
+            .wants("owner, justification and service for each, and none past its end")
+    })
+}
+
+fn incomplete(rule: &RuleFacts, now_ms: u64) -> Option<String> {
+    let fields = [
+        (rule.owner.as_str(), "owner"),
+        (&rule.justification, "justification"),
+        (&rule.service, "service"),
+    ];
+    let mut missing: Vec<_> = fields
+        .iter()
+        .filter(|(value, _)| value.trim().is_empty())
+        .map(|(_, name)| format!("no {name}"))
+        .collect();
+    if rule.expires_ms.is_some_and(|end| end <= now_ms) {
+        missing.push("past its end".into());
+    }
+    (!missing.is_empty()).then(|| format!("rule {}: {}", rule.name, missing.join(", ")))
+}
