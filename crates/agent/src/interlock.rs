@@ -1,6 +1,6 @@
-//! The interlock: the agent as the D-Bus peer of a guest's QEMU. QEMU calls Save() when the guest has
-//! stopped to leave, and Load() before it runs; while either is unanswered the guest stands still.
-//! There is no bus: QEMU's `dbus-vmstate` connects to a socket of the guest's own.
+//! The interlock: the agent as the D-Bus peer of a guest's QEMU. QEMU calls Save() when the guest
+//! has stopped to leave, and Load() before it runs; while either is unanswered the guest stands
+//! still. There is no bus: QEMU's `dbus-vmstate` connects to a socket of the guest's own.
 
 use crate::AgentError;
 use lictor_types::{GuestId, VMSTATE_BYTES_MAX};
@@ -146,7 +146,7 @@ impl VmState {
     }
 
     async fn save(&self) -> fdo::Result<Vec<u8>> {
-        let state = self.ask(|keeper, guest| keeper.save(guest)).await?;
+        let state = self.ask(Keeper::save).await?;
         if state.len() > VMSTATE_BYTES_MAX {
             let (found, max) = (state.len(), VMSTATE_BYTES_MAX);
             let text = format!("the record has {found} bytes, QEMU takes {max}");

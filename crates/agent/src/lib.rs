@@ -4,8 +4,9 @@
 //! [`Host`] is the core: one owner, no sockets, times as parameters. [`run`] is its shell.
 //!
 //! [`moves`] is the protocol by which a guest's sessions change hosts, as two pure state machines,
-//! and [`peer`] the pinned connection between two agents. The shell that connects both to QEMU is
-//! not built yet: an agent refuses to admit a move.
+//! [`peer`] the pinned connection between two agents, and [`interlock`] what QEMU asks before a
+//! guest leaves or runs. The shell that connects the three is not built yet: an agent refuses to
+//! admit a move.
 #![forbid(unsafe_code)]
 
 mod command;
