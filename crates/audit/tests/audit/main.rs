@@ -1,0 +1,5 @@
+//! The checks and the report over a small deployment.
+
+mod checks;
+mod report;
+mod world;
