@@ -3,7 +3,6 @@
 use lictor_audit::{Profile, Report};
 use lictor_evidence::pack::{Draft, Files};
 use lictor_evidence::{Body, Entry, KeyName, Log, MemoryStorage, SigningKey, Source, TrustPolicy};
-use lictor_types::HostId;
 use rand::{SeedableRng as _, rngs::StdRng};
 use std::fs;
 use std::path::Path;
@@ -21,7 +20,7 @@ fn pack() -> Files {
         subject: "vnic 7".into(),
         text: "look here".into(),
     };
-    let host = Source::Host(HostId::new("h1").expect("valid"));
+    let host: Source = "h1".parse().expect("valid");
     let entries = [Entry::new(host, 0, NOW_MS, alarm)];
     let public = key(1).verify_key();
     let report = Report::new(&entries, &public, NOW_MS, Profile::default()).expect("short");

@@ -309,6 +309,7 @@ impl Gather {
                 self.of_host((index, time_ms), host, &entry.body);
             }
         }
+        self.of_placement((index, time_ms), &entry.host, &entry.body);
         self.of_anyone((index, time_ms), &entry.host, &entry.body);
     }
 
@@ -332,19 +333,6 @@ impl Gather {
     }
 
     fn of_host(&mut self, (index, time_ms): (u64, u64), host: &HostId, body: &Body) {
-        let vnic = |guest: &GuestId, vnic: VnicId, change| {
-            let (host, guest) = (host.clone(), guest.clone());
-            At {
-                index,
-                time_ms,
-                value: VnicFact {
-                    host,
-                    guest,
-                    vnic,
-                    change,
-                },
-            }
-        };
         match body {
             Body::ReleaseLoaded {
                 generation,
@@ -365,28 +353,6 @@ impl Gather {
                     time_ms,
                     value,
                 });
-            }
-            Body::VnicAttached {
-                guest,
-                vnic: id,
-                before_first_packet,
-                excess_frames,
-                window_ms,
-                ..
-            } => {
-                let change = VnicChange::Attached {
-                    before_first_packet: *before_first_packet,
-                    excess_frames: *excess_frames,
-                    window_ms: *window_ms,
-                };
-                self.facts.vnics.push(vnic(guest, *id, change));
-            }
-            Body::VnicDetached {
-                guest, vnic: id, ..
-            } => {
-                self.facts
-                    .vnics
-                    .push(vnic(guest, *id, VnicChange::Detached));
             }
             Body::Readback(readback) => {
                 let value = (host.clone(), readback.clone());
@@ -411,11 +377,18 @@ impl Gather {
                     value,
                 });
             }
-            _ => {}
+            _ => {
+                let vnic = vnic_fact(host, body).map(|value| At {
+                    index,
+                    time_ms,
+                    value,
+                });
+                self.facts.vnics.extend(vnic);
+            }
         }
     }
 
-    fn of_anyone(&mut self, (index, time_ms): (u64, u64), source: &Source, body: &Body) {
+    fn of_placement(&mut self, (index, time_ms): (u64, u64), source: &Source, body: &Body) {
         let may_speak_of = |host: &HostId| source.host().is_none_or(|speaker| speaker == host);
         match body {
             Body::GuestPlaced {
@@ -443,6 +416,13 @@ impl Gather {
                     arrived: None,
                 });
             }
+            _ => {}
+        }
+    }
+
+    fn of_anyone(&mut self, (index, time_ms): (u64, u64), source: &Source, body: &Body) {
+        let may_speak_of = |host: &HostId| source.host().is_none_or(|speaker| speaker == host);
+        match body {
             Body::MoveAdmitted {
                 ticket,
                 guest,
@@ -475,61 +455,30 @@ impl Gather {
                     value,
                 });
             }
-            Body::UnprotectedOpened {
-                guest,
-                cause,
-                since_ms,
-                error_ms,
-                ..
-            } => {
-                let (guest, cause) = (guest.clone(), cause.clone());
-                let (since_ms, error_ms) = (*since_ms, *error_ms);
-                let value = Unprotected {
-                    guest,
-                    cause,
-                    since_ms,
-                    until_ms: None,
-                    error_ms,
-                };
-                self.facts.unprotected.push(At {
-                    index,
-                    time_ms,
-                    value,
-                });
+            _ => {
+                if let Some(value) = unprotected(body) {
+                    self.of_gap(At {
+                        index,
+                        time_ms,
+                        value,
+                    });
+                }
             }
-            Body::UnprotectedClosed {
-                guest,
-                cause,
-                since_ms,
-                until_ms,
-                error_ms,
-                ..
-            } => {
-                let (guest, cause, until_ms) = (guest.clone(), cause.clone(), Some(*until_ms));
-                let (since_ms, error_ms) = (*since_ms, *error_ms);
-                // The closing entry tells the whole interval, so it replaces the opening one.
-                self.facts.unprotected.retain(|open| {
-                    let open = &open.value;
-                    open.until_ms.is_some()
-                        || open.guest != guest
-                        || open.cause != cause
-                        || open.since_ms != since_ms
-                });
-                let value = Unprotected {
-                    guest,
-                    cause,
-                    since_ms,
-                    until_ms,
-                    error_ms,
-                };
-                self.facts.unprotected.push(At {
-                    index,
-                    time_ms,
-                    value,
-                });
-            }
-            _ => {}
         }
+    }
+
+    /// The closing entry tells the whole interval, so it replaces the opening one.
+    fn of_gap(&mut self, gap: At<Unprotected>) {
+        if gap.value.until_ms.is_some() {
+            self.facts.unprotected.retain(|open| {
+                let (open, closed) = (&open.value, &gap.value);
+                open.until_ms.is_some()
+                    || open.guest != closed.guest
+                    || open.cause != closed.cause
+                    || open.since_ms != closed.since_ms
+            });
+        }
+        self.facts.unprotected.push(gap);
     }
 
     fn signed_by_both(&self, record: &MoveRecord, signed: &Envelope) -> bool {
@@ -540,6 +489,62 @@ impl Gather {
                 .is_ok_and(|verified| verified.payload == record.canonical_bytes())
         })
     }
+}
+
+fn vnic_fact(host: &HostId, body: &Body) -> Option<VnicFact> {
+    let (guest, vnic, change) = match body {
+        Body::VnicAttached {
+            guest,
+            vnic,
+            before_first_packet,
+            excess_frames,
+            window_ms,
+            ..
+        } => {
+            let change = VnicChange::Attached {
+                before_first_packet: *before_first_packet,
+                excess_frames: *excess_frames,
+                window_ms: *window_ms,
+            };
+            (guest, vnic, change)
+        }
+        Body::VnicDetached { guest, vnic, .. } => (guest, vnic, VnicChange::Detached),
+        _ => return None,
+    };
+    Some(VnicFact {
+        host: host.clone(),
+        guest: guest.clone(),
+        vnic: *vnic,
+        change,
+    })
+}
+
+fn unprotected(body: &Body) -> Option<Unprotected> {
+    let (guest, cause, since_ms, until_ms, error_ms) = match body {
+        Body::UnprotectedOpened {
+            guest,
+            cause,
+            since_ms,
+            error_ms,
+            ..
+        } => (guest, cause, since_ms, None, error_ms),
+        Body::UnprotectedClosed {
+            guest,
+            cause,
+            since_ms,
+            until_ms,
+            error_ms,
+            ..
+        } => (guest, cause, since_ms, Some(*until_ms), error_ms),
+        _ => return None,
+    };
+    Some(Unprotected {
+        guest: guest.clone(),
+        cause: cause.clone(),
+        since_ms: *since_ms,
+        until_ms,
+        error_ms: *error_ms,
+    })
 }
 
 fn stays(mut placements: Vec<Placement>) -> Vec<Stay> {

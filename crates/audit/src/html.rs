@@ -80,7 +80,8 @@ fn summary(report: &Report) -> Markup {
             }
             p class="note" {
                 "A fact that is missing or too old makes UNKNOWN, never PASS. An accepted "
-                "violation is EXCEPTED, never PASS. Of the three readings of co-residence only \u{201c}"
+                "violation is EXCEPTED, never PASS. Of the three readings of co-residence \
+                 only \u{201c}"
                 (report.profile.co_residence.word()) "\u{201d} is counted here."
             }
         }
@@ -109,7 +110,10 @@ fn matrix(report: &Report) -> Markup {
                                 @for reading in CoResidence::ALL {
                                     td {
                                         @match report.reading(host, reading) {
-                                            Some(finding) => { (badge(finding.status)) p { (finding.reason) } }
+                                            Some(finding) => {
+                                                (badge(finding.status))
+                                                p { (finding.reason) }
+                                            }
                                             None => "not judged"
                                         }
                                     }
@@ -213,7 +217,10 @@ fn requirements(report: &Report) -> Markup {
                                         pci.of(check.id).any(|one| one.id == requirement.id)
                                     }) {
                                         p { (check.id) " "
-                                            @if let Some(status) = worst(check.id) { (badge(status)) } }
+                                            @if let Some(status) = worst(check.id) {
+                                                (badge(status))
+                                            }
+                                        }
                                     }
                                 }
                             }

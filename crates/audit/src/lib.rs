@@ -1,8 +1,8 @@
 //! Checks over packed facts, findings and reports. Pure: the time is a parameter, and every number
 //! comes out of entries.
 //!
-//! [`Facts`] sorts entries, [`run`] judges them, [`Report`] shows the result, and [`verify`] does all
-//! of it again for an assessor.
+//! [`Facts`] sorts entries, [`run`] judges them, [`Report`] shows the result, and [`verify`]
+//! does all of it again for an assessor.
 #![forbid(unsafe_code)]
 
 mod catalogue;

@@ -54,7 +54,9 @@ pub(crate) fn picture(report: &Report) -> Markup {
     html! {
         svg class="timeline" role="img" aria-labelledby="picture-title"
             viewBox={ "0 0 " (WIDTH) " " (height) } {
-            title id="picture-title" { "Each guest's hosts over time; the table below says the same" }
+            title id="picture-title" {
+                "Each guest's hosts over time; the table below says the same"
+            }
             defs {
                 pattern id="hatch" width="6" height="6" patternUnits="userSpaceOnUse"
                     patternTransform="rotate(45)" {
@@ -140,7 +142,10 @@ fn table(rows: &[&Timeline]) -> Markup {
                                     th scope="row" { (timeline.guest) }
                                     td { (span.host) }
                                     td { (utc(span.since_ms)) } td { (utc(span.until_ms)) }
-                                    td { @if span.protected { "protected" } @else { "unprotected" } }
+                                    td {
+                                        @if span.protected { "protected" }
+                                        @else { "unprotected" }
+                                    }
                                     td { (span.entry) }
                                 }
                             }

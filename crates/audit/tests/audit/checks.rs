@@ -347,6 +347,21 @@ fn other_rules_on_the_other_side_fail() {
 }
 
 #[test]
+fn a_record_that_differs_from_what_was_signed_fails() {
+    let mut said = with_record(|record| record.unprotected_ms = 12);
+    for (_, _, body) in &mut said {
+        if let Body::MoveRecorded { record: shown, .. } = body {
+            shown.unprotected_ms = 0;
+        }
+    }
+    expect(
+        said,
+        ("MOV-03", "pay"),
+        (Status::Fail, "not signed by both"),
+    );
+}
+
+#[test]
 fn three_readings_of_co_residence_differ_on_the_same_facts() {
     expect(shared(|_| {}), ("COR-01", "h2"), (Status::Fail, "zone cde"));
     expect(
