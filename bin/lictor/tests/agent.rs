@@ -27,7 +27,10 @@ const LIMIT: Duration = Duration::from_secs(10);
 /// A denied connection is one that gets no answer: as long as a first SYN waits for its second.
 const DENIED: Duration = Duration::from_millis(1_500);
 
-const GUESTS: [(&str, u8, &[(&str, &str)]); 3] = [
+/// A guest's name, the last octet of its addresses and its vnic's number, and its labels.
+type Guest = (&'static str, u8, &'static [(&'static str, &'static str)]);
+
+const GUESTS: [Guest; 3] = [
     (
         "web",
         10,
@@ -218,10 +221,7 @@ fn release_for(own: &SigningKey, owner: &SigningKey, deployment: DeploymentId) -
     })
 }
 
-fn binding(
-    (name, number, pairs): &(&str, u8, &[(&str, &str)]),
-    deployment: &DeploymentId,
-) -> Result<Binding> {
+fn binding((name, number, pairs): &Guest, deployment: &DeploymentId) -> Result<Binding> {
     Ok(Binding {
         deployment: deployment.clone(),
         epoch: Epoch(u64::from(*number)),

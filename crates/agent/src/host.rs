@@ -304,7 +304,7 @@ impl Host {
         };
         let (binding, vnic) = self.bindings.by_name(&name).ok_or_else(|| {
             AgentError::Refused(format!(
-                "no binding names vnic {name}; have it bound with `lictor guest bind`, then attach \
+                "no binding names vnic {name}; publish a binding for it, then attach \
                  again"
             ))
         })?;

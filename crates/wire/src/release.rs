@@ -158,7 +158,7 @@ pub enum ReleaseRefused {
     /// No author of the trust file signed these bytes.
     #[error(
         "the release carries no valid signature of an author; expected one of {expected}; \
-         have the author sign it with `lictor policy sign`"
+         have the author sign it"
     )]
     NoAuthor {
         /// The authors' key names.
@@ -167,7 +167,7 @@ pub enum ReleaseRefused {
     /// Too few approvers besides the author.
     #[error(
         "the release carries {found} valid approval(s) by a second person, expected {needed} of \
-         {expected}; have an approver sign it with `lictor policy approve`"
+         {expected}; have an approver sign it"
     )]
     NotApproved {
         /// Valid approvals found.

@@ -1,2 +1,0 @@
-//! The lictor command.
-#![forbid(unsafe_code)]
