@@ -336,6 +336,8 @@ impl Client {
             .build();
         let config = ureq::Agent::config_builder()
             .tls_config(tls)
+            // A refused request's connection is closed with its body unread: no second use.
+            .max_idle_connections(0)
             .http_status_as_error(false)
             .timeout_global(Some(Duration::from_secs(20)))
             .build();
