@@ -16,6 +16,6 @@ pub mod ticket;
 
 pub use binding::{AddressAttestation, Binding, Bindings, BindingsRefused, VnicBinding};
 pub use lictor_evidence::{Envelope, SigningKey, VerifyKey};
-pub use plan::{PlanError, host_tables};
+pub use plan::{PlanError, class_digest, host_tables};
 pub use release::{Delegation, Release, ReleaseRefused, RosterHost, Trust, VerifiedRelease};
 pub use ticket::{Refusal, Ticket, TicketError};
