@@ -557,30 +557,19 @@ impl Host {
         Ok(())
     }
 
-    /// The entries from `first` on that the manager does not have yet, with the checkpoint that
-    /// covers them; `None` if there are none.
+    /// As many entries from `first` on as one batch holds, with the checkpoint that covers them;
+    /// `None` if there are none.
     ///
     /// # Errors
     /// [`AgentError::Evidence`].
     pub fn evidence_from(&mut self, first: u64) -> Result<Option<EvidenceBatch>, AgentError> {
-        let size = self.log.size();
-        if first >= size {
-            return Ok(None);
-        }
-        let mut entries = Vec::new();
-        for index in first..size {
-            let bytes = self.log.entry(index)?;
-            let text = String::from_utf8(bytes)
-                .map_err(|error| AgentError::Refused(format!("entry {index}: {error}")))?;
-            entries.push(text);
-        }
-        let checkpoint = self.log.checkpoint(&self.key)?;
-        Ok(Some(EvidenceBatch {
-            host: self.config.host.clone(),
+        let host = &self.config.host;
+        Ok(lictor_wire::next_batch(
+            host,
+            &mut self.log,
+            &self.key,
             first,
-            entries,
-            checkpoint,
-        }))
+        )?)
     }
 
     /// The firewall counts as healthy when what the kernel holds is what was approved, and every
