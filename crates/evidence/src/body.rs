@@ -442,6 +442,28 @@ pub enum Body {
         /// Digest of the manifest's bytes.
         manifest: Digest,
     },
+    /// Leave for one enrolment was given.
+    TokenIssued {
+        /// What its holder will be.
+        role: String,
+        /// The name that the holder's certificate will carry.
+        name: String,
+        /// Who asked for it, by the name in their certificate.
+        by: String,
+        /// When it lapses.
+        expires_ms: u64,
+    },
+    /// A certificate was issued: somebody was enrolled.
+    CertificateIssued {
+        /// What its holder is.
+        role: String,
+        /// Its holder's name.
+        name: String,
+        /// SHA-256 of its DER bytes.
+        certificate: Digest,
+        /// When it lapses.
+        expires_ms: u64,
+    },
 }
 
 impl Body {
@@ -475,6 +497,8 @@ impl Body {
             Self::CheckpointAnchored { .. } => "checkpoint-anchored",
             Self::ReleaseFacts(_) => "release-facts",
             Self::PackBuilt { .. } => "pack-built",
+            Self::TokenIssued { .. } => "token-issued",
+            Self::CertificateIssued { .. } => "certificate-issued",
         }
     }
 }
