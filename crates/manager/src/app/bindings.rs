@@ -1,5 +1,6 @@
 //! Bindings and attestations: the whole log that would result is verified before one is stored.
 
+use super::facts::release_facts;
 use super::{App, Peer, State, envelope_json, parse_envelope};
 use crate::error::AppError;
 use lictor_policy::Labels;
@@ -53,13 +54,19 @@ impl App {
             bindings,
             attestations: stored.attestations,
         };
-        check(log, &release)?;
+        let bindings = check(log, &release)?;
         let row = BindingRow {
             epoch: binding.epoch,
             guest: binding.guest,
             envelope: envelope_json(envelope)?,
         };
-        state.store.write(|tx| tx.add_binding(&row))?;
+        state.change(self.now_ms(), |tx, journal| {
+            tx.add_binding(&row)?;
+            // Checks take the newest facts, so that they know guests bound after the release.
+            release_facts(&release, &bindings, &self.trust)
+                .into_iter()
+                .try_for_each(|facts| journal.add(facts))
+        })?;
         published(envelope)
     }
 
