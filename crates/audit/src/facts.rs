@@ -2,8 +2,8 @@
 //! a host speaks of itself, the manager of releases and keys.
 
 use lictor_evidence::{
-    Body, ControlFact, Entry, Envelope, EvidenceError, HostChain, KeyRole, MOVE_RECORD_TYPE,
-    MoveRecord, PlacedBy, Readback, ReleaseFacts, Source, VerifyKey, host_chains,
+    Body, ControlFact, Entry, EvidenceError, HostChain, KeyRole, MoveOutcome, MoveRecord,
+    MoveSigners, PlacedBy, Readback, ReleaseFacts, Source, VerifyKey, host_chains,
 };
 use lictor_types::{Digest, Generation, GuestId, HostId, VnicId};
 use std::collections::{BTreeMap, BTreeSet};
@@ -82,7 +82,7 @@ pub enum VnicChange {
     Detached,
 }
 
-/// Leave for a move.
+/// Leave for a move, as told by one end or both.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Admission {
     /// The ticket.
@@ -91,17 +91,33 @@ pub struct Admission {
     pub guest: GuestId,
     /// To where.
     pub to: HostId,
-    /// The target's controls.
-    pub controls: Vec<ControlFact>,
+    /// The target's controls, by its own word; `None` until it has spoken.
+    pub controls: Option<Vec<ControlFact>>,
+    /// The other end's entry about the same ticket, if both have told of it.
+    pub also: Option<u64>,
 }
 
-/// A recorded move and who has signed it.
+/// A recorded move and who has signed it, once, whoever brought it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RecordedMove {
     /// What it did.
     pub record: MoveRecord,
-    /// Whether both ends' enrolled keys have signed exactly this record.
-    pub signed_by_both: bool,
+    /// Which ends' enrolled keys have signed exactly this record, in any copy of it.
+    pub signers: MoveSigners,
+}
+
+impl RecordedMove {
+    /// Whether as many ends have signed as its outcome needs.
+    #[must_use]
+    pub const fn counts(&self) -> bool {
+        self.signers.suffice_for(self.record.outcome)
+    }
+
+    /// Whether it counts and the guest ran at the target afterwards.
+    #[must_use]
+    pub fn took_place(&self) -> bool {
+        self.counts() && self.record.outcome != MoveOutcome::Aborted
+    }
 }
 
 /// Time without a verdict.
@@ -173,8 +189,18 @@ struct Placement {
     time_ms: u64,
     guest: GuestId,
     host: HostId,
-    /// `None` when the guest left.
-    arrived: Option<(PlacedBy, bool)>,
+    claim: Claim,
+}
+
+/// What is said of a guest and a host.
+#[derive(Clone, Copy)]
+enum Claim {
+    /// It is there: why, and whether an agent enforces there.
+    Placed(PlacedBy, bool),
+    /// A record says that it moved there and that the target opened.
+    Moved,
+    /// It left.
+    Left,
 }
 
 #[derive(Default)]
@@ -199,6 +225,7 @@ impl Facts {
         for (index, entry) in (0..).zip(entries) {
             gather.entry(index, entry);
         }
+        gather.of_moves();
         let mut facts = gather.facts;
         facts.stays = stays(gather.placements);
         facts.chains = host_chains(entries)?;
@@ -397,13 +424,13 @@ impl Gather {
                 by,
                 protected,
             } if may_speak_of(at) => {
-                let (guest, host, arrived) = (guest.clone(), at.clone(), Some((*by, *protected)));
+                let (guest, host) = (guest.clone(), at.clone());
                 self.placements.push(Placement {
                     index,
                     time_ms,
                     guest,
                     host,
-                    arrived,
+                    claim: Claim::Placed(*by, *protected),
                 });
             }
             Body::GuestLeft { guest, at } if may_speak_of(at) => {
@@ -413,7 +440,7 @@ impl Gather {
                     time_ms,
                     guest,
                     host,
-                    arrived: None,
+                    claim: Claim::Left,
                 });
             }
             _ => {}
@@ -430,26 +457,30 @@ impl Gather {
                 from,
                 controls,
             } if may_speak_of(to) || may_speak_of(from) => {
-                let (guest, to, controls) = (guest.clone(), to.clone(), controls.clone());
+                let controls = may_speak_of(to).then(|| controls.clone());
                 let value = Admission {
                     ticket: *ticket,
-                    guest,
-                    to,
+                    guest: guest.clone(),
+                    to: to.clone(),
                     controls,
+                    also: None,
                 };
-                self.facts.admissions.push(At {
+                self.of_admission(At {
                     index,
                     time_ms,
                     value,
                 });
             }
-            Body::MoveRecorded { record, signed } => {
-                let signed_by_both = self.signed_by_both(record, signed);
+            Body::MoveRecorded { record, signed }
+                if may_speak_of(&record.to) || may_speak_of(&record.from) =>
+            {
+                let keys = |host| self.keys.get(host).map_or(&[][..], Vec::as_slice);
+                let signers = record.signers(signed, keys(&record.from), keys(&record.to));
                 let value = RecordedMove {
                     record: (**record).clone(),
-                    signed_by_both,
+                    signers,
                 };
-                self.facts.moves.push(At {
+                self.of_record(At {
                     index,
                     time_ms,
                     value,
@@ -481,13 +512,44 @@ impl Gather {
         self.facts.unprotected.push(gap);
     }
 
-    fn signed_by_both(&self, record: &MoveRecord, signed: &Envelope) -> bool {
-        [&record.from, &record.to].into_iter().all(|host| {
-            let keys = self.keys.get(host).map_or(&[][..], Vec::as_slice);
-            signed
-                .verify(MOVE_RECORD_TYPE, keys)
-                .is_ok_and(|verified| verified.payload == record.canonical_bytes())
-        })
+    /// Both ends tell of one admission. Only the target knows its controls, and it is the time that
+    /// came first that let the guest leave.
+    fn of_admission(&mut self, new: At<Admission>) {
+        let same = |known: &&mut At<Admission>| {
+            let (known, new) = (&known.value, &new.value);
+            (known.ticket, &known.guest, &known.to) == (new.ticket, &new.guest, &new.to)
+        };
+        let Some(known) = self.facts.admissions.iter_mut().find(same) else {
+            self.facts.admissions.push(new);
+            return;
+        };
+        known.time_ms = known.time_ms.min(new.time_ms);
+        known.value.also.get_or_insert(new.index);
+        if known.value.controls.is_none() {
+            known.value.controls = new.value.controls;
+        }
+    }
+
+    /// Both ends bring the same record: one move, signed by whoever has signed any copy.
+    fn of_record(&mut self, new: At<RecordedMove>) {
+        let mut moves = self.facts.moves.iter_mut();
+        match moves.find(|known| known.value.record == new.value.record) {
+            Some(known) => known.value.signers = known.value.signers.and(new.value.signers),
+            None => self.facts.moves.push(new),
+        }
+    }
+
+    /// A record that counts says where the guest was from then on, also if the target's own word
+    /// about it never came.
+    fn of_moves(&mut self) {
+        let moves = self.facts.moves.iter().filter(|at| at.value.took_place());
+        self.placements.extend(moves.map(|at| Placement {
+            index: at.index,
+            time_ms: at.value.record.opened_ms,
+            guest: at.value.record.guest.clone(),
+            host: at.value.record.to.clone(),
+            claim: Claim::Moved,
+        }));
     }
 }
 
@@ -555,36 +617,43 @@ fn stays(mut placements: Vec<Placement>) -> Vec<Stay> {
         time_ms,
         guest,
         host,
-        arrived,
+        claim,
     } in placements
     {
         let open = stays
             .last_mut()
             .filter(|stay| stay.guest == guest && stay.until_ms.is_none());
-        match (open, arrived) {
-            // Being told again where it is changes nothing, unless protection changed.
-            (Some(stay), Some((PlacedBy::Found, protected)))
-                if stay.host == host && stay.protected == protected => {}
-            // The old host's farewell may arrive after the new host's welcome.
-            (Some(stay), None) if stay.host != host => {}
-            (open, arrived) => {
-                if let Some(stay) = open {
-                    stay.until_ms = Some(time_ms);
-                }
-                if let Some((by, protected)) = arrived {
-                    let (since_ms, until_ms) = (time_ms, None);
-                    stays.push(Stay {
-                        guest,
-                        host,
-                        by,
-                        protected,
-                        since_ms,
-                        until_ms,
-                        index,
-                    });
-                }
+        match (&open, claim) {
+            // Being told again where it is changes nothing, unless protection changed: nobody moves
+            // to where they are.
+            (Some(stay), Claim::Placed(PlacedBy::Found | PlacedBy::Move, protected))
+                if stay.host == host && stay.protected == protected =>
+            {
+                continue;
             }
+            // The target's own word about itself is better than the record's.
+            (Some(stay), Claim::Moved) if stay.host == host => continue,
+            // The old host's farewell may arrive after the new host's welcome.
+            (Some(stay), Claim::Left) if stay.host != host => continue,
+            _ => {}
         }
+        if let Some(stay) = open {
+            stay.until_ms = Some(time_ms);
+        }
+        let (by, protected) = match claim {
+            Claim::Placed(by, protected) => (by, protected),
+            Claim::Moved => (PlacedBy::Move, true),
+            Claim::Left => continue,
+        };
+        stays.push(Stay {
+            guest,
+            host,
+            by,
+            protected,
+            since_ms: time_ms,
+            until_ms: None,
+            index,
+        });
     }
     stays
 }

@@ -4,6 +4,7 @@
 use crate::binding::BindingLog;
 use crate::{Envelope, Trust, VerifyKey};
 use lictor_evidence::MoveSessions;
+pub use lictor_evidence::MoveSigners;
 use lictor_policy::Labels;
 use lictor_types::{
     Digest, Epoch, Generation, GuestId, HostId, Segment, VnicId, VnicName, VnicState,
@@ -451,20 +452,6 @@ impl MoveResult {
             Self::Unprotected => "unprotected",
         }
     }
-}
-
-/// Which ends of a move have signed its record, by the keys that the manager knows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum MoveSigners {
-    /// Neither: nothing in it is believed.
-    Neither,
-    /// The source alone: enough for a move that was called off.
-    Source,
-    /// The target alone: enough where the source was lost.
-    Target,
-    /// Both.
-    Both,
 }
 
 /// One move, once, whoever told of it.

@@ -160,8 +160,8 @@ fn promises(tx: &Tx, host: &HostId) -> Result<(VerifyKey, Option<Checkpoint>), A
     Ok((key, promised))
 }
 
-/// A part was taken under a checkpoint that covers more. When that size is reached, the root must be
-/// the one that was signed then: the rest of a log is bound as soon as its first part is here.
+/// A part was taken under a checkpoint that covers more. When that size is reached, the root must
+/// be the one that was signed then: the rest of a log is bound as soon as its first part is here.
 fn check_promise(
     promised: Option<&Checkpoint>,
     host: &HostId,

@@ -6,7 +6,7 @@ use super::log::Journal;
 use super::{App, unprotected};
 use crate::error::AppError;
 use crate::limits::MOVES_PER_ANSWER_MAX;
-use lictor_evidence::{Body, Entry, Envelope, MOVE_RECORD_TYPE, MoveOutcome, MoveRecord};
+use lictor_evidence::{Body, Entry, Envelope, MoveOutcome, MoveRecord};
 use lictor_store::{DepartureRow, PlacementRow, Tx};
 use lictor_types::{Digest, GuestId, HostId};
 use lictor_wire::api::{MoveEntry, MoveResult, MoveSigners};
@@ -58,7 +58,8 @@ pub(super) struct Effects<'a> {
 }
 
 impl Effects<'_> {
-    /// Takes one entry, which the manager's log has under this number. A host speaks of itself only.
+    /// Takes one entry, which the manager's log has under this number. A host speaks of itself
+    /// only.
     pub(super) fn entry(&mut self, number: u64, entry: &Entry) -> Result<(), AppError> {
         let time_ms = entry.time_ms;
         match &entry.body {
@@ -111,28 +112,18 @@ impl Effects<'_> {
             let host = self.host;
             return self.alarm(guest, format!("{host} tells of a move from {from} to {to}"));
         }
-        let bytes = record.canonical_bytes();
-        let key = format!("record/{}", Digest::of(&bytes));
+        let key = format!("record/{}", Digest::of(&record.canonical_bytes()));
         // Both ends bring the same record: it is one move, with the signatures of both copies.
         let known = find(self.tx, &key)?.and_then(|entry| entry.signers);
-        let mut ends = [
-            known == Some(MoveSigners::Source),
-            known == Some(MoveSigners::Target),
-        ];
-        if known == Some(MoveSigners::Both) {
-            ends = [true, true];
-        }
-        for (has_signed, host) in ends.iter_mut().zip([from, to]) {
-            let keys = self.keys_of(host)?;
-            let verified = signed.verify(MOVE_RECORD_TYPE, &keys);
-            *has_signed |= verified.is_ok_and(|verified| verified.payload == bytes);
-        }
-        let signers = signers(ends);
+        let (source, target) = (self.keys_of(from)?, self.keys_of(to)?);
+        let signers = record
+            .signers(signed, &source, &target)
+            .and(known.unwrap_or_default());
         put(self.tx, &key, &record_entry(record, signers))?;
-        if !suffices(record.outcome, signers) {
+        if !signers.suffice_for(record.outcome) {
             let text = format!(
-                "the record of its move from {from} to {to} is signed by {}; it does not count",
-                signer_words(signers)
+                "the record of its move from {from} to {to} is signed by {signers}; it does not \
+                 count"
             );
             return self.alarm(guest, text);
         }
@@ -162,33 +153,6 @@ impl Effects<'_> {
             subject: format!("guest {guest}"),
             text,
         })
-    }
-}
-
-const fn signers(ends: [bool; 2]) -> MoveSigners {
-    match ends {
-        [false, false] => MoveSigners::Neither,
-        [true, false] => MoveSigners::Source,
-        [false, true] => MoveSigners::Target,
-        [true, true] => MoveSigners::Both,
-    }
-}
-
-const fn signer_words(signers: MoveSigners) -> &'static str {
-    match signers {
-        MoveSigners::Neither => "neither end",
-        MoveSigners::Source => "the source alone",
-        MoveSigners::Target => "the target alone",
-        MoveSigners::Both => "both ends",
-    }
-}
-
-const fn suffices(outcome: MoveOutcome, signers: MoveSigners) -> bool {
-    match (outcome, signers) {
-        (_, MoveSigners::Both)
-        | (MoveOutcome::Aborted, MoveSigners::Source)
-        | (MoveOutcome::StateLost, MoveSigners::Target) => true,
-        (_, MoveSigners::Neither | MoveSigners::Source | MoveSigners::Target) => false,
     }
 }
 

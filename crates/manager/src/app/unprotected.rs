@@ -60,8 +60,8 @@ fn protected(tx: &Tx, host: Option<HostId>) -> Result<Option<HostId>, AppError> 
 }
 
 /// The management layer says when the guest began to run there, the old host's agent when it left.
-/// They are two views of one event, so where they differ by more than the stated error, the error is
-/// what they differ by.
+/// They are two views of one event, so where they differ by more than the stated error, the error
+/// is what they differ by.
 fn error_ms(placed: &PlacementRow, left: &DepartureRow) -> u64 {
     placed.error_ms.max(placed.since_ms.abs_diff(left.since_ms))
 }
