@@ -120,6 +120,19 @@ impl RecordedMove {
     }
 }
 
+/// A move that was not admitted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RefusedMove {
+    /// Who.
+    pub guest: GuestId,
+    /// From where.
+    pub from: HostId,
+    /// To where.
+    pub to: HostId,
+    /// Every reason.
+    pub reasons: Vec<String>,
+}
+
 /// Time without a verdict.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unprotected {
@@ -165,6 +178,8 @@ pub struct Facts {
     pub admissions: Vec<At<Admission>>,
     /// Moves that ended.
     pub moves: Vec<At<RecordedMove>>,
+    /// Moves that were refused.
+    pub refusals: Vec<At<RefusedMove>>,
     /// Time without a verdict.
     pub unprotected: Vec<At<Unprotected>>,
     /// What kernels gave back, with the host.
@@ -466,6 +481,25 @@ impl Gather {
                     also: None,
                 };
                 self.of_admission(At {
+                    index,
+                    time_ms,
+                    value,
+                });
+            }
+            Body::MoveRefused {
+                guest,
+                from,
+                to,
+                reasons,
+            } if may_speak_of(to) || may_speak_of(from) => {
+                let (guest, from, to) = (guest.clone(), from.clone(), to.clone());
+                let value = RefusedMove {
+                    guest,
+                    from,
+                    to,
+                    reasons: reasons.clone(),
+                };
+                self.facts.refusals.push(At {
                     index,
                     time_ms,
                     value,

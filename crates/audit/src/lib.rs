@@ -19,5 +19,7 @@ pub use catalogue::{CHECKS, Check, Framework, Mapping, Requirement, run};
 pub use facts::Facts;
 pub use finding::{CoResidence, Exception, Finding, Profile, Status};
 pub use html::html;
-pub use report::{Gap, LogFacts, REPORT_HTML, REPORT_JSON, Report, Span, Timeline, json};
+pub use report::{
+    Gap, LogFacts, Move, MoveEnd, REPORT_HTML, REPORT_JSON, Report, Span, Timeline, json,
+};
 pub use time::utc;
