@@ -1,12 +1,15 @@
 //! Entries, sorted by what they are about. Claims count only out of the mouth that may make them:
 //! a host speaks of itself, the manager of releases and keys.
 
+use crate::stays::{Claim, Placement, stays};
 use lictor_evidence::{
-    Body, ControlFact, Entry, EvidenceError, HostChain, KeyRole, MoveOutcome, MoveRecord,
-    MoveSigners, PlacedBy, Readback, ReleaseFacts, Source, VerifyKey, host_chains,
+    Body, ControlFact, Entry, EvidenceError, GuestFacts, HostChain, KeyRole, MoveOutcome,
+    MoveRecord, MoveSigners, Readback, ReleaseFacts, Source, VerifyKey, host_chains,
 };
 use lictor_types::{Digest, Generation, GuestId, HostId, VnicId};
 use std::collections::{BTreeMap, BTreeSet};
+
+pub use crate::stays::Stay;
 
 /// A fact with the entry that states it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,6 +20,17 @@ pub struct At<T> {
     pub time_ms: u64,
     /// The fact.
     pub value: T,
+}
+
+/// A guest that was bound, bound anew or retired after its release was published.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bound {
+    /// The release.
+    pub release: Digest,
+    /// Who.
+    pub guest: GuestId,
+    /// What it is from then on; `None` if it is retired.
+    pub facts: Option<GuestFacts>,
 }
 
 /// A release on a host.
@@ -32,25 +46,6 @@ pub struct Load {
     pub author: String,
     /// The approvers' key names, as the agent verified them.
     pub approvers: Vec<String>,
-}
-
-/// A guest at a host for some time.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Stay {
-    /// Who.
-    pub guest: GuestId,
-    /// Where.
-    pub host: HostId,
-    /// Why there.
-    pub by: PlacedBy,
-    /// Whether an agent enforces there.
-    pub protected: bool,
-    /// Since when.
-    pub since_ms: u64,
-    /// Until when; `None` if it still is there.
-    pub until_ms: Option<u64>,
-    /// The entry that says so.
-    pub index: u64,
 }
 
 /// A vnic under or out of the programs' control.
@@ -168,6 +163,10 @@ pub struct Facts {
     pub last_ms: u64,
     /// Releases as published; whole ones only.
     pub releases: Vec<At<ReleaseFacts>>,
+    /// Guests bound since, in the order of the log.
+    pub bound: Vec<At<Bound>>,
+    /// The newest release with all that was bound since.
+    newest: Option<At<ReleaseFacts>>,
     /// Releases on hosts.
     pub loads: Vec<At<Load>>,
     /// Where guests were, by guest and time.
@@ -198,26 +197,6 @@ pub struct Facts {
     times: Vec<u64>,
 }
 
-/// A claim about a placement, before stays are made of them.
-struct Placement {
-    index: u64,
-    time_ms: u64,
-    guest: GuestId,
-    host: HostId,
-    claim: Claim,
-}
-
-/// What is said of a guest and a host.
-#[derive(Clone, Copy)]
-enum Claim {
-    /// It is there: why, and whether an agent enforces there.
-    Placed(PlacedBy, bool),
-    /// A record says that it moved there and that the target opened.
-    Moved,
-    /// It left.
-    Left,
-}
-
 #[derive(Default)]
 struct Gather {
     facts: Facts,
@@ -242,6 +221,7 @@ impl Facts {
         }
         gather.of_moves();
         let mut facts = gather.facts;
+        facts.newest = facts.with_bound();
         facts.stays = stays(gather.placements);
         facts.chains = host_chains(entries)?;
         facts.entries = entries.len() as u64;
@@ -250,15 +230,58 @@ impl Facts {
         Ok(facts)
     }
 
-    /// The newest release as published.
+    /// The newest release, with the guests that were bound since it was published.
     #[must_use]
-    pub fn release(&self) -> Option<&At<ReleaseFacts>> {
-        self.releases.last()
+    pub const fn release(&self) -> Option<&At<ReleaseFacts>> {
+        self.newest.as_ref()
+    }
+
+    fn with_bound(&self) -> Option<At<ReleaseFacts>> {
+        let mut newest = self.releases.last()?.clone();
+        let mut guests: BTreeMap<_, _> = std::mem::take(&mut newest.value.guests)
+            .into_iter()
+            .map(|guest| (guest.guest.clone(), guest))
+            .collect();
+        for at in self.bound.iter().filter(|at| at.index > newest.index) {
+            match &at.value.facts {
+                _ if at.value.release != newest.value.digest => {}
+                Some(facts) => drop(guests.insert(at.value.guest.clone(), facts.clone())),
+                None => drop(guests.remove(&at.value.guest)),
+            }
+        }
+        newest.value.guests = guests.into_values().collect();
+        Some(newest)
+    }
+
+    /// The entry that says what a guest is now: its last binding, or the newest release.
+    #[must_use]
+    pub fn said_by(&self, guest: &GuestId) -> Option<u64> {
+        let bound = self.bound.iter().filter(|at| at.value.guest == *guest);
+        let release = self.newest.as_ref().map(|release| release.index);
+        bound.map(|at| at.index).max().max(release)
+    }
+
+    /// All that was ever said of what a guest is, with the times, in the order of the log; `None`
+    /// where it is not among the guests of a release, or is retired.
+    #[must_use]
+    pub fn said_of(&self, guest: &GuestId) -> Vec<(u64, Option<&GuestFacts>)> {
+        let releases = self.releases.iter().map(|at| {
+            let mut guests = at.value.guests.iter();
+            let facts = guests.find(|one| one.guest == *guest);
+            (at.index, at.time_ms, facts)
+        });
+        let bound = self.bound.iter().filter(|at| at.value.guest == *guest);
+        let bound = bound.map(|at| (at.index, at.time_ms, at.value.facts.as_ref()));
+        let mut said: Vec<_> = releases.chain(bound).collect();
+        said.sort_by_key(|(index, ..)| *index);
+        said.into_iter()
+            .map(|(_, time_ms, facts)| (time_ms, facts))
+            .collect()
     }
 
     /// The guests that an assessor counts in, by the newest release. One that was in scope before
     /// stays in the history of the releases, and a change of its label is a change of policy.
-    pub fn in_scope(&self) -> impl Iterator<Item = &lictor_evidence::GuestFacts> {
+    pub fn in_scope(&self) -> impl Iterator<Item = &GuestFacts> {
         let guests = self
             .release()
             .into_iter()
@@ -314,7 +337,9 @@ impl Facts {
             .iter()
             .flat_map(|release| &release.value.guests);
         let placed = self.stays.iter().map(|stay| &stay.guest);
-        published.map(|guest| &guest.guest).chain(placed).collect()
+        let bound = self.bound.iter().map(|at| &at.value.guest);
+        let published = published.map(|guest| &guest.guest);
+        published.chain(bound).chain(placed).collect()
     }
 }
 
@@ -356,6 +381,24 @@ impl Gather {
     }
 
     fn of_manager(&mut self, index: u64, time_ms: u64, body: &Body) {
+        if let Body::GuestBound {
+            release,
+            guest,
+            facts,
+            ..
+        } = body
+        {
+            let value = Bound {
+                release: *release,
+                guest: guest.clone(),
+                facts: facts.as_deref().cloned(),
+            };
+            self.facts.bound.push(At {
+                index,
+                time_ms,
+                value,
+            });
+        }
         let Body::ReleaseFacts(part) = body else {
             return;
         };
@@ -641,53 +684,4 @@ fn unprotected(body: &Body) -> Option<Unprotected> {
         until_ms,
         error_ms: *error_ms,
     })
-}
-
-fn stays(mut placements: Vec<Placement>) -> Vec<Stay> {
-    placements.sort_by(|a, b| (&a.guest, a.time_ms, a.index).cmp(&(&b.guest, b.time_ms, b.index)));
-    let mut stays: Vec<Stay> = Vec::new();
-    for Placement {
-        index,
-        time_ms,
-        guest,
-        host,
-        claim,
-    } in placements
-    {
-        let open = stays
-            .last_mut()
-            .filter(|stay| stay.guest == guest && stay.until_ms.is_none());
-        match (&open, claim) {
-            // Being told again where it is changes nothing, unless protection changed: nobody moves
-            // to where they are.
-            (Some(stay), Claim::Placed(PlacedBy::Found | PlacedBy::Move, protected))
-                if stay.host == host && stay.protected == protected =>
-            {
-                continue;
-            }
-            // The target's own word about itself is better than the record's.
-            (Some(stay), Claim::Moved) if stay.host == host => continue,
-            // The old host's farewell may arrive after the new host's welcome.
-            (Some(stay), Claim::Left) if stay.host != host => continue,
-            _ => {}
-        }
-        if let Some(stay) = open {
-            stay.until_ms = Some(time_ms);
-        }
-        let (by, protected) = match claim {
-            Claim::Placed(by, protected) => (by, protected),
-            Claim::Moved => (PlacedBy::Move, true),
-            Claim::Left => continue,
-        };
-        stays.push(Stay {
-            guest,
-            host,
-            by,
-            protected,
-            since_ms: time_ms,
-            until_ms: None,
-            index,
-        });
-    }
-    stays
 }

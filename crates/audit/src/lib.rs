@@ -11,6 +11,7 @@ pub mod facts;
 mod finding;
 mod html;
 mod report;
+mod stays;
 mod time;
 mod timeline;
 pub mod verify;

@@ -1,6 +1,6 @@
 //! What an entry can say. The list only grows: a kind or a field is never given a new meaning.
 
-use crate::facts::ReleaseFacts;
+use crate::facts::{GuestFacts, ReleaseFacts};
 use crate::{Envelope, VerifyKey};
 use lictor_types::{
     Digest, Direction, Epoch, Generation, GuestId, HostId, Reason, Verdict, VnicId, VnicName,
@@ -442,6 +442,18 @@ pub enum Body {
         /// Digest of the manifest's bytes.
         manifest: Digest,
     },
+    /// A guest was bound, bound anew or retired after its release was published. Repeating the
+    /// release's facts for each binding would make the log grow with their product.
+    GuestBound {
+        /// The release that the binding lies inside.
+        release: Digest,
+        /// The binding's number.
+        epoch: Epoch,
+        /// Who.
+        guest: GuestId,
+        /// What the guest is from now on; `None` if it is retired.
+        facts: Option<Box<GuestFacts>>,
+    },
     /// Leave for one enrolment was given.
     TokenIssued {
         /// What its holder will be.
@@ -497,6 +509,7 @@ impl Body {
             Self::CheckpointAnchored { .. } => "checkpoint-anchored",
             Self::ReleaseFacts(_) => "release-facts",
             Self::PackBuilt { .. } => "pack-built",
+            Self::GuestBound { .. } => "guest-bound",
             Self::TokenIssued { .. } => "token-issued",
             Self::CertificateIssued { .. } => "certificate-issued",
         }

@@ -7,7 +7,10 @@ use crate::world::{
     placed, record, recorded, release, ticket,
 };
 use lictor_audit::{Facts, Status};
-use lictor_evidence::{Body, MoveOutcome, MoveRecord, MoveSigners, PlacedBy, SigningKey, Source};
+use lictor_evidence::{
+    Body, GuestFacts, MoveOutcome, MoveRecord, MoveSigners, PlacedBy, SigningKey, Source,
+};
+use lictor_types::Epoch;
 
 const MOVES: [&str; 3] = ["MOV-01", "MOV-02", "MOV-03"];
 
@@ -266,20 +269,70 @@ fn an_unprotected_stay_fails_while_it_lasts_and_afterwards() {
     expect(said, ("ENF-01", "pay, vnic 1"), (Status::Pass, "at h1"));
 }
 
+fn bound(name: &str, facts: Option<GuestFacts>) -> (Source, u64, Body) {
+    let body = Body::GuestBound {
+        release: release().digest,
+        epoch: Epoch(9),
+        guest: guest(name),
+        facts: facts.map(Box::new),
+    };
+    (Source::Manager, SEEN_MS, body)
+}
+
 #[test]
 fn a_guest_bound_after_the_release_is_checked_too() {
-    let mut later = release();
-    later.guests.push(guest_facts("pay2", 9));
-    later.guests[2].in_scope = true;
-    let said = with([(
-        Source::Manager,
-        SEEN_MS,
-        Body::ReleaseFacts(Box::new(later)),
-    )]);
-    let found = findings(&entries(said), FRESH_MS);
+    let facts = GuestFacts {
+        in_scope: true,
+        ..guest_facts("pay2", 9)
+    };
+    let said = entries(with([bound("pay2", Some(facts))]));
+    let entry = said
+        .iter()
+        .position(|entry| entry.body.kind() == "guest-bound");
+    let entry = entry.expect("it was said") as u64;
+    let found = findings(&said, FRESH_MS);
     for check in MOVES {
-        assert_eq!(find(&found, check, "pay2").status, Status::Unknown);
+        let of = find(&found, check, "pay2");
+        assert_eq!(of.status, Status::Unknown);
+        assert!(of.evidence.contains(&entry), "{of:#?}");
         assert_eq!(find(&found, check, "pay").status, Status::Pass);
     }
     assert_eq!(find(&found, "RUL-02", "release 7").status, Status::Pass);
+    let retired = findings(&entries(with([bound("pay", None)])), FRESH_MS);
+    let of = find(&retired, "MOV-01", "deployment");
+    assert_eq!(of.status, Status::NotApplicable, "{of:#?}");
+}
+
+#[test]
+fn the_newest_facts_are_those_after_the_newest_release() {
+    let facts = GuestFacts {
+        in_scope: false,
+        ..guest_facts("pay", 1)
+    };
+    let again = Body::ReleaseFacts(Box::new(release()));
+    let said = with([
+        bound("pay", Some(facts.clone())),
+        (Source::Manager, SEEN_MS, again),
+    ]);
+    expect(said, ("MOV-01", "pay"), PASS);
+    let mut foreign = bound("pay", Some(facts));
+    if let Body::GuestBound { release, .. } = &mut foreign.2 {
+        *release = ticket();
+    }
+    expect(with([foreign]), ("MOV-01", "pay"), PASS);
+}
+
+#[test]
+fn a_later_binding_does_not_rewrite_who_shared_a_host() {
+    let joined = (
+        by("h2"),
+        START_MS + 50_000,
+        placed("web", "h2", PlacedBy::Found),
+    );
+    let retagged = GuestFacts {
+        zone: "cde".into(),
+        ..guest_facts("web", 2)
+    };
+    let said = with([joined, bound("web", Some(retagged))]);
+    expect(said, ("COR-01", "h2"), (Status::Fail, "zone web"));
 }

@@ -1,6 +1,6 @@
 //! Bindings and attestations: the whole log that would result is verified before one is stored.
 
-use super::facts::release_facts;
+use super::facts::guest_bound;
 use super::{App, Peer, State, envelope_json, parse_envelope};
 use crate::error::AppError;
 use lictor_policy::Labels;
@@ -54,7 +54,8 @@ impl App {
             bindings,
             attestations: stored.attestations,
         };
-        let bindings = check(log, &release)?;
+        check(log, &release)?;
+        let bound = guest_bound(&release, &binding);
         let row = BindingRow {
             epoch: binding.epoch,
             guest: binding.guest,
@@ -62,10 +63,8 @@ impl App {
         };
         state.change(self.now_ms(), |tx, journal| {
             tx.add_binding(&row)?;
-            // Checks take the newest facts, so that they know guests bound after the release.
-            release_facts(&release, &bindings, &self.trust)
-                .into_iter()
-                .try_for_each(|facts| journal.add(facts))
+            // Checks must know guests that are bound after the release.
+            journal.add(bound)
         })?;
         published(envelope)
     }
