@@ -2,12 +2,15 @@
 
 mod support;
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use lictor_audit::Status;
+use lictor_audit::verify::{Recheck, verify};
 use lictor_evidence::{
     Body, Envelope, MOVE_RECORD_TYPE, MoveOutcome, MoveRecord, MoveSessions, MoveSide, PlacedBy,
-    SigningKey, Source,
+    Readback, SigningKey, Source, VnicCounters, VnicReadback,
 };
-use lictor_types::{Digest, Generation};
-use lictor_wire::api::{MoveEntry, MoveResult, MoveSigners, Placement, Role};
+use lictor_types::{Digest, Generation, VnicId, VnicState};
+use lictor_wire::api::{MoveEntry, MoveResult, MoveSigners, Pack, Placement, Role};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -331,6 +334,26 @@ fn an_unprotected_stay_lasts_from_the_placement_to_the_agents_word() {
 }
 
 #[test]
+fn a_host_that_does_not_enforce_or_is_ahead_of_time_ends_or_holds_nothing() {
+    let mut world = World::new();
+    world.place("pc", "bare", (20_000, 50));
+    let loose = Body::GuestPlaced {
+        guest: guest("pc"),
+        at: host("a"),
+        by: PlacedBy::Found,
+        protected: false,
+    };
+    world.says(0, 30_000, loose);
+    assert_eq!(stay(&world).2, None, "nobody enforces there");
+    let now_ms = (world.server.clock.clock())();
+    let year_ms = 365 * 24 * 60 * 60 * 1_000;
+    world.says(0, now_ms + year_ms, placed("db", "a", PlacedBy::Start));
+    world.server.clock.forward(Duration::from_secs(1));
+    world.place("db", "b", (now_ms + 900, 0));
+    assert_eq!(world.shown(0).0, "b", "its year has not come yet");
+}
+
+#[test]
 fn a_later_placement_ends_an_unprotected_stay_with_the_larger_error() {
     let world = World::new();
     world.place("pc", "a", (1_000, 5));
@@ -349,4 +372,131 @@ fn a_departure_that_arrives_late_widens_the_error() {
     world.says(0, 500, left("pc", "a"));
     world.says(0, 19_880, left("pc", "a"));
     assert_eq!(stay(&world).3, 120);
+}
+
+fn attached() -> Body {
+    Body::VnicAttached {
+        guest: guest("db"),
+        vnic: VnicId(1),
+        device: "db-0".parse().expect("a valid name"),
+        how: "asked".into(),
+        before_first_packet: true,
+        excess_frames: 0,
+        window_ms: 0,
+    }
+}
+
+fn readback() -> Body {
+    Body::Readback(Readback {
+        generation: Generation(1),
+        expected: Digest::of(b"tables of b"),
+        found: Digest::of(b"tables of b"),
+        vnics: vec![VnicReadback {
+            vnic: VnicId(1),
+            guest: guest("db"),
+            hooks_ok: true,
+            state: VnicState::Open,
+            counters: VnicCounters::default(),
+        }],
+    })
+}
+
+/// What both agents say of a move that goes well, as of `now_ms`.
+fn a_good_move(world: &World, now_ms: u64) -> Vec<(usize, u64, Body)> {
+    let facts = world.told("release-facts");
+    let Some(Body::ReleaseFacts(release)) = facts.first() else {
+        panic!("no release was published: {facts:?}");
+    };
+    let loaded = Body::ReleaseLoaded {
+        generation: Generation(1),
+        release: release.digest,
+        author: "author".into(),
+        approvers: vec!["approver".into()],
+        tables_expected: Digest::of(b"tables"),
+        tables_found: Digest::of(b"tables"),
+    };
+    let admitted = Body::MoveAdmitted {
+        ticket: Digest::of(b"ticket"),
+        guest: guest("db"),
+        from: host("a"),
+        to: host("b"),
+        controls: Vec::new(),
+    };
+    let record = MoveRecord {
+        hold_since_ms: now_ms - 600,
+        fenced_ms: now_ms - 510,
+        opened_ms: now_ms - 500,
+        ..record(MoveOutcome::Committed)
+    };
+    let keys = &world.server.keys;
+    let recorded = recorded(&record, &[&keys.agent, &keys.other_agent]);
+    [
+        (0, 5_000, loaded.clone()),
+        (1, 5_000, loaded),
+        (0, 4_000, attached()),
+        (0, 3_900, placed("db", "a", PlacedBy::Start)),
+        (0, 700, admitted.clone()),
+        (1, 690, admitted),
+        (1, 600, attached()),
+        (1, 499, placed("db", "b", PlacedBy::Move)),
+        (1, 498, recorded.clone()),
+        (0, 400, left("db", "a")),
+        (0, 399, recorded),
+        (1, 300, readback()),
+    ]
+    .map(|(agent, before_ms, body)| (agent, now_ms - before_ms, body))
+    .into()
+}
+
+/// The report of the pack that the manager makes now, which an assessor's program has verified.
+fn packed_findings(world: &World) -> BTreeMap<(String, String), Status> {
+    let pack: Pack = serde_json::from_value(world.reader.ok("GET", "/v1/pack", &())).expect("it");
+    let decode = |(path, text): (String, String)| (path, STANDARD.decode(text).expect("base64"));
+    let files = pack.files.into_iter().map(decode).collect();
+    let key = Some(&world.server.trust.manager);
+    let outcome = verify(&files, key, Recheck::Reported).expect("the report is what entries say");
+    assert!(outcome.compared);
+    let findings = outcome.findings.expect("the pack has a report").into_iter();
+    findings
+        .map(|one| ((one.check, one.subject), one.status))
+        .collect()
+}
+
+#[test]
+fn a_move_that_both_agents_tell_of_passes_every_check_of_the_managers_pack() {
+    let mut world = World::new();
+    let before = packed_findings(&world);
+    let status = |findings: &BTreeMap<(String, String), Status>, check: &str, subject: &str| {
+        findings
+            .get(&(check.to_owned(), subject.to_owned()))
+            .copied()
+    };
+    assert_eq!(status(&before, "MOV-01", "db"), Some(Status::Unknown));
+    assert_eq!(
+        status(&before, "ENF-05", "deployment"),
+        Some(Status::Unknown)
+    );
+    let now_ms = (world.server.clock.clock())();
+    for (agent, time_ms, body) in a_good_move(&world, now_ms) {
+        world.says(agent, time_ms, body);
+    }
+    let after = packed_findings(&world);
+    for (check, subject) in [
+        ("MOV-01", "db"),
+        ("MOV-02", "db"),
+        ("MOV-03", "db"),
+        ("COR-01", "b"),
+        ("COR-02", "b"),
+        ("COR-03", "b"),
+        ("ENF-01", "db, vnic 1"),
+        ("ENF-05", "b"),
+        ("RUL-01", "release 1"),
+        ("RUL-02", "release 1"),
+        ("CHG-01", "b"),
+        ("LOG-01", "b"),
+        ("LOG-01", "manager"),
+    ] {
+        let found = status(&after, check, subject);
+        assert_eq!(found, Some(Status::Pass), "{check} {subject}: {after:#?}");
+    }
 }

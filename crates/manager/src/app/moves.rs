@@ -61,7 +61,7 @@ impl Effects<'_> {
     /// Takes one entry, which the manager's log has under this number. A host speaks of itself
     /// only.
     pub(super) fn entry(&mut self, number: u64, entry: &Entry) -> Result<(), AppError> {
-        let time_ms = entry.time_ms;
+        let time_ms = self.not_after_now(entry.time_ms);
         match &entry.body {
             Body::MoveRecorded { record, signed } => self.recorded(record, signed),
             Body::MoveRefused {
@@ -75,12 +75,23 @@ impl Effects<'_> {
                 refused.reasons.clone_from(reasons);
                 put(self.tx, &format!("refused/{number}"), &refused)
             }
-            Body::GuestPlaced { guest, at, .. } if self.host == at => self.arrived(&PlacementRow {
-                guest: guest.clone(),
-                host: at.clone(),
-                since_ms: time_ms,
-                error_ms: 0,
-            }),
+            Body::GuestPlaced {
+                guest,
+                at,
+                protected,
+                ..
+            } if self.host == at => {
+                let row = PlacementRow {
+                    guest: guest.clone(),
+                    host: at.clone(),
+                    since_ms: time_ms,
+                    error_ms: 0,
+                };
+                if self.placed(&row)? && *protected {
+                    unprotected::close(self.tx, self.journal, &row)?;
+                }
+                Ok(())
+            }
             Body::GuestLeft { guest, at } if self.host == at => {
                 let row = DepartureRow {
                     guest: guest.clone(),
@@ -94,14 +105,19 @@ impl Effects<'_> {
         }
     }
 
-    /// Keeps where a guest is, unless something newer is known, and ends its unprotected time.
-    fn arrived(&mut self, row: &PlacementRow) -> Result<(), AppError> {
+    /// A host whose clock runs ahead must not overtake everybody else's word for as long.
+    fn not_after_now(&self, time_ms: u64) -> u64 {
+        time_ms.min(self.journal.now_ms())
+    }
+
+    /// Keeps where a guest is and says `true`, unless something newer is known.
+    fn placed(&self, row: &PlacementRow) -> Result<bool, AppError> {
         let known = self.tx.placement(&row.guest)?;
         if known.is_some_and(|known| known.since_ms > row.since_ms) {
-            return Ok(());
+            return Ok(false);
         }
         self.tx.add_placement(row)?;
-        unprotected::close(self.tx, self.journal, row)
+        Ok(true)
     }
 
     fn recorded(&mut self, record: &MoveRecord, signed: &Envelope) -> Result<(), AppError> {
@@ -130,12 +146,16 @@ impl Effects<'_> {
         if record.outcome == MoveOutcome::Aborted {
             return Ok(());
         }
-        self.arrived(&PlacementRow {
+        let row = PlacementRow {
             guest: guest.clone(),
             host: to.clone(),
-            since_ms: record.opened_ms,
+            since_ms: self.not_after_now(record.opened_ms),
             error_ms: record.error_ms,
-        })
+        };
+        if self.placed(&row)? {
+            unprotected::close(self.tx, self.journal, &row)?;
+        }
+        Ok(())
     }
 
     /// The key that the host's agent has enrolled with, and the one that the release names.
