@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod api;
+mod batch;
 pub mod binding;
 pub mod local;
 pub mod peer;
@@ -14,6 +15,7 @@ pub mod release;
 pub mod sessions;
 pub mod ticket;
 
+pub use batch::next_batch;
 pub use binding::{AddressAttestation, Binding, Bindings, BindingsRefused, VnicBinding};
 pub use lictor_evidence::{Envelope, SigningKey, VerifyKey};
 pub use plan::{PlanError, class_digest, host_tables};

@@ -108,30 +108,14 @@ impl Host {
         Ok(())
     }
 
-    /// The entries from `first` on that the manager does not have yet, with the checkpoint that
-    /// covers them; `None` if there are none.
+    /// As many entries from `first` on as one batch holds, with the checkpoint that covers them;
+    /// `None` if there are none.
     ///
     /// # Errors
     /// [`AgentError::Evidence`].
     pub fn evidence_from(&mut self, first: u64) -> Result<Option<EvidenceBatch>, AgentError> {
-        let size = self.log.size();
-        if first >= size {
-            return Ok(None);
-        }
-        let mut entries = Vec::new();
-        for index in first..size {
-            let bytes = self.log.entry(index)?;
-            let text = String::from_utf8(bytes)
-                .map_err(|error| AgentError::Refused(format!("entry {index}: {error}")))?;
-            entries.push(text);
-        }
-        let checkpoint = self.log.checkpoint(&self.key)?;
-        Ok(Some(EvidenceBatch {
-            host: self.config.host.clone(),
-            first,
-            entries,
-            checkpoint,
-        }))
+        let (host, log) = (&self.config.host, &mut self.log);
+        Ok(lictor_wire::next_batch(host, log, &self.key, first)?)
     }
 
     /// Reads the kernel once: its tables and every vnic.
