@@ -641,6 +641,8 @@ impl Host {
                 guests.push(GuestReport {
                     guest: binding.guest.clone(),
                     custody: 0,
+                    interlocked: false,
+                    running: None,
                     vnics,
                 });
             }

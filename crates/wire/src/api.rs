@@ -300,8 +300,14 @@ pub struct VnicReport {
 pub struct GuestReport {
     /// The guest.
     pub guest: GuestId,
-    /// Its custody epoch on this host.
+    /// Its custody epoch on this host; zero while this host has no custody.
     pub custody: u64,
+    /// Whether its QEMU asks the agent before the guest leaves and before it runs.
+    #[serde(default)]
+    pub interlocked: bool,
+    /// Whether it runs here, as its QEMU says; `None` where there is nobody to ask.
+    #[serde(default)]
+    pub running: Option<bool>,
     /// Its interfaces.
     pub vnics: Vec<VnicReport>,
 }
