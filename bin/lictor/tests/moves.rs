@@ -357,3 +357,30 @@ fn a_guest_can_leave_after_its_agent_was_killed_and_started_again() -> Result<()
     let _there = migrate(&world.db, world.a(), world.b())?;
     world.stream_goes_on()
 }
+
+#[test]
+fn an_agent_that_is_killed_in_the_middle_of_a_move_gives_it_up_and_the_guest_can_move_later()
+-> Result<()> {
+    if !lictor_lab::privileged() {
+        return Ok(());
+    }
+    let mut world = world()?;
+    admitted(world.a(), &DB, "b")?;
+    let target = receive(world.b(), &DB)?;
+    world
+        .a()
+        .wait_for_phase(DB.name, &[MovePhase::Copied], LIMIT)?;
+    world.site.restart_agent("a")?;
+    wait_for(world.a(), &DB, |one| {
+        one.interlocked && one.running == Some(true)
+    })?;
+    let records = wait_recorded(world.a(), 1)?;
+    assert_eq!(records[0].0.outcome, MoveOutcome::Aborted, "{records:?}");
+    // The ticket is spent: what the target waits for does not come any more.
+    let report = world.db.migrate_to(&target, &MigrateOptions::default())?;
+    assert_eq!(report.status, "failed", "{report:?}");
+    drop(target);
+    world.stream_goes_on()?;
+    let _there = migrate(&world.db, world.a(), world.b())?;
+    world.stream_goes_on()
+}
