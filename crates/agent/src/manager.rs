@@ -1,78 +1,41 @@
-//! The agent's view of its manager: five calls over mutual TLS, trusting one authority only.
+//! The agent's view of its manager: the calls of an agent, with the agent's own errors.
 //! Nothing that comes back is believed: releases and bindings are verified by whoever asked for
 //! them.
 
 use crate::AgentError;
 use crate::state::{self, StateDir};
-use lictor_types::MESSAGE_BYTES_MAX;
+use lictor_client::{Client, ClientError, Credentials};
 use lictor_wire::api::{
-    ApiError, BindingDocument, EnrollRequest, Enrolled, EvidenceAccepted, EvidenceBatch,
-    HostReport, ReleaseDocument,
+    BindingDocument, EnrollRequest, Enrolled, EvidenceAccepted, EvidenceBatch, HostReport,
+    ReleaseDocument,
 };
-use serde::{Serialize, de::DeserializeOwned};
-use std::time::Duration;
-use ureq::tls::{Certificate, ClientCert, PrivateKey, RootCerts, TlsConfig};
-
-const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A connection to the manager.
 #[derive(Debug, Clone)]
 pub struct Manager {
     url: String,
-    agent: ureq::Agent,
-}
-
-/// What a call gave, when the manager has nothing newer or refuses.
-#[derive(Debug)]
-enum Answer<T> {
-    Ok(T),
-    Refused { status: u16, error: String },
+    client: Client,
 }
 
 impl Manager {
     /// Reads certificate, key and authority from the state directory.
     ///
     /// # Errors
-    /// [`AgentError::File`] names the file that is missing or broken.
+    /// [`AgentError::File`] names the file that is missing, [`AgentError::Manager`] the part that
+    /// is broken.
     pub fn open(url: &str, state: &StateDir) -> Result<Self, AgentError> {
         let read = |name: &str| {
             let path = state.path(name);
             std::fs::read(&path).map_err(|error| AgentError::file(&path, error.to_string()))
         };
-        let broken =
-            |name: &str, error: ureq::Error| AgentError::file(&state.path(name), error.to_string());
-        let certificate = Certificate::from_pem(&read(state::CERTIFICATE)?)
-            .map_err(|error| broken(state::CERTIFICATE, error))?
-            .to_owned();
-        let key = PrivateKey::from_pem(&read(state::CERTIFICATE_KEY)?)
-            .map_err(|error| broken(state::CERTIFICATE_KEY, error))?;
-        let client = ClientCert::new_with_certs(&[certificate], key);
-        Self::connect(url, &read(state::AUTHORITY)?, Some(client))
-    }
-
-    fn connect(
-        url: &str,
-        authority: &[u8],
-        client: Option<ClientCert>,
-    ) -> Result<Self, AgentError> {
-        let root = Certificate::from_pem(authority).map_err(|error| AgentError::Manager {
-            url: url.into(),
-            what: format!("the authority's certificate cannot be read: {error}"),
-        })?;
-        let tls = TlsConfig::builder()
-            .root_certs(RootCerts::new_with_certs(&[root.to_owned()]))
-            .client_cert(client)
-            .build();
-        let agent = ureq::Agent::config_builder()
-            .tls_config(tls)
-            .http_status_as_error(false)
-            .timeout_global(Some(TIMEOUT))
-            .build()
-            .new_agent();
-        Ok(Self {
-            url: url.trim_end_matches('/').into(),
-            agent,
-        })
+        let credentials = Credentials {
+            certificate: &read(state::CERTIFICATE)?,
+            key: &read(state::CERTIFICATE_KEY)?,
+            authority: &read(state::AUTHORITY)?,
+        };
+        let client = Client::new(url, &credentials).map_err(|error| failed(url, &error))?;
+        let url = url.into();
+        Ok(Self { url, client })
     }
 
     /// Exchanges a one-time token for a certificate.
@@ -84,8 +47,7 @@ impl Manager {
         authority: &[u8],
         request: &EnrollRequest,
     ) -> Result<Enrolled, AgentError> {
-        let manager = Self::connect(url, authority, None)?;
-        manager.expect(manager.call("POST", "/v1/enroll", Some(request))?)
+        Client::enroll(url, authority, request).map_err(|error| failed(url, &error))
     }
 
     /// The newest release, if there is one.
@@ -93,10 +55,7 @@ impl Manager {
     /// # Errors
     /// [`AgentError::Manager`].
     pub fn release(&self) -> Result<Option<ReleaseDocument>, AgentError> {
-        match self.call::<(), _>("GET", "/v1/release", None)? {
-            Answer::Refused { status: 404, .. } => Ok(None),
-            answer => self.expect(answer).map(Some),
-        }
+        self.ask(Client::release)
     }
 
     /// The binding log.
@@ -104,7 +63,7 @@ impl Manager {
     /// # Errors
     /// [`AgentError::Manager`].
     pub fn bindings(&self) -> Result<BindingDocument, AgentError> {
-        self.expect(self.call::<(), _>("GET", "/v1/bindings", None)?)
+        self.ask(Client::bindings)
     }
 
     /// Publishes attested addresses.
@@ -112,9 +71,7 @@ impl Manager {
     /// # Errors
     /// [`AgentError::Manager`].
     pub fn attest(&self, envelope: &lictor_wire::Envelope) -> Result<(), AgentError> {
-        let answer =
-            self.call::<_, serde_json::Value>("POST", "/v1/attestations", Some(envelope))?;
-        self.expect(answer).map(drop)
+        self.ask(|client| client.attest(envelope)).map(drop)
     }
 
     /// Reports the host's state.
@@ -122,9 +79,7 @@ impl Manager {
     /// # Errors
     /// [`AgentError::Manager`].
     pub fn report(&self, report: &HostReport) -> Result<(), AgentError> {
-        let path = format!("/v1/hosts/{}", report.host);
-        let answer = self.call::<_, serde_json::Value>("PUT", &path, Some(report))?;
-        self.expect(answer).map(drop)
+        self.ask(|client| client.report(report)).map(drop)
     }
 
     /// Appends evidence.
@@ -132,63 +87,26 @@ impl Manager {
     /// # Errors
     /// [`AgentError::Manager`].
     pub fn evidence(&self, batch: &EvidenceBatch) -> Result<EvidenceAccepted, AgentError> {
-        self.expect(self.call("POST", "/v1/evidence", Some(batch))?)
+        self.ask(|client| client.evidence(batch))
     }
 
-    fn failed(&self, what: impl Into<String>) -> AgentError {
-        AgentError::Manager {
-            url: self.url.clone(),
-            what: what.into(),
-        }
-    }
-
-    fn expect<T>(&self, answer: Answer<T>) -> Result<T, AgentError> {
-        match answer {
-            Answer::Ok(value) => Ok(value),
-            Answer::Refused { status, error } => Err(self.failed(format!("{status}: {error}"))),
-        }
-    }
-
-    fn call<B: Serialize, T: DeserializeOwned>(
+    fn ask<T>(
         &self,
-        method: &str,
-        path: &str,
-        body: Option<&B>,
-    ) -> Result<Answer<T>, AgentError> {
-        let bytes = match body {
-            Some(body) => {
-                serde_json::to_vec(body).map_err(|error| self.failed(error.to_string()))?
-            }
-            None => Vec::new(),
-        };
-        let request = ureq::http::Request::builder()
-            .method(method)
-            .uri(format!("{}{path}", self.url))
-            .header("content-type", "application/json")
-            .body(bytes)
-            .map_err(|error| self.failed(error.to_string()))?;
-        let mut response = self
-            .agent
-            .run(request)
-            .map_err(|error| self.failed(error.to_string()))?;
-        let status = response.status().as_u16();
-        let limit = MESSAGE_BYTES_MAX as u64;
-        let body = response.body_mut().with_config().limit(limit).read_to_vec();
-        let body = body.map_err(|error| self.failed(error.to_string()))?;
-        if status >= 300 {
-            let error = serde_json::from_slice::<ApiError>(&body).map_or_else(
-                |_| String::from_utf8_lossy(&body).into_owned(),
-                |error| error.error,
-            );
-            return Ok(Answer::Refused { status, error });
-        }
-        let value = if body.is_empty() {
-            b"null".to_vec()
-        } else {
-            body
-        };
-        serde_json::from_slice(&value)
-            .map(Answer::Ok)
-            .map_err(|error| self.failed(format!("its answer cannot be read: {error}")))
+        call: impl FnOnce(&Client) -> Result<T, ClientError>,
+    ) -> Result<T, AgentError> {
+        call(&self.client).map_err(|error| failed(&self.url, &error))
+    }
+}
+
+fn failed(url: &str, error: &ClientError) -> AgentError {
+    let what = match error {
+        ClientError::Refused {
+            status, reasons, ..
+        } => format!("{status}: {}", reasons.join("; ")),
+        other => other.to_string(),
+    };
+    AgentError::Manager {
+        url: url.into(),
+        what,
     }
 }
