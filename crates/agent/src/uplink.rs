@@ -56,10 +56,10 @@ impl Uplink {
             if self.inputs.send(input).is_err() {
                 return;
             }
-            match answer.recv() {
-                Ok(Some(upload)) => self.upload(*upload),
-                Ok(None) => {}
-                Err(_) => return,
+            // A round that failed has no answer, and was logged; the next one may succeed. That the
+            // owner has ended is seen when it is asked again.
+            if let Ok(Some(upload)) = answer.recv() {
+                self.upload(*upload);
             }
             std::thread::sleep(self.round.saturating_sub(begin.elapsed()));
         }
