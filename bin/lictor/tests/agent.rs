@@ -1,27 +1,139 @@
 //! The agent as a process on a lab host, with guests on both sides of a rule: what two persons
 //! signed is enforced from the first packet, and goes on when the agent is killed.
 
-mod common;
-
-use anyhow::Result;
-use common::{Agent, CORP, DB, LIMIT, WEB, address, enrolled};
-use lictor_lab::{ConnectOutcome, CounterServer, CounterStream, Lab, NsGuest, connect};
-use lictor_types::{Generation, VnicState};
-use std::net::SocketAddr;
+use anyhow::{Context, Result};
+use lictor_agent::state::{self, StateDir};
+use lictor_lab::site::{Agent, Arrival, Guest, PEER_PORT, Programs, key};
+use lictor_lab::{ConnectOutcome, CounterServer, CounterStream, Host, Lab, NsGuest, connect};
+use lictor_policy::{CompileInput, Date, Labels, compile, parse};
+use lictor_types::{DeploymentId, Generation, HostId, Segment, VnicState};
+use lictor_wire::binding::BindingLog;
+use lictor_wire::release::{self, Floor};
+use lictor_wire::{Delegation, Release, RosterHost, SigningKey, Trust};
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+const LIMIT: Duration = Duration::from_secs(10);
 /// A denied connection is one that gets no answer: as long as a first SYN waits for its second.
 const DENIED: Duration = Duration::from_millis(1_500);
+
+const WEB: Guest = Guest {
+    name: "web",
+    number: 10,
+    labels: &[("zone", "cde"), ("tier", "web"), ("app", "pay")],
+};
+const DB: Guest = Guest {
+    name: "db",
+    number: 11,
+    labels: &[("zone", "cde"), ("tier", "db"), ("app", "pay")],
+};
+const CORP: Guest = Guest {
+    name: "corp",
+    number: 12,
+    labels: &[("zone", "corp"), ("app", "office")],
+};
+const GUESTS: [Guest; 3] = [WEB, DB, CORP];
+
+/// An agent on a host, with nothing in its state directory.
+fn agent_on(host: &Host) -> Result<Agent> {
+    // No test here verifies a pack.
+    let programs = Programs {
+        lictor: env!("CARGO_BIN_EXE_lictor").into(),
+        verify: "lictor-verify".into(),
+    };
+    let agent = Agent::new(host, &programs);
+    agent.configure(None)?;
+    Ok(agent)
+}
+
+/// A host without a manager, whose state directory holds a release and bindings that two persons
+/// signed: all that an agent needs.
+fn enrolled(host: &Host) -> Result<Agent> {
+    let agent = agent_on(host)?;
+    let state = StateDir::new(&agent.state_dir());
+    let (author, approver, owner) = (key("author")?, key("approver")?, key("owner")?);
+    let own = key("agent-a")?;
+    let deployment = DeploymentId::new("lab")?;
+    let trust = Trust {
+        deployment: deployment.clone(),
+        authors: vec![author.verify_key()],
+        approvers: vec![approver.verify_key()],
+        approvals_required: 1,
+        manager: author.verify_key(),
+    };
+    let mut envelope = release_for(host, (&own, &owner), deployment.clone())?.sign(&author);
+    envelope.add_signature(&approver)?;
+    let verified = release::verify(&envelope, &trust, None)?;
+    let floor = Floor {
+        generation: Generation(1),
+        digest: verified.digest(),
+    };
+    let bindings = GUESTS.iter().map(|guest| guest.binding(&deployment));
+    let bindings: Result<Vec<_>> = bindings.collect();
+    let bindings = bindings?
+        .iter()
+        .map(|binding| binding.sign(&owner))
+        .collect();
+    state.write_json(state::TRUST, &trust)?;
+    state.write(state::KEY, own.to_private_text().as_bytes())?;
+    state.keep_release(&envelope, floor)?;
+    state.keep_bindings(&BindingLog {
+        bindings,
+        attestations: Vec::new(),
+    })?;
+    Ok(agent)
+}
+
+fn release_for(
+    host: &Host,
+    (own, owner): (&SigningKey, &SigningKey),
+    deployment: DeploymentId,
+) -> Result<Release> {
+    let text = include_bytes!("../../../examples/pci/policy.lictor");
+    let (policy, diagnostics) = parse("policy.lictor", text);
+    let policy = policy.with_context(|| format!("{diagnostics:?}"))?;
+    let sets: Vec<Labels> = GUESTS.iter().map(Guest::labels).collect();
+    let date = Date::new(2026, 11, 24).context("a day")?;
+    let input = CompileInput {
+        label_sets: sets.clone(),
+        date,
+    };
+    Ok(Release {
+        format: release::FORMAT,
+        deployment,
+        generation: Generation(1),
+        created_ms: 1,
+        policy: compile(&policy, &input)?,
+        roster: vec![RosterHost {
+            host: HostId::new("a")?,
+            cluster: "main".into(),
+            key: own.verify_key(),
+            peer: (host.node().management(), PEER_PORT).into(),
+        }],
+        delegations: vec![Delegation {
+            key: owner.verify_key(),
+            labels: sets,
+            guests_max: 8,
+            prefixes: vec!["10.77.0.0/16".parse()?],
+            segments: vec![Segment(1)],
+        }],
+    })
+}
+
+fn start(agent: &Agent, guest: &Guest) -> Result<NsGuest> {
+    agent.host().namespace_guest(&guest.spec(&[]), |vnic| {
+        let addresses = [IpAddr::V4(guest.address())];
+        let attached = agent.attach(vnic, &addresses, Arrival::Start)?;
+        assert!(attached.before_first_packet, "{attached:?}");
+        assert_eq!(attached.state, VnicState::Open);
+        Ok(())
+    })
+}
 
 fn denied(from: &NsGuest, to: SocketAddr) -> Result<()> {
     let outcome = connect(from.netns(), to, DENIED)?;
     assert_eq!(outcome, ConnectOutcome::TimedOut);
     Ok(())
-}
-
-fn one_agent(lab: &Lab) -> Result<Agent> {
-    let host = lab.host("a")?;
-    Ok(enrolled(&[&host])?.remove(0))
 }
 
 #[test]
@@ -30,26 +142,26 @@ fn rules_hold_between_guests_of_one_host_and_outlive_the_agent() -> Result<()> {
         return Ok(());
     }
     let lab = Lab::new()?;
-    let agent = one_agent(&lab)?;
-    let mut process = agent.start()?;
-    let web = agent.namespace_guest(WEB)?;
-    let db = agent.namespace_guest(DB)?;
-    let corp = agent.namespace_guest(CORP)?;
+    let mut agent = enrolled(&lab.host("a")?)?;
+    agent.start()?;
+    let web = start(&agent, &WEB)?;
+    let db = start(&agent, &DB)?;
+    let corp = start(&agent, &CORP)?;
     let _server = CounterServer::start(db.netns(), 5432)?;
     let _other = CounterServer::start(db.netns(), 5433)?;
-    let pg = SocketAddr::from((address(DB), 5432));
-    let unnamed = SocketAddr::from((address(DB), 5433));
+    let pg = SocketAddr::from((DB.address(), 5432));
+    let unnamed = SocketAddr::from((DB.address(), 5433));
 
     let stream = CounterStream::hold(web.netns(), pg)?;
     stream.log().wait_for(20, LIMIT)?;
     denied(&corp, pg)?;
     denied(&web, unnamed)?;
 
-    process.kill()?;
+    agent.kill()?;
     let before = stream.log().report().count;
     stream.log().wait_for(before + 50, LIMIT)?;
     denied(&corp, pg)?;
-    let _process = agent.start()?;
+    agent.start()?;
     let report = stream.log().wait_for(before + 150, LIMIT)?;
     assert!(report.contiguous && report.ended.is_none(), "{report:?}");
 
@@ -59,7 +171,6 @@ fn rules_hold_between_guests_of_one_host_and_outlive_the_agent() -> Result<()> {
     assert!(status.hooks_ok);
     for guest in &status.guests {
         assert_eq!(guest.vnics[0].state, VnicState::Open, "{guest:?}");
-        assert_eq!(guest.custody, 1, "{guest:?}");
     }
     Ok(())
 }
@@ -70,13 +181,13 @@ fn every_packet_that_a_device_carried_got_a_verdict() -> Result<()> {
         return Ok(());
     }
     let lab = Lab::new()?;
-    let agent = one_agent(&lab)?;
-    let _process = agent.start()?;
-    let web = agent.namespace_guest(WEB)?;
-    let db = agent.namespace_guest(DB)?;
+    let mut agent = enrolled(&lab.host("a")?)?;
+    agent.start()?;
+    let web = start(&agent, &WEB)?;
+    let db = start(&agent, &DB)?;
     {
         let _server = CounterServer::start(db.netns(), 5432)?;
-        let stream = CounterStream::hold(web.netns(), SocketAddr::from((address(DB), 5432)))?;
+        let stream = CounterStream::hold(web.netns(), SocketAddr::from((DB.address(), 5432)))?;
         stream.log().wait_for(50, LIMIT)?;
     }
     // The connection is closed; its last acknowledgements need a moment.
@@ -101,16 +212,9 @@ fn an_agent_that_nobody_enrolled_ends_with_the_next_step() -> Result<()> {
         return Ok(());
     }
     let lab = Lab::new()?;
-    let agent = Agent::unenrolled(&lab.host("a")?)?;
-    let mut command = agent.host.node().command(env!("CARGO_BIN_EXE_lictor"));
-    let output = command
-        .args(["agent", "run", "--config"])
-        .arg(agent.config_file())
-        .output()?;
-    let error = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(
-        !output.status.success() && error.contains("lictor agent enroll"),
-        "{error}"
-    );
+    let mut agent = agent_on(&lab.host("a")?)?;
+    let error = agent.start().expect_err("nobody enrolled it");
+    let text = format!("{error:#}");
+    assert!(text.contains("lictor agent enroll"), "{text}");
     Ok(())
 }

@@ -117,6 +117,17 @@ impl Site {
             .with_context(|| format!("host {host} has no agent"))
     }
 
+    /// Kills an agent at once and starts it again.
+    ///
+    /// # Errors
+    /// There is none on this host, or it does not start.
+    pub fn restart_agent(&mut self, host: &str) -> Result<()> {
+        let agent = self.agents.get_mut(host);
+        let agent = agent.with_context(|| format!("host {host} has no agent"))?;
+        agent.kill()?;
+        agent.start()
+    }
+
     /// Every agent.
     pub fn agents(&self) -> impl Iterator<Item = &Agent> {
         self.agents.values()
