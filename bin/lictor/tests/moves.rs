@@ -7,7 +7,7 @@ use lictor_lab::site::{Agent, Arrival, Draft, Guest, Programs, Signed, Site};
 use lictor_lab::{CounterStream, Image, MigrateOptions, NsGuest, QemuGuest, Service, image, wait};
 use lictor_types::VnicState;
 use lictor_wire::Refusal;
-use lictor_wire::api::{GuestReport, Published};
+use lictor_wire::api::GuestReport;
 use lictor_wire::local::{MovePhase, Response};
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
@@ -55,7 +55,7 @@ fn site() -> Result<Site> {
     let guests = [WEB, DB, BATCH];
     let policy = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/pci/policy.lictor");
     let release = Draft::compile(&site, &policy, 1, &guests)?.sign(&site.keys, Signed::ByBoth)?;
-    let _: Published = site.people.author.must("POST", "/v1/releases", &release)?;
+    site.publish(&release)?.done()?;
     guests.iter().try_for_each(|guest| site.bind(guest))?;
     for agent in site.agents() {
         wait::until("the release and every binding", LIMIT, || {

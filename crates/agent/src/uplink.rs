@@ -57,10 +57,11 @@ impl Uplink {
             if self.inputs.send(input).is_err() {
                 return;
             }
+            // A round that failed has no answer, and was logged; the next one may succeed. That the
+            // owner has ended is seen when it is asked again.
             let more = match answer.recv() {
                 Ok(Some(upload)) => self.upload(*upload),
-                Ok(None) => false,
-                Err(_) => return,
+                _ => false,
             };
             if !more {
                 std::thread::sleep(self.round.saturating_sub(begin.elapsed()));
