@@ -61,8 +61,10 @@ pub(super) fn snapshot(world: &mut World) -> Result<String> {
         _ => None,
     })?;
     let fenced = world.site.evidence_from(since)?.into_iter().any(|entry| {
-        let fence = VnicState::HandedOver;
-        matches!(&entry.body, Body::VnicState { guest, to, .. } if guest.as_str() == "db" && *to == fence)
+        let Body::VnicState { guest, to, .. } = &entry.body else {
+            return false;
+        };
+        guest.as_str() == "db" && *to == VnicState::HandedOver
     });
     let after = known(world.site.agent("a")?, "db")?;
     let state = vnic(&after)?.state;
