@@ -4,7 +4,7 @@ use crate::netns::Netns;
 use anyhow::{Context, Result};
 use lictor_types::Mac;
 use nix::sys::socket::{
-    AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, bind, recv, send,
+    AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, bind, recvfrom, send,
     setsockopt, socket, sockopt,
 };
 use nix::sys::time::{TimeVal, TimeValLike};
@@ -28,9 +28,23 @@ pub const IPV6: u16 = 0x86dd;
 
 const HEAD: usize = 128;
 
+/// Which way a frame passed the captured device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// It came out of the device: from whatever is at the device's other end.
+    Received,
+    /// It went into the device.
+    Sent,
+}
+
+/// `sll_pkttype` of a frame that the captured device sends (packet(7)).
+const PACKET_OUTGOING: u8 = 4;
+
 /// A captured frame.
 #[derive(Debug, Clone)]
 pub struct Frame {
+    /// Which way.
+    pub way: Way,
     /// When the capture saw it.
     pub at: Instant,
     /// The same by the wall clock, to compare with QEMU's events.
@@ -112,8 +126,10 @@ impl Capture {
         let thread = std::thread::spawn(move || {
             let mut buffer = vec![0; 65_536];
             while !stopped.load(Ordering::Relaxed) {
-                if let Ok(length) = recv(fd.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
-                    keep(&shared, &buffer[..length]);
+                if let Ok((length, from)) = recvfrom::<LinkAddr>(fd.as_raw_fd(), &mut buffer) {
+                    let outgoing = from.is_some_and(|from| from.pkttype() == PACKET_OUTGOING);
+                    let way = if outgoing { Way::Sent } else { Way::Received };
+                    keep(&shared, way, &buffer[..length]);
                 }
             }
         });
@@ -165,8 +181,10 @@ impl Drop for Capture {
     }
 }
 
-fn keep(caught: &Mutex<Caught>, bytes: &[u8]) {
-    let Some(frame) = parse(bytes) else { return };
+fn keep(caught: &Mutex<Caught>, way: Way, bytes: &[u8]) {
+    let Some(frame) = parse(way, bytes) else {
+        return;
+    };
     let mut caught = caught.lock().unwrap_or_else(PoisonError::into_inner);
     if caught.frames.len() < CAPTURE_MAX {
         caught.frames.push(frame);
@@ -175,11 +193,12 @@ fn keep(caught: &Mutex<Caught>, bytes: &[u8]) {
     }
 }
 
-fn parse(bytes: &[u8]) -> Option<Frame> {
+fn parse(way: Way, bytes: &[u8]) -> Option<Frame> {
     let destination = bytes.get(0..6)?.try_into().ok()?;
     let source = bytes.get(6..12)?.try_into().ok()?;
     let ethertype = u16::from_be_bytes(bytes.get(12..14)?.try_into().ok()?);
     Some(Frame {
+        way,
         at: Instant::now(),
         wall: SystemTime::now(),
         source: Mac(source),
@@ -303,11 +322,11 @@ mod tests {
             ip: (Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(10, 0, 0, 2)),
             port: (1, 2),
         };
-        let frame = parse(&udp4(&datagram, b"hello")).expect("long enough");
+        let frame = parse(Way::Received, &udp4(&datagram, b"hello")).expect("long enough");
         assert_eq!((frame.source, frame.destination), (from, to));
         assert_eq!((frame.ethertype, frame.length), (IPV4, 14 + 20 + 8 + 5));
         assert!(
-            parse(&[0; 13]).is_none(),
+            parse(Way::Received, &[0; 13]).is_none(),
             "a cut Ethernet header is no frame"
         );
     }

@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 pub mod command;
+pub mod demo;
 pub mod frame;
 pub mod guest;
 pub mod host;
@@ -17,10 +18,12 @@ pub mod netns;
 pub mod qcow2;
 pub mod qmp;
 mod residue;
+pub mod site;
 pub mod stream;
+pub mod wait;
 
 pub use command::Process;
-pub use frame::{Capture, Frame, inject};
+pub use frame::{Capture, Frame, Way, inject};
 pub use guest::{GuestSpec, MigrateOptions, MigrateReport, NsGuest, QemuGuest, Service, Vnic};
 pub use host::{Host, Lab, Node};
 pub use image::Image;

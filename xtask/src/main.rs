@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod check;
+mod demo;
 mod deps;
 mod edges;
 mod licence;
@@ -38,6 +39,15 @@ enum Task {
     /// On Debian 12 as root it installs packages with apt; elsewhere it says which are missing. The
     /// guest's kernel is downloaded and unpacked below target/lab-cache, never installed.
     Setup,
+    /// Set up, build, and show all of Lictor on real guests in about two minutes. Needs root.
+    ///
+    /// Writes target/demo: summary.json, the report and the evidence pack. It ends with 0 only if
+    /// every step was shown.
+    Demo {
+        /// Leave everything up at the end, and say how to enter it.
+        #[arg(long)]
+        keep: bool,
+    },
     /// Look for faults of format, lints, tidiness, crate edges and dependencies; changes nothing.
     Check {
         /// Only these parts; all when none is named.
@@ -63,6 +73,14 @@ fn main() -> ExitCode {
 fn run(task: &Task) -> Result<()> {
     match task {
         Task::Setup => setup::run(),
+        Task::Demo { keep } => {
+            let ending = if *keep {
+                demo::Ending::Keep
+            } else {
+                demo::Ending::Remove
+            };
+            demo::run(ending)
+        }
         Task::Check { parts } => steps::timed(|steps| check::steps(steps, parts)),
         Task::Test => steps::timed(|steps| test::steps(steps, test::Extent::Usual)),
         Task::TestFull => steps::timed(|steps| test::steps(steps, test::Extent::Full)),

@@ -15,7 +15,8 @@ pub(crate) struct Args {
     /// is used and must be compared by its fingerprint.
     #[arg(long, value_name = "VKEY")]
     pub(crate) key: Option<VerifyKey>,
-    /// Run the checks again on the packed entries and compare with the packed report.
+    /// Run the checks on the packed entries also if the pack has no report. Where it has one they
+    /// are always run, and a report that says something else is refused.
     #[arg(long)]
     recheck: bool,
     /// How to print the outcome.
@@ -35,9 +36,9 @@ pub(crate) enum Output {
 impl Args {
     pub(crate) const fn recheck(&self) -> Recheck {
         if self.recheck {
-            Recheck::Run
+            Recheck::Always
         } else {
-            Recheck::Skip
+            Recheck::Reported
         }
     }
 }

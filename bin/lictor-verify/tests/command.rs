@@ -16,6 +16,11 @@ fn key(seed: u64) -> SigningKey {
 }
 
 fn pack() -> Files {
+    pack_with(|_| {})
+}
+
+/// A pack that its manager signed, with an edited report.
+fn pack_with(edit: impl Fn(&mut Report)) -> Files {
     let alarm = Body::Alarm {
         subject: "vnic 7".into(),
         text: "look here".into(),
@@ -23,7 +28,8 @@ fn pack() -> Files {
     let host: Source = "h1".parse().expect("valid");
     let entries = [Entry::new(host, 0, NOW_MS, alarm)];
     let public = key(1).verify_key();
-    let report = Report::new(&entries, &public, NOW_MS, Profile::default()).expect("short");
+    let mut report = Report::new(&entries, &public, NOW_MS, Profile::default()).expect("short");
+    edit(&mut report);
     let draft = Draft::new(report.files(), &TrustPolicy::log_only(public.clone())).expect("usable");
     let mut log = Log::open(MemoryStorage::default(), public, None).expect("new");
     log.append(&entries[0].to_bytes().expect("fits"))
@@ -87,6 +93,20 @@ fn a_genuine_pack_exits_0_and_an_altered_one_exits_1_and_names_the_entry() {
     let output = run(directory.path(), &["--key", &vkey, "--recheck"]);
     expect(&output, 1, "entry 0 (alarm of h1, seq 0)");
     assert!(output.stdout.is_empty());
+}
+
+#[test]
+fn a_report_that_its_entries_contradict_exits_1_without_being_asked() {
+    let directory = tempfile::tempdir().expect("a directory");
+    write(
+        directory.path(),
+        &pack_with(|report| report.findings[0].status = lictor_audit::Status::Pass),
+    );
+    expect(
+        &run(directory.path(), &[]),
+        1,
+        "report.json: MOV-01 of deployment says PASS; the entries say UNKNOWN",
+    );
 }
 
 #[test]

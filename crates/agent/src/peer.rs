@@ -340,7 +340,7 @@ impl Outgoing {
     fn run(&self, frames: &Receiver<Frame>, incoming: &SyncSender<Incoming>) {
         let mut link: Option<Client> = None;
         while let Ok(frame) = frames.recv() {
-            if link.is_none() {
+            if link.as_ref().is_none_or(has_ended) {
                 link = self.connect().ok();
             }
             let bytes = frame.encode();
@@ -377,6 +377,16 @@ impl Outgoing {
         }
         Ok(StreamOwned::new(tls, stream))
     }
+}
+
+/// The other end never says anything on this connection: whatever can be read is its end. Without
+/// this look the first frame after a restart over there would be written into a dead connection.
+fn has_ended(link: &Client) -> bool {
+    let mut byte = [0];
+    let quiet = |error: std::io::Error| error.kind() == std::io::ErrorKind::WouldBlock;
+    let socket = &link.sock;
+    let silent = socket.set_nonblocking(true).is_ok() && socket.peek(&mut byte).is_err_and(quiet);
+    !silent || socket.set_nonblocking(false).is_err()
 }
 
 /// Ends when nobody reads what arrives any more.

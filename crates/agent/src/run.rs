@@ -1,26 +1,30 @@
-//! The shell: a control socket, a manager that is asked every round, and one thread that owns the
-//! host.
+//! The shell: a control socket, links to other agents, a manager, and one thread that owns the
+//! host and takes everything from one queue.
 
-use crate::manager::Manager;
+use crate::input::{Input, Now};
+use crate::owner::{Owner, Parts};
+use crate::peer::{Incoming, Links, Roster};
+use crate::uplink::Uplink;
 use crate::{AgentError, Config, Host};
-use lictor_wire::Envelope;
 use lictor_wire::local::{LINE_BYTES_MAX, Request, Response, SOCKET};
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-/// Requests that wait for the owner; more wait in their sockets.
-const QUEUE_MAX: usize = 64;
+/// Inputs that wait for the owner; more wait where they come from.
+const QUEUE_MAX: usize = 1_024;
 
-type Call = (Request, SyncSender<Response>);
-
-fn now_ms() -> u64 {
+/// Reads both clocks.
+fn now(began: Instant) -> Now {
     let since = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    Now {
+        ms: u64::try_from(since.as_millis()).unwrap_or(u64::MAX),
+        us: u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX),
+    }
 }
 
 /// Runs the agent for ever. Ending it, in whatever way, changes nothing in the kernel.
@@ -28,134 +32,46 @@ fn now_ms() -> u64 {
 /// # Errors
 /// [`AgentError`] if it cannot begin: not enrolled, a broken file, a kernel that lacks something.
 pub fn run(config: Config) -> Result<(), AgentError> {
-    let round = Duration::from_millis(config.round_ms);
-    let calls = listen(&config)?;
-    let mut host = Host::open(config, now_ms())?;
-    let manager = match &host.config().manager {
-        Some(url) => Some(Manager::open(url, host.state())?),
-        None => None,
+    let began = Instant::now();
+    let (inputs, queue) = sync_channel(QUEUE_MAX);
+    listen(&config, &inputs)?;
+    let host = Host::open(config, now(began).ms)?;
+    let roster = Roster::default();
+    let (links, incoming) = Links::open(host.key(), host.config().peer, roster.clone())?;
+    pass_on(incoming, inputs.clone());
+    if let Some(url) = host.config().manager.clone() {
+        let uplink = Uplink::new(&url, &host, inputs.clone())?;
+        std::thread::spawn(move || uplink.run());
+    }
+    let parts = Parts {
+        host,
+        links,
+        roster,
+        inputs,
     };
-    let mut rounds = Rounds {
-        manager,
-        next_entry: 0,
-        unsent: Vec::new(),
-        facts: None,
-    };
+    let mut owner = Owner::new(parts, now(began));
     loop {
-        let begin = Instant::now();
-        rounds.one(&mut host);
-        serve_until(&mut host, &mut rounds, &calls, begin + round);
-    }
-}
-
-/// What a round remembers of the one before.
-struct Rounds {
-    manager: Option<Manager>,
-    next_entry: u64,
-    unsent: Vec<Envelope>,
-    facts: Option<(u64, Vec<lictor_wire::api::ControlState>)>,
-}
-
-/// Host facts are repeated so often that an auditor's freshness limit is met many times over.
-const FACTS_EVERY_MS: u64 = 60_000;
-
-impl Rounds {
-    /// Each part stands alone: a manager that refuses a report still gets the evidence of it.
-    fn one(&mut self, host: &mut Host) {
-        warn("reconcile", host.reconcile(now_ms()));
-        warn("collect", host.collect(now_ms()));
-        if let Some(manager) = self.manager.clone() {
-            warn("fetch", fetch(host, &manager));
-            warn("attest", self.attest(&manager));
-            warn("report", self.report(host, &manager));
-            warn("evidence", self.evidence(host, &manager));
+        match queue.recv_timeout(owner.idle(now(began))) {
+            Ok(input) => owner.handle(input, now(began)),
+            Err(RecvTimeoutError::Timeout) => owner.tick(now(began)),
+            // The owner itself holds a sender.
+            Err(RecvTimeoutError::Disconnected) => return Ok(()),
         }
     }
-
-    fn attest(&mut self, manager: &Manager) -> Result<(), AgentError> {
-        while let Some(envelope) = self.unsent.first() {
-            manager.attest(envelope)?;
-            self.unsent.remove(0);
-        }
-        Ok(())
-    }
-
-    fn report(&mut self, host: &mut Host, manager: &Manager) -> Result<(), AgentError> {
-        let now_ms = now_ms();
-        let report = host.report(now_ms)?;
-        let stale = self.facts.as_ref().is_none_or(|(since, controls)| {
-            now_ms.saturating_sub(*since) > FACTS_EVERY_MS || *controls != report.controls
-        });
-        if stale {
-            host.record_facts(&report, now_ms)?;
-            self.facts = Some((now_ms, report.controls.clone()));
-        }
-        manager.report(&report)
-    }
-
-    fn evidence(&mut self, host: &mut Host, manager: &Manager) -> Result<(), AgentError> {
-        while let Some(batch) = host.evidence_from(self.next_entry)? {
-            self.next_entry = manager.evidence(&batch)?.next;
-        }
-        Ok(())
-    }
 }
 
-fn fetch(host: &mut Host, manager: &Manager) -> Result<(), AgentError> {
-    let Some(document) = manager.release()? else {
-        return Ok(());
-    };
-    let bindings = manager.bindings()?;
-    let log = host.with_own_attestations(bindings.log);
-    host.offer(&document.envelope, &log, now_ms())?;
-    Ok(())
-}
-
-fn warn(what: &str, result: Result<(), AgentError>) {
-    if let Err(error) = result {
-        tracing::warn!(what, error = error.chain(), "a part of this round failed");
-    }
-}
-
-fn serve_until(host: &mut Host, rounds: &mut Rounds, calls: &Receiver<Call>, end: Instant) {
-    loop {
-        let left = end.saturating_duration_since(Instant::now());
-        match calls.recv_timeout(left) {
-            Ok((request, reply)) => {
-                // A caller that has gone away needs no answer.
-                let _ = reply.send(answer(host, rounds, &request));
+fn pass_on(incoming: Receiver<Incoming>, inputs: SyncSender<Input>) {
+    std::thread::spawn(move || {
+        for one in incoming {
+            if inputs.send(Input::Peer(one)).is_err() {
+                return;
             }
-            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => return,
         }
-    }
-}
-
-fn answer(host: &mut Host, rounds: &mut Rounds, request: &Request) -> Response {
-    let result = match request {
-        Request::Attach(attach) => host
-            .attach(attach, now_ms())
-            .map(|(attached, attestation)| {
-                rounds.unsent.extend(attestation);
-                Response::Attached(attached)
-            }),
-        Request::Detach { name } => host.detach(name, now_ms()).map(|()| Response::Detached),
-        Request::Status => host
-            .report(now_ms())
-            .map(|report| Response::Status(Box::new(report))),
-        Request::MoveAdmit { .. } | Request::MoveStatus { .. } | Request::MoveAbandon { .. } => {
-            Err(AgentError::Refused(
-                "this agent does not hand sessions over yet; restart the guest at the target"
-                    .into(),
-            ))
-        }
-    };
-    result.unwrap_or_else(|error| Response::Error {
-        error: error.chain(),
-    })
+    });
 }
 
 /// Opens the control socket for root only, and gives each connection a thread.
-fn listen(config: &Config) -> Result<Receiver<Call>, AgentError> {
+fn listen(config: &Config, inputs: &SyncSender<Input>) -> Result<(), AgentError> {
     let path = config.run_dir.join(SOCKET);
     let failed = |error: std::io::Error| AgentError::file(&path, error.to_string());
     std::fs::create_dir_all(&config.run_dir).map_err(failed)?;
@@ -166,18 +82,18 @@ fn listen(config: &Config) -> Result<Receiver<Call>, AgentError> {
     let listener = UnixListener::bind(&path).map_err(failed)?;
     let owner_only = std::fs::Permissions::from_mode(0o600);
     std::fs::set_permissions(&path, owner_only).map_err(failed)?;
-    let (sender, receiver) = sync_channel(QUEUE_MAX);
+    let inputs = inputs.clone();
     std::thread::spawn(move || {
         for stream in listener.incoming().flatten() {
-            let sender = sender.clone();
-            std::thread::spawn(move || connection(stream, &sender));
+            let inputs = inputs.clone();
+            std::thread::spawn(move || connection(stream, &inputs));
         }
     });
-    Ok(receiver)
+    Ok(())
 }
 
 /// One JSON object a line in, one out, until the caller hangs up or sends a line that is too long.
-fn connection(stream: UnixStream, calls: &SyncSender<Call>) {
+fn connection(stream: UnixStream, inputs: &SyncSender<Input>) {
     let Ok(mut writer) = stream.try_clone() else {
         return;
     };
@@ -190,7 +106,7 @@ fn connection(stream: UnixStream, calls: &SyncSender<Call>) {
             _ => return,
         }
         let response = match serde_json::from_str::<Request>(&line) {
-            Ok(request) => ask(request, calls),
+            Ok(request) => ask(request, inputs),
             Err(error) => Response::Error {
                 error: format!("the request cannot be read: {error}"),
             },
@@ -205,12 +121,12 @@ fn connection(stream: UnixStream, calls: &SyncSender<Call>) {
     }
 }
 
-fn ask(request: Request, calls: &SyncSender<Call>) -> Response {
+fn ask(request: Request, inputs: &SyncSender<Input>) -> Response {
     let (reply, answer) = sync_channel(1);
     let gone = || Response::Error {
         error: "the agent is ending".into(),
     };
-    if calls.send((request, reply)).is_err() {
+    if inputs.send(Input::Call(Box::new(request), reply)).is_err() {
         return gone();
     }
     answer.recv().unwrap_or_else(|_| gone())

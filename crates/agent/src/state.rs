@@ -2,6 +2,7 @@
 //! whole (write, fsync, rename, fsync of the folder), so a reader sees the old or the new one.
 
 use crate::AgentError;
+use crate::custody::Custody;
 use lictor_evidence::{Checkpoint, EvidenceError, SigningKey, Storage, VerifyKey, frame, recover};
 use lictor_wire::binding::BindingLog;
 use lictor_wire::release::Floor;
@@ -25,6 +26,7 @@ pub const AUTHORITY: &str = "authority.pem";
 const RELEASE: &str = "release.json";
 const BINDINGS: &str = "bindings.json";
 const FLOOR: &str = "floor.json";
+const CUSTODY: &str = "custody.json";
 const LOG: &str = "evidence.log";
 const CHECKPOINT: &str = "evidence.checkpoint";
 
@@ -111,6 +113,22 @@ impl StateDir {
     /// [`AgentError::File`].
     pub fn keep_bindings(&self, log: &BindingLog) -> Result<(), AgentError> {
         self.write_json(BINDINGS, log)
+    }
+
+    /// Which guests are under this host's custody.
+    ///
+    /// # Errors
+    /// [`AgentError::File`].
+    pub fn custody(&self) -> Result<Custody, AgentError> {
+        Ok(self.read_json(CUSTODY)?.unwrap_or_default())
+    }
+
+    /// Keeps custody.
+    ///
+    /// # Errors
+    /// [`AgentError::File`].
+    pub fn keep_custody(&self, custody: &Custody) -> Result<(), AgentError> {
+        self.write_json(CUSTODY, custody)
     }
 
     /// Writes JSON, durably and whole.

@@ -223,8 +223,13 @@ fn a_bound_vnic_opens_with_what_two_persons_signed_and_stays_open_without_the_ag
             .expect("bound");
         assert_eq!(
             (attached.vnic, attached.state),
-            (VnicId(7), VnicState::Open)
+            (VnicId(7), VnicState::Hold)
         );
+        let guest = GuestId::new("db").expect("valid");
+        let opened = host
+            .set_state(&guest, VnicState::Open, "it runs")
+            .expect("works");
+        assert_eq!(opened.len(), 1);
         assert!(attached.before_first_packet && attestation.is_some());
         let report = host.report(4).expect("readable");
         assert_eq!(report.generation, Generation(1));
@@ -328,7 +333,8 @@ fn a_device_that_went_with_its_guest_is_let_go_with_evidence() {
         host.attach(&attach("tap-db", "10.1.0.10"), 3)
             .expect("bound");
         ip("link del tap-db");
-        host.reconcile(4).expect("works");
+        let gone = host.reconcile(4).expect("works");
+        assert_eq!(gone, [GuestId::new("db").expect("valid")]);
         assert!(host.report(5).expect("readable").guests.is_empty());
         assert_eq!(
             count(&mut host, |body| matches!(body, Body::VnicDetached { .. })),

@@ -1,12 +1,15 @@
 //! Entries, sorted by what they are about. Claims count only out of the mouth that may make them:
 //! a host speaks of itself, the manager of releases and keys.
 
+use crate::stays::{Claim, Placement, stays};
 use lictor_evidence::{
-    Body, ControlFact, Entry, Envelope, EvidenceError, HostChain, KeyRole, MOVE_RECORD_TYPE,
-    MoveRecord, PlacedBy, Readback, ReleaseFacts, Source, VerifyKey, host_chains,
+    Body, ControlFact, Entry, EvidenceError, GuestFacts, HostChain, KeyRole, MoveOutcome,
+    MoveRecord, MoveSigners, Readback, ReleaseFacts, Source, VerifyKey, host_chains,
 };
 use lictor_types::{Digest, Generation, GuestId, HostId, VnicId};
 use std::collections::{BTreeMap, BTreeSet};
+
+pub use crate::stays::Stay;
 
 /// A fact with the entry that states it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,6 +20,17 @@ pub struct At<T> {
     pub time_ms: u64,
     /// The fact.
     pub value: T,
+}
+
+/// A guest that was bound, bound anew or retired after its release was published.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bound {
+    /// The release.
+    pub release: Digest,
+    /// Who.
+    pub guest: GuestId,
+    /// What it is from then on; `None` if it is retired.
+    pub facts: Option<GuestFacts>,
 }
 
 /// A release on a host.
@@ -32,25 +46,6 @@ pub struct Load {
     pub author: String,
     /// The approvers' key names, as the agent verified them.
     pub approvers: Vec<String>,
-}
-
-/// A guest at a host for some time.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Stay {
-    /// Who.
-    pub guest: GuestId,
-    /// Where.
-    pub host: HostId,
-    /// Why there.
-    pub by: PlacedBy,
-    /// Whether an agent enforces there.
-    pub protected: bool,
-    /// Since when.
-    pub since_ms: u64,
-    /// Until when; `None` if it still is there.
-    pub until_ms: Option<u64>,
-    /// The entry that says so.
-    pub index: u64,
 }
 
 /// A vnic under or out of the programs' control.
@@ -82,7 +77,7 @@ pub enum VnicChange {
     Detached,
 }
 
-/// Leave for a move.
+/// Leave for a move, as told by one end or both.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Admission {
     /// The ticket.
@@ -91,17 +86,46 @@ pub struct Admission {
     pub guest: GuestId,
     /// To where.
     pub to: HostId,
-    /// The target's controls.
-    pub controls: Vec<ControlFact>,
+    /// The target's controls, by its own word; `None` until it has spoken.
+    pub controls: Option<Vec<ControlFact>>,
+    /// The other end's entry about the same ticket, if both have told of it.
+    pub also: Option<u64>,
 }
 
-/// A recorded move and who has signed it.
+/// A recorded move and who has signed it, once, whoever brought it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RecordedMove {
     /// What it did.
     pub record: MoveRecord,
-    /// Whether both ends' enrolled keys have signed exactly this record.
-    pub signed_by_both: bool,
+    /// Which ends' enrolled keys have signed exactly this record, in any copy of it.
+    pub signers: MoveSigners,
+}
+
+impl RecordedMove {
+    /// Whether as many ends have signed as its outcome needs.
+    #[must_use]
+    pub const fn counts(&self) -> bool {
+        self.signers.suffice_for(self.record.outcome)
+    }
+
+    /// Whether it counts and the guest ran at the target afterwards.
+    #[must_use]
+    pub fn took_place(&self) -> bool {
+        self.counts() && self.record.outcome != MoveOutcome::Aborted
+    }
+}
+
+/// A move that was not admitted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RefusedMove {
+    /// Who.
+    pub guest: GuestId,
+    /// From where.
+    pub from: HostId,
+    /// To where.
+    pub to: HostId,
+    /// Every reason.
+    pub reasons: Vec<String>,
 }
 
 /// Time without a verdict.
@@ -139,6 +163,10 @@ pub struct Facts {
     pub last_ms: u64,
     /// Releases as published; whole ones only.
     pub releases: Vec<At<ReleaseFacts>>,
+    /// Guests bound since, in the order of the log.
+    pub bound: Vec<At<Bound>>,
+    /// The newest release with all that was bound since.
+    newest: Option<At<ReleaseFacts>>,
     /// Releases on hosts.
     pub loads: Vec<At<Load>>,
     /// Where guests were, by guest and time.
@@ -149,6 +177,8 @@ pub struct Facts {
     pub admissions: Vec<At<Admission>>,
     /// Moves that ended.
     pub moves: Vec<At<RecordedMove>>,
+    /// Moves that were refused.
+    pub refusals: Vec<At<RefusedMove>>,
     /// Time without a verdict.
     pub unprotected: Vec<At<Unprotected>>,
     /// What kernels gave back, with the host.
@@ -165,16 +195,6 @@ pub struct Facts {
     pub manager_last: Option<(u64, u64)>,
     /// The time of each entry, for `collected_at`.
     times: Vec<u64>,
-}
-
-/// A claim about a placement, before stays are made of them.
-struct Placement {
-    index: u64,
-    time_ms: u64,
-    guest: GuestId,
-    host: HostId,
-    /// `None` when the guest left.
-    arrived: Option<(PlacedBy, bool)>,
 }
 
 #[derive(Default)]
@@ -199,7 +219,9 @@ impl Facts {
         for (index, entry) in (0..).zip(entries) {
             gather.entry(index, entry);
         }
+        gather.of_moves();
         let mut facts = gather.facts;
+        facts.newest = facts.with_bound();
         facts.stays = stays(gather.placements);
         facts.chains = host_chains(entries)?;
         facts.entries = entries.len() as u64;
@@ -208,15 +230,58 @@ impl Facts {
         Ok(facts)
     }
 
-    /// The newest release as published.
+    /// The newest release, with the guests that were bound since it was published.
     #[must_use]
-    pub fn release(&self) -> Option<&At<ReleaseFacts>> {
-        self.releases.last()
+    pub const fn release(&self) -> Option<&At<ReleaseFacts>> {
+        self.newest.as_ref()
+    }
+
+    fn with_bound(&self) -> Option<At<ReleaseFacts>> {
+        let mut newest = self.releases.last()?.clone();
+        let mut guests: BTreeMap<_, _> = std::mem::take(&mut newest.value.guests)
+            .into_iter()
+            .map(|guest| (guest.guest.clone(), guest))
+            .collect();
+        for at in self.bound.iter().filter(|at| at.index > newest.index) {
+            match &at.value.facts {
+                _ if at.value.release != newest.value.digest => {}
+                Some(facts) => drop(guests.insert(at.value.guest.clone(), facts.clone())),
+                None => drop(guests.remove(&at.value.guest)),
+            }
+        }
+        newest.value.guests = guests.into_values().collect();
+        Some(newest)
+    }
+
+    /// The entry that says what a guest is now: its last binding, or the newest release.
+    #[must_use]
+    pub fn said_by(&self, guest: &GuestId) -> Option<u64> {
+        let bound = self.bound.iter().filter(|at| at.value.guest == *guest);
+        let release = self.newest.as_ref().map(|release| release.index);
+        bound.map(|at| at.index).max().max(release)
+    }
+
+    /// All that was ever said of what a guest is, with the times, in the order of the log; `None`
+    /// where it is not among the guests of a release, or is retired.
+    #[must_use]
+    pub fn said_of(&self, guest: &GuestId) -> Vec<(u64, Option<&GuestFacts>)> {
+        let releases = self.releases.iter().map(|at| {
+            let mut guests = at.value.guests.iter();
+            let facts = guests.find(|one| one.guest == *guest);
+            (at.index, at.time_ms, facts)
+        });
+        let bound = self.bound.iter().filter(|at| at.value.guest == *guest);
+        let bound = bound.map(|at| (at.index, at.time_ms, at.value.facts.as_ref()));
+        let mut said: Vec<_> = releases.chain(bound).collect();
+        said.sort_by_key(|(index, ..)| *index);
+        said.into_iter()
+            .map(|(_, time_ms, facts)| (time_ms, facts))
+            .collect()
     }
 
     /// The guests that an assessor counts in, by the newest release. One that was in scope before
     /// stays in the history of the releases, and a change of its label is a change of policy.
-    pub fn in_scope(&self) -> impl Iterator<Item = &lictor_evidence::GuestFacts> {
+    pub fn in_scope(&self) -> impl Iterator<Item = &GuestFacts> {
         let guests = self
             .release()
             .into_iter()
@@ -272,7 +337,9 @@ impl Facts {
             .iter()
             .flat_map(|release| &release.value.guests);
         let placed = self.stays.iter().map(|stay| &stay.guest);
-        published.map(|guest| &guest.guest).chain(placed).collect()
+        let bound = self.bound.iter().map(|at| &at.value.guest);
+        let published = published.map(|guest| &guest.guest);
+        published.chain(bound).chain(placed).collect()
     }
 }
 
@@ -314,6 +381,24 @@ impl Gather {
     }
 
     fn of_manager(&mut self, index: u64, time_ms: u64, body: &Body) {
+        if let Body::GuestBound {
+            release,
+            guest,
+            facts,
+            ..
+        } = body
+        {
+            let value = Bound {
+                release: *release,
+                guest: guest.clone(),
+                facts: facts.as_deref().cloned(),
+            };
+            self.facts.bound.push(At {
+                index,
+                time_ms,
+                value,
+            });
+        }
         let Body::ReleaseFacts(part) = body else {
             return;
         };
@@ -397,13 +482,13 @@ impl Gather {
                 by,
                 protected,
             } if may_speak_of(at) => {
-                let (guest, host, arrived) = (guest.clone(), at.clone(), Some((*by, *protected)));
+                let (guest, host) = (guest.clone(), at.clone());
                 self.placements.push(Placement {
                     index,
                     time_ms,
                     guest,
                     host,
-                    arrived,
+                    claim: Claim::Placed(*by, *protected),
                 });
             }
             Body::GuestLeft { guest, at } if may_speak_of(at) => {
@@ -413,7 +498,7 @@ impl Gather {
                     time_ms,
                     guest,
                     host,
-                    arrived: None,
+                    claim: Claim::Left,
                 });
             }
             _ => {}
@@ -430,26 +515,49 @@ impl Gather {
                 from,
                 controls,
             } if may_speak_of(to) || may_speak_of(from) => {
-                let (guest, to, controls) = (guest.clone(), to.clone(), controls.clone());
+                let controls = may_speak_of(to).then(|| controls.clone());
                 let value = Admission {
                     ticket: *ticket,
-                    guest,
-                    to,
+                    guest: guest.clone(),
+                    to: to.clone(),
                     controls,
+                    also: None,
                 };
-                self.facts.admissions.push(At {
+                self.of_admission(At {
                     index,
                     time_ms,
                     value,
                 });
             }
-            Body::MoveRecorded { record, signed } => {
-                let signed_by_both = self.signed_by_both(record, signed);
+            Body::MoveRefused {
+                guest,
+                from,
+                to,
+                reasons,
+            } if may_speak_of(to) || may_speak_of(from) => {
+                let (guest, from, to) = (guest.clone(), from.clone(), to.clone());
+                let value = RefusedMove {
+                    guest,
+                    from,
+                    to,
+                    reasons: reasons.clone(),
+                };
+                self.facts.refusals.push(At {
+                    index,
+                    time_ms,
+                    value,
+                });
+            }
+            Body::MoveRecorded { record, signed }
+                if may_speak_of(&record.to) || may_speak_of(&record.from) =>
+            {
+                let keys = |host| self.keys.get(host).map_or(&[][..], Vec::as_slice);
+                let signers = record.signers(signed, keys(&record.from), keys(&record.to));
                 let value = RecordedMove {
                     record: (**record).clone(),
-                    signed_by_both,
+                    signers,
                 };
-                self.facts.moves.push(At {
+                self.of_record(At {
                     index,
                     time_ms,
                     value,
@@ -481,13 +589,44 @@ impl Gather {
         self.facts.unprotected.push(gap);
     }
 
-    fn signed_by_both(&self, record: &MoveRecord, signed: &Envelope) -> bool {
-        [&record.from, &record.to].into_iter().all(|host| {
-            let keys = self.keys.get(host).map_or(&[][..], Vec::as_slice);
-            signed
-                .verify(MOVE_RECORD_TYPE, keys)
-                .is_ok_and(|verified| verified.payload == record.canonical_bytes())
-        })
+    /// Both ends tell of one admission. Only the target knows its controls, and it is the time that
+    /// came first that let the guest leave.
+    fn of_admission(&mut self, new: At<Admission>) {
+        let same = |known: &&mut At<Admission>| {
+            let (known, new) = (&known.value, &new.value);
+            (known.ticket, &known.guest, &known.to) == (new.ticket, &new.guest, &new.to)
+        };
+        let Some(known) = self.facts.admissions.iter_mut().find(same) else {
+            self.facts.admissions.push(new);
+            return;
+        };
+        known.time_ms = known.time_ms.min(new.time_ms);
+        known.value.also.get_or_insert(new.index);
+        if known.value.controls.is_none() {
+            known.value.controls = new.value.controls;
+        }
+    }
+
+    /// Both ends bring the same record: one move, signed by whoever has signed any copy.
+    fn of_record(&mut self, new: At<RecordedMove>) {
+        let mut moves = self.facts.moves.iter_mut();
+        match moves.find(|known| known.value.record == new.value.record) {
+            Some(known) => known.value.signers = known.value.signers.and(new.value.signers),
+            None => self.facts.moves.push(new),
+        }
+    }
+
+    /// A record that counts says where the guest was from then on, also if the target's own word
+    /// about it never came.
+    fn of_moves(&mut self) {
+        let moves = self.facts.moves.iter().filter(|at| at.value.took_place());
+        self.placements.extend(moves.map(|at| Placement {
+            index: at.index,
+            time_ms: at.value.record.opened_ms,
+            guest: at.value.record.guest.clone(),
+            host: at.value.record.to.clone(),
+            claim: Claim::Moved,
+        }));
     }
 }
 
@@ -545,46 +684,4 @@ fn unprotected(body: &Body) -> Option<Unprotected> {
         until_ms,
         error_ms: *error_ms,
     })
-}
-
-fn stays(mut placements: Vec<Placement>) -> Vec<Stay> {
-    placements.sort_by(|a, b| (&a.guest, a.time_ms, a.index).cmp(&(&b.guest, b.time_ms, b.index)));
-    let mut stays: Vec<Stay> = Vec::new();
-    for Placement {
-        index,
-        time_ms,
-        guest,
-        host,
-        arrived,
-    } in placements
-    {
-        let open = stays
-            .last_mut()
-            .filter(|stay| stay.guest == guest && stay.until_ms.is_none());
-        match (open, arrived) {
-            // Being told again where it is changes nothing, unless protection changed.
-            (Some(stay), Some((PlacedBy::Found, protected)))
-                if stay.host == host && stay.protected == protected => {}
-            // The old host's farewell may arrive after the new host's welcome.
-            (Some(stay), None) if stay.host != host => {}
-            (open, arrived) => {
-                if let Some(stay) = open {
-                    stay.until_ms = Some(time_ms);
-                }
-                if let Some((by, protected)) = arrived {
-                    let (since_ms, until_ms) = (time_ms, None);
-                    stays.push(Stay {
-                        guest,
-                        host,
-                        by,
-                        protected,
-                        since_ms,
-                        until_ms,
-                        index,
-                    });
-                }
-            }
-        }
-    }
-    stays
 }

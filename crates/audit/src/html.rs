@@ -1,7 +1,7 @@
 //! The report for people: one page without anything from outside.
 
 use crate::time::utc;
-use crate::timeline::picture;
+use crate::timeline::{moves, picture};
 use crate::{CHECKS, CoResidence, Finding, Framework, Report, Status};
 use maud::{DOCTYPE, Markup, PreEscaped, html as markup};
 
@@ -30,11 +30,13 @@ pub fn html(report: &Report) -> String {
                 }
                 main {
                     (summary(report))
+                    (glance(report))
                     (matrix(report))
                     section aria-labelledby="timelines" {
                         h2 id="timelines" { "Guests and their protection over time" }
                         (picture(report))
                     }
+                    (moves(report))
                     (findings(report))
                     (requirements(report))
                     (log(report))
@@ -83,6 +85,80 @@ fn summary(report: &Report) -> Markup {
                 "violation is EXCEPTED, never PASS. Of the three readings of co-residence \
                  only \u{201c}"
                 (report.profile.co_residence.word()) "\u{201d} is counted here."
+            }
+        }
+    }
+}
+
+/// One line for each check: what it asks, its worst result, and about what.
+fn glance(report: &Report) -> Markup {
+    let of = |id: &str| -> Vec<&Finding> {
+        report
+            .findings
+            .iter()
+            .filter(|one| one.check == id)
+            .collect()
+    };
+    markup! {
+        section aria-labelledby="checks" {
+            h2 id="checks" { "Checks" }
+            div class="scroll" tabindex="0" role="region" aria-labelledby="checks" {
+                table class="glance" {
+                    thead { tr {
+                        th scope="col" { "Check" } th scope="col" { "It asks" }
+                        th scope="col" { "Result" } th scope="col" { "Subjects" }
+                    } }
+                    tbody {
+                        @for check in &CHECKS {
+                            @let findings = of(check.id);
+                            tr {
+                                th scope="row" { (check.id) }
+                                td {
+                                    (check.title)
+                                    @if findings.iter().any(|one| !report.counts(one)) {
+                                        span class="note" { " (another reading, not counted)" }
+                                    }
+                                }
+                                td {
+                                    @if let Some(worst) = findings.iter().map(|f| f.status).min() {
+                                        (badge(worst))
+                                    }
+                                }
+                                td { (subjects(&findings)) }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Subjects that the overview names for each result; the findings name them all.
+const SUBJECTS_SHOWN_MAX: usize = 8;
+
+/// The subjects by their result, the most pressing first.
+fn subjects(findings: &[&Finding]) -> Markup {
+    let with = |status: Status| -> Vec<&str> {
+        findings
+            .iter()
+            .filter(|one| one.status == status)
+            .map(|one| one.subject.as_str())
+            .collect()
+    };
+    markup! {
+        @for status in Status::ALL {
+            @let names = with(status);
+            @if !names.is_empty() {
+                p {
+                    @if findings.iter().any(|one| one.status != status) {
+                        span class="note" { (status.word().replace('_', " ")) ": " }
+                    }
+                    (names[..names.len().min(SUBJECTS_SHOWN_MAX)].join("; "))
+                    @if names.len() > SUBJECTS_SHOWN_MAX {
+                        " and " (names.len() - SUBJECTS_SHOWN_MAX) " more"
+                    }
+                }
             }
         }
     }
@@ -177,10 +253,16 @@ fn row(report: &Report, finding: &Finding) -> Markup {
                 }
             }
             td {
-                @if entries.is_empty() { "none" } @else { "entries " (entries.join(", ")) }
-                @if let Some(at) = finding.collected_at { p class="note" { "seen " (utc(at)) } }
+                @match entries.as_slice() {
+                    [] => "none",
+                    [one] => { "entry " (one) }
+                    more => { "entries " (more.join(", ")) }
+                }
+                @if let Some(at) = finding.collected_at {
+                    p class="note when" { "seen " (utc(at)) }
+                }
                 @if let Some(until) = finding.valid_until {
-                    p class="note" { "good until " (utc(until)) }
+                    p class="note when" { "good until " (utc(until)) }
                 }
             }
         }
@@ -247,7 +329,7 @@ fn log(report: &Report) -> Markup {
             ol {
                 li { "Compare the fingerprint with the one that was read out to you by somebody "
                      "who does not run this system." }
-                li { "Run " code { "lictor-verify PACK --key '" (log.key) "' --recheck" }
+                li { "Run " code { "lictor-verify PACK --key '" (log.key) "'" }
                      " on a machine of your own. It needs no network." }
                 li { "It accounts for every byte of the pack, names the file or the entry that "
                      "was altered, runs these checks again and compares." }

@@ -11,6 +11,7 @@ pub mod facts;
 mod finding;
 mod html;
 mod report;
+mod stays;
 mod time;
 mod timeline;
 pub mod verify;
@@ -19,5 +20,7 @@ pub use catalogue::{CHECKS, Check, Framework, Mapping, Requirement, run};
 pub use facts::Facts;
 pub use finding::{CoResidence, Exception, Finding, Profile, Status};
 pub use html::html;
-pub use report::{Gap, LogFacts, REPORT_HTML, REPORT_JSON, Report, Span, Timeline, json};
+pub use report::{
+    Gap, LogFacts, Move, MoveEnd, REPORT_HTML, REPORT_JSON, Report, Span, Timeline, json,
+};
 pub use time::utc;

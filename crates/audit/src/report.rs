@@ -3,7 +3,7 @@
 use crate::facts::{Facts, Stay};
 use crate::{CHECKS, CoResidence, Finding, Profile, Status, html};
 use lictor_evidence::pack::PackFile;
-use lictor_evidence::{Entry, EvidenceError, VerifyKey};
+use lictor_evidence::{Entry, EvidenceError, MoveOutcome, MoveRecord, MoveSigners, VerifyKey};
 use lictor_types::{Digest, GuestId, HostId};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -63,6 +63,58 @@ pub struct Gap {
     pub entry: u64,
 }
 
+/// How a move ended, as the report shows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MoveEnd {
+    /// The guest runs at the target.
+    Committed,
+    /// The guest went on at the source.
+    Aborted,
+    /// The source was lost.
+    StateLost,
+    /// It was refused before it began.
+    Refused,
+    /// There is a record, and too few ends have signed it.
+    Unproven,
+}
+
+impl MoveEnd {
+    /// The words that reports use.
+    #[must_use]
+    pub const fn words(self) -> &'static str {
+        match self {
+            Self::Committed => "committed",
+            Self::Aborted => "called off",
+            Self::StateLost => "source lost",
+            Self::Refused => "refused",
+            Self::Unproven => "not proven",
+        }
+    }
+}
+
+/// A move that took place, was called off or was refused.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Move {
+    /// Who.
+    pub guest: GuestId,
+    /// From where.
+    pub from: HostId,
+    /// To where.
+    pub to: HostId,
+    /// When: the opening at the target, the fence of one that was called off, the refusal.
+    pub time_ms: u64,
+    /// How it ended.
+    pub end: MoveEnd,
+    /// Who has signed its record; `None` for a refusal.
+    pub signers: Option<MoveSigners>,
+    /// What was measured: sessions, waits, times without a verdict; or why it was refused.
+    pub measured: String,
+    /// The entry that says so.
+    pub entry: u64,
+}
+
 /// One guest over time.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -95,6 +147,8 @@ pub struct Report {
     pub findings: Vec<Finding>,
     /// The guests over time.
     pub timelines: Vec<Timeline>,
+    /// The moves, the oldest first.
+    pub moves: Vec<Move>,
 }
 
 impl Report {
@@ -137,6 +191,7 @@ impl Report {
             summary,
             findings,
             timelines,
+            moves: moves(&facts),
         })
     }
 
@@ -198,6 +253,55 @@ pub fn json(report: &Report) -> String {
     let mut text = serde_json::to_string_pretty(report).expect("a report has only string keys");
     text.push('\n');
     text
+}
+
+fn moves(facts: &Facts) -> Vec<Move> {
+    let recorded = facts.moves.iter().map(|at| {
+        let record = &at.value.record;
+        let (end, time_ms) = match record.outcome {
+            MoveOutcome::Aborted => (MoveEnd::Aborted, record.fenced_ms),
+            MoveOutcome::Committed => (MoveEnd::Committed, record.opened_ms),
+            MoveOutcome::StateLost => (MoveEnd::StateLost, record.opened_ms),
+        };
+        Move {
+            guest: record.guest.clone(),
+            from: record.from.clone(),
+            to: record.to.clone(),
+            time_ms,
+            end: if at.value.counts() {
+                end
+            } else {
+                MoveEnd::Unproven
+            },
+            signers: Some(at.value.signers),
+            measured: measured(record),
+            entry: at.index,
+        }
+    });
+    let refused = facts.refusals.iter().map(|at| Move {
+        guest: at.value.guest.clone(),
+        from: at.value.from.clone(),
+        to: at.value.to.clone(),
+        time_ms: at.time_ms,
+        end: MoveEnd::Refused,
+        signers: None,
+        measured: at.value.reasons.join("; "),
+        entry: at.index,
+    });
+    let mut moves: Vec<_> = recorded.chain(refused).collect();
+    moves.sort_by_key(|one| (one.time_ms, one.entry));
+    moves
+}
+
+fn measured(record: &MoveRecord) -> String {
+    let sessions = &record.sessions;
+    let refused: u64 = sessions.refused.values().sum();
+    let (milli, micro) = (record.pause_us / 1_000, record.pause_us % 1_000);
+    format!(
+        "{} sessions sent, {} accepted, {refused} refused; packets waited {milli}.{micro:03} ms; \
+         {} ms without a verdict, give or take {} ms",
+        sessions.sent, sessions.accepted, record.unprotected_ms, record.error_ms
+    )
 }
 
 fn timelines(facts: &Facts, now_ms: u64) -> Vec<Timeline> {

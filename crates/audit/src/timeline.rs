@@ -1,14 +1,14 @@
 //! The picture of guests across hosts. Every length is computed from entries.
 
 use crate::Report;
-use crate::report::{Gap, Span, Timeline};
+use crate::report::{Gap, Move, MoveEnd, Span, Timeline};
 use crate::time::utc;
 use maud::{Markup, html};
 
 const WIDTH: u64 = 960;
 const LEFT: u64 = 150;
 const ROW: u64 = 44;
-const TOP: u64 = 28;
+const TOP: u64 = 36;
 const BAR: u64 = 26;
 /// Characters take about this much room at the size of the labels.
 const CHARACTER: u64 = 8;
@@ -66,11 +66,19 @@ pub(crate) fn picture(report: &Report) -> Markup {
             }
             text x=(LEFT) y="16" class="axis" { (utc(scale.from_ms)) }
             text x=(WIDTH) y="16" class="axis" text-anchor="end" { (utc(scale.to_ms)) }
-            @for (row, timeline) in (0..).zip(drawn) { (bar(scale, row, timeline)) }
+            @for (row, timeline) in (0..).zip(drawn) {
+                (bar(scale, row, timeline))
+                @for one in report.moves.iter().filter(|one| one.guest == timeline.guest) {
+                    (mark(scale, TOP + row * ROW, one))
+                }
+            }
         }
         p class="note legend" {
             span class="key protected" {} " an agent enforces "
-            span class="key unprotected" {} " unprotected (hatched)"
+            span class="key unprotected" {} " unprotected (hatched) "
+            span aria-hidden="true" { "\u{25bc}" } " a move that took place "
+            span aria-hidden="true" { "\u{25bd}" } " a move that was called off, refused or is "
+            "not proven"
         }
         @if drawn.len() < rows.len() {
             p class="note" { "The picture shows " (drawn.len()) " of " (rows.len()) " guests." }
@@ -112,7 +120,67 @@ fn stay(scale: Scale, y: u64, span: &Span) -> Markup {
                 title { (span.host) ", unprotected, " (utc(span.since_ms)) }
             }
         }
-        @if fits { text x=(x + 6) y=(y + 18) class="host" { (span.host) } }
+        @if fits {
+            text x=(x + 6) y=(y + 18) class=(if span.protected { "host" } else { "host bare" }) {
+                (span.host)
+            }
+        }
+    }
+}
+
+/// A triangle above the bar, filled if the guest moved.
+fn mark(scale: Scale, y: u64, one: &Move) -> Markup {
+    let x = scale.x(one.time_ms);
+    let (left, right, top, tip) = (x - 6, x + 6, y - 10, y - 1);
+    let class = match one.end {
+        MoveEnd::Committed | MoveEnd::StateLost => "move",
+        MoveEnd::Aborted | MoveEnd::Refused | MoveEnd::Unproven => "move hollow",
+    };
+    html! {
+        polygon class=(class)
+            points={ (left) "," (top) " " (right) "," (top) " " (x) "," (tip) } {
+            title { (one.from) " to " (one.to) ", " (one.end.words()) ", " (utc(one.time_ms)) }
+        }
+    }
+}
+
+/// Every move on record.
+pub(crate) fn moves(report: &Report) -> Markup {
+    html! {
+        section aria-labelledby="moves" {
+            h2 id="moves" { "Moves" }
+            @if report.moves.is_empty() {
+                p { "No move was recorded or refused." }
+            } @else {
+                div class="scroll" tabindex="0" role="region" aria-labelledby="moves" {
+                    table {
+                        thead { tr {
+                            th scope="col" { "When" } th scope="col" { "Guest" }
+                            th scope="col" { "From, to" } th scope="col" { "How it ended" }
+                            th scope="col" { "Measured, or why not" }
+                            th scope="col" { "Evidence" }
+                        } }
+                        tbody { @for one in &report.moves { (move_row(one)) } }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn move_row(one: &Move) -> Markup {
+    html! {
+        tr {
+            td { span class="when" { (utc(one.time_ms)) } }
+            th scope="row" { (one.guest) }
+            td { (one.from) " \u{2192} " (one.to) }
+            td {
+                (one.end.words())
+                @if let Some(signers) = one.signers { p class="note" { "signed by " (signers) } }
+            }
+            td { (one.measured) }
+            td { "entry " (one.entry) }
+        }
     }
 }
 

@@ -27,13 +27,14 @@ pub enum VerifyError {
     },
 }
 
-/// Whether the checks are run again.
+/// When the checks are run again: on the packed entries, at the packed time, and compared with the
+/// packed report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Recheck {
-    /// Verify only.
-    Skip,
-    /// Run them on the packed entries, at the packed time, and compare with the packed report.
-    Run,
+    /// If the pack carries a report.
+    Reported,
+    /// In any case, also where there is nothing to compare with.
+    Always,
 }
 
 /// A host's log as the pack tells it.
@@ -68,13 +69,13 @@ pub struct Outcome {
     pub files: u64,
     /// The hosts' logs.
     pub hosts: Vec<HostLog>,
-    /// The findings of the recheck; `None` if it was not asked for.
+    /// The findings of the recheck; `None` if the pack has no report and none was asked for.
     pub findings: Option<Vec<Finding>>,
     /// Whether the pack has a report that the recheck was compared with.
     pub compared: bool,
 }
 
-/// Verifies a pack and, if asked, runs its checks again.
+/// Verifies a pack and runs its checks again.
 ///
 /// # Errors
 /// [`VerifyError`] names the file or the entry.
@@ -84,9 +85,10 @@ pub fn verify(
     recheck: Recheck,
 ) -> Result<Outcome, VerifyError> {
     let verified = pack::verify(files, key)?;
+    let reported = files.contains_key(REPORT_JSON);
     let report = match recheck {
-        Recheck::Skip => None,
-        Recheck::Run => Some(run_again(files, &verified)?),
+        Recheck::Reported if !reported => None,
+        Recheck::Reported | Recheck::Always => Some(run_again(files, &verified)?),
     };
     let host = |chain: &lictor_evidence::HostChain| HostLog {
         host: chain.host.to_string(),
@@ -106,7 +108,7 @@ pub fn verify(
         root: verified.checkpoint.root,
         files: files.len() as u64,
         hosts: verified.chains.iter().map(host).collect(),
-        compared: report.is_some() && files.contains_key(REPORT_JSON),
+        compared: reported,
         findings: report.map(|report| report.findings),
     })
 }
@@ -248,25 +250,29 @@ pub fn table(outcome: &Outcome) -> String {
             .iter()
             .for_each(|fault| line(format_args!("  FAULT {fault}")));
     }
-    if let Some(findings) = &outcome.findings {
-        for Finding {
-            status,
-            check,
-            subject,
-            reason,
-            ..
-        } in findings
-        {
-            line(format_args!("{status:<14} {check} {subject}: {reason}"));
-        }
+    let Some(findings) = &outcome.findings else {
         line(format_args!(
-            "{}",
-            if outcome.compared {
-                "The checks were run again; the report says the same."
-            } else {
-                "The checks were run; the pack has no report to compare with."
-            }
+            "NOTE the pack has no report; --recheck runs the checks all the same"
         ));
+        return text;
+    };
+    for Finding {
+        status,
+        check,
+        subject,
+        reason,
+        ..
+    } in findings
+    {
+        line(format_args!("{status:<14} {check} {subject}: {reason}"));
     }
+    line(format_args!(
+        "{}",
+        if outcome.compared {
+            "The checks were run again; the report says the same."
+        } else {
+            "The checks were run; the pack has no report to compare with."
+        }
+    ));
     text
 }

@@ -120,6 +120,8 @@ pub struct VnicStatus {
     pub state: VnicState,
     /// By which mechanism it is attached.
     pub how: How,
+    /// What the device had counted when it was attached, [from the guest, toward it].
+    pub packets_before: [u64; 2],
     /// What the kernel says of the hooks now.
     pub hooks: Hooks,
 }
@@ -453,6 +455,7 @@ impl Vnic {
             state: VnicState::from_number(config.state)
                 .ok_or_else(|| broken("its pinned state is not a state".into()))?,
             how: how_of(&config),
+            packets_before: config.device_base,
             hooks: self.hooks()?,
         })
     }

@@ -1,6 +1,6 @@
 //! What an entry can say. The list only grows: a kind or a field is never given a new meaning.
 
-use crate::facts::ReleaseFacts;
+use crate::facts::{GuestFacts, ReleaseFacts};
 use crate::{Envelope, VerifyKey};
 use lictor_types::{
     Digest, Direction, Epoch, Generation, GuestId, HostId, Reason, Verdict, VnicId, VnicName,
@@ -442,6 +442,40 @@ pub enum Body {
         /// Digest of the manifest's bytes.
         manifest: Digest,
     },
+    /// A guest was bound, bound anew or retired after its release was published. Repeating the
+    /// release's facts for each binding would make the log grow with their product.
+    GuestBound {
+        /// The release that the binding lies inside.
+        release: Digest,
+        /// The binding's number.
+        epoch: Epoch,
+        /// Who.
+        guest: GuestId,
+        /// What the guest is from now on; `None` if it is retired.
+        facts: Option<Box<GuestFacts>>,
+    },
+    /// Leave for one enrolment was given.
+    TokenIssued {
+        /// What its holder will be.
+        role: String,
+        /// The name that the holder's certificate will carry.
+        name: String,
+        /// Who asked for it, by the name in their certificate.
+        by: String,
+        /// When it lapses.
+        expires_ms: u64,
+    },
+    /// A certificate was issued: somebody was enrolled.
+    CertificateIssued {
+        /// What its holder is.
+        role: String,
+        /// Its holder's name.
+        name: String,
+        /// SHA-256 of its DER bytes.
+        certificate: Digest,
+        /// When it lapses.
+        expires_ms: u64,
+    },
 }
 
 impl Body {
@@ -475,6 +509,9 @@ impl Body {
             Self::CheckpointAnchored { .. } => "checkpoint-anchored",
             Self::ReleaseFacts(_) => "release-facts",
             Self::PackBuilt { .. } => "pack-built",
+            Self::GuestBound { .. } => "guest-bound",
+            Self::TokenIssued { .. } => "token-issued",
+            Self::CertificateIssued { .. } => "certificate-issued",
         }
     }
 }

@@ -16,6 +16,7 @@ mod log;
 pub mod merkle;
 mod note;
 pub mod pack;
+mod signers;
 pub mod tile;
 mod trust;
 
@@ -35,4 +36,5 @@ pub use keys::{KEY_NAME_BYTES_MAX, KeyName, SigningKey, VerifyKey};
 pub use log::{Log, MemoryStorage, Recovered, Storage, frame, recover};
 pub use merkle::Tree;
 pub use note::{NOTE_BYTES_MAX, NOTE_SIGNATURES_MAX, Note, NoteSignature, WitnessKey};
+pub use signers::MoveSigners;
 pub use trust::{TRUST_LINES_MAX, TrustPolicy};

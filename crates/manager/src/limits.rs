@@ -15,9 +15,7 @@ pub const BODY_MS_MAX: u64 = 60_000;
 pub const SHUTDOWN_MS_MAX: u64 = 10_000;
 /// Log entries in one answer; the caller asks again for more.
 pub const ENTRIES_PER_ANSWER_MAX: u64 = 1_000;
-/// Log entries in one batch of an agent, else 413.
-pub const ENTRIES_PER_BATCH_MAX: usize = 4_096;
-/// Move records in one answer: the newest.
+/// Moves in one answer: the newest.
 pub const MOVES_PER_ANSWER_MAX: u32 = 10_000;
 /// Minutes that a one-time token may live, else 400: a day.
 pub const TOKEN_MINUTES_MAX: u32 = 24 * 60;

@@ -3,14 +3,11 @@
 mod support;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use lictor_evidence::{
-    Body, Checkpoint, Envelope, MOVE_RECORD_TYPE, MoveOutcome, MoveRecord, MoveSessions, MoveSide,
-    Source,
-};
+use lictor_evidence::{Body, Checkpoint, Source};
 use lictor_types::{Digest, Generation, HostId};
-use lictor_wire::api::{Placement, Role};
+use lictor_wire::api::{BATCH_BYTES_MAX, BATCH_ENTRIES_MAX, Role, TokenRequest};
 use serde_json::json;
-use support::{AgentLog, Server, guest, host, key};
+use support::{AgentLog, Server, host, key};
 
 /// The kinds of the manager's own entries, in order.
 fn told(server: &Server) -> Vec<&'static str> {
@@ -228,11 +225,164 @@ fn evidence_is_stored_once_in_order_and_under_the_hosts_signature() {
         .map(|entry| String::from_utf8(entry.to_bytes().expect("it fits")).expect("a text"))
         .collect();
     assert_eq!(theirs, log.texts(), "verbatim and in order");
-    // The log begins with the keys of manager, author and approver; the agent's is the fourth.
-    let expected = ["key-enrolled"; 4]
+    // The log begins with the keys of manager, author and approver; the agent's is the fourth. The
+    // reader enrols each time that the log is read.
+    let expected = ["key-enrolled"; 3]
         .into_iter()
-        .chain(["checkpoint-anchored"; 2]);
+        .chain(["certificate-issued", "key-enrolled"])
+        .chain(["checkpoint-anchored"; 2])
+        .chain(["certificate-issued"; 2]);
     assert!(expected.eq(told(&server)), "{:?}", told(&server));
+}
+
+#[test]
+fn a_long_log_comes_in_parts_that_the_host_has_signed() {
+    let server = Server::start();
+    let agent = server.enrol(Role::Agent, "a");
+    let mut log = AgentLog::new(&server.keys.agent);
+    (0..7).for_each(|n| log.add_alarm(&format!("entry {n}")));
+    let post = ("POST", "/v1/evidence");
+    let first = log.part(0, 3);
+    let mut unproven = first.clone();
+    unproven.proof.pop();
+    agent.refused(post, &unproven, (422, "not shown to be the first of 7"));
+    let mut changed = AgentLog::new(&server.keys.agent);
+    (0..7).for_each(|n| changed.add_alarm(&format!("other {n}")));
+    let mut mixed = first.clone();
+    mixed.entries = changed.part(0, 3).entries;
+    agent.refused(post, &mixed, (422, "not shown to be the first of 7"));
+    assert_eq!(agent.ok("POST", "/v1/evidence", &first)["next"], 3);
+    assert_eq!(agent.ok("POST", "/v1/evidence", &first)["next"], 3);
+    assert!(
+        !told(&server).contains(&"checkpoint-anchored"),
+        "not whole yet"
+    );
+    // The first part was under a checkpoint over seven entries: the other four are bound by it.
+    let mut forked = AgentLog::new(&server.keys.agent);
+    (0..3).for_each(|n| forked.add_alarm(&format!("entry {n}")));
+    forked.add_alarm("fork");
+    agent.refused(post, &forked.batch(3), (409, "its log was rewritten"));
+    (4..9).for_each(|n| forked.add_alarm(&format!("entry {n}")));
+    agent.refused(post, &forked.batch(3), (409, "its log was rewritten"));
+    assert_eq!(agent.ok("POST", "/v1/evidence", &log.part(3, 2))["next"], 5);
+    assert_eq!(agent.ok("POST", "/v1/evidence", &log.batch(5))["next"], 7);
+    let texts: Vec<_> = server
+        .entries()
+        .into_iter()
+        .filter(|entry| entry.host == Source::Host(host("a")))
+        .map(|entry| String::from_utf8(entry.to_bytes().expect("it fits")).expect("a text"))
+        .collect();
+    assert_eq!(texts, log.texts());
+    let anchored = |kind: &&str| *kind == "checkpoint-anchored";
+    assert_eq!(told(&server).into_iter().filter(anchored).count(), 1);
+}
+
+#[test]
+fn a_batch_is_taken_at_its_limits_and_refused_beyond() {
+    let server = Server::start();
+    let agent = server.enrol(Role::Agent, "a");
+    let mut log = AgentLog::new(&server.keys.agent);
+    (0..=BATCH_ENTRIES_MAX).for_each(|_| log.add_alarm(""));
+    let post = ("POST", "/v1/evidence");
+    agent.refused(post, &log.batch(0), (413, "send at most 4096 at once"));
+    let most = log.part(0, BATCH_ENTRIES_MAX);
+    assert_eq!(
+        agent.ok("POST", "/v1/evidence", &most)["next"],
+        BATCH_ENTRIES_MAX
+    );
+    let first = log.texts().len();
+    let long = "x".repeat(60_000);
+    let mut bytes = 0;
+    while bytes < BATCH_BYTES_MAX {
+        log.add_alarm(&long);
+        bytes += log.texts().last().map_or(0, String::len);
+    }
+    let rest = log.texts().len() - first;
+    assert_eq!(
+        agent.ok("POST", "/v1/evidence", &log.part(first - 1, 1))["next"],
+        first
+    );
+    agent.refused(
+        post,
+        &log.batch(first),
+        (413, "send at most 8388608 at once"),
+    );
+    let room = BATCH_BYTES_MAX - (bytes - log.texts().last().map_or(0, String::len));
+    let most = log.part(first, rest - 1);
+    assert!(room < 65_535, "one entry less is the most that fits");
+    assert_eq!(
+        agent.ok("POST", "/v1/evidence", &most)["next"],
+        first + rest - 1
+    );
+}
+
+#[test]
+fn every_enrolment_is_in_the_log_and_so_is_who_gave_leave() {
+    let server = Server::start();
+    let admin = server.enrol(Role::PlatformAdmin, "root");
+    let request = TokenRequest {
+        role: Role::Auditor,
+        name: "eve".into(),
+        minutes: 5,
+    };
+    let token = admin.ok("POST", "/v1/tokens", &request);
+    let token = token["token"].as_str().expect("a token");
+    let pair = support::enrol(&server.anonymous(), token, None).expect("enrolled");
+    let pem = x509_parser::pem::parse_x509_pem(pair.certificate_pem.as_bytes()).expect("PEM");
+    let expected = Digest::of(&pem.1.contents);
+    let entries = server.entries();
+    let given = entries.iter().any(|entry| {
+        matches!(&entry.body, Body::TokenIssued { role, name, by, .. }
+            if role == "auditor" && name == "eve" && by == "root")
+    });
+    assert!(given, "{entries:#?}");
+    let enrolled = |wanted: &str| {
+        let mut found = entries.iter().filter_map(|entry| match &entry.body {
+            Body::CertificateIssued {
+                role,
+                name,
+                certificate,
+                ..
+            } if name == wanted => Some((role.clone(), *certificate)),
+            _ => None,
+        });
+        found.next().expect("it is in the log")
+    };
+    assert_eq!(enrolled("eve"), ("auditor".to_owned(), expected));
+    assert_eq!(enrolled("root").0, "platform-admin");
+}
+
+#[test]
+fn a_guest_bound_after_the_release_is_in_its_newest_facts() {
+    let server = Server::start();
+    server.with_release();
+    let newest = || {
+        let entries = server.entries();
+        let facts = lictor_audit::Facts::from_entries(&entries).expect("short entries");
+        let release = facts.release().expect("published").clone();
+        let in_scope: Vec<_> = facts
+            .in_scope()
+            .map(|guest| guest.guest.to_string())
+            .collect();
+        let guests: Vec<_> = release
+            .value
+            .guests
+            .iter()
+            .map(|g| g.guest.to_string())
+            .collect();
+        (release.value.generation, guests, in_scope)
+    };
+    let both = vec!["db".to_owned(), "pc".to_owned()];
+    assert_eq!(newest(), (Generation(1), both, vec!["db".to_owned()]));
+    let owner = server.enrol(Role::ScopeOwner, "olga");
+    let keys = &server.keys;
+    let later = keys.binding("www", "cde", 3).sign(&keys.owner);
+    owner.ok("POST", "/v1/bindings", &later);
+    let mut gone = keys.binding("db", "cde", 4);
+    gone.retired = true;
+    owner.ok("POST", "/v1/bindings", &gone.sign(&keys.owner));
+    let now = vec!["pc".to_owned(), "www".to_owned()];
+    assert_eq!(newest(), (Generation(1), now, vec!["www".to_owned()]));
 }
 
 #[test]
@@ -242,8 +392,9 @@ fn the_checkpoint_covers_everything_that_was_acknowledged() {
     let mut log = AgentLog::new(&server.keys.agent);
     log.add_alarm("zero");
     agent.ok("POST", "/v1/evidence", &log.batch(0));
-    let entries = server.entries();
+    // Enrolments are entries too, so the reader of the checkpoint comes first.
     let reader = server.enrol(Role::Auditor, "eve");
+    let entries = server.entries();
     let note = reader.ok("GET", "/v1/log/checkpoint", &());
     let note = note.as_str().expect("a text");
     let checkpoint = Checkpoint::verify(note, &server.trust.manager).expect("it verifies");
@@ -308,63 +459,6 @@ fn a_report_comes_from_the_host_itself_and_fills_the_inventory() {
 }
 
 #[test]
-fn a_guest_on_a_host_without_an_agent_is_alarmed_as_its_owner_chose() {
-    let server = Server::start();
-    server.with_release();
-    let agent = server.enrol(Role::Agent, "a");
-    let connector = server.enrol(Role::Connector, "libvirt");
-    let place = |name: &str, on: &str, since_ms| {
-        let placement = Placement {
-            guest: guest(name),
-            host: host(on),
-            since_ms,
-            error_ms: 50,
-        };
-        connector.ok("POST", "/v1/placements", &placement)
-    };
-    let before = told(&server).len();
-    assert_eq!(place("db", "bare", 1_000)["choice"], "block");
-    assert_eq!(told(&server)[before..], ["guest-placed", "alarm"]);
-    let before = told(&server).len();
-    assert_eq!(place("pc", "bare", 2_000)["choice"], "allow-with-alarm");
-    assert_eq!(
-        told(&server)[before..],
-        ["guest-placed", "unprotected-opened", "alarm"]
-    );
-    assert_eq!(
-        place("nobody", "bare", 2_000)["choice"],
-        "block",
-        "unknown is strictest"
-    );
-    let auditor = server.enrol(Role::Auditor, "eve");
-    let inventory = auditor.ok("GET", "/v1/inventory", &());
-    assert_eq!(inventory["hosts"][1]["host"], "bare");
-    assert_eq!(inventory["hosts"][1]["protected"], false);
-    assert_eq!(inventory["guests"][1]["host"], "bare");
-    agent.ok("PUT", "/v1/hosts/a", &report(&server, &host("a"), false));
-    assert_ne!(
-        told(&server).last(),
-        Some(&"unprotected-closed"),
-        "the guest has left there"
-    );
-    agent.ok("PUT", "/v1/hosts/a", &report(&server, &host("a"), true));
-    let entries = server.entries();
-    let last = entries.last().expect("entries");
-    let Body::UnprotectedClosed {
-        guest: closed,
-        since_ms,
-        until_ms,
-        error_ms,
-        ..
-    } = &last.body
-    else {
-        panic!("expected the end of the unprotected time, found {last:?}");
-    };
-    assert_eq!((closed, *since_ms, *error_ms), (&guest("pc"), 2_000, 50));
-    assert!(*until_ms > *since_ms);
-}
-
-#[test]
 fn a_pack_verifies_and_names_a_flipped_byte() {
     let server = Server::start();
     server.with_release();
@@ -393,49 +487,24 @@ fn a_pack_verifies_and_names_a_flipped_byte() {
         "{:?}",
         verified.chains
     );
+    let recheck = |files: &_| {
+        let key = Some(&server.trust.manager);
+        lictor_audit::verify::verify(files, key, lictor_audit::verify::Recheck::Reported)
+    };
+    let outcome = recheck(&files).expect("the report is what its entries say");
+    assert!(outcome.compared);
+    let findings = outcome.findings.expect("they were run");
+    for check in lictor_audit::CHECKS {
+        assert!(
+            findings.iter().any(|one| one.check == check.id),
+            "{}",
+            check.id
+        );
+    }
+    let page = String::from_utf8_lossy(&files[lictor_audit::REPORT_HTML]);
+    assert!(page.contains("LOG-01") && page.contains("@media print"));
     let path = "releases/1.json";
     files.get_mut(path).expect("the release is carried")[0] ^= 1;
     let error = verify(&files).expect_err("one bit is flipped");
     assert!(error.to_string().contains(path), "{error}");
-}
-
-#[test]
-fn a_recorded_move_is_listed() {
-    let server = Server::start();
-    let agent = server.enrol(Role::Agent, "a");
-    let side = MoveSide {
-        generation: Generation(1),
-        tables: Digest::of(b"tables"),
-    };
-    let record = MoveRecord {
-        ticket: Digest::of(b"ticket"),
-        guest: guest("db"),
-        from: host("a"),
-        to: host("b"),
-        asked_by: "ops".into(),
-        source: side.clone(),
-        target: side,
-        sessions: MoveSessions::default(),
-        hold_since_ms: 1,
-        fenced_ms: 2,
-        opened_ms: 3,
-        pause_us: 1_000,
-        unprotected_ms: 0,
-        unprotected_packets: Some(0),
-        error_ms: 1,
-        outcome: MoveOutcome::Committed,
-    };
-    let bytes = record.canonical_bytes();
-    let signed = Envelope::sign(MOVE_RECORD_TYPE, &bytes, &[&server.keys.agent]);
-    let mut log = AgentLog::new(&server.keys.agent);
-    log.add_alarm("before");
-    log.add(Body::MoveRecorded {
-        record: Box::new(record.clone()),
-        signed: Box::new(signed),
-    });
-    agent.ok("POST", "/v1/evidence", &log.batch(0));
-    let auditor = server.enrol(Role::Auditor, "eve");
-    let moves: Vec<MoveRecord> =
-        serde_json::from_value(auditor.ok("GET", "/v1/moves", &())).expect("move records");
-    assert_eq!(moves, [record]);
 }

@@ -18,7 +18,7 @@ pub use bindings::{AttestationRow, BindingRow};
 pub use error::StoreError;
 pub use hosts::HostRow;
 pub use log::HostLog;
-pub use placements::{PlacementRow, UnprotectedRow};
+pub use placements::{DepartureRow, PlacementRow, UnprotectedRow};
 pub use releases::ReleaseRow;
 pub use trust::{CertificateRow, TokenRow};
 

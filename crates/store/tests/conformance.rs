@@ -2,8 +2,8 @@
 //! another back end runs the same list.
 
 use lictor_store::{
-    AttestationRow, BindingRow, CertificateRow, HostLog, Options, PlacementRow, ReleaseRow, Store,
-    StoreError, TokenRow, Tx,
+    AttestationRow, BindingRow, CertificateRow, DepartureRow, HostLog, Options, PlacementRow,
+    ReleaseRow, Store, StoreError, TokenRow, Tx,
 };
 use lictor_types::{Digest, Epoch, Generation, GuestId, HostId, VnicId};
 use std::path::Path;
@@ -36,6 +36,8 @@ const CASES: &[Case] = &[
         "an unprotected interval is opened and closed once",
         unprotected,
     ),
+    ("a move is listed once under its key", moves),
+    ("the latest departure of a guest is kept", departures),
     ("numbers beyond 2^63 - 1 are refused", range),
     (
         "the revision grows with releases and bindings only",
@@ -286,9 +288,19 @@ fn unprotected(path: &Path) {
         "it is open already"
     );
     assert_eq!(read(&mut store, Tx::unprotected), [row(5)]);
+    let wide = PlacementRow {
+        error_ms: 9,
+        ..row(5)
+    };
+    write(&mut store, |tx| tx.set_unprotected_error(&guest("web"), 9));
+    assert_eq!(
+        read(&mut store, |tx| tx.unprotected_of(&guest("web"))),
+        Some(wide.clone())
+    );
+    assert_eq!(read(&mut store, |tx| tx.unprotected_of(&guest("db"))), None);
     assert_eq!(
         write(&mut store, |tx| tx.close_unprotected(&guest("web"))),
-        Some(row(5))
+        Some(wide)
     );
     assert_eq!(
         write(&mut store, |tx| tx.close_unprotected(&guest("web"))),
@@ -297,6 +309,36 @@ fn unprotected(path: &Path) {
     write(&mut store, |tx| tx.add_placement(&row(5)));
     write(&mut store, |tx| tx.add_placement(&row(8)));
     assert_eq!(read(&mut store, Tx::placements), [row(8)]);
+    let last = read(&mut store, |tx| tx.placement(&guest("web")));
+    assert_eq!(last, Some(row(8)));
+    assert_eq!(read(&mut store, |tx| tx.placement(&guest("db"))), None);
+}
+
+fn moves(path: &Path) {
+    let mut store = open(path);
+    for (key, body) in [("a", "1"), ("b", "2"), ("a", "3"), ("c", "4")] {
+        write(&mut store, |tx| tx.put_move(key, body));
+    }
+    let found = read(&mut store, |tx| tx.find_move("a"));
+    assert_eq!(found.as_deref(), Some("3"));
+    assert_eq!(read(&mut store, |tx| tx.find_move("d")), None);
+    assert_eq!(read(&mut store, |tx| tx.moves(9)), ["3", "2", "4"]);
+    assert_eq!(read(&mut store, |tx| tx.moves(2)), ["2", "4"]);
+}
+
+fn departures(path: &Path) {
+    let mut store = open(path);
+    let row = |on: &str, since_ms| DepartureRow {
+        guest: guest("web"),
+        host: host(on),
+        since_ms,
+    };
+    for one in [row("a", 5), row("b", 9), row("c", 8)] {
+        write(&mut store, |tx| tx.set_departure(&one));
+    }
+    let found = read(&mut store, |tx| tx.departure(&guest("web")));
+    assert_eq!(found, Some(row("b", 9)));
+    assert_eq!(read(&mut store, |tx| tx.departure(&guest("db"))), None);
 }
 
 fn range(path: &Path) {

@@ -3,6 +3,8 @@
 
 use crate::binding::BindingLog;
 use crate::{Envelope, Trust, VerifyKey};
+use lictor_evidence::MoveSessions;
+pub use lictor_evidence::MoveSigners;
 use lictor_policy::Labels;
 use lictor_types::{
     Digest, Epoch, Generation, GuestId, HostId, Segment, VnicId, VnicName, VnicState,
@@ -145,7 +147,7 @@ pub const ROUTES: &[Route] = &[
         &[Role::Connector],
         "report where a guest is",
     ),
-    route("GET", "/v1/moves", READERS, "move records"),
+    route("GET", "/v1/moves", READERS, "moves and unprotected stays"),
     route(
         "GET",
         "/v1/log/checkpoint",
@@ -300,8 +302,14 @@ pub struct VnicReport {
 pub struct GuestReport {
     /// The guest.
     pub guest: GuestId,
-    /// Its custody epoch on this host.
+    /// Its custody epoch on this host; zero while this host has no custody.
     pub custody: u64,
+    /// Whether its QEMU asks the agent before the guest leaves and before it runs.
+    #[serde(default)]
+    pub interlocked: bool,
+    /// Whether it runs here, as its QEMU says; `None` where there is nobody to ask.
+    #[serde(default)]
+    pub running: Option<bool>,
     /// Its interfaces.
     pub vnics: Vec<VnicReport>,
 }
@@ -381,7 +389,20 @@ pub struct Inventory {
     pub guests: Vec<GuestEntry>,
 }
 
-/// A host's evidence from its log, in order, and the checkpoint that covers it.
+/// Bytes of all entries in one batch, before they are written as JSON texts. JSON at most doubles
+/// them, so that a full batch stays within half of `MESSAGE_BYTES_MAX` and half is room to spare.
+pub const BATCH_BYTES_MAX: usize = 8 << 20;
+/// Entries in one batch.
+pub const BATCH_ENTRIES_MAX: usize = 4_096;
+/// Hashes in the proof of one batch: one for each bit of a log's size, and one to begin with.
+pub const BATCH_PROOF_HASHES_MAX: usize = 65;
+
+/// A part of a host's log, and the proof that the host signed it.
+///
+/// An agent takes batches from [`next_batch`](crate::next_batch), beginning at the number that the
+/// manager answered last (0 if it does not know), sends each, and goes on from the number in the
+/// answer until there is none left. Each part is verified and durable when it is acknowledged: the
+/// agent need not keep its place, and an answer that was lost costs one repetition.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EvidenceBatch {
@@ -389,10 +410,16 @@ pub struct EvidenceBatch {
     pub host: HostId,
     /// The number of the first entry.
     pub first: u64,
-    /// The entries' canonical bytes, which are JSON texts.
+    /// The entries' canonical bytes, which are JSON texts: at most [`BATCH_ENTRIES_MAX`] of them
+    /// and at most [`BATCH_BYTES_MAX`] bytes in all.
     pub entries: Vec<String>,
-    /// The host's signed checkpoint over all entries up to the last one here.
+    /// The host's signed checkpoint over its whole log: these entries, those before, and any that
+    /// follow in later batches.
     pub checkpoint: String,
+    /// If the checkpoint covers more than the last entry here: the consistency proof (RFC 9162,
+    /// section 2.1.4) from the log up to that entry to the checkpoint. Empty in the last batch.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub proof: Vec<Digest>,
 }
 
 /// How far a host's evidence is stored durably.
@@ -401,6 +428,80 @@ pub struct EvidenceBatch {
 pub struct EvidenceAccepted {
     /// The number that the next batch must begin with.
     pub next: u64,
+}
+
+/// How a move ended, as the manager lists it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MoveResult {
+    /// The guest runs at the target, with its sessions.
+    Committed,
+    /// The guest went on at the source.
+    Aborted,
+    /// The source was lost before its last delta.
+    StateLost,
+    /// It was refused before it began.
+    Refused,
+    /// The guest went to a host without an agent, as its owner allows.
+    Unprotected,
+}
+
+impl MoveResult {
+    /// The name as it is written.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Committed => "committed",
+            Self::Aborted => "aborted",
+            Self::StateLost => "state-lost",
+            Self::Refused => "refused",
+            Self::Unprotected => "unprotected",
+        }
+    }
+}
+
+/// One move, once, whoever told of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MoveEntry {
+    /// Who moved.
+    pub guest: GuestId,
+    /// From where; `None` if nobody knows.
+    pub from: Option<HostId>,
+    /// To where.
+    pub to: HostId,
+    /// How it ended.
+    pub outcome: MoveResult,
+    /// When: the opening at the target, the fence of a move that was called off, the refusal, or
+    /// the beginning of an unprotected stay, in milliseconds of Unix time.
+    pub time_ms: u64,
+    /// Who asked, as far as a record says so.
+    #[serde(default)]
+    pub asked_by: Option<String>,
+    /// The digest of its ticket, if it had one.
+    #[serde(default)]
+    pub ticket: Option<Digest>,
+    /// Who has signed its record; `None` where there is no record to sign.
+    #[serde(default)]
+    pub signers: Option<MoveSigners>,
+    /// Sessions sent, accepted and refused; `None` if none were handed over.
+    #[serde(default)]
+    pub sessions: Option<MoveSessions>,
+    /// How long packets waited, in microseconds; `None` if nothing was handed over.
+    #[serde(default)]
+    pub pause_us: Option<u64>,
+    /// How long the guest could be reached without a verdict, in milliseconds; while an unprotected
+    /// stay lasts, until now.
+    pub unprotected_ms: u64,
+    /// When an unprotected stay ended, in milliseconds of Unix time; `None` while it lasts, and for
+    /// every other outcome.
+    #[serde(default)]
+    pub unprotected_until_ms: Option<u64>,
+    /// How far each of those times may be off, in milliseconds.
+    pub error_ms: u64,
+    /// Why it was refused: every reason.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reasons: Vec<String>,
 }
 
 /// Where a management layer says that a guest is.

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod api;
+mod batch;
 pub mod binding;
 pub mod local;
 pub mod peer;
@@ -14,8 +15,9 @@ pub mod release;
 pub mod sessions;
 pub mod ticket;
 
+pub use batch::next_batch;
 pub use binding::{AddressAttestation, Binding, Bindings, BindingsRefused, VnicBinding};
 pub use lictor_evidence::{Envelope, SigningKey, VerifyKey};
-pub use plan::{PlanError, host_tables};
+pub use plan::{PlanError, class_digest, host_tables};
 pub use release::{Delegation, Release, ReleaseRefused, RosterHost, Trust, VerifiedRelease};
 pub use ticket::{Refusal, Ticket, TicketError};

@@ -5,7 +5,7 @@
 
 use crate::sessions::{self, ChunkError};
 use crate::{Envelope, Refusal};
-use lictor_evidence::MoveSide;
+use lictor_evidence::{ControlFact, MoveSide};
 use lictor_types::{
     Digest, Epoch, Generation, GuestId, MESSAGE_BYTES_MAX, SessionKey, SessionRecord, VnicId,
 };
@@ -54,6 +54,8 @@ pub enum Control {
     Admitted {
         /// The ticket.
         ticket: Envelope,
+        /// The target's controls, as it saw them work.
+        controls: Vec<ControlFact>,
     },
     /// The target does not admit it, with every reason.
     NotAdmitted {
@@ -108,6 +110,9 @@ pub enum Step {
     Complete {
         /// The move record.
         record: Envelope,
+        /// The [`SaveRecord`] that the source signed: it tells a source that was restarted what it
+        /// had promised.
+        save: Envelope,
     },
     /// Source: the record with both signatures.
     Recorded {

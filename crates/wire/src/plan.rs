@@ -3,7 +3,9 @@
 
 use crate::{Bindings, VerifiedRelease};
 use ipnet::IpNet;
-use lictor_types::{AddressEntry, Epoch, HostId, HostTables, IdentityId, Segment, TableError};
+use lictor_types::{
+    AddressEntry, Digest, Epoch, HostId, HostTables, IdentityId, Segment, TableError,
+};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
@@ -88,6 +90,25 @@ pub fn host_tables(
         decisions: policy.decisions_for(&local).collect(),
     };
     Ok(tables.canonical()?)
+}
+
+/// The digest of what the tables say about the guests of one class: the ports that no rule tells
+/// apart, and every decision. It is the same on all hosts that enforce one release.
+#[must_use]
+pub fn class_digest(tables: &HostTables, identity: IdentityId) -> Digest {
+    let class = HostTables {
+        generation: tables.generation,
+        epoch: Epoch(0),
+        addresses: Vec::new(),
+        atoms: tables.atoms.clone(),
+        decisions: tables
+            .decisions
+            .iter()
+            .filter(|decision| decision.local == identity)
+            .copied()
+            .collect(),
+    };
+    class.digest()
 }
 
 /// A set of one address that a guest has is the guest's: guests are matched by labels only.

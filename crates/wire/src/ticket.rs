@@ -162,27 +162,36 @@ impl Ticket {
         release: &VerifiedRelease,
         now_ms: u64,
     ) -> Result<Self, TicketError> {
-        let release = release.release();
-        let keys: Vec<_> = release.roster.iter().map(|host| host.key.clone()).collect();
-        let verified = envelope
-            .verify(PAYLOAD_TYPE, &keys)
+        let ticket = Self::proposed(envelope, release, now_ms)?;
+        signed_by(envelope, release, &ticket.target)?;
+        Ok(ticket)
+    }
+
+    /// Opens an envelope that the source must have signed, before the target adds its signature.
+    ///
+    /// # Errors
+    /// [`TicketError`] says which signature or which fact is missing.
+    pub fn proposed(
+        envelope: &Envelope,
+        release: &VerifiedRelease,
+        now_ms: u64,
+    ) -> Result<Self, TicketError> {
+        let payload = envelope
+            .unverified_payload()
             .map_err(|error| TicketError::Malformed(error.to_string()))?;
-        let ticket: Self = serde_json::from_slice(&verified.payload)
+        let ticket: Self = serde_json::from_slice(&payload)
             .map_err(|error| TicketError::Malformed(error.to_string()))?;
-        if ticket.deployment != release.deployment {
+        let deployment = &release.release().deployment;
+        if ticket.deployment != *deployment {
             return Err(TicketError::Unknown(format!(
                 "deployment {}",
                 ticket.deployment
             )));
         }
-        for host in [&ticket.source, &ticket.target] {
-            let entry = release
-                .host(host)
-                .ok_or_else(|| TicketError::Unknown(format!("host {host}")))?;
-            if !verified.signers.contains(&entry.key) {
-                return Err(TicketError::NotSigned(host.clone()));
-            }
+        if release.release().host(&ticket.target).is_none() {
+            return Err(TicketError::Unknown(format!("host {}", ticket.target)));
         }
+        signed_by(envelope, release, &ticket.source)?;
         if now_ms > ticket.deadline_ms {
             return Err(TicketError::Lapsed {
                 deadline_ms: ticket.deadline_ms,
@@ -191,4 +200,19 @@ impl Ticket {
         }
         Ok(ticket)
     }
+}
+
+fn signed_by(
+    envelope: &Envelope,
+    release: &VerifiedRelease,
+    host: &HostId,
+) -> Result<(), TicketError> {
+    let entry = release
+        .release()
+        .host(host)
+        .ok_or_else(|| TicketError::Unknown(format!("host {host}")))?;
+    envelope
+        .verify(PAYLOAD_TYPE, std::slice::from_ref(&entry.key))
+        .map(drop)
+        .map_err(|_| TicketError::NotSigned(host.clone()))
 }

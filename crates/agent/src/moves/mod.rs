@@ -12,6 +12,7 @@
 //! 6. After granting, the source ignores its own guest's RESUME until the target releases it.
 //! 7. The target's RESUME completes the move.
 
+pub mod admission;
 pub mod source;
 pub mod target;
 

@@ -75,6 +75,18 @@ impl Default for Source {
 }
 
 impl Source {
+    /// The end of an agent that was restarted and finds its guest fenced: whether it had granted a
+    /// commit is forgotten, so it behaves as if it had.
+    #[must_use]
+    pub const fn restarted() -> Self {
+        Self {
+            state: State::Fenced {
+                grant: Grant::Given,
+                resumed: false,
+            },
+        }
+    }
+
     /// How far the move is, as the management layer sees it.
     #[must_use]
     pub const fn phase(&self) -> MovePhase {

@@ -40,33 +40,28 @@ struct Company<'a> {
     evidence: BTreeSet<u64>,
 }
 
-/// The facts of a guest in the releases that were the newest at some time of the interval. Looking
+/// The facts of a guest that were the newest at some time of the interval. Looking
 /// only at today's labels would let a retag rewrite the past.
 fn facts_in<'a>(
     context: Context<'a>,
     guest: &GuestId,
     (since_ms, until_ms): (u64, u64),
 ) -> Vec<&'a GuestFacts> {
-    let releases = &context.facts.releases;
-    let find = |release: &'a ReleaseFacts| release.guests.iter().find(|one| one.guest == *guest);
-    let in_force = |n: usize| {
-        let begins = releases[n].time_ms <= until_ms;
-        let ends = releases
-            .get(n + 1)
-            .is_some_and(|next| next.time_ms <= since_ms);
-        begins && !ends
+    let said = context.facts.said_of(guest);
+    let in_force = |n: &usize| {
+        let ends = said.get(n + 1).is_some_and(|next| next.0 <= since_ms);
+        said[*n].0 <= until_ms && !ends
     };
-    let found: Vec<_> = (0..releases.len())
-        .filter(|n| in_force(*n))
-        .filter_map(|n| find(&releases[n].value))
+    let found: Vec<_> = (0..said.len())
+        .filter(in_force)
+        .filter_map(|n| said[n].1)
         .collect();
     if !found.is_empty() {
         return found;
     }
     // Placed before it was first published: the first thing that was ever said about it.
-    releases
-        .iter()
-        .find_map(|release| find(&release.value))
+    said.iter()
+        .find_map(|(_, facts)| *facts)
         .into_iter()
         .collect()
 }

@@ -25,7 +25,10 @@ fn per_guest(
     let findings: Vec<_> = context
         .facts
         .in_scope()
-        .map(|guest| judge(context, guest).from([release.index]))
+        .map(|guest| {
+            let said = context.facts.said_by(&guest.guest);
+            judge(context, guest).from(said.or(Some(release.index)))
+        })
         .collect();
     if findings.is_empty() {
         let reason = "the newest release has no guest in scope";

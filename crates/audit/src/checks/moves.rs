@@ -5,8 +5,8 @@ use crate::catalogue::Context;
 use crate::facts::{Admission, At, RecordedMove, Stay, VnicChange};
 use crate::finding::CLOCK_TOLERANCE_MS;
 use crate::{Finding, Status};
-use lictor_evidence::{GuestFacts, MoveOutcome, PlacedBy};
-use lictor_types::Digest;
+use lictor_evidence::{GuestFacts, MoveOutcome, MoveRecord, PlacedBy};
+use lictor_types::{Digest, HostId};
 
 /// The guest's arrivals that somebody must have admitted: every one but its first start, and a
 /// start at the same host it was at.
@@ -62,29 +62,56 @@ pub(crate) fn admitted(context: Context<'_>) -> Vec<Finding> {
             guest,
             used: Vec::new(),
             faults: Vec::new(),
+            unknown: Vec::new(),
         };
         arrivals
             .iter()
             .for_each(|(before, stay)| leave.for_arrival(*before, stay));
         records.iter().for_each(|at| leave.for_record(at));
         leave.check_controls();
-        let Leave { used, faults, .. } = leave;
+        let told: Vec<_> = leave
+            .used()
+            .flat_map(|at| [Some(at.index), at.value.also])
+            .collect();
+        let Leave {
+            used,
+            faults,
+            unknown,
+            ..
+        } = leave;
         let count = arrivals.len().max(records.len());
-        let subject = guest.guest.as_str();
-        Finding::judged(
-            subject,
-            &faults,
-            "every move was admitted with every required control",
-        )
-        .saw(format!("{count} moves, {} admissions", used.len()))
-        .wants(format!(
-            "an admission for each move, with {}",
-            guest.controls.join(", ")
-        ))
-        .from(arrivals.iter().map(|(_, stay)| stay.index))
-        .from(records.iter().map(|at| at.index).chain(used))
-        .at(heard(context, guest))
+        let reason = "every move was admitted with every required control";
+        judged(guest.guest.as_str(), (&faults, &unknown), reason)
+            .saw(format!("{count} moves, {} admissions", used.len()))
+            .wants(format!(
+                "an admission for each move, with {}",
+                guest.controls.join(", ")
+            ))
+            .from(arrivals.iter().map(|(_, stay)| stay.index))
+            .from(records.iter().map(|at| at.index))
+            .from(told.into_iter().flatten())
+            .at(heard(context, guest))
     })
+}
+
+/// Faults first; without any, what is not known; without either, a pass.
+fn judged(subject: &str, (faults, unknown): (&[String], &[String]), good: &str) -> Finding {
+    match unknown.first() {
+        Some(first) if faults.is_empty() => Finding::new(subject, Status::Unknown, first.clone()),
+        _ => Finding::judged(subject, faults, good),
+    }
+}
+
+/// What is wrong with the signatures of a record.
+fn unsigned(moved: &RecordedMove) -> Option<String> {
+    let to = &moved.record.to;
+    let words = match moved.record.outcome {
+        _ if moved.counts() => return None,
+        MoveOutcome::Committed => format!("of the move to {to} is not signed by both ends"),
+        MoveOutcome::Aborted => format!("that the move to {to} was called off is not its source's"),
+        MoveOutcome::StateLost => format!("of the move to {to} is not signed by the target"),
+    };
+    Some(format!("the record {words}, but by {}", moved.signers))
 }
 
 /// Which admissions were used, and what was done without one.
@@ -93,9 +120,14 @@ struct Leave<'a> {
     guest: &'a GuestFacts,
     used: Vec<u64>,
     faults: Vec<String>,
+    unknown: Vec<String>,
 }
 
 impl Leave<'_> {
+    fn used(&self) -> impl Iterator<Item = &At<Admission>> {
+        self.admissions().filter(|at| self.used.contains(&at.index))
+    }
+
     fn admissions(&self) -> impl Iterator<Item = &At<Admission>> {
         self.context
             .facts
@@ -107,7 +139,8 @@ impl Leave<'_> {
     /// A ticket is for one move: that of a move that was called off admits no later arrival.
     fn spent(&self, ticket: Digest) -> bool {
         self.context.facts.moves.iter().any(|at| {
-            at.value.record.ticket == ticket && at.value.record.outcome == MoveOutcome::Aborted
+            let record = &at.value.record;
+            record.ticket == ticket && record.outcome == MoveOutcome::Aborted && at.value.counts()
         })
     }
 
@@ -130,6 +163,10 @@ impl Leave<'_> {
 
     fn for_record(&mut self, at: &At<RecordedMove>) {
         let record = &at.value.record;
+        if let Some(why) = unsigned(&at.value) {
+            self.unknown.push(why);
+            return;
+        }
         let found = self
             .admissions()
             .find(|admission| {
@@ -149,9 +186,15 @@ impl Leave<'_> {
     }
 
     fn check_controls(&mut self) {
-        let mut faults = Vec::new();
-        for at in self.admissions().filter(|at| self.used.contains(&at.index)) {
-            let (host, controls) = (&at.value.to, &at.value.controls);
+        let (mut faults, mut unknown) = (Vec::new(), Vec::new());
+        for at in self.used() {
+            let host = &at.value.to;
+            let Some(controls) = &at.value.controls else {
+                unknown.push(format!(
+                    "no entry of {host} says which controls it had when it admitted the guest"
+                ));
+                continue;
+            };
             let healthy = |name: &&String| {
                 controls
                     .iter()
@@ -162,6 +205,7 @@ impl Leave<'_> {
                 .extend(missing.map(|name| format!("admitted to {host} without a healthy {name}")));
         }
         self.faults.extend(faults);
+        self.unknown.extend(unknown);
     }
 }
 
@@ -209,14 +253,10 @@ pub(crate) fn no_gap(context: Context<'_>) -> Vec<Finding> {
             error_ms,
         } = exposure;
         let subject = guest.guest.as_str();
-        let finding = match unknown.first() {
-            Some(first) if faults.is_empty() => {
-                Finding::new(subject, Status::Unknown, first.clone())
-                    .saw(format!("{} entries about it", evidence.len()))
-            }
-            _ => Finding::judged(subject, &faults, "no packet without a verdict"),
-        };
-        let observed = if faults.is_empty() {
+        let finding = judged(subject, (&faults, &unknown), "no packet without a verdict");
+        let observed = if !unknown.is_empty() && faults.is_empty() {
+            format!("{} entries about it", evidence.len())
+        } else if faults.is_empty() {
             format!(
                 "0 ms, give or take {error_ms} ms, in {} entries",
                 evidence.len()
@@ -264,6 +304,7 @@ impl Exposure {
             self.evidence.push(at.index);
             let record = &at.value.record;
             let (to, lost_ms) = (&record.to, record.unprotected_ms);
+            self.unknown.extend(unsigned(&at.value));
             self.error_ms = record.error_ms.max(self.error_ms);
             match record.unprotected_packets {
                 _ if lost_ms > 0 => {
@@ -311,21 +352,37 @@ impl Exposure {
     }
 }
 
-/// Vnics of which no entry says how they were attached.
+/// A vnic of which no entry says how it was attached, at a host where the guest was protected.
 fn unattached(context: Context<'_>, guest: &GuestFacts) -> Option<String> {
     if guest.vnics.is_empty() {
         return Some("the release names no vnic of it".into());
     }
-    let seen = |vnic| {
-        let mut vnics = context.facts.vnics.iter();
-        vnics.any(|at| {
+    let facts = context.facts;
+    if !facts.stays.iter().any(|stay| stay.guest == guest.guest) {
+        return Some("no entry says where it is".into());
+    }
+    let seen = |host: &HostId, vnic| {
+        facts.vnics.iter().any(|at| {
             at.value.guest == guest.guest
+                && at.value.host == *host
                 && at.value.vnic == vnic
                 && matches!(at.value.change, VnicChange::Attached { .. })
         })
     };
-    let missing = guest.vnics.iter().find(|vnic| !seen(**vnic))?;
-    Some(format!("no entry says how vnic {missing} was attached"))
+    let ours = |stay: &&Stay| {
+        stay.guest == guest.guest
+            && stay.protected
+            && context.counts(stay.until_ms.unwrap_or(context.now_ms))
+    };
+    let stays = facts.stays.iter().filter(ours);
+    let mut missing = stays.flat_map(|stay| {
+        let vnics = guest.vnics.iter().map(move |vnic| (&stay.host, *vnic));
+        vnics.filter(|(host, vnic)| !seen(host, *vnic))
+    });
+    let (host, vnic) = missing.next()?;
+    Some(format!(
+        "no entry of {host} says how vnic {vnic} was attached"
+    ))
 }
 
 /// MOV-03.
@@ -334,38 +391,29 @@ pub(crate) fn same_rules(context: Context<'_>) -> Vec<Finding> {
         let subject = guest.guest.as_str();
         let records = records(context, guest);
         let arrivals = arrivals(context, guest);
-        let unrecorded = arrivals
-            .iter()
-            .find(|(_, stay)| !records.iter().any(|at| at.value.record.to == stay.host));
         if records.is_empty() && arrivals.is_empty() {
             return unmoved(context, guest);
         }
-        let mut faults = Vec::new();
-        let ended = records
+        let mut faults: Vec<_> = records
             .iter()
-            .filter(|at| at.value.record.outcome != MoveOutcome::Aborted);
-        let mut generation = None;
-        for at in ended {
-            let record = &at.value.record;
-            let (source, target) = (&record.source, &record.target);
-            generation = Some(target.generation);
-            let to = &record.to;
-            if !at.value.signed_by_both {
-                faults.push(format!(
-                    "the record of the move to {to} is not signed by both ends"
-                ));
-            }
-            if source.generation != target.generation {
-                let (from, into) = (source.generation, target.generation);
-                faults.push(format!("moved to {to} from generation {from} into {into}"));
-            } else if source.tables != target.tables {
-                faults.push(format!("other tables at {to} for the same generation"));
-            }
-        }
-        let finding = match unrecorded {
-            Some((_, stay)) if faults.is_empty() => {
+            .filter_map(|at| unsigned(&at.value))
+            .collect();
+        faults.extend(contradiction(&records));
+        let ended: Vec<_> = records
+            .iter()
+            .filter(|at| at.value.took_place())
+            .map(|at| &at.value.record)
+            .collect();
+        faults.extend(ended.iter().filter_map(|record| other_rules(record)));
+        let called_off = records.iter().filter(|at| !at.value.took_place()).count();
+        let finding = match unrecorded(&arrivals, &ended) {
+            Some(stay) if faults.is_empty() => {
                 let reason = format!("no record of the move to {}", stay.host);
                 Finding::new(subject, Status::Unknown, reason).from([stay.index])
+            }
+            None if faults.is_empty() && ended.is_empty() => {
+                let reason = "no move took place in the window";
+                Finding::new(subject, Status::NotApplicable, reason)
             }
             _ => Finding::judged(
                 subject,
@@ -374,10 +422,55 @@ pub(crate) fn same_rules(context: Context<'_>) -> Vec<Finding> {
             ),
         };
         finding
-            .saw(format!("{} recorded moves", records.len()))
+            .saw(format!(
+                "{} recorded moves, {called_off} records beside them",
+                ended.len()
+            ))
             .wants("equal generation and digest, signed by both agents")
             .from(records.iter().map(|at| at.index))
             .at(heard(context, guest))
-            .of(generation)
+            .of(ended.last().map(|record| record.target.generation))
     })
+}
+
+/// One ticket is good for one end of the story.
+fn contradiction(records: &[&At<RecordedMove>]) -> Option<String> {
+    let counting: Vec<_> = records.iter().filter(|at| at.value.counts()).collect();
+    let twice = counting.iter().enumerate().find(|(n, at)| {
+        let ticket = at.value.record.ticket;
+        counting[..*n]
+            .iter()
+            .any(|other| other.value.record.ticket == ticket)
+    });
+    twice.map(|(_, at)| {
+        let to = &at.value.record.to;
+        format!("two records of one move to {to} contradict each other")
+    })
+}
+
+fn other_rules(record: &MoveRecord) -> Option<String> {
+    let (source, target, to) = (&record.source, &record.target, &record.to);
+    if source.generation != target.generation {
+        let (from, into) = (source.generation, target.generation);
+        return Some(format!("moved to {to} from generation {from} into {into}"));
+    }
+    (source.tables != target.tables)
+        .then(|| format!("other tables at {to} for the same generation"))
+}
+
+/// The first arrival that is left when each has taken a record of its own.
+fn unrecorded<'a>(
+    arrivals: &[(Option<&Stay>, &'a Stay)],
+    ended: &[&MoveRecord],
+) -> Option<&'a Stay> {
+    let mut left: Vec<_> = ended.iter().map(|record| &record.to).collect();
+    arrivals.iter().find_map(
+        |(_, stay)| match left.iter().position(|to| **to == stay.host) {
+            Some(place) => {
+                left.swap_remove(place);
+                None
+            }
+            None => Some(*stay),
+        },
+    )
 }

@@ -9,22 +9,22 @@ use lictor_audit::{CHECKS, Exception, Facts, Finding, Profile, Report, Status, r
 use lictor_evidence::{Body, Entry, PlacedBy, ReleaseFacts, Source};
 use lictor_types::{Digest, VnicId};
 
-const FRESH_MS: u64 = SEEN_MS + 1_000;
+pub(crate) const FRESH_MS: u64 = SEEN_MS + 1_000;
 const STALE_MS: u64 = SEEN_MS + 25 * 60 * 60 * 1_000;
 
-fn findings(entries: &[Entry], now_ms: u64) -> Vec<Finding> {
+pub(crate) fn findings(entries: &[Entry], now_ms: u64) -> Vec<Finding> {
     let facts = Facts::from_entries(entries).expect("short entries");
     run(&facts, now_ms, &Profile::default())
 }
 
-fn find<'a>(findings: &'a [Finding], check: &str, subject: &str) -> &'a Finding {
+pub(crate) fn find<'a>(findings: &'a [Finding], check: &str, subject: &str) -> &'a Finding {
     findings
         .iter()
         .find(|one| one.check == check && one.subject == subject)
         .unwrap_or_else(|| panic!("no finding {check} of {subject} in {findings:#?}"))
 }
 
-fn expect(said: Said, (check, subject): (&str, &str), expected: (Status, &str)) {
+pub(crate) fn expect(said: Said, (check, subject): (&str, &str), expected: (Status, &str)) {
     let findings = findings(&entries(said), FRESH_MS);
     let found = find(&findings, check, subject);
     assert_eq!(found.status, expected.0, "{found:#?}");
@@ -43,7 +43,7 @@ fn expect(said: Said, (check, subject): (&str, &str), expected: (Status, &str)) 
 }
 
 /// Everything said but what matches.
-fn without(matches: impl Fn(&Body) -> bool) -> Said {
+pub(crate) fn without(matches: impl Fn(&Body) -> bool) -> Said {
     let mut said = good();
     let before = said.len();
     said.retain(|(_, _, body)| !matches(body));
@@ -52,7 +52,7 @@ fn without(matches: impl Fn(&Body) -> bool) -> Said {
 }
 
 /// Everything said, with each body passed through an edit.
-fn edited(edit: impl Fn(&mut Body)) -> Said {
+pub(crate) fn edited(edit: impl Fn(&mut Body)) -> Said {
     let mut said = good();
     let before = said.clone();
     said.iter_mut().for_each(|(_, _, body)| edit(body));
@@ -68,7 +68,7 @@ fn with_release(edit: impl Fn(&mut ReleaseFacts)) -> Said {
     })
 }
 
-fn with(extra: impl IntoIterator<Item = (Source, u64, Body)>) -> Said {
+pub(crate) fn with(extra: impl IntoIterator<Item = (Source, u64, Body)>) -> Said {
     let mut said = good();
     said.extend(extra);
     said

@@ -1,10 +1,17 @@
 //! The report says what the entries say, needs nothing from outside, and cannot be dressed up.
 
-use crate::world::{SEEN_MS, START_MS, Said, by, entries, good, guest, manager_key, placed};
+use crate::world::{
+    SEEN_MS, START_MS, Said, by, entries, good, guest, host, host_key, manager_key, placed, record,
+    recorded,
+};
 use lictor_audit::verify::{Recheck, VerifyError, table, verify};
-use lictor_audit::{CoResidence, Profile, REPORT_HTML, REPORT_JSON, Report, Status, html, json};
-use lictor_evidence::pack::{Draft, Files, PackFile};
-use lictor_evidence::{Body, Entry, Log, MemoryStorage, PlacedBy, Source, TrustPolicy};
+use lictor_audit::{
+    CoResidence, MoveEnd, Profile, REPORT_HTML, REPORT_JSON, Report, Status, html, json,
+};
+use lictor_evidence::pack::{self, Draft, Files, PackFile};
+use lictor_evidence::{
+    Body, Entry, Log, MemoryStorage, MoveOutcome, PlacedBy, Source, TrustPolicy,
+};
 use std::collections::BTreeMap;
 
 const NOW_MS: u64 = SEEN_MS + 1_000;
@@ -34,7 +41,7 @@ fn mixed() -> Said {
     said
 }
 
-fn pack(said: Said, carried: BTreeMap<String, PackFile>, made_ms: u64) -> Files {
+fn packed(said: Said, carried: BTreeMap<String, PackFile>, made_ms: u64) -> Files {
     let key = manager_key();
     let mut log = Log::open(MemoryStorage::default(), key.verify_key(), None).expect("new");
     let entries = entries(said);
@@ -104,6 +111,44 @@ fn a_page_shows_every_finding_in_words_and_all_three_readings() {
 }
 
 #[test]
+fn every_move_is_shown_with_its_end_and_its_signers() {
+    let mut said = mixed();
+    let mut aborted = record();
+    aborted.outcome = MoveOutcome::Aborted;
+    aborted.ticket = lictor_types::Digest::of(b"ticket 2");
+    let refused = Body::MoveRefused {
+        guest: guest("pay"),
+        from: host("h1"),
+        to: host("h3"),
+        reasons: vec!["no ids there".into(), "no room".into()],
+    };
+    let early = START_MS + 10_000;
+    let forged = recorded(aborted.clone(), &[&host_key("h2")]);
+    said.push((by("h1"), early, recorded(aborted, &[&host_key("h1")])));
+    said.push((by("h1"), early, refused));
+    let report = report(said.clone(), NOW_MS);
+    let ends: Vec<_> = report.moves.iter().map(|one| one.end).collect();
+    assert_eq!(
+        ends,
+        [MoveEnd::Refused, MoveEnd::Aborted, MoveEnd::Committed]
+    );
+    let page = html(&report);
+    for words in [
+        "called off",
+        "signed by the source alone",
+        "signed by both ends",
+        "no ids there; no room",
+        "3 sessions sent, 3 accepted, 0 refused; packets waited 9.800 ms",
+    ] {
+        assert!(page.contains(words), "the page lacks {words}");
+    }
+    said.retain(|(_, time_ms, _)| *time_ms != early);
+    said.push((by("h2"), early, forged));
+    let report = self::report(said, NOW_MS);
+    assert_eq!(report.moves[0].end, MoveEnd::Unproven);
+}
+
+#[test]
 fn the_summary_counts_findings_and_leaves_other_readings_out() {
     let report = report(mixed(), NOW_MS);
     let counted = report
@@ -139,9 +184,9 @@ fn json_is_read_back_as_it_was_written() {
 
 #[test]
 fn a_pack_with_its_report_verifies_and_says_the_same_again() {
-    let files = pack(mixed(), report(mixed(), NOW_MS).files(), NOW_MS);
+    let files = packed(mixed(), report(mixed(), NOW_MS).files(), NOW_MS);
     let key = manager_key().verify_key();
-    let outcome = verify(&files, Some(&key), Recheck::Run).expect("genuine");
+    let outcome = verify(&files, Some(&key), Recheck::Always).expect("genuine");
     assert!(outcome.compared && outcome.key_was_given);
     let words = table(&outcome);
     for needed in [
@@ -152,15 +197,18 @@ fn a_pack_with_its_report_verifies_and_says_the_same_again() {
     ] {
         assert!(words.contains(needed), "{words}");
     }
-    let plain = verify(&files, None, Recheck::Skip).expect("genuine");
-    assert!(plain.findings.is_none());
+    let plain = verify(&files, None, Recheck::Reported).expect("genuine");
+    assert_eq!(plain.findings, outcome.findings);
     assert!(table(&plain).contains("compare its fingerprint"));
 }
 
 #[test]
 fn a_pack_without_a_report_is_checked_all_the_same() {
-    let files = pack(good(), BTreeMap::new(), NOW_MS);
-    let outcome = verify(&files, None, Recheck::Run).expect("genuine");
+    let files = packed(good(), BTreeMap::new(), NOW_MS);
+    let plain = verify(&files, None, Recheck::Reported).expect("genuine");
+    assert_eq!((plain.findings.as_ref(), plain.compared), (None, false));
+    assert!(table(&plain).contains("the pack has no report"));
+    let outcome = verify(&files, None, Recheck::Always).expect("genuine");
     assert!(!outcome.compared);
     assert!(
         outcome
@@ -172,9 +220,9 @@ fn a_pack_without_a_report_is_checked_all_the_same() {
 }
 
 fn refused(report: &Report, made_ms: u64, expected: &str) {
-    let files = pack(mixed(), report.files(), made_ms);
-    verify(&files, None, Recheck::Skip).expect("the manager signed it");
-    match verify(&files, None, Recheck::Run) {
+    let files = packed(mixed(), report.files(), made_ms);
+    pack::verify(&files, None).expect("the manager signed it");
+    match verify(&files, None, Recheck::Reported) {
         Err(VerifyError::Report { path, why }) => {
             assert!(
                 format!("{path}: {why}").contains(expected),
@@ -220,8 +268,8 @@ fn a_page_that_says_something_else_than_the_report_is_refused() {
     page.bytes = String::from_utf8_lossy(&page.bytes)
         .replace("FAIL", "PASS")
         .into_bytes();
-    let files = pack(mixed(), carried, NOW_MS);
-    let error = verify(&files, None, Recheck::Run)
+    let files = packed(mixed(), carried, NOW_MS);
+    let error = verify(&files, None, Recheck::Always)
         .expect_err("another page")
         .to_string();
     assert!(error.starts_with(REPORT_HTML), "{error}");
@@ -229,9 +277,9 @@ fn a_page_that_says_something_else_than_the_report_is_refused() {
 
 #[test]
 fn an_altered_report_is_named_before_any_check_runs() {
-    let mut files = pack(mixed(), report(mixed(), NOW_MS).files(), NOW_MS);
+    let mut files = packed(mixed(), report(mixed(), NOW_MS).files(), NOW_MS);
     files.get_mut(REPORT_JSON).expect("present")[40] ^= 1;
-    let error = verify(&files, None, Recheck::Run)
+    let error = verify(&files, None, Recheck::Always)
         .expect_err("altered")
         .to_string();
     assert!(error.starts_with(REPORT_JSON), "{error}");

@@ -1,5 +1,6 @@
 //! Bindings and attestations: the whole log that would result is verified before one is stored.
 
+use super::facts::guest_bound;
 use super::{App, Peer, State, envelope_json, parse_envelope};
 use crate::error::AppError;
 use lictor_policy::Labels;
@@ -54,12 +55,17 @@ impl App {
             attestations: stored.attestations,
         };
         check(log, &release)?;
+        let bound = guest_bound(&release, &binding);
         let row = BindingRow {
             epoch: binding.epoch,
             guest: binding.guest,
             envelope: envelope_json(envelope)?,
         };
-        state.store.write(|tx| tx.add_binding(&row))?;
+        state.change(self.now_ms(), |tx, journal| {
+            tx.add_binding(&row)?;
+            // Checks must know guests that are bound after the release.
+            journal.add(bound)
+        })?;
         published(envelope)
     }
 

@@ -56,6 +56,17 @@ pub(super) fn release_facts(
         .collect()
 }
 
+/// What one binding changes in the facts of its release.
+pub(super) fn guest_bound(release: &VerifiedRelease, binding: &Binding) -> Body {
+    let facts = || Box::new(guest_facts(&release.release().policy, binding));
+    Body::GuestBound {
+        release: release.digest(),
+        epoch: binding.epoch,
+        guest: binding.guest.clone(),
+        facts: (!binding.retired).then(facts),
+    }
+}
+
 fn rule_facts(rule: &RuleInfo) -> RuleFacts {
     RuleFacts {
         name: rule.name.clone(),

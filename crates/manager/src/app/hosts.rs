@@ -4,8 +4,6 @@ use super::bindings::{check, stored_log};
 use super::{App, Peer, State};
 use crate::error::AppError;
 use crate::limits::REPORT_AGE_MS_MAX;
-use lictor_evidence::Body;
-use lictor_policy::{Cause, Choice};
 use lictor_store::{HostRow, PlacementRow, Tx};
 use lictor_types::{Generation, GuestId, HostId, VnicState};
 use lictor_wire::VerifyKey;
@@ -13,7 +11,7 @@ use lictor_wire::api::{EvidenceAccepted, GuestEntry, HostEntry, HostReport, Inve
 use std::collections::BTreeMap;
 
 impl App {
-    /// Keeps what an agent says of its own host, and ends the unprotected time of guests there.
+    /// Keeps what an agent says of its own host. Where guests are, and since when, is for evidence.
     pub(crate) fn report(
         &self,
         peer: &Peer,
@@ -31,13 +29,8 @@ impl App {
             serde_json::to_string(report).map_err(|error| AppError::Internal(error.to_string()))?;
         let now_ms = self.now_ms();
         let mut state = self.lock()?;
-        state.change(now_ms, |tx, journal| {
+        state.store.write(|tx| {
             tx.set_report(&report.host, &text, now_ms)?;
-            for guest in enforced_guests(report) {
-                if let Some(open) = tx.close_unprotected(guest)? {
-                    journal.add(closed(&open, now_ms))?;
-                }
-            }
             let next = tx.host_log(&report.host)?.map_or(0, |log| log.next);
             Ok(EvidenceAccepted { next })
         })
@@ -76,39 +69,11 @@ impl App {
     }
 }
 
-/// Guests that the report shows as enforced there: one that has left is in its report too, with its
-/// vnics handed over.
-fn enforced_guests(report: &HostReport) -> impl Iterator<Item = &GuestId> {
-    let enforces = enforces(report);
-    report
-        .guests
-        .iter()
-        .filter(move |guest| {
-            enforces && guest.vnics.iter().any(|vnic| vnic.state == VnicState::Open)
-        })
-        .map(|guest| &guest.guest)
-}
-
 /// Whether the host, as reported, enforces exactly what it should.
 fn enforces(report: &HostReport) -> bool {
     report.hooks_ok
         && report.generation != Generation(0)
         && report.tables_expected == report.tables_found
-}
-
-/// The only choice under which a guest may run where no agent enforces.
-pub(super) const ALLOWED: Choice = Choice::AllowWithAlarm;
-
-/// The end of an unprotected interval. Only [`ALLOWED`] opens one.
-pub(super) fn closed(open: &PlacementRow, until_ms: u64) -> Body {
-    Body::UnprotectedClosed {
-        guest: open.guest.clone(),
-        cause: Cause::HostUnprotected.name().into(),
-        choice: ALLOWED.name().into(),
-        since_ms: open.since_ms,
-        until_ms,
-        error_ms: open.error_ms,
-    }
 }
 
 fn host_entries(tx: &Tx, now_ms: u64) -> Result<Vec<HostEntry>, AppError> {

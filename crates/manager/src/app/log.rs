@@ -49,6 +49,11 @@ impl Journal {
         self.next() - 1
     }
 
+    /// The time of the change, in milliseconds of Unix time by the manager's clock.
+    pub(super) const fn now_ms(&self) -> u64 {
+        self.now_ms
+    }
+
     /// The number that the next entry will have.
     pub(super) fn next(&self) -> u64 {
         self.first + self.entries.len() as u64

@@ -7,10 +7,12 @@ mod facts;
 mod frontier;
 mod hosts;
 mod log;
+mod moves;
 mod pack;
 mod placements;
 mod releases;
 mod trust;
+mod unprotected;
 
 pub(crate) use trust::{Peer, issue_token};
 

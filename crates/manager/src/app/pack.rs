@@ -3,8 +3,9 @@
 use super::App;
 use crate::error::AppError;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use lictor_evidence::TrustPolicy;
+use lictor_audit::{Profile, Report};
 use lictor_evidence::pack::{Draft, PackError, PackFile};
+use lictor_evidence::{Entry, TrustPolicy};
 use lictor_store::Tx;
 use lictor_wire::api::Pack;
 use std::collections::BTreeMap;
@@ -14,7 +15,10 @@ impl App {
     pub(crate) fn pack(&self) -> Result<Pack, AppError> {
         let now_ms = self.now_ms();
         let mut state = self.lock()?;
-        let mut carried = state.store.read(carried)?;
+        let (mut carried, logged) = state
+            .store
+            .read(|tx| Ok::<_, AppError>((carried(tx)?, tx.entries(0, tx.log_size()?)?)))?;
+        carried.extend(self.report_over(&logged, now_ms)?.files());
         let trust = serde_json::to_vec_pretty(&self.trust)
             .map_err(|error| AppError::Internal(error.to_string()))?;
         carried.insert("trust.json".into(), file(trust));
@@ -25,6 +29,10 @@ impl App {
         let (entries, checkpoint) = state
             .store
             .read(|tx| Ok::<_, AppError>((tx.entries(0, tx.log_size()?)?, tx.checkpoint()?)))?;
+        if entries.len() != logged.len() + 1 {
+            let what = "the log changed while its report was made".to_owned();
+            return Err(AppError::Internal(what));
+        }
         let (_, checkpoint) = checkpoint
             .ok_or_else(|| AppError::Internal("the log has no signed checkpoint".into()))?;
         let files = draft.finish(&entries, &checkpoint).map_err(internal)?;
@@ -32,6 +40,17 @@ impl App {
         Ok(Pack {
             files: files.into_iter().map(encode).collect(),
         })
+    }
+
+    /// The report over everything logged so far. The entry that binds the pack comes after it.
+    fn report_over(&self, logged: &[Vec<u8>], now_ms: u64) -> Result<Report, AppError> {
+        let broken = |error| AppError::Internal(format!("a stored entry cannot be read: {error}"));
+        let entries: Vec<Entry> = logged
+            .iter()
+            .map(|bytes| Entry::from_bytes(bytes))
+            .collect::<Result<_, _>>()
+            .map_err(broken)?;
+        Report::new(&entries, &self.trust.manager, now_ms, Profile::default()).map_err(broken)
     }
 }
 

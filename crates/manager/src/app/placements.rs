@@ -1,7 +1,7 @@
 //! Placements that a management layer reports, and what the owner of a guest chose for hosts
 //! without an agent.
 
-use super::{App, hosts::ALLOWED};
+use super::{App, unprotected, unprotected::ALLOWED};
 use crate::error::AppError;
 use lictor_evidence::{Body, PlacedBy};
 use lictor_policy::{Cause, Choice, Date};
@@ -40,6 +40,8 @@ impl App {
         let release = state.release.clone();
         state.change(now_ms, |tx, journal| {
             tx.know_host(host)?;
+            let before = tx.placement(guest)?;
+            refuse_stale(before.as_ref(), &row)?;
             tx.add_placement(&row)?;
             let protected = tx.host(host)?.is_some_and(|row| row.key.is_some());
             journal.add(Body::GuestPlaced {
@@ -49,9 +51,7 @@ impl App {
                 protected,
             })?;
             if protected {
-                if let Some(open) = tx.close_unprotected(guest)? {
-                    journal.add(super::hosts::closed(&open, *since_ms))?;
-                }
+                unprotected::close(tx, journal, &row)?;
                 return Ok(Placed {
                     protected,
                     choice: None,
@@ -59,14 +59,8 @@ impl App {
             }
             let labels = super::bindings::labels_of(tx, guest)?;
             let choice = choice(release.as_deref(), labels.as_ref(), now_ms);
-            if choice == ALLOWED && tx.open_unprotected(&row)? {
-                journal.add(Body::UnprotectedOpened {
-                    guest: guest.clone(),
-                    cause: Cause::HostUnprotected.name().into(),
-                    choice: choice.name().into(),
-                    since_ms: *since_ms,
-                    error_ms: *error_ms,
-                })?;
+            if choice == ALLOWED {
+                unprotected::open(tx, journal, &row, before)?;
             }
             journal.add(alarm(guest, placement, choice))?;
             Ok(Placed {
@@ -75,6 +69,25 @@ impl App {
             })
         })
     }
+}
+
+/// A report that was overtaken must not put a guest back where it no longer is.
+fn refuse_stale(known: Option<&PlacementRow>, new: &PlacementRow) -> Result<(), AppError> {
+    let latest_ms = new.since_ms.saturating_add(new.error_ms);
+    let overtaken = known.filter(|known| latest_ms < known.since_ms.saturating_sub(known.error_ms));
+    let Some(known) = overtaken else {
+        return Ok(());
+    };
+    let PlacementRow {
+        guest,
+        host,
+        since_ms,
+        ..
+    } = known;
+    Err(AppError::Conflict(format!(
+        "since_ms {}: {guest} is known to be on {host} since {since_ms}; report where it is now",
+        new.since_ms
+    )))
 }
 
 /// The owner's choice; where nothing is known of the guest, the strictest.

@@ -86,9 +86,24 @@ impl App {
         &self.trust
     }
 
-    /// Makes a one-time token.
-    pub(crate) fn issue_token(&self, request: &TokenRequest) -> Result<Token, AppError> {
-        issue_token(&mut self.lock()?.store, request, &self.clock)
+    /// Makes a one-time token, and logs for whom and who asked.
+    pub(crate) fn issue_token(
+        &self,
+        peer: &Peer,
+        request: &TokenRequest,
+    ) -> Result<Token, AppError> {
+        let now_ms = self.now_ms();
+        let (token, row) = new_token(request, now_ms)?;
+        self.lock()?.change(now_ms, |tx, journal| {
+            store_token(tx, &row, now_ms)?;
+            journal.add(Body::TokenIssued {
+                role: row.role.clone(),
+                name: row.name.clone(),
+                by: peer.name.clone(),
+                expires_ms: row.expires_ms,
+            })
+        })?;
+        Ok(token)
     }
 
     /// Exchanges a token for a certificate, once.
@@ -116,6 +131,12 @@ impl App {
                 name: name.clone(),
                 not_after_ms: issued.not_after_ms,
                 revoked_ms: None,
+            })?;
+            journal.add(Body::CertificateIssued {
+                role: role.name().into(),
+                name: name.clone(),
+                certificate: issued.fingerprint,
+                expires_ms: issued.not_after_ms,
             })?;
             match (key_role(role), &request.agent_key) {
                 (Some(role), Some(key)) => journal.add(Body::KeyEnrolled {
@@ -151,17 +172,24 @@ pub(super) fn tell(trust: &Trust, journal: &mut Journal) -> Result<(), AppError>
     Ok(())
 }
 
-/// Makes a one-time token directly in a store: how the first one comes about.
+/// Makes a one-time token directly in a store: how the first one comes about. It is not in the log,
+/// which a running manager alone may write; the enrolment that it is good for will be.
 pub(crate) fn issue_token(
     store: &mut Store,
     request: &TokenRequest,
     clock: &Clock,
 ) -> Result<Token, AppError> {
+    let now_ms = clock();
+    let (token, row) = new_token(request, now_ms)?;
+    store.write(|tx| store_token(tx, &row, now_ms))?;
+    Ok(token)
+}
+
+fn new_token(request: &TokenRequest, now_ms: u64) -> Result<(Token, TokenRow), AppError> {
     check_token_request(request)?;
     let mut secret = [0; TOKEN_BYTES];
     rand::rngs::OsRng.fill_bytes(&mut secret);
     let token: String = secret.iter().map(|byte| format!("{byte:02x}")).collect();
-    let now_ms = clock();
     let row = TokenRow {
         digest: Digest::of(token.as_bytes()).0,
         role: request.role.name().into(),
@@ -169,12 +197,13 @@ pub(crate) fn issue_token(
         expires_ms: now_ms + u64::from(request.minutes) * MINUTE_MS,
         used_ms: None,
     };
-    store.write(|tx| {
-        // A day longer than any lives, so that a late caller still hears why it is refused.
-        tx.forget_tokens(now_ms.saturating_sub(u64::from(TOKEN_MINUTES_MAX) * MINUTE_MS))?;
-        tx.add_token(&row)
-    })?;
-    Ok(Token { token })
+    Ok((Token { token }, row))
+}
+
+fn store_token(tx: &Tx, row: &TokenRow, now_ms: u64) -> Result<(), AppError> {
+    // A day longer than any lives, so that a late caller still hears why it is refused.
+    tx.forget_tokens(now_ms.saturating_sub(u64::from(TOKEN_MINUTES_MAX) * MINUTE_MS))?;
+    Ok(tx.add_token(row)?)
 }
 
 fn check_token_request(request: &TokenRequest) -> Result<(), AppError> {

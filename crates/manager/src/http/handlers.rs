@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 pub(crate) fn find(route: &Route) -> Option<Handler> {
     Some(match (route.method, route.path) {
         ("POST", "/v1/enroll") => |app, call| json(&app.enroll(&parse(call)?)?),
-        ("POST", "/v1/tokens") => |app, call| json(&app.issue_token(&parse(call)?)?),
+        ("POST", "/v1/tokens") => |app, call| json(&app.issue_token(peer(call)?, &parse(call)?)?),
         ("GET", "/v1/trust") => |app, _| json(app.trust()),
         ("GET", "/v1/release") => |app, _| json(&app.newest_release()?),
         ("POST", "/v1/releases") => |app, call| json(&app.publish_release(&parse(call)?)?),

@@ -45,6 +45,7 @@ pub(crate) struct Keys {
     pub(crate) approver: SigningKey,
     pub(crate) owner: SigningKey,
     pub(crate) agent: SigningKey,
+    pub(crate) other_agent: SigningKey,
 }
 
 impl Keys {
@@ -54,6 +55,7 @@ impl Keys {
             approver: key("approver"),
             owner: key("owner"),
             agent: key("agent-a"),
+            other_agent: key("agent-b"),
         }
     }
 
@@ -74,12 +76,14 @@ impl Keys {
             generation: Generation(generation),
             created_ms: 1,
             policy: compiled(),
-            roster: vec![RosterHost {
-                host: host("a"),
-                cluster: "main".into(),
-                key: self.agent.verify_key(),
-                peer: "127.0.0.1:7443".parse().expect("an address"),
-            }],
+            roster: [("a", &self.agent), ("b", &self.other_agent)]
+                .map(|(name, key)| RosterHost {
+                    host: host(name),
+                    cluster: "main".into(),
+                    key: key.verify_key(),
+                    peer: "127.0.0.1:7443".parse().expect("an address"),
+                })
+                .into(),
             delegations: vec![Delegation {
                 key: self.owner.verify_key(),
                 labels: vec![labels("cde"), labels("corp")],
@@ -234,7 +238,12 @@ impl Server {
 
     /// Enrols and returns the holder of the certificate.
     pub(crate) fn enrol(&self, role: Role, name: &str) -> Client {
-        let agent_key = (role == Role::Agent).then(|| self.keys.agent.verify_key());
+        let key = if name == "b" {
+            &self.keys.other_agent
+        } else {
+            &self.keys.agent
+        };
+        let agent_key = (role == Role::Agent).then(|| key.verify_key());
         let token = self.token(role, name);
         let identity = enrol(&self.anonymous(), &token, agent_key).expect("enrolled");
         Client::new(self.dir.path(), self.address, Some(identity))
@@ -404,6 +413,7 @@ impl Client {
 
 /// A host's own log, as its agent keeps it.
 pub(crate) struct AgentLog {
+    host: HostId,
     key: SigningKey,
     log: HostLog<MemoryStorage>,
     texts: Vec<String>,
@@ -411,8 +421,13 @@ pub(crate) struct AgentLog {
 
 impl AgentLog {
     pub(crate) fn new(key: &SigningKey) -> Self {
+        Self::of("a", key)
+    }
+
+    pub(crate) fn of(name: &str, key: &SigningKey) -> Self {
         let log = HostLog::open(MemoryStorage::default(), key.verify_key(), None);
         Self {
+            host: host(name),
             key: key.clone(),
             log: log.expect("a new log"),
             texts: Vec::new(),
@@ -424,8 +439,12 @@ impl AgentLog {
     }
 
     pub(crate) fn add(&mut self, body: Body) {
+        self.add_at(1_000 + self.texts.len() as u64, body);
+    }
+
+    pub(crate) fn add_at(&mut self, time_ms: u64, body: Body) {
         let seq = self.texts.len() as u64;
-        let entry = Entry::new(Source::Host(host("a")), seq, 1_000 + seq, body);
+        let entry = Entry::new(Source::Host(self.host.clone()), seq, time_ms, body);
         let bytes = entry.to_bytes().expect("it fits");
         self.log.append(&bytes).expect("stored");
         self.texts.push(String::from_utf8(bytes).expect("a text"));
@@ -441,10 +460,20 @@ impl AgentLog {
     /// Everything from `first` on, under a new checkpoint.
     pub(crate) fn batch(&mut self, first: usize) -> EvidenceBatch {
         EvidenceBatch {
-            host: host("a"),
+            host: self.host.clone(),
             first: first as u64,
             entries: self.texts[first..].to_vec(),
             checkpoint: self.log.checkpoint(&self.key).expect("signed"),
+            proof: Vec::new(),
         }
+    }
+
+    /// The first `count` of them, with the proof that the checkpoint covers them.
+    pub(crate) fn part(&mut self, first: usize, count: usize) -> EvidenceBatch {
+        let mut batch = self.batch(first);
+        batch.entries.truncate(count);
+        let (end, size) = ((first + count) as u64, self.log.size());
+        batch.proof = self.log.consistency(end, size).expect("a part of it");
+        batch
     }
 }

@@ -1,0 +1,359 @@
+//! Live migrations of real QEMU guests between hosts with agents: sessions go along, and what is
+//! not handed over does not move.
+
+use anyhow::{Context as _, Result, bail};
+use lictor_evidence::{Body, Entry, MoveOutcome, MoveRecord, recover};
+use lictor_lab::site::{Agent, Arrival, Draft, Guest, Programs, Signed, Site};
+use lictor_lab::{CounterStream, Image, MigrateOptions, NsGuest, QemuGuest, Service, image, wait};
+use lictor_types::VnicState;
+use lictor_wire::Refusal;
+use lictor_wire::api::{GuestReport, Published};
+use lictor_wire::local::{MovePhase, Response};
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::time::Duration;
+
+const LIMIT: Duration = Duration::from_secs(60);
+const PG: u16 = 5432;
+const WEB: Guest = Guest {
+    name: "web",
+    number: 10,
+    labels: &[("zone", "cde"), ("tier", "web"), ("app", "pay")],
+};
+const DB: Guest = Guest {
+    name: "db",
+    number: 11,
+    labels: &[("zone", "cde"), ("tier", "db"), ("app", "pay")],
+};
+const BATCH: Guest = Guest {
+    name: "batch",
+    number: 12,
+    labels: &[("zone", "cde"), ("tier", "batch"), ("app", "pay")],
+};
+
+/// Hosts a and b with agents, web on a as a namespace guest, db on a in QEMU, and a stream from one
+/// to the other.
+struct World {
+    stream: CounterStream,
+    db: QemuGuest,
+    _web: NsGuest,
+    site: Site,
+}
+
+const SERVICES: [Service; 1] = [Service::Counter(PG)];
+
+fn site() -> Result<Site> {
+    Image::build(&image::cache())?;
+    let programs = Programs {
+        lictor: env!("CARGO_BIN_EXE_lictor").into(),
+        // No test here verifies a pack.
+        verify: "lictor-verify".into(),
+    };
+    let mut site = Site::new(programs, "moves")?;
+    site.protected_host("a")?;
+    site.protected_host("b")?;
+    let guests = [WEB, DB, BATCH];
+    let policy = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/pci/policy.lictor");
+    let release = Draft::compile(&site, &policy, 1, &guests)?.sign(&site.keys, Signed::ByBoth)?;
+    let _: Published = site.people.author.must("POST", "/v1/releases", &release)?;
+    guests.iter().try_for_each(|guest| site.bind(guest))?;
+    for agent in site.agents() {
+        wait::until("the release and every binding", LIMIT, || {
+            let status = agent.status()?;
+            let newest = u64::from(BATCH.number);
+            Ok((status.generation.0 == 1 && status.epoch.0 == newest).then_some(()))
+        })?;
+    }
+    Ok(site)
+}
+
+fn world() -> Result<World> {
+    let site = site()?;
+    let a = site.agent("a")?;
+    let web = a.host().namespace_guest(&WEB.spec(&[]), |vnic| {
+        let attached = a.attach(vnic, &addresses(&WEB), Arrival::Start)?;
+        assert_eq!(attached.state, VnicState::Open);
+        Ok(())
+    })?;
+    let db = boot(a, &DB, &SERVICES)?;
+    wait_for(a, &DB, |one| one.interlocked)?;
+    let stream = CounterStream::hold(web.netns(), SocketAddr::from((DB.address(), PG)))?;
+    stream.log().wait_for(20, LIMIT)?;
+    Ok(World {
+        stream,
+        db,
+        _web: web,
+        site,
+    })
+}
+
+fn addresses(guest: &Guest) -> [IpAddr; 1] {
+    [IpAddr::V4(guest.address())]
+}
+
+/// Boots a guest; its vnic opens when it runs.
+fn boot(agent: &Agent, guest: &Guest, services: &[Service]) -> Result<QemuGuest> {
+    let booted = agent.host().boot(&guest.spec(services), |vnic| {
+        let attached = agent.attach(vnic, &addresses(guest), Arrival::Start)?;
+        assert!(attached.before_first_packet, "{attached:?}");
+        Ok(())
+    })?;
+    booted.wait_up(LIMIT)?;
+    wait_for(agent, guest, |one| {
+        one.running == Some(true) && one.vnics[0].state == VnicState::Open
+    })?;
+    Ok(booted)
+}
+
+/// A QEMU that waits for a guest.
+fn receive(agent: &Agent, guest: &Guest) -> Result<QemuGuest> {
+    agent.host().receive(&guest.spec(&SERVICES), |vnic| {
+        let attached = agent.attach(vnic, &addresses(guest), Arrival::Incoming)?;
+        assert_eq!(attached.state, VnicState::Hold);
+        Ok(())
+    })
+}
+
+fn wait_for(agent: &Agent, guest: &Guest, wanted: impl Fn(&GuestReport) -> bool) -> Result<()> {
+    let mut last = None;
+    wait::until("a report of the guest", LIMIT, || {
+        last = agent.guest(guest.name)?;
+        Ok(last.as_ref().is_some_and(&wanted).then_some(()))
+    })
+    .with_context(|| format!("{} at {}: {last:?}", guest.name, agent.name()))
+}
+
+fn state(agent: &Agent, guest: &Guest) -> Result<(u64, VnicState)> {
+    let one = agent.guest(guest.name)?.context("it is attached here")?;
+    Ok((one.custody, one.vnics[0].state))
+}
+
+/// Everything that an agent has recorded, from its disk.
+fn evidence(agent: &Agent) -> Result<Vec<Body>> {
+    let bytes = std::fs::read(agent.state_dir().join("evidence.log"))?;
+    let entries = recover(&bytes, None)?.entries;
+    entries
+        .iter()
+        .map(|entry| Ok(serde_json::from_slice::<Entry>(entry)?.body))
+        .collect()
+}
+
+/// The records of moves at this host, each with its number of signatures.
+fn recorded(agent: &Agent) -> Result<Vec<(MoveRecord, usize)>> {
+    let bodies = evidence(agent)?.into_iter();
+    let records = bodies.filter_map(|body| match body {
+        Body::MoveRecorded { record, signed } => Some((*record, signed.signatures().len())),
+        _ => None,
+    });
+    Ok(records.collect())
+}
+
+/// Evidence is written when the guest does not stand still any more.
+fn wait_recorded(agent: &Agent, count: usize) -> Result<Vec<(MoveRecord, usize)>> {
+    wait::until("the move records", LIMIT, || {
+        let records = recorded(agent)?;
+        Ok((records.len() >= count).then_some(records))
+    })
+}
+
+fn wait_body(agent: &Agent, wanted: impl Fn(&Body) -> bool) -> Result<()> {
+    wait::until("an entry of evidence", LIMIT, || {
+        Ok(evidence(agent)?.iter().any(&wanted).then_some(()))
+    })
+}
+
+impl World {
+    fn a(&self) -> &Agent {
+        self.site.agent("a").expect("made with the world")
+    }
+
+    fn b(&self) -> &Agent {
+        self.site.agent("b").expect("made with the world")
+    }
+
+    fn stream_goes_on(&self) -> Result<()> {
+        let count = self.stream.log().report().count;
+        let report = self.stream.log().wait_for(count + 50, LIMIT)?;
+        assert!(report.contiguous && report.ended.is_none(), "{report:?}");
+        Ok(())
+    }
+}
+
+fn admitted(from: &Agent, guest: &Guest, to: &str) -> Result<()> {
+    match from.admit(guest.name, to)? {
+        Response::Admitted { .. } => Ok(()),
+        other => bail!("not admitted: {other:?}"),
+    }
+}
+
+/// Moves db and returns its new QEMU.
+fn migrate(guest: &QemuGuest, from: &Agent, to: &Agent) -> Result<QemuGuest> {
+    admitted(from, &DB, to.name())?;
+    let target = receive(to, &DB)?;
+    from.wait_for_phase(DB.name, &[MovePhase::Copied], LIMIT)?;
+    let report = guest.migrate_to(&target, &MigrateOptions::default())?;
+    assert_eq!(report.status, "completed", "{report:?}");
+    from.wait_for_phase(DB.name, &[MovePhase::Done], LIMIT)?;
+    wait_for(to, &DB, |one| one.vnics[0].state == VnicState::Open)
+        .with_context(|| format!("the guest's console: {}", target.console()))?;
+    Ok(target)
+}
+
+#[test]
+fn a_live_session_follows_the_guest_to_another_host_and_back() -> Result<()> {
+    if !lictor_lab::privileged() {
+        return Ok(());
+    }
+    let mut world = world()?;
+    let there = migrate(&world.db, world.a(), world.b())?;
+    world.stream_goes_on()?;
+    assert_eq!(state(world.a(), &DB)?, (0, VnicState::HandedOver));
+    // Its QEMU ends, its tap goes.
+    world.db = there;
+    let here = migrate(&world.db, world.b(), world.a())?;
+    world.db = here;
+    world.stream_goes_on()?;
+
+    let (at_a, at_b) = (wait_recorded(world.a(), 2)?, wait_recorded(world.b(), 2)?);
+    assert_eq!(at_a, at_b, "both ends keep the same records");
+    for (record, signatures) in &at_a {
+        assert_eq!(*signatures, 2, "{record:?}");
+        assert_eq!(record.outcome, MoveOutcome::Committed);
+        assert!(record.sessions.sent >= 1, "{record:?}");
+        assert_eq!(record.sessions.accepted, record.sessions.sent, "{record:?}");
+        assert_eq!(record.source, record.target, "{record:?}");
+        assert_eq!(record.unprotected_packets, Some(0), "{record:?}");
+        assert!(record.pause_us > 0, "{record:?}");
+    }
+    assert_eq!(state(world.a(), &DB)?, (3, VnicState::Open));
+    Ok(())
+}
+
+#[test]
+fn a_move_to_a_host_without_an_agent_is_refused_and_rolls_back() -> Result<()> {
+    if !lictor_lab::privileged() {
+        return Ok(());
+    }
+    let world = world()?;
+    let c = world.site.lab().host("c")?;
+    let answer = world.a().admit(DB.name, "c")?;
+    let unknown = [Refusal::HostUnknown];
+    assert!(
+        matches!(&answer, Response::Refused { reasons } if *reasons == unknown),
+        "{answer:?}"
+    );
+    // Somebody migrates it all the same.
+    let target = c.receive(&DB.spec(&SERVICES), |_| Ok(()))?;
+    let report = world.db.migrate_to(&target, &MigrateOptions::default())?;
+    assert_eq!(report.status, "failed", "{report:?}");
+    world.stream_goes_on()?;
+    assert_eq!(state(world.a(), &DB)?, (1, VnicState::Open));
+    wait_body(
+        world.a(),
+        |body| matches!(body, Body::MoveRefused { to, .. } if to.as_str() == "c"),
+    )
+}
+
+#[test]
+fn a_migration_to_a_protected_host_that_nobody_admitted_fails_there() -> Result<()> {
+    if !lictor_lab::privileged() {
+        return Ok(());
+    }
+    let world = world()?;
+    let target = receive(world.b(), &DB)?;
+    wait_for(world.b(), &DB, |one| one.interlocked)?;
+    let report = world.db.migrate_to(&target, &MigrateOptions::default())?;
+    assert_eq!(report.status, "failed", "{report:?}");
+    world.stream_goes_on()?;
+    assert_eq!(state(world.a(), &DB)?, (1, VnicState::Open));
+    assert_eq!(state(world.b(), &DB)?, (0, VnicState::Hold));
+    Ok(())
+}
+
+#[test]
+fn a_target_that_dies_after_the_copy_leaves_the_guest_with_its_sessions_at_the_source() -> Result<()>
+{
+    if !lictor_lab::privileged() {
+        return Ok(());
+    }
+    let world = world()?;
+    admitted(world.a(), &DB, "b")?;
+    let target = receive(world.b(), &DB)?;
+    world
+        .a()
+        .wait_for_phase(DB.name, &[MovePhase::Copied], LIMIT)?;
+    drop(target);
+    world
+        .a()
+        .wait_for_phase(DB.name, &[MovePhase::Aborted], LIMIT)?;
+    world.stream_goes_on()?;
+    let records = wait_recorded(world.a(), 1)?;
+    assert_eq!(records.len(), 1);
+    assert_eq!(records[0].0.outcome, MoveOutcome::Aborted);
+    // The guest can move afterwards.
+    let _there = migrate(&world.db, world.a(), world.b())?;
+    world.stream_goes_on()
+}
+
+#[test]
+fn a_snapshot_fences_nothing() -> Result<()> {
+    if !lictor_lab::privileged() {
+        return Ok(());
+    }
+    let world = world()?;
+    world.db.snapshot("one")?;
+    world.stream_goes_on()?;
+    assert_eq!(state(world.a(), &DB)?, (1, VnicState::Open));
+    wait_body(world.a(), |body| matches!(body, Body::SnapshotTaken { .. }))?;
+    let fenced = |body: &Body| {
+        matches!(
+            body,
+            Body::VnicState {
+                to: VnicState::HandedOver,
+                ..
+            }
+        )
+    };
+    assert!(!evidence(world.a())?.iter().any(fenced));
+    Ok(())
+}
+
+#[test]
+fn a_guest_whose_owner_allows_it_moves_to_an_unprotected_host_and_that_is_recorded() -> Result<()> {
+    if !lictor_lab::privileged() {
+        return Ok(());
+    }
+    let world = world()?;
+    let batch = boot(world.a(), &BATCH, &[])?;
+    let interlocked = world.a().guest("batch")?.map(|one| one.interlocked);
+    assert_eq!(interlocked, Some(false));
+    let c = world.site.lab().host("c")?;
+    let target = c.receive(&BATCH.spec(&[]), |_| Ok(()))?;
+    let report = batch.migrate_to(&target, &MigrateOptions::default())?;
+    assert_eq!(report.status, "completed", "{report:?}");
+    wait_for(world.a(), &BATCH, |one| {
+        one.custody == 0 && one.vnics[0].state == VnicState::Hold
+    })?;
+    wait_body(
+        world.a(),
+        |body| matches!(body, Body::GuestLeft { guest, .. } if guest.as_str() == "batch"),
+    )?;
+    wait_body(
+        world.a(),
+        |body| matches!(body, Body::Alarm { subject, .. } if subject == "guest batch"),
+    )
+}
+
+#[test]
+fn a_guest_can_leave_after_its_agent_was_killed_and_started_again() -> Result<()> {
+    if !lictor_lab::privileged() {
+        return Ok(());
+    }
+    let mut world = world()?;
+    world.site.restart_agent("a")?;
+    wait_for(world.a(), &DB, |one| {
+        one.interlocked && one.running == Some(true)
+    })?;
+    let _there = migrate(&world.db, world.a(), world.b())?;
+    world.stream_goes_on()
+}

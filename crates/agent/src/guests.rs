@@ -1,0 +1,200 @@
+//! The QEMU of each guest here: one thread for each, which connects, puts the interlock in, and
+//! says how the guest runs. The owner never waits for a QEMU.
+
+use crate::AgentError;
+use crate::error::chain;
+use crate::input::{Input, Now};
+use crate::interlock::{Interlock, Keeper};
+use lictor_estate::qmp::{Event, Monitor, QmpError, RunState};
+use lictor_types::{GuestId, LOAD_DEADLINE_MS};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
+use std::time::Duration;
+
+/// How long a guest's QEMU may take to open its monitor after the vnic was attached.
+const CONNECT_LIMIT: Duration = Duration::from_secs(120);
+/// How often a QEMU is asked while its guest stands still: that is how a migration that nobody
+/// announced is seen to have ended.
+const FOLLOW_EVERY: Duration = Duration::from_millis(50);
+/// How long QEMU may wait for the owner's answer: the owner's own deadline comes first.
+const ANSWER_LIMIT: Duration = Duration::from_millis(2 * LOAD_DEADLINE_MS);
+
+/// What the thread of a guest says.
+#[derive(Debug)]
+pub(crate) enum News {
+    /// QEMU has the interlock.
+    Guarded,
+    /// QEMU has no interlock any more.
+    Unguarded,
+    /// How the guest runs, when asked.
+    State(RunState),
+    /// What QEMU says by itself.
+    Event(Event),
+    /// The monitor cannot be used.
+    Failed(String),
+}
+
+/// What the owner wants of a guest's thread.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Order {
+    /// Put the interlock in.
+    Guard,
+    /// Take the interlock out.
+    Unguard,
+    /// Say how the guest runs, until it runs again or has left.
+    Follow,
+}
+
+/// One guest's QEMU, as the owner knows it. Dropping it hangs up and changes nothing in QEMU.
+#[derive(Debug)]
+pub(crate) struct Watch {
+    /// Tells news of this watch from those of an earlier one.
+    pub(crate) number: u64,
+    /// Whether QEMU has the interlock.
+    pub(crate) guarded: bool,
+    /// How the guest ran when it was last heard of.
+    pub(crate) state: Option<RunState>,
+    /// When that changed last.
+    pub(crate) since: Now,
+    orders: Sender<Order>,
+    _interlock: Interlock,
+}
+
+/// What a watch needs to begin.
+#[derive(Debug, Clone)]
+pub(crate) struct Post {
+    pub(crate) guest: GuestId,
+    pub(crate) number: u64,
+    /// QEMU's monitor.
+    pub(crate) qmp: PathBuf,
+    /// The agent's socket for this guest.
+    pub(crate) socket: PathBuf,
+    pub(crate) inputs: SyncSender<Input>,
+}
+
+impl Watch {
+    /// Listens on the guest's socket and connects to its QEMU in the background.
+    pub(crate) fn begin(post: Post, first: Option<Order>, now: Now) -> Result<Self, AgentError> {
+        let keeper = Door {
+            inputs: post.inputs.clone(),
+        };
+        let interlock = Interlock::serve(&post.guest, &post.socket, Arc::new(keeper))?;
+        let (orders, receiver) = channel();
+        let number = post.number;
+        let watch = Self {
+            number,
+            guarded: false,
+            state: None,
+            since: now,
+            orders,
+            _interlock: interlock,
+        };
+        first.into_iter().for_each(|order| watch.order(order));
+        std::thread::spawn(move || post.run(&receiver));
+        Ok(watch)
+    }
+
+    /// Asks the guest's thread for something; if that has ended, it has said so.
+    pub(crate) fn order(&self, order: Order) {
+        let _ = self.orders.send(order);
+    }
+}
+
+impl Post {
+    fn tell(&self, news: News) {
+        let (guest, number) = (self.guest.clone(), self.number);
+        let input = Input::News {
+            guest,
+            number,
+            news,
+        };
+        // The owner may have ended.
+        let _ = self.inputs.send(input);
+    }
+
+    fn run(&self, orders: &Receiver<Order>) {
+        let sink = {
+            let post = self.clone();
+            move |event| post.tell(News::Event(event))
+        };
+        let monitor = match Monitor::connect(&self.qmp, CONNECT_LIMIT, sink) {
+            Ok(monitor) => monitor,
+            Err(error) => return self.tell(News::Failed(chain(&error))),
+        };
+        if let Err(error) = self.serve(&monitor, orders) {
+            self.tell(News::Failed(chain(&error)));
+        }
+    }
+
+    fn serve(&self, monitor: &Monitor, orders: &Receiver<Order>) -> Result<(), QmpError> {
+        self.tell(News::State(monitor.run_state()?));
+        let mut follow = false;
+        loop {
+            let order = if follow {
+                orders.recv_timeout(FOLLOW_EVERY)
+            } else {
+                orders.recv().map_err(|_| RecvTimeoutError::Disconnected)
+            };
+            match order {
+                Ok(Order::Guard) => {
+                    monitor.interlock(&self.guest, &self.socket)?;
+                    self.tell(News::Guarded);
+                }
+                Ok(Order::Unguard) => {
+                    monitor.release(&self.guest)?;
+                    self.tell(News::Unguarded);
+                }
+                Ok(Order::Follow) => follow = true,
+                Err(RecvTimeoutError::Timeout) => {
+                    let state = monitor.run_state()?;
+                    follow = !matches!(state, RunState::Running | RunState::Migrated);
+                    if !follow {
+                        self.tell(News::State(state));
+                    }
+                }
+                Err(RecvTimeoutError::Disconnected) => return Ok(()),
+            }
+        }
+    }
+}
+
+/// Passes what QEMU asks to the owner and waits for its answer.
+struct Door {
+    inputs: SyncSender<Input>,
+}
+
+impl Door {
+    fn ask<T>(
+        &self,
+        input: impl FnOnce(SyncSender<Result<T, String>>) -> Input,
+    ) -> Result<T, String> {
+        let (reply, answer) = sync_channel(1);
+        let ended = || "the agent is ending".to_owned();
+        self.inputs.send(input(reply)).map_err(|_| ended())?;
+        match answer.recv_timeout(ANSWER_LIMIT) {
+            Ok(answer) => answer,
+            Err(RecvTimeoutError::Disconnected) => Err(ended()),
+            Err(RecvTimeoutError::Timeout) => {
+                let limit_ms = ANSWER_LIMIT.as_millis();
+                Err(format!("the agent has not answered within {limit_ms} ms"))
+            }
+        }
+    }
+}
+
+impl Keeper for Door {
+    fn save(&self, guest: &GuestId) -> Result<Vec<u8>, String> {
+        let guest = guest.clone();
+        self.ask(|reply| Input::Save { guest, reply })
+    }
+
+    fn load(&self, guest: &GuestId, state: &[u8]) -> Result<(), String> {
+        let (guest, state) = (guest.clone(), state.to_vec());
+        self.ask(|reply| Input::Load {
+            guest,
+            state,
+            reply,
+        })
+    }
+}

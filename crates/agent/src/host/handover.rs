@@ -1,0 +1,235 @@
+//! What a move needs of a host: its side of the record, its sessions out and in, custody.
+
+use super::Host;
+use crate::AgentError;
+use crate::custody::Custody;
+use lictor_datapath::{ImportRefusal, Mark};
+use lictor_evidence::MoveSide;
+use lictor_policy::{Cause, Choice, Date};
+use lictor_types::{GuestId, SessionKey, SessionRecord, VnicId};
+use lictor_wire::class_digest;
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+/// A guest's sessions as one end of a move knows them, by vnic.
+pub(crate) type Sessions = BTreeMap<VnicId, HashMap<SessionKey, SessionRecord>>;
+
+/// What has arrived of a guest so far.
+#[derive(Debug, Default)]
+pub struct Arrival {
+    /// What the source has.
+    pub(crate) sessions: Sessions,
+    /// What this host did not take of it.
+    refused: HashMap<(VnicId, SessionKey), &'static str>,
+}
+
+impl Arrival {
+    /// Sessions that were taken in.
+    #[must_use]
+    pub fn accepted(&self) -> u64 {
+        let all: usize = self.sessions.values().map(HashMap::len).sum();
+        (all - self.refused.len()) as u64
+    }
+
+    /// Sessions that were not, by reason.
+    #[must_use]
+    pub fn refused(&self) -> BTreeMap<String, u64> {
+        let mut counts = BTreeMap::new();
+        for reason in self.refused.values() {
+            *counts.entry((*reason).to_owned()).or_default() += 1;
+        }
+        counts
+    }
+}
+
+/// What changed since the copy, of one vnic.
+#[derive(Debug)]
+pub(crate) struct Delta {
+    pub(crate) vnic: VnicId,
+    pub(crate) touched: Vec<SessionRecord>,
+    pub(crate) gone: Vec<SessionKey>,
+}
+
+const fn reason(refusal: ImportRefusal) -> &'static str {
+    match refusal {
+        ImportRefusal::OtherSegment => "other-segment",
+        ImportRefusal::Expired => "expired",
+        ImportRefusal::TableFull => "session-table-full",
+        ImportRefusal::Exists => "exists",
+    }
+}
+
+impl Host {
+    /// Which guests are under this host's custody.
+    #[must_use]
+    pub const fn custody(&self) -> &Custody {
+        &self.custody
+    }
+
+    /// Changes custody, durably.
+    ///
+    /// # Errors
+    /// [`AgentError::File`].
+    pub fn change_custody(&mut self, change: impl FnOnce(&mut Custody)) -> Result<(), AgentError> {
+        change(&mut self.custody);
+        self.state.keep_custody(&self.custody)
+    }
+
+    /// What the guest's owner chose for a cause, today.
+    #[must_use]
+    pub fn choice(&self, guest: &GuestId, cause: Cause, now_ms: u64) -> Choice {
+        let binding = self.bindings.guest(guest);
+        let known = self.release.as_ref().zip(binding);
+        let chosen = known.and_then(|(release, binding)| {
+            let policy = &release.release().policy;
+            let today = Date::from_unix_seconds(now_ms / 1_000);
+            Some(policy.choice_on(policy.identity_of(&binding.labels)?, cause, today))
+        });
+        chosen.unwrap_or(cause.default_choice())
+    }
+
+    /// What the kernel enforces for a guest, read back now.
+    ///
+    /// # Errors
+    /// [`AgentError::Refused`] if there is no release or binding, [`AgentError::Datapath`].
+    pub fn move_side(&self, guest: &GuestId) -> Result<MoveSide, AgentError> {
+        let known = self.release.as_ref().zip(self.bindings.guest(guest));
+        let identity = known.and_then(|(release, binding)| {
+            let policy = &release.release().policy;
+            policy.identity_of(&binding.labels)
+        });
+        let identity = identity.ok_or_else(|| {
+            AgentError::Refused(format!("no release on this host knows guest {guest}"))
+        })?;
+        let tables = self.found()?;
+        Ok(MoveSide {
+            generation: tables.generation,
+            tables: class_digest(&tables, identity),
+        })
+    }
+
+    /// Every session of a guest, and the moment before they were read.
+    pub(crate) fn copy_out(
+        &self,
+        guest: &GuestId,
+    ) -> Result<(Sessions, BTreeMap<VnicId, Mark>), AgentError> {
+        let (mut sessions, mut marks) = (Sessions::new(), BTreeMap::new());
+        for vnic in self.vnics_of(guest)? {
+            marks.insert(vnic, self.datapath.mark(vnic)?);
+            let records = self.datapath.export(vnic)?;
+            sessions.insert(vnic, by_key(&records));
+        }
+        Ok((sessions, marks))
+    }
+
+    /// What changed since then, and brings `sessions` up to date.
+    pub(crate) fn changes(
+        &self,
+        sessions: &mut Sessions,
+        marks: &BTreeMap<VnicId, Mark>,
+    ) -> Result<Vec<Delta>, AgentError> {
+        let mut deltas = Vec::new();
+        for (vnic, known) in sessions {
+            let Some(mark) = marks.get(vnic) else {
+                continue;
+            };
+            let keys: HashSet<SessionKey> = known.keys().copied().collect();
+            let changes = self.datapath.export_changed(*vnic, *mark, &keys)?;
+            known.retain(|key, _| !changes.gone.contains(key));
+            known.extend(by_key(&changes.touched));
+            deltas.push(Delta {
+                vnic: *vnic,
+                touched: changes.touched,
+                gone: changes.gone,
+            });
+        }
+        Ok(deltas)
+    }
+
+    /// Takes sessions of a guest in, each only if one end of it is an address of that vnic. What
+    /// came before under the same key is replaced.
+    pub(crate) fn take_in(
+        &self,
+        vnic: VnicId,
+        records: &[SessionRecord],
+        arrival: &mut Arrival,
+    ) -> Result<(), AgentError> {
+        let own = self.own_addresses(vnic);
+        let known = arrival.sessions.entry(vnic).or_default();
+        let replaced: Vec<SessionKey> = records
+            .iter()
+            .map(|record| record.key)
+            .filter(|key| known.contains_key(key))
+            .collect();
+        self.datapath.remove_sessions(vnic, &replaced)?;
+        known.extend(by_key(records));
+        let (ours, foreign): (Vec<_>, Vec<_>) = records
+            .iter()
+            .partition(|record| own.contains(&record.key.local));
+        let receipt = self.datapath.import(vnic, &ours)?;
+        for record in records {
+            arrival.refused.remove(&(vnic, record.key));
+        }
+        for (key, refusal) in receipt.refused {
+            arrival.refused.insert((vnic, key), reason(refusal));
+        }
+        for record in foreign {
+            let key: SessionKey = record.key;
+            arrival.refused.insert((vnic, key), "foreign-address");
+        }
+        Ok(())
+    }
+
+    /// Removes sessions that the source no longer has.
+    pub(crate) fn take_out(
+        &self,
+        vnic: VnicId,
+        keys: &[SessionKey],
+        arrival: &mut Arrival,
+    ) -> Result<(), AgentError> {
+        self.datapath.remove_sessions(vnic, keys)?;
+        for key in keys {
+            if let Some(known) = arrival.sessions.get_mut(&vnic) {
+                known.remove(key);
+            }
+            arrival.refused.remove(&(vnic, *key));
+        }
+        Ok(())
+    }
+
+    fn own_addresses(&self, vnic: VnicId) -> HashSet<std::net::IpAddr> {
+        let mut own: HashSet<_> = self.bindings.addresses(vnic).iter().copied().collect();
+        let bound = self.bindings.guests().flat_map(|guest| &guest.vnics);
+        let link_local = bound.filter(|bound| bound.vnic == vnic);
+        own.extend(link_local.map(|bound| std::net::IpAddr::V6(bound.mac.link_local())));
+        own
+    }
+
+    /// Removes every session of a guest.
+    ///
+    /// # Errors
+    /// [`AgentError::Datapath`].
+    pub fn purge(&self, guest: &GuestId) -> Result<u64, AgentError> {
+        let mut purged = 0;
+        for vnic in self.vnics_of(guest)? {
+            purged += self.datapath.purge(vnic)?;
+        }
+        Ok(purged)
+    }
+
+    /// Frames that the guest's devices had carried when they were attached: without a verdict.
+    ///
+    /// # Errors
+    /// [`AgentError::Datapath`].
+    pub fn frames_before(&self, guest: &GuestId) -> Result<u64, AgentError> {
+        let vnics = self.vnics_of(guest)?;
+        let statuses = self.datapath.vnics()?;
+        let ours = statuses
+            .iter()
+            .filter(|status| vnics.contains(&status.spec.vnic));
+        Ok(ours.flat_map(|status| status.packets_before).sum())
+    }
+}
+
+fn by_key(records: &[SessionRecord]) -> HashMap<SessionKey, SessionRecord> {
+    records.iter().map(|record| (record.key, *record)).collect()
+}

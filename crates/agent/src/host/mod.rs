@@ -1,0 +1,358 @@
+//! What one host enforces: the release and bindings it has verified, the vnics it has attached,
+//! and the evidence of both. One owner, one thread: nothing here is shared.
+
+mod handover;
+mod report;
+mod vnics;
+
+pub use handover::Arrival;
+pub(crate) use handover::{Delta, Sessions};
+pub use report::SAMPLES_PER_ROUND_MAX;
+
+use crate::custody::Custody;
+use crate::state::{LogFile, StateDir};
+use crate::{AgentError, Config};
+use lictor_datapath::{Datapath, VnicStatus};
+use lictor_evidence::{Body, Log, SigningKey};
+use lictor_types::{GuestId, HostTables};
+use lictor_wire::binding::{self, BindingLog};
+use lictor_wire::release::{self, Floor};
+use lictor_wire::{
+    AddressAttestation, Binding, Bindings, Envelope, RosterHost, Trust, VerifiedRelease,
+    host_tables,
+};
+
+/// The agent of one host, without sockets and without a clock: times are parameters.
+#[derive(Debug)]
+pub struct Host {
+    config: Config,
+    state: StateDir,
+    key: SigningKey,
+    trust: Trust,
+    datapath: Datapath,
+    log: Log<LogFile>,
+    release: Option<VerifiedRelease>,
+    bindings: Bindings,
+    bindings_signed: BindingLog,
+    custody: Custody,
+    /// What the kernel should hold.
+    desired: HostTables,
+    refused: Option<String>,
+    kernel: String,
+}
+
+/// What happened to something that was offered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Offered {
+    /// It was verified and loaded.
+    Loaded,
+    /// It is what is loaded already.
+    Known,
+    /// It was refused whole; the last good one stays.
+    Refused(String),
+}
+
+impl Host {
+    /// Opens the state directory and adopts what is pinned in the kernel; then verifies and loads
+    /// the last good release again. A host needs no manager for that.
+    ///
+    /// # Errors
+    /// [`AgentError`] if the host is not enrolled, a file is broken, or the kernel lacks something.
+    pub fn open(config: Config, now_ms: u64) -> Result<Self, AgentError> {
+        let state = StateDir::new(&config.state_dir);
+        let (trust, key) = (state.trust()?, state.key()?);
+        Datapath::check_kernel()?;
+        let datapath = Datapath::open(&config.pin_root)?;
+        let log = Log::open(
+            LogFile::open(&state, &key.verify_key())?,
+            key.verify_key(),
+            None,
+        )?;
+        let kernel = nix::sys::utsname::uname().map_or_else(
+            |_| String::new(),
+            |names| names.release().to_string_lossy().into_owned(),
+        );
+        let custody = state.custody()?;
+        let mut host = Self {
+            config,
+            state,
+            custody,
+            key,
+            trust,
+            datapath,
+            log,
+            release: None,
+            bindings: Bindings::default(),
+            bindings_signed: BindingLog::default(),
+            desired: HostTables::empty(),
+            refused: None,
+            kernel,
+        };
+        let generation = host.found()?.generation;
+        let version = env!("CARGO_PKG_VERSION").to_owned();
+        host.record(
+            Body::AgentStarted {
+                version,
+                generation,
+            },
+            now_ms,
+        )?;
+        if let Some(envelope) = host.state.release()? {
+            host.offer(&envelope, &host.state.bindings()?, now_ms)?;
+        }
+        Ok(host)
+    }
+
+    /// The configuration.
+    #[must_use]
+    pub const fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The agent's key.
+    #[must_use]
+    pub const fn key(&self) -> &SigningKey {
+        &self.key
+    }
+
+    /// The release that is enforced, if there is one.
+    #[must_use]
+    pub const fn release(&self) -> Option<&VerifiedRelease> {
+        self.release.as_ref()
+    }
+
+    /// The hosts that the release knows.
+    #[must_use]
+    pub fn roster(&self) -> Vec<RosterHost> {
+        let release = self.release.as_ref();
+        release.map_or_else(Vec::new, |verified| verified.release().roster.clone())
+    }
+
+    /// The bindings that are loaded.
+    #[must_use]
+    pub const fn bindings(&self) -> &Bindings {
+        &self.bindings
+    }
+
+    /// The state directory.
+    #[must_use]
+    pub const fn state(&self) -> &StateDir {
+        &self.state
+    }
+
+    /// The manager's binding log with the attestations of this host that it does not have yet: an
+    /// address that was attested a moment ago must not vanish because the manager is slow.
+    #[must_use]
+    pub fn with_own_attestations(&self, mut log: BindingLog) -> BindingLog {
+        let theirs: Vec<AddressAttestation> = log.attestations.iter().filter_map(parse).collect();
+        let bound: Vec<Binding> = log.bindings.iter().filter_map(parse).collect();
+        for envelope in &self.bindings_signed.attestations {
+            let Some(own) = parse::<AddressAttestation>(envelope) else {
+                continue;
+            };
+            let newest = self.bindings.attestation(own.vnic) == Some(&own);
+            let known = theirs
+                .iter()
+                .any(|other| other.vnic == own.vnic && other.sequence >= own.sequence);
+            // A retired guest or one that may not run here any more has no addresses here.
+            let still_bound = bound.iter().any(|binding| {
+                binding.guest == own.guest
+                    && !binding.retired
+                    && binding.may_run_on(&self.config.host)
+                    && binding.vnics.iter().any(|vnic| vnic.vnic == own.vnic)
+            });
+            if own.host == self.config.host && newest && !known && still_bound {
+                log.attestations.push(envelope.clone());
+            }
+        }
+        log
+    }
+
+    /// Verifies a release and the bindings that go with it, and loads both whole or not at all.
+    ///
+    /// # Errors
+    /// [`AgentError`] only for failures of this host; what is refused is an [`Offered::Refused`].
+    pub fn offer(
+        &mut self,
+        envelope: &Envelope,
+        log: &BindingLog,
+        now_ms: u64,
+    ) -> Result<Offered, AgentError> {
+        let floor = self.state.floor()?;
+        let verified = match release::verify(envelope, &self.trust, floor) {
+            Ok(verified) => verified,
+            Err(error) => return self.refuse(error.to_string(), true, now_ms),
+        };
+        let same_release = self
+            .release
+            .as_ref()
+            .is_some_and(|known| known.digest() == verified.digest());
+        if same_release && self.bindings_signed == *log {
+            return Ok(Offered::Known);
+        }
+        let bindings = match binding::verify(log, &verified, self.bindings.epoch()) {
+            Ok(bindings) => bindings,
+            Err(error) => return self.refuse(error.to_string(), false, now_ms),
+        };
+        let desired = match host_tables(&verified, &bindings, &self.config.host) {
+            Ok(tables) => tables,
+            Err(error) => {
+                return self.refuse(AgentError::from(error).chain(), true, now_ms);
+            }
+        };
+        let digest = verified.digest();
+        let generation = verified.release().generation;
+        // The floor is durable before the kernel changes: generations never go back on a host.
+        self.state
+            .keep_release(envelope, Floor { generation, digest })?;
+        self.load(desired)?;
+        self.state.keep_bindings(log)?;
+        self.refused = None;
+        self.bindings_signed = log.clone();
+        self.bindings = bindings;
+        self.release = Some(verified);
+        self.record_loaded(same_release, now_ms)?;
+        Ok(Offered::Loaded)
+    }
+
+    /// Once for each distinct refusal: a manager that offers the same thing every second is no
+    /// news.
+    fn refuse(
+        &mut self,
+        reason: String,
+        is_release: bool,
+        now_ms: u64,
+    ) -> Result<Offered, AgentError> {
+        if self.refused.as_ref() != Some(&reason) {
+            let text = reason.clone();
+            let body = if is_release {
+                Body::ReleaseRefused { reason: text }
+            } else {
+                Body::BindingRefused { reason: text }
+            };
+            self.refused = Some(reason.clone());
+            self.record(body, now_ms)?;
+        }
+        Ok(Offered::Refused(reason))
+    }
+
+    /// What the kernel holds: nothing before the first load, which denies everything.
+    fn found(&self) -> Result<HostTables, AgentError> {
+        match self.datapath.read_back() {
+            Err(lictor_datapath::Error::NothingLoaded) => Ok(HostTables::empty()),
+            found => Ok(found?),
+        }
+    }
+
+    /// The data plane builds the new tables beside the old ones, reads them back, and only then
+    /// switches.
+    fn load(&mut self, desired: HostTables) -> Result<(), AgentError> {
+        if self.found()?.digest() != desired.digest() {
+            self.datapath.load(&desired)?;
+        }
+        self.desired = desired;
+        Ok(())
+    }
+
+    fn record_loaded(&mut self, same_release: bool, now_ms: u64) -> Result<(), AgentError> {
+        let Some(verified) = self.release.clone() else {
+            return Ok(());
+        };
+        if !same_release {
+            let name = |key: &lictor_wire::VerifyKey| key.name().to_string();
+            let body = Body::ReleaseLoaded {
+                generation: verified.release().generation,
+                release: verified.digest(),
+                author: name(verified.author()),
+                approvers: verified.approvers().iter().map(name).collect(),
+                tables_expected: self.desired.digest(),
+                tables_found: self.found()?.digest(),
+            };
+            self.record(body, now_ms)?;
+        }
+        let count = u32::try_from(self.bindings.guests().count()).unwrap_or(u32::MAX);
+        self.record(
+            Body::BindingsLoaded {
+                epoch: self.bindings.epoch(),
+                count,
+            },
+            now_ms,
+        )
+    }
+
+    /// Reads everything back and repairs what differs, with evidence of both. Returns the guests
+    /// whose last device has gone.
+    ///
+    /// # Errors
+    /// [`AgentError`] if the kernel cannot be read or repaired.
+    pub fn reconcile(&mut self, now_ms: u64) -> Result<Vec<GuestId>, AgentError> {
+        let look = self.look()?;
+        let expected = self.desired.digest();
+        if self.release.is_some() && look.tables != expected {
+            self.datapath.load(&self.desired.clone())?;
+            self.drift(
+                "the tables of this host",
+                expected.to_string(),
+                look.tables.to_string(),
+                now_ms,
+            )?;
+        }
+        let mut gone = Vec::new();
+        for status in look.vnics.iter().filter(|status| !status.hooks.intact()) {
+            gone.extend(self.repair(status, now_ms)?);
+        }
+        Ok(gone)
+    }
+
+    fn repair(&mut self, status: &VnicStatus, now_ms: u64) -> Result<Option<GuestId>, AgentError> {
+        let subject = format!("the hooks of vnic {}", status.spec.name);
+        match self.datapath.attach(&status.spec) {
+            Ok(_) => {
+                let (expected, found) = ("first in order".into(), "not intact".into());
+                self.drift(&subject, expected, found, now_ms)?;
+                Ok(None)
+            }
+            // The device went with its guest.
+            Err(lictor_datapath::Error::NoDevice { .. }) => {
+                self.datapath.detach(status.spec.vnic)?;
+                let Some((binding, _)) = self.bindings.by_name(&status.spec.name) else {
+                    return Ok(None);
+                };
+                let (guest, vnic) = (binding.guest.clone(), status.spec.vnic);
+                let cause = "its device is gone".to_owned();
+                let body = Body::VnicDetached {
+                    guest: guest.clone(),
+                    vnic,
+                    cause,
+                };
+                self.record(body, now_ms)?;
+                Ok(self.vnics_of(&guest)?.is_empty().then_some(guest))
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn drift(
+        &mut self,
+        subject: &str,
+        expected: String,
+        found: String,
+        now_ms: u64,
+    ) -> Result<(), AgentError> {
+        let subject = subject.to_owned();
+        self.record(
+            Body::Drift {
+                subject,
+                expected,
+                found,
+                repaired: true,
+            },
+            now_ms,
+        )
+    }
+}
+
+/// Reads a payload that is verified again before anything is loaded.
+fn parse<T: serde::de::DeserializeOwned>(envelope: &Envelope) -> Option<T> {
+    serde_json::from_slice(&envelope.unverified_payload().ok()?).ok()
+}

@@ -1,0 +1,272 @@
+//! What a host says of itself: what it enforces, what it counts, what it decided.
+
+use super::Host;
+use super::vnics::hook_name;
+use crate::AgentError;
+use lictor_datapath::{Datapath, Event, How, VnicStatus};
+use lictor_evidence::{
+    Body, ControlFact, Entry, Readback, SessionSample, Source, VnicCounters, VnicReadback,
+};
+use lictor_types::{Digest, Direction};
+use lictor_wire::VerifiedRelease;
+use lictor_wire::api::{ControlState, EvidenceBatch, GuestReport, HostReport, VnicReport};
+use std::time::Duration;
+
+/// The kernel at one moment.
+#[derive(Debug)]
+pub(super) struct Look {
+    pub(super) tables: Digest,
+    pub(super) vnics: Vec<VnicStatus>,
+}
+
+impl Look {
+    fn hooks_ok(&self) -> bool {
+        self.vnics.iter().all(|status| status.hooks.intact())
+    }
+}
+
+fn control_fact(control: &ControlState) -> ControlFact {
+    ControlFact {
+        control: control.name.clone(),
+        version: format!("{} {}", control.provider, control.version),
+        healthy: control.healthy,
+    }
+}
+
+/// Decisions recorded in one round.
+pub const SAMPLES_PER_ROUND_MAX: usize = 64;
+
+impl Host {
+    /// Gives room back that expired sessions hold, and records decisions on new sessions: at most
+    /// [`SAMPLES_PER_ROUND_MAX`] of them, because a flood must not fill the log. Counters in
+    /// the kernel count every packet all the same.
+    ///
+    /// # Errors
+    /// [`AgentError`].
+    pub fn collect(&mut self, now_ms: u64) -> Result<(), AgentError> {
+        for status in self.datapath.vnics()? {
+            self.datapath.sweep(status.spec.vnic)?;
+        }
+        let (mut events, mut left_out) = (Vec::new(), 0_u64);
+        self.datapath.poll_events(Duration::ZERO, |event| {
+            if events.len() < SAMPLES_PER_ROUND_MAX {
+                events.push(event);
+            } else {
+                left_out += 1;
+            }
+        })?;
+        for event in &events {
+            if let Some(sample) = self.sample(event) {
+                self.record(Body::SessionDecided(Box::new(sample)), now_ms)?;
+            }
+        }
+        if left_out > 0 {
+            let subject = format!("host {}", self.config.host);
+            let text = format!("{left_out} decisions of one round were counted but not recorded");
+            self.record(Body::Alarm { subject, text }, now_ms)?;
+        }
+        Ok(())
+    }
+
+    /// An event in the words of evidence; `None` for a vnic whose binding is gone.
+    fn sample(&self, event: &Event) -> Option<SessionSample> {
+        let binding = self
+            .bindings
+            .guests()
+            .find(|binding| binding.vnics.iter().any(|vnic| vnic.vnic == event.vnic))?;
+        let release = self.release.as_ref();
+        let rule = release.and_then(|verified| verified.release().policy.rule(event.rule));
+        let local = (event.key.local, event.key.local_port);
+        let remote = (event.key.remote, event.key.remote_port);
+        let (from, to) = match event.direction {
+            Direction::Egress => (local, remote),
+            Direction::Ingress => (remote, local),
+        };
+        Some(SessionSample {
+            guest: binding.guest.clone(),
+            vnic: event.vnic,
+            direction: event.direction,
+            verdict: event.verdict,
+            reason: event.reason,
+            rule: rule.map_or_else(String::new, |rule| rule.name.clone()),
+            protocol: event.key.protocol,
+            source: from.0,
+            destination: to.0,
+            source_port: from.1,
+            destination_port: to.1,
+        })
+    }
+
+    /// Appends to the evidence log, durably.
+    ///
+    /// # Errors
+    /// [`AgentError::Evidence`] if it may not be on disk.
+    pub fn record(&mut self, body: Body, now_ms: u64) -> Result<(), AgentError> {
+        let source = Source::Host(self.config.host.clone());
+        let entry = Entry::new(source, self.log.size(), now_ms, body);
+        self.log.append(&entry.to_bytes()?)?;
+        Ok(())
+    }
+
+    /// As many entries from `first` on as one batch holds, with the checkpoint that covers them;
+    /// `None` if there are none.
+    ///
+    /// # Errors
+    /// [`AgentError::Evidence`].
+    pub fn evidence_from(&mut self, first: u64) -> Result<Option<EvidenceBatch>, AgentError> {
+        let (host, log) = (&self.config.host, &mut self.log);
+        Ok(lictor_wire::next_batch(host, log, &self.key, first)?)
+    }
+
+    /// Reads the kernel once: its tables and every vnic.
+    pub(super) fn look(&self) -> Result<Look, AgentError> {
+        Ok(Look {
+            tables: self.found()?.digest(),
+            vnics: self.datapath.vnics()?,
+        })
+    }
+
+    /// The firewall counts as healthy when what the kernel holds is what was approved, and every
+    /// hook is in its place: read back, not remembered.
+    fn controls_of(&self, look: &Look) -> Vec<ControlState> {
+        let matches = look.tables == self.desired.digest();
+        vec![ControlState {
+            name: "firewall".into(),
+            provider: "lictor".into(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            healthy: self.release.is_some() && matches && look.hooks_ok(),
+        }]
+    }
+
+    /// The controls of this host, as they were seen to work now.
+    ///
+    /// # Errors
+    /// [`AgentError::Datapath`].
+    pub fn controls(&self) -> Result<Vec<ControlFact>, AgentError> {
+        let look = self.look()?;
+        Ok(self.controls_of(&look).iter().map(control_fact).collect())
+    }
+
+    /// Records what this host is and has, and what its kernel holds.
+    ///
+    /// # Errors
+    /// [`AgentError`].
+    pub fn record_facts(&mut self, now_ms: u64) -> Result<(), AgentError> {
+        let look = self.look()?;
+        let facts = Body::HostFacts {
+            controls: self.controls_of(&look).iter().map(control_fact).collect(),
+            kernel: self.kernel.clone(),
+            agent: env!("CARGO_PKG_VERSION").into(),
+            time_offset_us: None,
+        };
+        let readback = Body::Readback(self.readback(&look)?);
+        self.record(facts, now_ms)?;
+        self.record(readback, now_ms)
+    }
+
+    fn readback(&self, look: &Look) -> Result<Readback, AgentError> {
+        let mut vnics = Vec::new();
+        for status in &look.vnics {
+            let Some((binding, _)) = self.bindings.by_name(&status.spec.name) else {
+                continue;
+            };
+            let counters = self.datapath.counters(status.spec.vnic)?;
+            let device = self.datapath.device_counters(status.spec.vnic)?;
+            let both = [&counters.egress, &counters.ingress];
+            let carried = device.from_guest.packets + device.toward_guest.packets;
+            vnics.push(VnicReadback {
+                vnic: status.spec.vnic,
+                guest: binding.guest.clone(),
+                hooks_ok: status.hooks.intact(),
+                state: status.state,
+                counters: VnicCounters {
+                    seen: both.iter().map(|one| one.seen.packets).sum(),
+                    allowed: both.iter().map(|one| one.allowed().packets).sum(),
+                    denied: both.iter().map(|one| one.denied().packets).sum(),
+                    device: carried.saturating_sub(status.packets_before.iter().sum()),
+                },
+            });
+        }
+        Ok(Readback {
+            generation: self.desired.generation,
+            expected: self.desired.digest(),
+            found: look.tables,
+            vnics,
+        })
+    }
+
+    /// Everything about this host, read from the kernel now. How guests run is not known here.
+    ///
+    /// # Errors
+    /// [`AgentError::Datapath`] if the kernel cannot be read.
+    pub fn report(&self, now_ms: u64) -> Result<HostReport, AgentError> {
+        let look = self.look()?;
+        let features = Datapath::check_kernel();
+        let hook = features.map_or(How::Clsact, |features| match features.tcx {
+            true => How::Tcx,
+            false => How::Clsact,
+        });
+        Ok(HostReport {
+            host: self.config.host.clone(),
+            time_ms: now_ms,
+            agent_version: env!("CARGO_PKG_VERSION").into(),
+            kernel: self.kernel.clone(),
+            hook: hook_name(hook).into(),
+            generation: self.desired.generation,
+            release: self.release.as_ref().map(VerifiedRelease::digest),
+            epoch: self.bindings.epoch(),
+            tables_expected: self.desired.digest(),
+            tables_found: look.tables,
+            hooks_ok: look.hooks_ok(),
+            controls: self.controls_of(&look),
+            guests: self.guest_reports(&look)?,
+            refused: self.refused.clone(),
+            peer: self.config.peer,
+        })
+    }
+
+    fn guest_reports(&self, look: &Look) -> Result<Vec<GuestReport>, AgentError> {
+        let mut guests = Vec::new();
+        for binding in self.bindings.guests() {
+            let ours = |status: &&VnicStatus| {
+                let number = status.spec.vnic;
+                binding.vnics.iter().any(|vnic| vnic.vnic == number)
+            };
+            let vnics = look.vnics.iter().filter(ours);
+            let vnics = vnics
+                .map(|status| self.vnic_report(status))
+                .collect::<Result<Vec<_>, _>>()?;
+            if vnics.is_empty() {
+                continue;
+            }
+            let guest = &binding.guest;
+            let held = self.custody.held(guest);
+            guests.push(GuestReport {
+                guest: guest.clone(),
+                custody: if held { self.custody.epoch(guest) } else { 0 },
+                interlocked: false,
+                running: None,
+                vnics,
+            });
+        }
+        Ok(guests)
+    }
+
+    fn vnic_report(&self, status: &VnicStatus) -> Result<VnicReport, AgentError> {
+        let vnic = status.spec.vnic;
+        let counters = self.datapath.counters(vnic)?;
+        let both = [&counters.egress, &counters.ingress];
+        let device = self.datapath.device_counters(vnic)?;
+        Ok(VnicReport {
+            vnic,
+            name: status.spec.name.clone(),
+            segment: status.spec.segment,
+            state: status.state,
+            addresses: self.bindings.addresses(vnic).to_vec(),
+            sessions: self.datapath.session_count(vnic)?,
+            judged: both.map(|direction| direction.seen.packets),
+            allowed: both.map(|direction| direction.allowed().packets),
+            device: [device.from_guest.packets, device.toward_guest.packets],
+        })
+    }
+}

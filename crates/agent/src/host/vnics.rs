@@ -1,0 +1,240 @@
+//! Attaching vnics, opening and closing them.
+
+use super::{Host, Offered};
+use crate::AgentError;
+use lictor_datapath::{Attachment, How, VnicSpec};
+use lictor_evidence::Body;
+use lictor_types::{GuestId, VnicId, VnicName, VnicState};
+use lictor_wire::binding::{self, BindingLog};
+use lictor_wire::local::{Attach, Attached};
+use lictor_wire::{AddressAttestation, Binding, Envelope, VnicBinding};
+
+impl Host {
+    /// Attaches a bound vnic to its device, in hold, and attests its addresses. A vnic that was
+    /// attached to this device before keeps its state. Returns the attestation for the manager, if
+    /// there is a new one.
+    ///
+    /// # Errors
+    /// [`AgentError::Refused`] if no binding names the vnic or an address lies outside its
+    /// delegation; nothing is attached then.
+    pub fn attach(
+        &mut self,
+        request: &Attach,
+        now_ms: u64,
+    ) -> Result<(Attached, Option<Envelope>), AgentError> {
+        let (binding, vnic) = self.bound(request)?;
+        if let Some(reason) = self.refuse_here(&binding) {
+            return Err(AgentError::Refused(reason));
+        }
+        let attestation = self.attest(&binding, &vnic, request)?;
+        let spec = spec_of(&vnic, &request.device);
+        let attachment = self.datapath.attach(&spec)?;
+        self.record_attached(&binding, &vnic, &attachment, now_ms)?;
+        if let Some((envelope, log)) = &attestation {
+            let release = self.state.release()?;
+            let release =
+                release.ok_or_else(|| AgentError::Refused("no release is kept".into()))?;
+            if let Offered::Refused(reason) = self.offer(&release, log, now_ms)? {
+                return Err(AgentError::Refused(format!(
+                    "the vnic stays in hold: {reason}"
+                )));
+            }
+            debug_assert!(self.bindings_signed.attestations.contains(envelope));
+        }
+        let attached = Attached {
+            guest: binding.guest.clone(),
+            vnic: vnic.vnic,
+            state: self.datapath.state(vnic.vnic)?,
+            hook: hook_name(attachment.how).into(),
+            before_first_packet: before_first_packet(&attachment),
+            excess_frames: attachment.packets_before.iter().sum(),
+        };
+        Ok((attached, attestation.map(|(envelope, _)| envelope)))
+    }
+
+    fn bound(&self, request: &Attach) -> Result<(Binding, VnicBinding), AgentError> {
+        let name = match &request.name {
+            Some(name) => name.clone(),
+            None => VnicName::new(request.device.clone())
+                .map_err(|error| AgentError::Refused(error.to_string()))?,
+        };
+        let (binding, vnic) = self.bindings.by_name(&name).ok_or_else(|| {
+            AgentError::Refused(format!(
+                "no binding names vnic {name}; publish a binding for it, then attach \
+                 again"
+            ))
+        })?;
+        Ok((binding.clone(), vnic.clone()))
+    }
+
+    fn refuse_here(&self, binding: &Binding) -> Option<String> {
+        let host = &self.config.host;
+        (!binding.may_run_on(host))
+            .then(|| format!("the binding of {} does not list host {host}", binding.guest))
+    }
+
+    /// Signs the addresses that the management layer gave, and checks the log that would follow as
+    /// a whole, before anything is attached.
+    fn attest(
+        &self,
+        binding: &Binding,
+        vnic: &VnicBinding,
+        request: &Attach,
+    ) -> Result<Option<(Envelope, BindingLog)>, AgentError> {
+        let known = self.bindings.attestation(vnic.vnic);
+        let same = known.is_some_and(|known| {
+            known.host == self.config.host && known.addresses == request.addresses
+        });
+        if same || request.addresses.is_empty() {
+            return Ok(None);
+        }
+        let Some(release) = &self.release else {
+            return Ok(None);
+        };
+        let envelope = AddressAttestation {
+            deployment: self.trust.deployment.clone(),
+            host: self.config.host.clone(),
+            guest: binding.guest.clone(),
+            vnic: vnic.vnic,
+            sequence: known.map_or(1, |known| known.sequence + 1),
+            addresses: request.addresses.clone(),
+        }
+        .sign(&self.key);
+        let mut log = self.bindings_signed.clone();
+        log.attestations.push(envelope.clone());
+        binding::verify(&log, release, self.bindings.epoch())
+            .map_err(|error| AgentError::Refused(error.to_string()))?;
+        Ok(Some((envelope, log)))
+    }
+
+    fn record_attached(
+        &mut self,
+        binding: &Binding,
+        vnic: &VnicBinding,
+        attachment: &Attachment,
+        now_ms: u64,
+    ) -> Result<(), AgentError> {
+        let body = Body::VnicAttached {
+            guest: binding.guest.clone(),
+            vnic: vnic.vnic,
+            device: vnic.name.clone(),
+            how: "asked".into(),
+            before_first_packet: before_first_packet(attachment),
+            excess_frames: attachment.packets_before.iter().sum(),
+            window_ms: 0,
+        };
+        self.record(body, now_ms)
+    }
+
+    /// How many vnics are attached here.
+    ///
+    /// # Errors
+    /// [`AgentError::Datapath`].
+    pub fn attached(&self) -> Result<usize, AgentError> {
+        Ok(self.datapath.vnics()?.len())
+    }
+
+    /// The guest's vnics that are attached here, by number.
+    ///
+    /// # Errors
+    /// [`AgentError::Datapath`].
+    pub fn vnics_of(&self, guest: &GuestId) -> Result<Vec<VnicId>, AgentError> {
+        let Some(binding) = self.bindings.guest(guest) else {
+            return Ok(Vec::new());
+        };
+        let attached = self.datapath.vnics()?;
+        let here = |vnic: &VnicId| attached.iter().any(|status| status.spec.vnic == *vnic);
+        let bound = binding.vnics.iter().map(|vnic| vnic.vnic);
+        Ok(bound.filter(here).collect())
+    }
+
+    /// The states of the guest's vnics that are attached here.
+    ///
+    /// # Errors
+    /// [`AgentError::Datapath`].
+    pub fn states_of(&self, guest: &GuestId) -> Result<Vec<VnicState>, AgentError> {
+        let vnics = self.vnics_of(guest)?;
+        let states = vnics.iter().map(|vnic| Ok(self.datapath.state(*vnic)?));
+        states.collect()
+    }
+
+    /// Brings every vnic of the guest into one state, and returns what to record: nothing here
+    /// waits for a disk, as a guest may stand still meanwhile.
+    ///
+    /// # Errors
+    /// [`AgentError::Datapath`].
+    pub fn set_state(
+        &self,
+        guest: &GuestId,
+        to: VnicState,
+        cause: &str,
+    ) -> Result<Vec<Body>, AgentError> {
+        let mut changes = Vec::new();
+        for vnic in self.vnics_of(guest)? {
+            let from = self.datapath.state(vnic)?;
+            if from == to {
+                continue;
+            }
+            self.datapath.set_state(vnic, to)?;
+            changes.push(Body::VnicState {
+                guest: guest.clone(),
+                vnic,
+                from,
+                to,
+                cause: cause.into(),
+            });
+        }
+        Ok(changes)
+    }
+
+    /// Lets a vnic go.
+    ///
+    /// # Errors
+    /// [`AgentError::Refused`] if it is not attached here.
+    pub fn detach(&mut self, name: &VnicName, now_ms: u64) -> Result<(), AgentError> {
+        let found = self
+            .datapath
+            .vnics()?
+            .into_iter()
+            .find(|status| status.spec.name == *name);
+        let status = found
+            .ok_or_else(|| AgentError::Refused(format!("vnic {name} is not attached here")))?;
+        let vnic = status.spec.vnic;
+        self.datapath.detach(vnic)?;
+        if let Some((binding, _)) = self.bindings.by_name(name) {
+            let guest = binding.guest.clone();
+            self.record(
+                Body::VnicDetached {
+                    guest,
+                    vnic,
+                    cause: "asked".into(),
+                },
+                now_ms,
+            )?;
+        }
+        Ok(())
+    }
+}
+
+fn spec_of(vnic: &VnicBinding, device: &str) -> VnicSpec {
+    VnicSpec {
+        vnic: vnic.vnic,
+        name: vnic.name.clone(),
+        device: device.into(),
+        mac: vnic.mac,
+        segment: vnic.segment,
+        sessions_max: vnic.sessions_max,
+    }
+}
+
+/// An adopted vnic was attached by an earlier life of the agent; what it carried since was judged.
+fn before_first_packet(attachment: &Attachment) -> bool {
+    attachment.adopted || (attachment.packets_before == [0, 0] && !attachment.was_enslaved)
+}
+
+pub(super) const fn hook_name(how: How) -> &'static str {
+    match how {
+        How::Tcx => "tcx",
+        How::Clsact => "clsact",
+    }
+}

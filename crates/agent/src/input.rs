@@ -1,0 +1,76 @@
+//! Everything that reaches the owner of a host, in one queue: callers on the host, other agents,
+//! QEMUs, and the thread that talks with the manager.
+
+use crate::guests::News;
+use crate::peer::Incoming;
+use lictor_types::GuestId;
+use lictor_wire::Envelope;
+use lictor_wire::api::{EvidenceBatch, HostReport};
+use lictor_wire::binding::BindingLog;
+use lictor_wire::local::{Request, Response};
+use std::sync::mpsc::SyncSender;
+
+/// Where an answer goes.
+pub(crate) type Reply<T> = SyncSender<T>;
+
+/// One moment by two clocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Now {
+    /// Milliseconds of Unix time: what people and records use.
+    pub(crate) ms: u64,
+    /// Microseconds of a clock that only goes forward: what spans are measured by.
+    pub(crate) us: u64,
+}
+
+impl Now {
+    pub(crate) const fn since_us(self, earlier: Self) -> u64 {
+        self.us.saturating_sub(earlier.us)
+    }
+}
+
+/// What the manager has.
+#[derive(Debug)]
+pub(crate) struct Fetched {
+    pub(crate) release: Envelope,
+    pub(crate) bindings: BindingLog,
+}
+
+/// What the manager is to get.
+#[derive(Debug)]
+pub(crate) struct Upload {
+    pub(crate) attestations: Vec<Envelope>,
+    pub(crate) report: HostReport,
+    pub(crate) evidence: Option<EvidenceBatch>,
+}
+
+#[derive(Debug)]
+pub(crate) enum Input {
+    /// Somebody on this host asks.
+    Call(Box<Request>, Reply<Response>),
+    /// Another agent says something.
+    Peer(Incoming),
+    /// The thread of a guest's QEMU says something.
+    News {
+        guest: GuestId,
+        number: u64,
+        news: News,
+    },
+    /// A QEMU has stopped its guest and asks what travels with it.
+    Save {
+        guest: GuestId,
+        reply: Reply<Result<Vec<u8>, String>>,
+    },
+    /// A QEMU asks whether its guest may run with this.
+    Load {
+        guest: GuestId,
+        state: Vec<u8>,
+        reply: Reply<Result<(), String>>,
+    },
+    /// A round with the manager: what it has, and how much evidence it has acknowledged. No answer
+    /// while a guest stands still for a move.
+    Round {
+        fetched: Option<Box<Fetched>>,
+        next_entry: u64,
+        reply: Reply<Option<Box<Upload>>>,
+    },
+}

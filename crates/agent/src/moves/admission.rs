@@ -1,0 +1,100 @@
+//! Whether a host may take a guest: every reason against it, as a pure function of what was asked
+//! and how the host stands.
+
+use lictor_evidence::ControlFact;
+use lictor_types::{Epoch, HostId, VNICS_PER_HOST_MAX};
+use lictor_wire::{Binding, Refusal, Ticket, VerifiedRelease, peer};
+
+/// What the source asks.
+#[derive(Debug, Clone, Copy)]
+pub struct Question<'a> {
+    /// The ticket, whose source has signed it.
+    pub ticket: &'a Ticket,
+    /// The format that the source speaks.
+    pub format: u32,
+    /// The epoch of the guest's binding at the source.
+    pub binding: Epoch,
+}
+
+/// How the target stands.
+#[derive(Debug, Clone, Copy)]
+pub struct Standing<'a> {
+    /// The target.
+    pub host: &'a HostId,
+    /// What it enforces.
+    pub release: &'a VerifiedRelease,
+    /// The guest's binding there.
+    pub binding: Option<&'a Binding>,
+    /// Its controls, as it saw them work.
+    pub controls: &'a [ControlFact],
+    /// Vnics attached there.
+    pub vnics: usize,
+    /// The guest's custody epoch that it knows of.
+    pub custody: u64,
+    /// Whether it has custody itself.
+    pub held: bool,
+    /// Another move of the guest, if one is under way.
+    pub busy: Option<&'a str>,
+}
+
+/// Every reason against the move; none means that it is admitted.
+#[must_use]
+pub fn reasons(question: &Question<'_>, standing: &Standing<'_>) -> Vec<Refusal> {
+    let ticket = question.ticket;
+    let mut reasons = Vec::new();
+    if question.format != peer::FORMAT {
+        let (found, expected) = (question.format, peer::FORMAT);
+        let detail = format!("the source speaks {found}, the target {expected}");
+        reasons.push(Refusal::Format { detail });
+    }
+    if ticket.target != *standing.host {
+        reasons.push(Refusal::HostUnknown);
+    }
+    if ticket.release != standing.release.digest() {
+        reasons.push(Refusal::ReleaseDiffers {
+            source: ticket.generation,
+            target: standing.release.release().generation,
+        });
+    }
+    if standing.held || ticket.custody <= standing.custody {
+        let (asked, known) = (ticket.custody, standing.custody);
+        let detail = format!("the ticket is for epoch {asked}, the target knows of {known}");
+        reasons.push(Refusal::NotInCustody { detail });
+    }
+    if let Some(other) = standing.busy {
+        let detail = other.to_owned();
+        reasons.push(Refusal::Busy { detail });
+    }
+    match standing.binding {
+        Some(binding) if binding.epoch >= question.binding => {
+            reasons.extend(for_binding(binding, standing));
+        }
+        _ => reasons.push(Refusal::GuestUnknown),
+    }
+    reasons
+}
+
+fn for_binding(binding: &Binding, standing: &Standing<'_>) -> Vec<Refusal> {
+    let mut reasons = Vec::new();
+    if !binding.may_run_on(standing.host) {
+        reasons.push(Refusal::HostNotAllowed);
+    }
+    let room = (VNICS_PER_HOST_MAX as usize).saturating_sub(standing.vnics);
+    if binding.vnics.len() > room {
+        let wanted = binding.vnics.len();
+        let detail = format!("{wanted} vnics asked for, {room} left of {VNICS_PER_HOST_MAX}");
+        reasons.push(Refusal::NoRoom { detail });
+    }
+    let policy = &standing.release.release().policy;
+    let required = policy
+        .identity_of(&binding.labels)
+        .map(|identity| policy.required_controls(identity))
+        .unwrap_or_default();
+    for control in required.iter().map(ToString::to_string) {
+        let healthy = |one: &ControlFact| one.control == control && one.healthy;
+        if !standing.controls.iter().any(healthy) {
+            reasons.push(Refusal::ControlMissing { control });
+        }
+    }
+    reasons
+}

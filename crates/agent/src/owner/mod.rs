@@ -1,0 +1,388 @@
+//! The owner of a host: one thread, one queue. It joins the host's core, the guests' QEMUs, the
+//! other agents and the two state machines of a move; it never waits for any of them.
+
+mod arriving;
+mod leaving;
+mod starts;
+
+use crate::guests::{Order, Post, Watch};
+use crate::input::{Fetched, Input, Now, Reply, Upload};
+use crate::peer::{Incoming, Links, Roster};
+use crate::{AgentError, Host, Offered};
+use arriving::Arriving;
+use leaving::Leaving;
+use lictor_estate::qmp::RunState;
+use lictor_evidence::Body;
+use lictor_policy::{Cause, Choice};
+use lictor_types::{Digest, GuestId, HostId};
+use lictor_wire::Envelope;
+use lictor_wire::local::{Request, Response};
+use lictor_wire::peer::{Control, Frame, Step};
+use starts::{Claim, Departure};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::mpsc::SyncSender;
+use std::time::Duration;
+
+/// How often the kernel is read back when nobody waits for it.
+const SECOND_US: u64 = 1_000_000;
+/// Host facts are repeated so often that an auditor's freshness limit is met many times over.
+const FACTS_EVERY_US: u64 = 60 * SECOND_US;
+/// For how long a guest that stands still keeps the disk and long work away.
+const PAUSE_MAX_US: u64 = 5 * SECOND_US;
+/// How often what the other end of a move has not confirmed is said again.
+const REPEAT_EVERY_US: u64 = SECOND_US;
+
+/// The owner.
+#[derive(Debug)]
+pub(crate) struct Owner {
+    host: Host,
+    links: Links,
+    roster: Roster,
+    inputs: SyncSender<Input>,
+    watches: BTreeMap<GuestId, Watch>,
+    claims: BTreeMap<GuestId, Claim>,
+    leaving: BTreeMap<GuestId, Leaving>,
+    arriving: BTreeMap<GuestId, Arriving>,
+    /// Evidence that waits until no guest stands still.
+    later: Vec<(Body, u64)>,
+    attestations: Vec<Envelope>,
+    watched: u64,
+    next_round: Now,
+    next_repeat: Now,
+    facts: Option<Now>,
+}
+
+/// What an owner is made of.
+pub(crate) struct Parts {
+    pub(crate) host: Host,
+    pub(crate) links: Links,
+    pub(crate) roster: Roster,
+    pub(crate) inputs: SyncSender<Input>,
+}
+
+impl Owner {
+    /// Takes up what an earlier life of the agent has left.
+    pub(crate) fn new(parts: Parts, now: Now) -> Self {
+        let mut owner = Self {
+            host: parts.host,
+            links: parts.links,
+            roster: parts.roster,
+            inputs: parts.inputs,
+            watches: BTreeMap::new(),
+            claims: BTreeMap::new(),
+            leaving: BTreeMap::new(),
+            arriving: BTreeMap::new(),
+            later: Vec::new(),
+            attestations: Vec::new(),
+            watched: 0,
+            next_round: now,
+            next_repeat: now,
+            facts: None,
+        };
+        owner.roster.set(owner.host.roster());
+        let resumed = owner.resume(now);
+        warn("taking up what was here", resumed);
+        owner
+    }
+
+    /// Handles one input; what fails is logged, because the others must go on.
+    pub(crate) fn handle(&mut self, input: Input, now: Now) {
+        let result = match input {
+            Input::Call(request, reply) => self.call(&request, reply, now),
+            Input::Peer(Incoming::Frame(from, frame)) => self.frame(&from, *frame, now),
+            Input::Peer(Incoming::Lost(from)) => self.lost(&from, now),
+            Input::News {
+                guest,
+                number,
+                news,
+            } => self.news(&guest, number, news, now),
+            Input::Save { guest, reply } => self.save(&guest, reply, now),
+            Input::Load {
+                guest,
+                state,
+                reply,
+            } => self.load(&guest, &state, reply, now),
+            Input::Round {
+                fetched,
+                next_entry,
+                reply,
+            } => self.round_with_manager(fetched, next_entry, &reply, now),
+        };
+        warn("an input", result);
+        self.tick(now);
+    }
+
+    /// Does what is due.
+    pub(crate) fn tick(&mut self, now: Now) {
+        warn("deadlines", self.deadlines(now));
+        if self.in_pause(now) {
+            return;
+        }
+        warn("evidence", self.flush());
+        if self.next_round.us <= now.us {
+            let round_ms = self.host.config().round_ms;
+            self.next_round.us = now.us + round_ms * 1_000;
+            warn("round", self.round(now));
+        }
+    }
+
+    /// How long nothing will be due.
+    pub(crate) fn idle(&self, now: Now) -> Duration {
+        let rounds = self.next_round.us.min(self.next_repeat.us);
+        let claims = self.claims.values().map(|claim| claim.deadline_us);
+        let loads = self.arriving.values().filter_map(Arriving::deadline_us);
+        let asked = self.leaving.values().filter_map(Leaving::deadline_us);
+        let next = claims.chain(loads).chain(asked).min().unwrap_or(rounds);
+        // A guest that stands still puts rounds off; they are due again a moment later.
+        Duration::from_micros(next.min(rounds).saturating_sub(now.us).max(1_000))
+    }
+
+    /// Whether a guest stands still for a move: then nothing may be in its way.
+    fn in_pause(&self, now: Now) -> bool {
+        let recent = |since: Option<Now>| since.is_some_and(|at| now.since_us(at) < PAUSE_MAX_US);
+        let leaving = self.leaving.values().any(|one| recent(one.pause_since()));
+        leaving || self.arriving.values().any(|one| recent(one.pause_since()))
+    }
+
+    fn deadlines(&mut self, now: Now) -> Result<(), AgentError> {
+        self.claims_due(now)?;
+        self.leaving_due(now)?;
+        self.arriving_due(now)?;
+        if self.next_repeat.us <= now.us {
+            self.next_repeat.us = now.us + REPEAT_EVERY_US;
+            self.repeat_leaving()?;
+            self.repeat_arriving()?;
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<(), AgentError> {
+        for (body, ms) in std::mem::take(&mut self.later) {
+            self.host.record(body, ms)?;
+        }
+        Ok(())
+    }
+
+    fn note(&mut self, body: Body, now: Now) {
+        self.later.push((body, now.ms));
+    }
+
+    fn note_all(&mut self, bodies: Vec<Body>, now: Now) {
+        bodies.into_iter().for_each(|body| self.note(body, now));
+    }
+
+    fn alarm(&mut self, guest: &GuestId, text: impl Into<String>, now: Now) {
+        let (subject, text) = (format!("guest {guest}"), text.into());
+        self.note(Body::Alarm { subject, text }, now);
+    }
+
+    /// Each part stands alone: what fails in one is no reason to leave out the others.
+    fn round(&mut self, now: Now) -> Result<(), AgentError> {
+        match self.host.reconcile(now.ms) {
+            Ok(gone) => {
+                for guest in gone {
+                    self.left(&guest, Departure::DeviceGone, now)?;
+                }
+            }
+            Err(error) => warn("reconcile", Err(error)),
+        }
+        warn("collect", self.host.collect(now.ms));
+        let due = |at: Now| now.since_us(at) >= FACTS_EVERY_US;
+        if self.facts.is_none_or(due) {
+            self.facts = Some(now);
+            self.host.record_facts(now.ms)?;
+        }
+        Ok(())
+    }
+
+    fn round_with_manager(
+        &mut self,
+        fetched: Option<Box<Fetched>>,
+        next_entry: u64,
+        reply: &Reply<Option<Box<Upload>>>,
+        now: Now,
+    ) -> Result<(), AgentError> {
+        if self.in_pause(now) {
+            let _ = reply.send(None);
+            return Ok(());
+        }
+        if let Some(fetched) = fetched {
+            warn("offer", self.offer(&fetched, now));
+        }
+        self.flush()?;
+        let upload = Upload {
+            attestations: std::mem::take(&mut self.attestations),
+            report: self.report(now)?,
+            evidence: self.host.evidence_from(next_entry)?,
+        };
+        // The thread that talks with the manager may have ended.
+        let _ = reply.send(Some(Box::new(upload)));
+        Ok(())
+    }
+
+    /// A move is for one release: what has not been fenced is given up when another one is loaded.
+    fn offer(&mut self, fetched: &Fetched, now: Now) -> Result<(), AgentError> {
+        let before = self
+            .host
+            .release()
+            .map(lictor_wire::VerifiedRelease::digest);
+        let log = self.host.with_own_attestations(fetched.bindings.clone());
+        if self.host.offer(&fetched.release, &log, now.ms)? != Offered::Loaded {
+            return Ok(());
+        }
+        self.roster.set(self.host.roster());
+        self.facts = None;
+        let after = self
+            .host
+            .release()
+            .map(lictor_wire::VerifiedRelease::digest);
+        if before != after {
+            self.abandon_all("another release was loaded", now)?;
+        }
+        let waiting: Vec<GuestId> = self.claims.keys().cloned().collect();
+        for guest in waiting {
+            self.settle(&guest, now)?;
+        }
+        Ok(())
+    }
+
+    fn report(&self, now: Now) -> Result<lictor_wire::api::HostReport, AgentError> {
+        let mut report = self.host.report(now.ms)?;
+        for guest in &mut report.guests {
+            let Some(watch) = self.watches.get(&guest.guest) else {
+                continue;
+            };
+            guest.interlocked = watch.guarded;
+            guest.running = watch.state.map(|state| state == RunState::Running);
+        }
+        Ok(report)
+    }
+
+    fn call(
+        &mut self,
+        request: &Request,
+        reply: Reply<Response>,
+        now: Now,
+    ) -> Result<(), AgentError> {
+        let answer = match request {
+            Request::Attach(attach) => return self.attach(attach, reply, now),
+            Request::MoveAdmit {
+                guest,
+                target,
+                asked_by,
+            } => {
+                let wanted = leaving::Wanted {
+                    guest: guest.clone(),
+                    target: target.clone(),
+                    asked_by: asked_by.clone(),
+                };
+                return self.admit(wanted, reply, now);
+            }
+            Request::Detach { name } => {
+                let detached = self.host.detach(name, now.ms);
+                detached.map(|()| Response::Detached)
+            }
+            Request::Status => self.report(now).map(|one| Response::Status(Box::new(one))),
+            Request::MoveStatus { guest } => self.move_status(guest),
+            Request::MoveAbandon { guest } => self.move_abandon(guest, now),
+        };
+        let answer = answer.unwrap_or_else(|error| Response::Error {
+            error: error.chain(),
+        });
+        // A caller that has gone away needs no answer.
+        let _ = reply.send(answer);
+        Ok(())
+    }
+
+    fn frame(&mut self, from: &HostId, frame: Frame, now: Now) -> Result<(), AgentError> {
+        match frame {
+            Frame::Sessions {
+                ticket,
+                vnic,
+                records,
+            } => self.sessions(from, (ticket, vnic), &records),
+            Frame::Control(Control::Custody { guest }) => self.custody_asked(from, guest),
+            Frame::Control(Control::CustodyHeld { guest, held, epoch }) => {
+                self.custody_told(from, &guest, (held, epoch), now)
+            }
+            Frame::Control(Control::Admit {
+                format,
+                bindings,
+                ticket,
+            }) => self.asked(from, (format, bindings), ticket, now),
+            Frame::Control(Control::Admitted { ticket, controls }) => {
+                self.admitted(from, &ticket, controls, now)
+            }
+            Frame::Control(Control::NotAdmitted { ticket, reasons }) => {
+                self.not_admitted(from, ticket, reasons, now)
+            }
+            Frame::Control(Control::Move { ticket, step }) => self.step(from, ticket, step, now),
+        }
+    }
+
+    /// A step belongs to the move that its ticket names, and only if the right host says it.
+    fn step(
+        &mut self,
+        from: &HostId,
+        ticket: Digest,
+        step: Step,
+        now: Now,
+    ) -> Result<(), AgentError> {
+        if let Some(guest) = self.leaving_by(from, ticket) {
+            return self.leaving_step(&guest, step, now);
+        }
+        if let Some(guest) = self.arriving_by(from, ticket) {
+            return self.arriving_step(&guest, step, now);
+        }
+        self.stray_step(from, ticket, step, now)
+    }
+
+    fn lost(&mut self, host: &HostId, now: Now) -> Result<(), AgentError> {
+        self.claim_lost(host, now)?;
+        self.leaving_lost(host, now)?;
+        self.arriving_lost(host, now)
+    }
+
+    fn say(&self, host: &HostId, control: Control) {
+        let sent = self.links.send(host, Frame::Control(control));
+        warn("telling another agent", sent);
+    }
+
+    fn tell(&self, host: &HostId, ticket: Digest, step: Step) {
+        self.say(host, Control::Move { ticket, step });
+    }
+
+    /// Whether QEMU must ask before this guest moves: unless its owner chose otherwise.
+    fn guards(&self, guest: &GuestId, now: Now) -> bool {
+        let cause = Cause::HostUnprotected;
+        self.host.choice(guest, cause, now.ms) != Choice::AllowWithAlarm
+    }
+
+    fn watch(&mut self, guest: &GuestId, qmp: &Path, now: Now) -> Result<(), AgentError> {
+        // The older watch takes its socket with it, so it goes first.
+        self.watches.remove(guest);
+        self.watched += 1;
+        let post = Post {
+            guest: guest.clone(),
+            number: self.watched,
+            qmp: qmp.into(),
+            socket: self
+                .host
+                .config()
+                .run_dir
+                .join(format!("guest-{guest}.sock")),
+            inputs: self.inputs.clone(),
+        };
+        let wanted = self.guards(guest, now) || self.arriving.contains_key(guest);
+        let watch = Watch::begin(post, wanted.then_some(Order::Guard), now)?;
+        self.watches.insert(guest.clone(), watch);
+        Ok(())
+    }
+}
+
+fn warn(what: &str, result: Result<(), AgentError>) {
+    if let Err(error) = result {
+        tracing::warn!(what, error = error.chain(), "failed");
+    }
+}

@@ -1,0 +1,104 @@
+//! The thread that talks with the manager: it waits for the network so that the owner need not.
+
+use crate::error::chain;
+use crate::input::{Fetched, Input, Upload};
+use crate::manager::Manager;
+use crate::{AgentError, Host};
+use lictor_wire::Envelope;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::time::{Duration, Instant};
+
+/// What a round remembers of the one before.
+pub(crate) struct Uplink {
+    manager: Manager,
+    inputs: SyncSender<Input>,
+    round: Duration,
+    next_entry: u64,
+    unsent: Vec<Envelope>,
+}
+
+impl Uplink {
+    /// Connects as the enrolled agent of this host.
+    ///
+    /// # Errors
+    /// [`AgentError`] if a file of the state directory is missing or broken.
+    pub(crate) fn new(
+        url: &str,
+        host: &Host,
+        inputs: SyncSender<Input>,
+    ) -> Result<Self, AgentError> {
+        Ok(Self {
+            manager: Manager::open(url, host.state())?,
+            inputs,
+            round: Duration::from_millis(host.config().round_ms),
+            next_entry: 0,
+            unsent: Vec::new(),
+        })
+    }
+
+    /// Goes on until the owner has ended.
+    pub(crate) fn run(mut self) {
+        loop {
+            let begin = Instant::now();
+            let fetched = match self.fetch() {
+                Ok(fetched) => fetched,
+                Err(error) => {
+                    tracing::warn!(error = chain(&error), "fetching from the manager failed");
+                    None
+                }
+            };
+            let (reply, answer) = sync_channel(1);
+            let input = Input::Round {
+                fetched: fetched.map(Box::new),
+                next_entry: self.next_entry,
+                reply,
+            };
+            if self.inputs.send(input).is_err() {
+                return;
+            }
+            match answer.recv() {
+                Ok(Some(upload)) => self.upload(*upload),
+                Ok(None) => {}
+                Err(_) => return,
+            }
+            std::thread::sleep(self.round.saturating_sub(begin.elapsed()));
+        }
+    }
+
+    fn fetch(&self) -> Result<Option<Fetched>, AgentError> {
+        let Some(document) = self.manager.release()? else {
+            return Ok(None);
+        };
+        Ok(Some(Fetched {
+            release: document.envelope,
+            bindings: self.manager.bindings()?.log,
+        }))
+    }
+
+    /// Each part stands alone: a manager that refuses a report still gets the evidence of it.
+    fn upload(&mut self, upload: Upload) {
+        self.unsent.extend(upload.attestations);
+        let warn = |what: &str, result: Result<(), AgentError>| {
+            if let Err(error) = result {
+                tracing::warn!(what, error = chain(&error), "telling the manager failed");
+            }
+        };
+        warn("attest", self.attest());
+        warn("report", self.manager.report(&upload.report));
+        if let Some(batch) = &upload.evidence {
+            let accepted = self.manager.evidence(batch);
+            warn(
+                "evidence",
+                accepted.map(|accepted| self.next_entry = accepted.next),
+            );
+        }
+    }
+
+    fn attest(&mut self) -> Result<(), AgentError> {
+        while let Some(envelope) = self.unsent.first() {
+            self.manager.attest(envelope)?;
+            self.unsent.remove(0);
+        }
+        Ok(())
+    }
+}

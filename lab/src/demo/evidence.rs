@@ -1,0 +1,24 @@
+//! Looking for something in the evidence that the manager has collected.
+
+use super::world::LIMIT;
+use crate::site::Site;
+use crate::wait;
+use anyhow::{Context, Result};
+use lictor_evidence::Entry;
+
+/// How much evidence there is now: what comes later is news.
+pub(super) fn mark(site: &Site) -> Result<usize> {
+    Ok(site.evidence()?.len())
+}
+
+/// Waits for the first entry after a mark that is wanted.
+pub(super) fn find<T>(
+    site: &Site,
+    (what, since): (&str, usize),
+    wanted: impl Fn(&Entry) -> Option<T>,
+) -> Result<T> {
+    wait::until("evidence", LIMIT, || {
+        Ok(site.evidence()?.iter().skip(since).find_map(&wanted))
+    })
+    .with_context(|| what.to_owned())
+}

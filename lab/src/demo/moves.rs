@@ -1,0 +1,410 @@
+//! Guests that move, or may not.
+
+use super::summary::MoveRow;
+use super::world::{BATCH, DB, LIMIT, World, attach, batch_services, boot};
+use super::{ensure, evidence, millis};
+use crate::guest::{MigrateOptions, MigrateReport, QemuGuest};
+use crate::site::{Agent, Answer, Arrival};
+use crate::stream::{StreamLog, StreamReport};
+use crate::{Capture, Frame, Way, wait};
+use anyhow::{Context, Result, bail};
+use lictor_evidence::{Body, MoveOutcome, MoveRecord};
+use lictor_types::{GuestId, HostId, Mac, VnicState};
+use lictor_wire::api::{GuestReport, Placement, VnicReport};
+use lictor_wire::local::{MovePhase, Response};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// Numbers of a stream that show that it goes on.
+const GOES_ON: usize = 50;
+
+/// What QEMU's time stamps may be off: they are cut to a millisecond on the way.
+const STAMP_MS: u64 = 1;
+
+/// A stream must bring more numbers, in order and on the same connection.
+fn goes_on(stream: &StreamLog, whose: &str) -> Result<StreamReport> {
+    let count = stream.report().count;
+    let report = stream
+        .wait_for(count + GOES_ON, LIMIT)
+        .with_context(|| format!("the stream of {whose}"))?;
+    ensure(report.contiguous && report.ended.is_none(), || {
+        format!("the stream of {whose} broke: {report:?}")
+    })?;
+    Ok(report)
+}
+
+fn both_go_on(world: &World) -> Result<()> {
+    goes_on(world.web.stream(), "web")?;
+    goes_on(world.batch.stream(), "batch").map(drop)
+}
+
+/// QEMU asks the agent of a guest before it leaves and before it runs, unless its owner chose
+/// otherwise in the signed policy.
+pub(super) fn interlocked(world: &mut World) -> Result<String> {
+    world.wait_interlock("a", "web")?;
+    world.wait_interlock("a", "db")?;
+    let batch = known(world.site.agent("b")?, "batch")?;
+    ensure(!batch.interlocked && batch.running == Some(true), || {
+        format!("batch should run without an interlock: {batch:?}")
+    })?;
+    Ok("web and db have it; batch has not, as its owner chose allow-with-alarm".into())
+}
+
+/// A snapshot asks the same object in QEMU that a move asks, and must fence nothing.
+pub(super) fn snapshot(world: &mut World) -> Result<String> {
+    let since = evidence::mark(&world.site)?;
+    let before = known(world.site.agent("a")?, "db")?;
+    world.db.snapshot("demo")?;
+    both_go_on(world)?;
+    let sessions = world.evidence(("a snapshot of db", since), |entry| match &entry.body {
+        Body::SnapshotTaken { guest, sessions } if guest.as_str() == "db" => Some(*sessions),
+        _ => None,
+    })?;
+    let after = known(world.site.agent("a")?, "db")?;
+    let state = vnic(&after)?.state;
+    ensure(
+        state == VnicState::Open && after.custody == before.custody,
+        || format!("db was {before:?}, and is {after:?} after its snapshot"),
+    )?;
+    Ok(format!(
+        "both streams go on without a hole; {sessions} sessions recorded, nothing fenced"
+    ))
+}
+
+fn known(agent: &Agent, guest: &str) -> Result<GuestReport> {
+    agent
+        .guest(guest)?
+        .with_context(|| format!("the agent of {} does not know {guest}", agent.name()))
+}
+
+fn vnic(report: &GuestReport) -> Result<&VnicReport> {
+    let vnic = report.vnics.first();
+    vnic.with_context(|| format!("{} has no vnic there", report.guest))
+}
+
+/// db moves from a to b while two guests hold a stream of it.
+pub(super) fn db(world: &mut World) -> Result<String> {
+    let since = evidence::mark(&world.site)?;
+    let begin = Instant::now();
+    let source_agent = world.site.agent("a")?;
+    match source_agent.admit("db", "b")? {
+        Response::Admitted { .. } => {}
+        other => bail!("the move is not admitted: {other:?}"),
+    }
+    let target = world.b.receive(&DB.spec(&[]), |vnic| {
+        attach(&world.site, "b", (&DB, vnic), Arrival::Incoming)
+    })?;
+    let ready = [MovePhase::Copied, MovePhase::Aborted];
+    let status = source_agent.wait_for_phase("db", &ready, LIMIT)?;
+    ensure(status.phase == MovePhase::Copied, || {
+        format!("it ended before it began: {status:?}")
+    })?;
+    let report = migrate(&world.db, &target, "completed")?;
+    // From here on the guest lives at the target; its source is kept until its counters are read.
+    let source = std::mem::replace(&mut world.db, target);
+    let ended = [MovePhase::Done, MovePhase::Aborted];
+    let status = world.site.agent("a")?.wait_for_phase("db", &ended, LIMIT)?;
+    ensure(status.phase == MovePhase::Done, || {
+        format!("the agents did not commit: {status:?}")
+    })?;
+    world.wait_open("b", "db")?;
+    both_go_on(world)?;
+    let gap = world.web.stream().report_since(begin).largest_gap;
+    let record = recorded(world, since)?;
+    ensure(record.outcome == MoveOutcome::Committed, || {
+        format!("{record:?}")
+    })?;
+    let reconciled = reconcile(world, &record)?;
+    source.quit()?;
+    // A guest that has arrived must be able to leave again under a verdict.
+    world.wait_interlock("b", "db")?;
+    let row = row_of(&record, gap);
+    let saw = format!(
+        "{} of {} sessions handed over, QEMU's pause {}, longest silence of web's stream {} ms, \
+         unprotected {} ms; {reconciled}",
+        row.sessions_accepted,
+        row.sessions_sent,
+        report
+            .pause
+            .map_or("unknown".into(), |pause| format!("{} ms", millis(pause))),
+        millis(gap),
+        record.unprotected_ms,
+    );
+    world.moves.push(row);
+    Ok(saw)
+}
+
+fn migrate(source: &QemuGuest, target: &QemuGuest, wanted: &str) -> Result<MigrateReport> {
+    let report = source.migrate_to(target, &MigrateOptions::default())?;
+    ensure(report.status == wanted, || {
+        format!("expected a migration that is {wanted}: {report:?}")
+    })?;
+    Ok(report)
+}
+
+fn recorded(world: &World, since: usize) -> Result<MoveRecord> {
+    world.evidence(
+        ("the signed record of the move", since),
+        |entry| match &entry.body {
+            Body::MoveRecorded { record, .. } if record.guest.as_str() == "db" => {
+                Some((**record).clone())
+            }
+            _ => None,
+        },
+    )
+}
+
+fn row_of(record: &MoveRecord, gap: Duration) -> MoveRow {
+    MoveRow {
+        guest: record.guest.to_string(),
+        from: record.from.to_string(),
+        to: record.to.to_string(),
+        outcome: "committed".into(),
+        sessions_sent: record.sessions.sent,
+        sessions_accepted: record.sessions.accepted,
+        sessions_refused: record.sessions.refused.values().sum(),
+        stream_gap_ms: Some(millis(gap)),
+        unprotected_ms: Some(record.unprotected_ms),
+        error_ms: Some(record.error_ms),
+    }
+}
+
+/// The lab's own view of a move, against what agents and kernel say:
+///
+/// * at the source, whose guest stands still, the device has carried exactly the packets that got
+///   a verdict;
+/// * no more frames of the guest came out of a host than its program had let pass;
+/// * none came out of the source after the first one out of the target, and none out of c.
+fn reconcile(world: &World, record: &MoveRecord) -> Result<String> {
+    // The frames are counted before the counters are read, which only grow.
+    let from_a = frames_of(&world.fabric.a, DB.mac());
+    let from_b = frames_of(&world.fabric.b, DB.mac());
+    let from_c = frames_of(&world.fabric.c, DB.mac());
+    let a = known(world.site.agent("a")?, "db")?;
+    let b = known(world.site.agent("b")?, "db")?;
+    let (a, b) = (vnic(&a)?, vnic(&b)?);
+    ensure(a.judged[0] == a.device[0], || {
+        format!(
+            "on a the device carried {} packets, {} got a verdict",
+            a.device[0], a.judged[0]
+        )
+    })?;
+    for (host, frames, allowed) in [("a", &from_a, a.allowed[0]), ("b", &from_b, b.allowed[0])] {
+        ensure(frames.len() as u64 <= allowed, || {
+            format!(
+                "{} frames of db came out of {host}, {allowed} were allowed",
+                frames.len()
+            )
+        })?;
+    }
+    let first_from_b = from_b.first().context("no frame of db came out of b")?.at;
+    let late = from_a
+        .iter()
+        .filter(|frame| frame.at > first_from_b)
+        .count();
+    let strays = late + from_c.len();
+    ensure(strays == 0, || {
+        format!(
+            "{late} frames of db came out of a after its move, {} out of c",
+            from_c.len()
+        )
+    })?;
+    ensure(record.unprotected_ms == 0, || {
+        format!("the record says {record:?}")
+    })?;
+    Ok(format!(
+        "the lab's capture agrees: {} frames of db out of a ({} allowed), then {} out of b ({} \
+         allowed), none out of a after the first out of b; on a verdicts equal the device's {}",
+        from_a.len(),
+        a.allowed[0],
+        from_b.len(),
+        b.allowed[0],
+        a.device[0],
+    ))
+}
+
+/// The frames that a host itself sent for this guest.
+fn frames_of(capture: &Capture, mac: Mac) -> Vec<Frame> {
+    let mut frames = capture.from_mac(mac);
+    frames.retain(|frame| frame.way == Way::Received);
+    frames
+}
+
+/// db may not go to c: its agent refuses, and a migration that nobody asked for fails too.
+pub(super) fn refused(world: &mut World) -> Result<String> {
+    let since = evidence::mark(&world.site)?;
+    let begin = Instant::now();
+    let from = world.db.host().node().name().to_owned();
+    let reasons = match world.site.agent(&from)?.admit("db", "c")? {
+        Response::Refused { reasons } => reasons,
+        other => bail!("expected every reason against the move: {other:?}"),
+    };
+    world.evidence(("the refusal", since), |entry| match &entry.body {
+        Body::MoveRefused { guest, to, .. } if guest.as_str() == "db" && to.as_str() == "c" => {
+            Some(())
+        }
+        _ => None,
+    })?;
+    let target = world.c.receive(&DB.spec(&[]), |_| Ok(()))?;
+    let report = migrate(&world.db, &target, "failed")?;
+    drop(target);
+    both_go_on(world)?;
+    world.wait_open(&from, "db")?;
+    let frames = frames_of(&world.fabric.c, DB.mac()).len();
+    ensure(frames == 0, || {
+        format!("{frames} frames of db came out of c")
+    })?;
+    let gap = world.web.stream().report_since(begin).largest_gap;
+    let reasons: Vec<_> = reasons.iter().map(ToString::to_string).collect();
+    world.moves.push(MoveRow {
+        guest: "db".into(),
+        from: from.clone(),
+        to: "c".into(),
+        outcome: "refused".into(),
+        sessions_sent: 0,
+        sessions_accepted: 0,
+        sessions_refused: 0,
+        stream_gap_ms: Some(millis(gap)),
+        unprotected_ms: Some(0),
+        error_ms: Some(0),
+    });
+    Ok(format!(
+        "refused: {}; a migration all the same rolls back ({}), the stream goes on after {} ms, \
+         no frame of db out of c",
+        reasons.join("; "),
+        report
+            .error
+            .unwrap_or_else(|| "QEMU gives no reason".into()),
+        millis(gap)
+    ))
+}
+
+/// batch goes where no agent is, as its owner allowed; the hypervisor's connector reports it.
+pub(super) fn batch_leaves(world: &mut World) -> Result<String> {
+    let since = evidence::mark(&world.site)?;
+    let begin = Instant::now();
+    let target = world.c.receive(&BATCH.spec(&[]), |_| Ok(()))?;
+    let mark = world.batch.qmp().mark();
+    migrate(&world.batch, &target, "completed")?;
+    let stop = stamp(&world.batch, mark, "STOP")?;
+    let resume = stamp(&target, 0, "RESUME")?;
+    let source = std::mem::replace(&mut world.batch, target);
+    // It ran without a verdict from some moment between its stop and its first event at c.
+    let error_ms = millis(resume.saturating_sub(stop)) + STAMP_MS;
+    place(world, "c", (whole_millis(resume), error_ms))?;
+    source.quit()?;
+    both_go_on(world)?;
+    let gap = world.batch.stream().report_since(begin).largest_gap;
+    let (choice, since_ms) =
+        world.evidence(("the open interval", since), |entry| match &entry.body {
+            Body::UnprotectedOpened {
+                guest,
+                choice,
+                since_ms,
+                ..
+            } if guest.as_str() == "batch" => Some((choice.clone(), *since_ms)),
+            _ => None,
+        })?;
+    ensure(since_ms == whole_millis(resume), || {
+        format!("the interval begins at {since_ms}")
+    })?;
+    world.evidence(("the alarm", since), |entry| match &entry.body {
+        Body::Alarm { subject, .. } if subject.contains("batch") => Some(()),
+        _ => None,
+    })?;
+    world.moves.push(MoveRow {
+        guest: "batch".into(),
+        from: "b".into(),
+        to: "c".into(),
+        outcome: "unprotected".into(),
+        sessions_sent: 0,
+        sessions_accepted: 0,
+        sessions_refused: 0,
+        stream_gap_ms: Some(millis(gap)),
+        unprotected_ms: None,
+        error_ms: Some(error_ms),
+    });
+    Ok(format!(
+        "without interlock; choice {choice}, alarm and open interval in evidence since its RESUME \
+         at c, give or take {error_ms} ms (QEMU's pause); its stream to db goes on after {} ms, \
+         still judged at db",
+        millis(gap)
+    ))
+}
+
+/// batch is restarted on b: the unprotected time ends, and its length is known.
+pub(super) fn batch_returns(world: &mut World) -> Result<String> {
+    let since = evidence::mark(&world.site)?;
+    let on = world.batch.host().node().name();
+    ensure(on == "c", || format!("batch is on {on}: it never left"))?;
+    let unjudged = frames_of(&world.fabric.c, BATCH.mac()).len();
+    world.batch.qmp().execute("quit", serde_json::json!({}))?;
+    let limit = Duration::from_secs(10);
+    world.batch.process().wait(limit)?;
+    // It began to run under a verdict somewhere between these two moments.
+    let (begin, started) = (Instant::now(), SystemTime::now());
+    world.batch = boot(&world.site, &world.b, &BATCH, &batch_services())?;
+    let started_ms = whole_millis(started.duration_since(UNIX_EPOCH)?);
+    place(world, "b", (started_ms, millis(begin.elapsed())))?;
+    world.wait_open("b", "batch")?;
+    let (since_ms, until_ms, error_ms) =
+        world.evidence(("the closed interval", since), |entry| match &entry.body {
+            Body::UnprotectedClosed {
+                guest,
+                since_ms,
+                until_ms,
+                error_ms,
+                ..
+            } if guest.as_str() == "batch" => Some((*since_ms, *until_ms, *error_ms)),
+            _ => None,
+        })?;
+    let length = until_ms
+        .checked_sub(since_ms)
+        .context("an interval that ends before it begins")?;
+    let row = world
+        .moves
+        .iter_mut()
+        .rev()
+        .find(|row| row.outcome == "unprotected");
+    let row = row.context("no unprotected move was seen")?;
+    (row.unprotected_ms, row.error_ms) = (Some(length), Some(error_ms));
+    ensure(length > 0 && unjudged > 0, || {
+        format!("{length} ms and {unjudged} frames without a verdict cannot be right")
+    })?;
+    Ok(format!(
+        "unprotected for {length} ms, give or take {error_ms} ms, by placement events; the lab's \
+         capture saw {unjudged} frames of batch out of c"
+    ))
+}
+
+fn place(world: &World, host: &str, (since_ms, error_ms): (u64, u64)) -> Result<()> {
+    let placement = Placement {
+        guest: GuestId::new(BATCH.name)?,
+        host: HostId::new(host)?,
+        since_ms,
+        error_ms,
+    };
+    let connector = &world.site.people.connector;
+    let placed: Answer<serde_json::Value> = connector.call("POST", "/v1/placements", &placement)?;
+    match placed {
+        Answer::Ok(_) => Ok(()),
+        Answer::Refused { status, error } => {
+            bail!("the manager refuses a placement ({status}): {error:?}")
+        }
+    }
+}
+
+/// When QEMU says that something happened, since 1970.
+fn stamp(guest: &QemuGuest, mark: usize, event: &str) -> Result<Duration> {
+    let found = wait::until("an event of QEMU", LIMIT, || {
+        let events = guest.qmp().events();
+        Ok(events
+            .into_iter()
+            .skip(mark)
+            .find(|other| other.name == event))
+    });
+    Ok(found.with_context(|| event.to_owned())?.at)
+}
+
+fn whole_millis(since_epoch: Duration) -> u64 {
+    u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX)
+}

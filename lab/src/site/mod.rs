@@ -1,0 +1,229 @@
+//! A site: a lab in which the real manager and the real agents run as processes, and people with
+//! keys and certificates of their own make releases and bindings. The demo and the tests of whole
+//! flows share it.
+
+mod agent;
+pub mod command;
+mod manager;
+mod people;
+mod release;
+
+pub use agent::{Agent, Arrival, PEER_PORT, vnic_name};
+pub use manager::{Manager, PORT};
+pub use people::{Answer, Person};
+pub use release::{Draft, Guest, Keys, Signed, key};
+
+use crate::host::{Host, Lab, Node};
+use anyhow::{Context, Result};
+use lictor_evidence::Entry;
+use lictor_types::{DeploymentId, HostId};
+use lictor_wire::api::{Entries, Inventory, Published, Role};
+use lictor_wire::{Envelope, RosterHost};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+/// The project's own programs, as they were built.
+#[derive(Debug, Clone)]
+pub struct Programs {
+    /// The `lictor` command.
+    pub lictor: PathBuf,
+    /// The assessor's `lictor-verify` command.
+    pub verify: PathBuf,
+}
+
+/// Everybody who calls the manager, one for each role that a site needs.
+#[derive(Debug)]
+pub struct People {
+    /// Publishes releases.
+    pub author: Person,
+    /// Publishes bindings.
+    pub owner: Person,
+    /// Reads evidence.
+    pub auditor: Person,
+    /// Reports placements.
+    pub connector: Person,
+}
+
+/// A running site. Its processes end when it drops, and everything else with its lab.
+#[derive(Debug)]
+pub struct Site {
+    /// Who calls the manager.
+    pub people: People,
+    /// Who signs.
+    pub keys: Keys,
+    agents: BTreeMap<String, Agent>,
+    manager: Manager,
+    programs: Programs,
+    deployment: DeploymentId,
+    lab: Lab,
+}
+
+/// Entries that one call may bring; the manager gives fewer at once and is asked again.
+const ENTRIES_MAX: usize = 1 << 20;
+
+impl Site {
+    /// Makes a lab with a manager, and enrols one person or connector for each role.
+    ///
+    /// # Errors
+    /// The caller is not root, or one of the programs fails.
+    pub fn new(programs: Programs, deployment: &str) -> Result<Self> {
+        let deployment = DeploymentId::new(deployment)?;
+        let keys = Keys::generate()?;
+        let lab = Lab::new()?;
+        let node = lab.node("manager")?;
+        let (author, approver) = (keys.author.verify_key(), keys.approver.verify_key());
+        let mut manager = Manager::init(node, &programs, &deployment, (&author, &approver))?;
+        manager.start()?;
+        let desk = lab.node("desk")?;
+        let enrol = |role, name| Person::enrol(&manager, &desk, role, name);
+        let people = People {
+            author: enrol(Role::PolicyAuthor, "ann")?,
+            owner: enrol(Role::ScopeOwner, "olga")?,
+            auditor: enrol(Role::Auditor, "alex")?,
+            connector: enrol(Role::Connector, "hypervisor")?,
+        };
+        Ok(Self {
+            people,
+            keys,
+            agents: BTreeMap::new(),
+            manager,
+            programs,
+            deployment,
+            lab,
+        })
+    }
+
+    /// Makes a host whose agent is enrolled and runs. It enforces nothing before the release names
+    /// it.
+    ///
+    /// # Errors
+    /// The agent cannot be enrolled or does not start.
+    pub fn protected_host(&mut self, name: &str) -> Result<Host> {
+        let host = self.lab.host(name)?;
+        let mut agent = Agent::new(&host, &self.programs);
+        agent.enrol(&self.manager)?;
+        agent.start()?;
+        self.agents.insert(name.into(), agent);
+        Ok(host)
+    }
+
+    /// The agent of a protected host.
+    ///
+    /// # Errors
+    /// There is none of this name.
+    pub fn agent(&self, host: &str) -> Result<&Agent> {
+        self.agents
+            .get(host)
+            .with_context(|| format!("host {host} has no agent"))
+    }
+
+    /// Kills an agent at once and starts it again.
+    ///
+    /// # Errors
+    /// There is none on this host, or it does not start.
+    pub fn restart_agent(&mut self, host: &str) -> Result<()> {
+        let agent = self.agents.get_mut(host);
+        let agent = agent.with_context(|| format!("host {host} has no agent"))?;
+        agent.kill()?;
+        agent.start()
+    }
+
+    /// Every agent.
+    pub fn agents(&self) -> impl Iterator<Item = &Agent> {
+        self.agents.values()
+    }
+
+    /// The manager.
+    #[must_use]
+    pub const fn manager(&self) -> &Manager {
+        &self.manager
+    }
+
+    /// The project's programs.
+    #[must_use]
+    pub const fn programs(&self) -> &Programs {
+        &self.programs
+    }
+
+    /// The lab beneath.
+    #[must_use]
+    pub const fn lab(&self) -> &Lab {
+        &self.lab
+    }
+
+    /// The name of the installation.
+    #[must_use]
+    pub const fn deployment(&self) -> &DeploymentId {
+        &self.deployment
+    }
+
+    /// What a release pins of each protected host: the keys come from the manager's inventory, so
+    /// whoever signs must have compared them.
+    ///
+    /// # Errors
+    /// The manager does not know one of the hosts.
+    pub fn roster(&self) -> Result<Vec<RosterHost>> {
+        let inventory: Inventory = self.people.author.get("/v1/inventory")?;
+        let entry = |agent: &Agent| {
+            let host = HostId::new(agent.name())?;
+            let mut known = inventory.hosts.iter();
+            let key = known
+                .find(|entry| entry.host == host)
+                .and_then(|entry| entry.key.clone())
+                .with_context(|| format!("the manager has no key of host {host}"))?;
+            let peer = (agent.host().node().management(), PEER_PORT).into();
+            Ok(RosterHost {
+                host,
+                cluster: "main".into(),
+                key,
+                peer,
+            })
+        };
+        self.agents.values().map(entry).collect()
+    }
+
+    /// Sends a release to the manager, signed as it is.
+    ///
+    /// # Errors
+    /// Nobody answers. A refusal is an answer.
+    pub fn publish(&self, release: &Envelope) -> Result<Answer<Published>> {
+        self.people.author.call("POST", "/v1/releases", release)
+    }
+
+    /// Publishes a guest's binding, signed by the scope's owner.
+    ///
+    /// # Errors
+    /// The manager refuses it.
+    pub fn bind(&self, guest: &Guest) -> Result<()> {
+        let binding = guest.binding(&self.deployment)?.sign(&self.keys.owner);
+        let _: Published = self.people.owner.must("POST", "/v1/bindings", &binding)?;
+        Ok(())
+    }
+
+    /// The evidence that the manager has, as an auditor reads it.
+    ///
+    /// # Errors
+    /// The manager refuses, or an entry is not of this version.
+    pub fn evidence(&self) -> Result<Vec<Entry>> {
+        let mut entries = Vec::new();
+        while entries.len() < ENTRIES_MAX {
+            let path = format!("/v1/log/entries?first={}", entries.len());
+            let part: Entries = self.people.auditor.get(&path)?;
+            if part.entries.is_empty() {
+                break;
+            }
+            for text in &part.entries {
+                entries.push(Entry::from_bytes(text.as_bytes())?);
+            }
+        }
+        Ok(entries)
+    }
+
+    /// A further node of the management fabric.
+    ///
+    /// # Errors
+    /// The name is taken, or the lab is full.
+    pub fn node(&self, name: &str) -> Result<Node> {
+        self.lab.node(name)
+    }
+}
