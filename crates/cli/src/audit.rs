@@ -72,9 +72,9 @@ pub(crate) fn run(args: &AuditArgs) -> Result<Answer, CliError> {
         Action::Verify { dir, key, recheck } => {
             let files = files::read_pack(dir)?;
             let recheck = if *recheck {
-                Recheck::Run
+                Recheck::Always
             } else {
-                Recheck::Skip
+                Recheck::Reported
             };
             Ok(outcome(&verified(&files, key.as_ref(), recheck)?))
         }
@@ -105,7 +105,7 @@ fn fetch(out: &Path, caller: &Caller) -> Result<Answer, CliError> {
     }
     files::write_pack(out, &files)?;
     let written = files::read_pack(out)?;
-    let found = verified(&written, Some(&identity.trust.manager), Recheck::Skip)?;
+    let found = verified(&written, Some(&identity.trust.manager), Recheck::Reported)?;
     Ok(outcome(&found))
 }
 
@@ -116,7 +116,7 @@ fn report(
 ) -> Result<Answer, CliError> {
     let files = files::read_pack(dir)?;
     // A report of a pack that does not verify would be a page about nothing.
-    let checked = verified(&files, key, Recheck::Run)?;
+    let checked = verified(&files, key, Recheck::Always)?;
     let report = report_of(&files, key)?;
     files::write_new(html_file, html(&report).as_bytes())?;
     files::write_new(json_file, json(&report).as_bytes())?;

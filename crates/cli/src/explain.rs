@@ -484,7 +484,7 @@ fn page(one: &Explained) -> Answer {
                 .table(["rule", "action", "part"], rows)
         }
     };
-    let page = one.notes.iter().fold(page, |page, note| page.line(note));
+    let page = one.notes.iter().fold(page, Page::line);
     Answer::new(page, one)
 }
 

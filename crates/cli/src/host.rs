@@ -229,6 +229,8 @@ fn status(report: &HostReport) -> Page {
                 (&vnic.name).into(),
                 Cell::toned(tone, vnic.state),
                 guest.custody.into(),
+                Cell::optional(guest.running.map(yes_no)),
+                yes_no(guest.interlocked).into(),
                 vnic.sessions.into(),
                 pair(vnic.judged).into(),
                 pair(vnic.allowed).into(),
@@ -242,6 +244,8 @@ fn status(report: &HostReport) -> Page {
         "vnic",
         "state",
         "custody",
+        "runs",
+        "interlock",
         "sessions",
         "judged",
         "allowed",
@@ -250,6 +254,10 @@ fn status(report: &HostReport) -> Page {
     ];
     page.section("vnics; packets are from the guest / toward it")
         .table(head, vnics)
+}
+
+const fn yes_no(yes: bool) -> &'static str {
+    if yes { "yes" } else { "no" }
 }
 
 fn pair([from, toward]: [u64; 2]) -> String {

@@ -5,8 +5,8 @@ use crate::local::Agent;
 use crate::output::{Answer, Cell, Ending, Page, Printing, Tone};
 use crate::{CliError, Setting};
 use clap::{Args, Subcommand, ValueEnum};
-use lictor_evidence::{MoveOutcome, MoveRecord};
 use lictor_types::{GuestId, HostId};
+use lictor_wire::api::{MoveEntry, MoveResult, MoveSigners};
 use lictor_wire::local::{MovePhase, MoveStatus, Request, Response};
 use serde_json::json;
 use std::time::Duration;
@@ -60,7 +60,7 @@ enum Action {
         #[command(flatten)]
         agent: Agent,
     },
-    /// List the moves that the manager has records of.
+    /// List moves, and stays on hosts without an agent, as the manager knows them.
     List {
         #[command(flatten)]
         caller: Caller,
@@ -202,25 +202,29 @@ const fn name(phase: MovePhase) -> &'static str {
     }
 }
 
-fn list(moves: &[MoveRecord]) -> Answer {
+fn list(moves: &[MoveEntry]) -> Answer {
     let rows = moves.iter().map(|one| {
-        let outcome = match one.outcome {
-            MoveOutcome::Committed => Cell::toned(Tone::Good, "committed"),
-            MoveOutcome::Aborted => Cell::toned(Tone::Doubt, "aborted"),
-            MoveOutcome::StateLost => Cell::toned(Tone::Bad, "state-lost"),
+        let tone = match one.outcome {
+            MoveResult::Committed => Tone::Good,
+            MoveResult::Aborted | MoveResult::Refused => Tone::Doubt,
+            MoveResult::StateLost | MoveResult::Unprotected => Tone::Bad,
         };
-        let sessions = &one.sessions;
-        let refused: u64 = sessions.refused.values().sum();
+        let sessions = one.sessions.as_ref().map(|sessions| {
+            let refused: u64 = sessions.refused.values().sum();
+            format!("{}/{}/{refused}", sessions.sent, sessions.accepted)
+        });
         [
             (&one.guest).into(),
-            (&one.from).into(),
+            Cell::optional(one.from.as_ref()),
             (&one.to).into(),
-            outcome,
-            lictor_audit::utc(one.fenced_ms).into(),
-            format!("{}/{}/{refused}", sessions.sent, sessions.accepted).into(),
-            one.pause_us.into(),
+            Cell::toned(tone, one.outcome.name()),
+            lictor_audit::utc(one.time_ms).into(),
+            Cell::optional(sessions),
+            Cell::optional(one.pause_us),
             one.unprotected_ms.into(),
-            one.asked_by.as_str().into(),
+            Cell::optional(one.signers.map(signers)),
+            Cell::optional(one.asked_by.as_ref()),
+            one.reasons.join("; ").into(),
         ]
     });
     let head = [
@@ -228,11 +232,22 @@ fn list(moves: &[MoveRecord]) -> Answer {
         "from",
         "to",
         "outcome",
-        "fenced",
+        "when",
         "sent/accepted/refused",
         "pause us",
         "unprotected ms",
+        "signed by",
         "asked by",
+        "reasons",
     ];
     Answer::new(Page::default().table(head, rows), &moves)
+}
+
+const fn signers(signers: MoveSigners) -> &'static str {
+    match signers {
+        MoveSigners::Neither => "nobody",
+        MoveSigners::Source => "the source alone",
+        MoveSigners::Target => "the target alone",
+        MoveSigners::Both => "both",
+    }
 }

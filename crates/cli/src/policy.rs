@@ -96,24 +96,38 @@ pub(crate) fn run(args: &PolicyArgs, setting: &Setting) -> Result<Answer, CliErr
     }
 }
 
-/// Reads a policy text, with its bytes and whatever is wrong with it.
-fn read(path: &Path) -> Result<(Option<Policy>, Vec<Diagnostic>, Vec<u8>), CliError> {
+/// A policy text and whatever is wrong with it.
+struct Reading {
+    policy: Option<Policy>,
+    diagnostics: Vec<Diagnostic>,
+    bytes: Vec<u8>,
+}
+
+fn read(path: &Path) -> Result<Reading, CliError> {
     let bytes = files::read(path, POLICY_TEXT_BYTES_MAX)?;
     let (policy, diagnostics) = parse(&path.display().to_string(), &bytes);
-    Ok((policy, diagnostics, bytes))
+    Ok(Reading {
+        policy,
+        diagnostics,
+        bytes,
+    })
 }
 
 /// Reads a policy that has no errors.
 pub(crate) fn read_sound(path: &Path) -> Result<Policy, CliError> {
-    let (policy, diagnostics, bytes) = read(path)?;
-    policy.ok_or_else(|| CliError::Policy {
+    let reading = read(path)?;
+    reading.policy.ok_or_else(|| CliError::Policy {
         path: path.into(),
-        diagnostics: render(&diagnostics, &bytes),
+        diagnostics: render(&reading.diagnostics, &reading.bytes),
     })
 }
 
 fn check(path: &Path) -> Result<Answer, CliError> {
-    let (policy, diagnostics, bytes) = read(path)?;
+    let Reading {
+        policy,
+        diagnostics,
+        bytes,
+    } = read(path)?;
     let is = |severity| {
         diagnostics
             .iter()
