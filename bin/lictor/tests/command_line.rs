@@ -630,7 +630,7 @@ fn bad_input_is_answered_with_place_expectation_and_next_step() {
         &["--generation", "expected 1 or more"],
     );
     check(
-        &format!("policy compile @unknown.lictor --site @site.toml --generation 1 --out @r.json"),
+        "policy compile @unknown.lictor --site @site.toml --generation 1 --out @r.json",
         &["the policy has errors", "unknown.lictor:17"],
     );
     check(
