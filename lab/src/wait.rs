@@ -4,15 +4,33 @@ use anyhow::{Result, bail};
 use std::time::{Duration, Instant};
 
 /// How long between two looks.
-const PAUSE: Duration = Duration::from_millis(20);
+const PAUSE: Duration = Duration::from_millis(50);
+/// How long between two looks that cost others time.
+const LONG_PAUSE: Duration = Duration::from_millis(200);
 
 /// Looks again and again until there is something, or an error, or the limit.
 ///
 /// # Errors
 /// What the look returns, or that nothing came within the limit; `what` says of what.
-pub fn until<T>(
+pub fn until<T>(what: &str, limit: Duration, look: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+    look_every(PAUSE, (what, limit), look)
+}
+
+/// As [`until`], for looks that cost whoever is asked a good part of its time.
+///
+/// # Errors
+/// As for [`until`].
+pub fn seldom<T>(
     what: &str,
     limit: Duration,
+    look: impl FnMut() -> Result<Option<T>>,
+) -> Result<T> {
+    look_every(LONG_PAUSE, (what, limit), look)
+}
+
+fn look_every<T>(
+    pause: Duration,
+    (what, limit): (&str, Duration),
     mut look: impl FnMut() -> Result<Option<T>>,
 ) -> Result<T> {
     let end = Instant::now() + limit;
@@ -23,7 +41,7 @@ pub fn until<T>(
         if Instant::now() > end {
             bail!("{what}: waited for {limit:?} in vain");
         }
-        std::thread::sleep(PAUSE);
+        std::thread::sleep(pause);
     }
 }
 

@@ -7,7 +7,7 @@ use lictor_lab::site::{Agent, Arrival, Draft, Guest, Programs, Signed, Site};
 use lictor_lab::{CounterStream, Image, MigrateOptions, NsGuest, QemuGuest, Service, image, wait};
 use lictor_types::VnicState;
 use lictor_wire::Refusal;
-use lictor_wire::api::{GuestReport, Published};
+use lictor_wire::api::GuestReport;
 use lictor_wire::local::{MovePhase, Response};
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
@@ -55,7 +55,7 @@ fn site() -> Result<Site> {
     let guests = [WEB, DB, BATCH];
     let policy = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/pci/policy.lictor");
     let release = Draft::compile(&site, &policy, 1, &guests)?.sign(&site.keys, Signed::ByBoth)?;
-    let _: Published = site.people.author.must("POST", "/v1/releases", &release)?;
+    site.publish(&release)?.done()?;
     guests.iter().try_for_each(|guest| site.bind(guest))?;
     for agent in site.agents() {
         wait::until("the release and every binding", LIMIT, || {
@@ -354,6 +354,33 @@ fn a_guest_can_leave_after_its_agent_was_killed_and_started_again() -> Result<()
     wait_for(world.a(), &DB, |one| {
         one.interlocked && one.running == Some(true)
     })?;
+    let _there = migrate(&world.db, world.a(), world.b())?;
+    world.stream_goes_on()
+}
+
+#[test]
+fn an_agent_that_is_killed_in_the_middle_of_a_move_gives_it_up_and_the_guest_can_move_later()
+-> Result<()> {
+    if !lictor_lab::privileged() {
+        return Ok(());
+    }
+    let mut world = world()?;
+    admitted(world.a(), &DB, "b")?;
+    let target = receive(world.b(), &DB)?;
+    world
+        .a()
+        .wait_for_phase(DB.name, &[MovePhase::Copied], LIMIT)?;
+    world.site.restart_agent("a")?;
+    wait_for(world.a(), &DB, |one| {
+        one.interlocked && one.running == Some(true)
+    })?;
+    let records = wait_recorded(world.a(), 1)?;
+    assert_eq!(records[0].0.outcome, MoveOutcome::Aborted, "{records:?}");
+    // The ticket is spent: what the target waits for does not come any more.
+    let report = world.db.migrate_to(&target, &MigrateOptions::default())?;
+    assert_eq!(report.status, "failed", "{report:?}");
+    drop(target);
+    world.stream_goes_on()?;
     let _there = migrate(&world.db, world.a(), world.b())?;
     world.stream_goes_on()
 }

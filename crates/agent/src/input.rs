@@ -66,11 +66,11 @@ pub(crate) enum Input {
         state: Vec<u8>,
         reply: Reply<Result<(), String>>,
     },
-    /// A round with the manager: what it has, and how much evidence it has acknowledged. No answer
-    /// while a guest stands still for a move.
+    /// A round with the manager: what it has, and how much evidence it has, once that is known.
+    /// Nothing comes back while a guest stands still for a move.
     Round {
         fetched: Option<Box<Fetched>>,
-        next_entry: u64,
+        next_entry: Option<u64>,
         reply: Reply<Option<Box<Upload>>>,
     },
 }

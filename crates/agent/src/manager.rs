@@ -74,12 +74,12 @@ impl Manager {
         self.ask(|client| client.attest(envelope)).map(drop)
     }
 
-    /// Reports the host's state.
+    /// Reports the host's state, and learns how much of its evidence the manager has.
     ///
     /// # Errors
     /// [`AgentError::Manager`].
-    pub fn report(&self, report: &HostReport) -> Result<(), AgentError> {
-        self.ask(|client| client.report(report)).map(drop)
+    pub fn report(&self, report: &HostReport) -> Result<EvidenceAccepted, AgentError> {
+        self.ask(|client| client.report(report))
     }
 
     /// Appends evidence.

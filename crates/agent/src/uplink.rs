@@ -13,7 +13,8 @@ pub(crate) struct Uplink {
     manager: Manager,
     inputs: SyncSender<Input>,
     round: Duration,
-    next_entry: u64,
+    /// How much of this host's evidence the manager has; it says so itself.
+    next_entry: Option<u64>,
     unsent: Vec<Envelope>,
 }
 
@@ -31,7 +32,7 @@ impl Uplink {
             manager: Manager::open(url, host.state())?,
             inputs,
             round: Duration::from_millis(host.config().round_ms),
-            next_entry: 0,
+            next_entry: None,
             unsent: Vec::new(),
         })
     }
@@ -56,12 +57,15 @@ impl Uplink {
             if self.inputs.send(input).is_err() {
                 return;
             }
-            match answer.recv() {
+            // A round that failed has no answer, and was logged; the next one may succeed. That the
+            // owner has ended is seen when it is asked again.
+            let more = match answer.recv() {
                 Ok(Some(upload)) => self.upload(*upload),
-                Ok(None) => {}
-                Err(_) => return,
+                _ => false,
+            };
+            if !more {
+                std::thread::sleep(self.round.saturating_sub(begin.elapsed()));
             }
-            std::thread::sleep(self.round.saturating_sub(begin.elapsed()));
         }
     }
 
@@ -75,22 +79,34 @@ impl Uplink {
         }))
     }
 
-    /// Each part stands alone: a manager that refuses a report still gets the evidence of it.
-    fn upload(&mut self, upload: Upload) {
+    /// Each part stands alone: a manager that refuses a report still gets the evidence of it. Says
+    /// whether there is more evidence than one batch holds.
+    fn upload(&mut self, upload: Upload) -> bool {
         self.unsent.extend(upload.attestations);
-        let warn = |what: &str, result: Result<(), AgentError>| {
-            if let Err(error) = result {
-                tracing::warn!(what, error = chain(&error), "telling the manager failed");
-            }
+        let warn = |what: &str, error: AgentError| {
+            tracing::warn!(what, error = chain(&error), "telling the manager failed");
         };
-        warn("attest", self.attest());
-        warn("report", self.manager.report(&upload.report));
-        if let Some(batch) = &upload.evidence {
-            let accepted = self.manager.evidence(batch);
-            warn(
-                "evidence",
-                accepted.map(|accepted| self.next_entry = accepted.next),
-            );
+        if let Err(error) = self.attest() {
+            warn("attest", error);
+        }
+        match self.manager.report(&upload.report) {
+            Ok(known) => self.next_entry = Some(self.next_entry.unwrap_or(known.next)),
+            Err(error) => warn("report", error),
+        }
+        let Some(batch) = &upload.evidence else {
+            return false;
+        };
+        match self.manager.evidence(batch) {
+            Ok(accepted) => {
+                self.next_entry = Some(accepted.next);
+                !batch.proof.is_empty()
+            }
+            Err(error) => {
+                // What it has is asked for again: it may have been restored from a copy.
+                self.next_entry = None;
+                warn("evidence", error);
+                false
+            }
         }
     }
 

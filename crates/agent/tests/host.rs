@@ -324,6 +324,34 @@ fn a_vnic_that_no_binding_names_and_an_address_outside_the_delegation_are_refuse
 }
 
 #[test]
+fn a_device_that_nobody_announced_is_held_and_reported_with_its_window() {
+    on_ground(|ground| {
+        let mut host = ground.open();
+        host.offer(&ground.approved(1), &ground.bindings(), 2)
+            .expect("works");
+        assert!(host.attach_strays(1_000).expect("works").is_empty());
+        ip("link add br0 type bridge");
+        ip("tuntap add dev tap-db mode tap");
+        ip("link set tap-db master br0 up");
+        let strays = host.attach_strays(1_700).expect("works");
+        assert_eq!(strays, [GuestId::new("db").expect("valid")]);
+        let report = host.report(4).expect("readable");
+        assert_eq!(report.guests[0].vnics[0].state, VnicState::Hold);
+        let attached = bodies(&mut host).into_iter().find_map(|body| match body {
+            Body::VnicAttached {
+                how,
+                before_first_packet,
+                window_ms,
+                ..
+            } => Some((how, before_first_packet, window_ms)),
+            _ => None,
+        });
+        assert_eq!(attached, Some(("found".into(), false, 700)));
+        assert!(host.attach_strays(1_800).expect("works").is_empty());
+    });
+}
+
+#[test]
 fn a_device_that_went_with_its_guest_is_let_go_with_evidence() {
     on_ground(|ground| {
         ip("tuntap add dev tap-db mode tap");

@@ -37,6 +37,10 @@ struct World {
     to_target: VecDeque<Message>,
     copying: bool,
     linked: bool,
+    /// How often the source's agent may still be restarted.
+    restarts: u8,
+    /// The target has not noticed yet that a connection was lost.
+    loss_unseen: bool,
 }
 
 impl World {
@@ -53,6 +57,8 @@ impl World {
             to_target: VecDeque::new(),
             copying: false,
             linked: true,
+            restarts: 0,
+            loss_unseen: false,
         }
     }
 
@@ -103,7 +109,49 @@ impl World {
         self.deliveries(&mut worlds);
         self.qemu_steps(&mut worlds);
         self.management_steps(&mut worlds);
+        self.restart_steps(&mut worlds);
         worlds
+    }
+
+    /// The source's agent is killed and started again: it forgets its machine, and finds its guest's
+    /// vnics as they are pinned. What was on its way to it is lost, what it had said arrives.
+    fn restart_steps(&self, worlds: &mut Vec<Self>) {
+        if self.restarts > 0 {
+            self.step(worlds, |w| {
+                w.restarts -= 1;
+                w.to_source.clear();
+                w.copying = false;
+                w.loss_unseen = true;
+                w.restart_source();
+            });
+        }
+        if self.loss_unseen {
+            self.step(worlds, |w| {
+                w.loss_unseen = false;
+                w.at_target(target::Event::PeerLost);
+            });
+        }
+        // A source that does not know who has the guest asks, and the answer takes its time.
+        let asks = self.source.phase() == MovePhase::Committed && !self.target.may_run();
+        if self.linked && asks && !self.to_source.contains(&Message::Released) {
+            self.step(worlds, |w| w.to_source.push_back(Message::Released));
+        }
+    }
+
+    fn restart_source(&mut self) {
+        match self.source.phase() {
+            MovePhase::Done | MovePhase::Aborted => {}
+            _ if self.source_open => {
+                self.source = source::Source::default();
+                self.at_source(source::Event::Abandon);
+            }
+            _ => {
+                self.source = source::Source::restarted();
+                if self.source_qemu == Qemu::Running {
+                    self.at_source(source::Event::GuestResumed);
+                }
+            }
+        }
     }
 
     fn step(&self, worlds: &mut Vec<Self>, change: impl FnOnce(&mut Self)) {
@@ -232,9 +280,9 @@ impl World {
     }
 }
 
-fn explore(with_cut: bool) -> Vec<World> {
-    let mut seen = HashSet::from([World::begin()]);
-    let mut queue = VecDeque::from([World::begin()]);
+fn explore(begin: World, with_cut: bool) -> Vec<World> {
+    let mut seen = HashSet::from([begin.clone()]);
+    let mut queue = VecDeque::from([begin]);
     while let Some(world) = queue.pop_front() {
         let mut next = world.next();
         if with_cut && world.linked {
@@ -257,7 +305,7 @@ fn explore(with_cut: bool) -> Vec<World> {
 
 #[test]
 fn no_interleaving_opens_a_guest_on_two_hosts_or_leaves_it_without_network() {
-    let worlds = explore(false);
+    let worlds = explore(World::begin(), false);
     worlds.iter().for_each(World::check_at_rest);
     let reached = |wanted: fn(&World) -> bool| worlds.iter().any(wanted);
     // The exploration is worth something only if it reaches both ends of a move.
@@ -274,7 +322,7 @@ fn no_interleaving_opens_a_guest_on_two_hosts_or_leaves_it_without_network() {
 
 #[test]
 fn a_connection_lost_at_any_instant_never_opens_a_guest_on_two_hosts() {
-    let worlds = explore(true);
+    let worlds = explore(World::begin(), true);
     assert!(
         worlds
             .iter()
@@ -286,6 +334,37 @@ fn a_connection_lost_at_any_instant_never_opens_a_guest_on_two_hosts() {
     {
         assert!(world.target_open && !world.source_open, "{world:?}");
     }
+}
+
+#[test]
+fn a_source_that_is_restarted_at_any_instant_never_opens_beside_the_target() {
+    let begin = World {
+        restarts: 2,
+        ..World::begin()
+    };
+    let worlds = explore(begin, false);
+    let ended = worlds.iter().filter(|w| w.next().is_empty());
+    let (mut here, mut there) = (0, 0);
+    for world in ended {
+        match (world.source_qemu, world.target_qemu) {
+            (Qemu::Running, Qemu::Gone) => {
+                assert!(world.source_open, "runs without network: {world:?}");
+                here += 1;
+            }
+            (_, Qemu::Running) => {
+                assert!(
+                    world.target_open && !world.source_open,
+                    "runs without network: {world:?}"
+                );
+                there += 1;
+            }
+            _ => {}
+        }
+    }
+    assert!(
+        here > 0 && there > 0,
+        "{here} at the source, {there} at the target"
+    );
 }
 
 #[test]

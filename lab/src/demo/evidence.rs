@@ -8,7 +8,7 @@ use lictor_evidence::Entry;
 
 /// How much evidence there is now: what comes later is news.
 pub(super) fn mark(site: &Site) -> Result<usize> {
-    Ok(site.evidence()?.len())
+    Ok(site.evidence_from(0)?.len())
 }
 
 /// Waits for the first entry after a mark that is wanted.
@@ -17,8 +17,8 @@ pub(super) fn find<T>(
     (what, since): (&str, usize),
     wanted: impl Fn(&Entry) -> Option<T>,
 ) -> Result<T> {
-    wait::until("evidence", LIMIT, || {
-        Ok(site.evidence()?.iter().skip(since).find_map(&wanted))
+    wait::seldom("evidence", LIMIT, || {
+        Ok(site.evidence_from(since)?.iter().find_map(&wanted))
     })
     .with_context(|| what.to_owned())
 }

@@ -4,7 +4,7 @@ use super::summary::MoveRow;
 use super::world::{BATCH, DB, LIMIT, World, attach, batch_services, boot};
 use super::{ensure, evidence, millis};
 use crate::guest::{MigrateOptions, MigrateReport, QemuGuest};
-use crate::site::{Agent, Answer, Arrival};
+use crate::site::{Agent, Arrival};
 use crate::stream::{StreamLog, StreamReport};
 use crate::{Capture, Frame, Way, wait};
 use anyhow::{Context, Result, bail};
@@ -384,13 +384,10 @@ fn place(world: &World, host: &str, (since_ms, error_ms): (u64, u64)) -> Result<
         error_ms,
     };
     let connector = &world.site.people.connector;
-    let placed: Answer<serde_json::Value> = connector.call("POST", "/v1/placements", &placement)?;
-    match placed {
-        Answer::Ok(_) => Ok(()),
-        Answer::Refused { status, error } => {
-            bail!("the manager refuses a placement ({status}): {error:?}")
-        }
-    }
+    connector
+        .must(|client| client.place(&placement))
+        .context("reporting a placement")
+        .map(drop)
 }
 
 /// When QEMU says that something happened, since 1970.

@@ -5,8 +5,8 @@ use super::world::World;
 use crate::site::command;
 use anyhow::{Context, Result, bail};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use lictor_client::Client;
 use lictor_evidence::Entry;
-use lictor_wire::api::Pack;
 use std::path::{Path, PathBuf};
 use std::process::Output;
 
@@ -18,7 +18,7 @@ const FLIPPED: &str = "pack-flipped";
 
 /// The auditor fetches a pack and runs its checks again with the log's key, learnt elsewhere.
 pub(super) fn accepted(world: &mut World) -> Result<String> {
-    let pack: Pack = world.site.people.auditor.get("/v1/pack")?;
+    let pack = world.site.people.auditor.must(Client::pack)?;
     let folder = world.folder.join(PACK);
     for (path, content) in &pack.files {
         let place = folder.join(inside(path)?);

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use lictor_evidence::Body;
 use lictor_types::{Reason, Verdict};
 use lictor_wire::Trust;
-use lictor_wire::api::{Published, Role};
+use lictor_wire::api::Role;
 use std::time::Duration;
 
 /// Numbers of another stream that pass while the revoked one must bring none.
@@ -68,7 +68,7 @@ pub(super) fn one_signature(world: &mut World) -> Result<String> {
         .renumbered(world.release.release().generation.0 + 1);
     let envelope = next.sign(&world.site.keys, Signed::ByAuthor)?;
     let reasons = match world.site.publish(&envelope)? {
-        Answer::Refused { error, .. } => error.reasons.join("; "),
+        Answer::Refused { reasons, .. } => reasons.join("; "),
         Answer::Ok(published) => bail!("a release with one signature was published: {published:?}"),
     };
     ensure(reasons.contains("approval"), || {
@@ -111,7 +111,7 @@ fn taken_over(world: &World, release: &Draft) -> Result<String> {
     copy.start()?;
     let mut envelope = release.sign(&world.site.keys, Signed::ByAuthor)?;
     envelope.add_signature(&accomplice)?;
-    let published: Published = author.must("POST", "/v1/releases", &envelope)?;
+    let published = author.must(|client| client.publish_release(&envelope))?;
     ensure(published.generation == release.release().generation, || {
         format!("the copy published {published:?}")
     })?;

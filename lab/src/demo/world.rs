@@ -4,7 +4,7 @@ use super::summary::MoveRow;
 use super::{Options, evidence};
 use crate::guest::{NsGuest, QemuGuest, Service, Vnic};
 use crate::host::Host;
-use crate::site::{Agent, Answer, Arrival, Draft, Guest, Signed, Site};
+use crate::site::{Agent, Arrival, Draft, Guest, Signed, Site};
 use crate::{Capture, wait};
 use anyhow::{Context, Result, bail};
 use lictor_types::{Generation, VnicState};
@@ -149,7 +149,7 @@ impl World {
     /// Waits until a guest's vnic forwards on a host.
     pub(super) fn wait_open(&self, host: &str, guest: &str) -> Result<()> {
         let agent = self.site.agent(host)?;
-        wait::until("a vnic that forwards", LIMIT, || {
+        wait::seldom("a vnic that forwards", LIMIT, || {
             let open = agent.guest(guest)?.is_some_and(|report| {
                 report
                     .vnics
@@ -164,7 +164,7 @@ impl World {
     /// Waits until a guest's QEMU asks the agent of a host.
     pub(super) fn wait_interlock(&self, host: &str, guest: &str) -> Result<()> {
         let agent = self.site.agent(host)?;
-        wait::until("an interlock", LIMIT, || {
+        wait::seldom("an interlock", LIMIT, || {
             let guarded = agent.guest(guest)?.is_some_and(|report| report.interlocked);
             Ok(guarded.then_some(()))
         })
@@ -248,16 +248,16 @@ fn boot_all(site: &Site, a: &Host, b: &Host) -> Result<(QemuGuest, QemuGuest, Qe
 /// Publishes a release with both signatures and waits until every agent enforces it.
 pub(super) fn publish(site: &Site, release: &Draft) -> Result<()> {
     let envelope = release.sign(&site.keys, Signed::ByBoth)?;
-    if let Answer::Refused { status, error } = site.publish(&envelope)? {
-        bail!("the manager refuses a release with two signatures ({status}): {error:?}");
-    }
+    site.publish(&envelope)?
+        .done()
+        .context("a release with two signatures")?;
     wait_for_generation(site, release.release().generation)
 }
 
 /// Waits until what every agent read back from its kernel is this release.
 pub(super) fn wait_for_generation(site: &Site, generation: Generation) -> Result<()> {
     for agent in site.agents() {
-        wait::until("an agent that enforces the release", LIMIT, || {
+        wait::seldom("an agent that enforces the release", LIMIT, || {
             let status = agent.status()?;
             let same = status.tables_expected == status.tables_found;
             Ok((status.generation == generation && same).then_some(()))
@@ -270,7 +270,7 @@ pub(super) fn wait_for_generation(site: &Site, generation: Generation) -> Result
 fn wait_for_bindings(site: &Site) -> Result<()> {
     let newest = ALL.iter().map(|guest| u64::from(guest.number)).max();
     for agent in site.agents() {
-        wait::until("an agent with all bindings", LIMIT, || {
+        wait::seldom("an agent with all bindings", LIMIT, || {
             Ok((Some(agent.status()?.epoch.0) == newest).then_some(()))
         })
         .with_context(|| format!("host {}: {}", agent.name(), agent.log()))?;

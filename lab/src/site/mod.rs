@@ -15,12 +15,14 @@ pub use release::{Draft, Guest, Keys, Signed, key};
 
 use crate::host::{Host, Lab, Node};
 use anyhow::{Context, Result};
+use lictor_client::Client;
 use lictor_evidence::Entry;
 use lictor_types::{DeploymentId, HostId};
-use lictor_wire::api::{Entries, Inventory, Published, Role};
+use lictor_wire::api::{Published, Role};
 use lictor_wire::{Envelope, RosterHost};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 
 /// The project's own programs, as they were built.
 #[derive(Debug, Clone)]
@@ -55,11 +57,14 @@ pub struct Site {
     manager: Manager,
     programs: Programs,
     deployment: DeploymentId,
+    evidence: Mutex<Vec<Entry>>,
     lab: Lab,
 }
 
-/// Entries that one call may bring; the manager gives fewer at once and is asked again.
+/// Entries that a site reads; more would be no lab any more.
 const ENTRIES_MAX: usize = 1 << 20;
+/// Entries that one call asks for; the manager may give fewer and is asked again.
+const ENTRIES_PER_CALL: u64 = 1_000;
 
 impl Site {
     /// Makes a lab with a manager, and enrols one person or connector for each role.
@@ -89,6 +94,7 @@ impl Site {
             manager,
             programs,
             deployment,
+            evidence: Mutex::default(),
             lab,
         })
     }
@@ -163,7 +169,7 @@ impl Site {
     /// # Errors
     /// The manager does not know one of the hosts.
     pub fn roster(&self) -> Result<Vec<RosterHost>> {
-        let inventory: Inventory = self.people.author.get("/v1/inventory")?;
+        let inventory = self.people.author.must(Client::inventory)?;
         let entry = |agent: &Agent| {
             let host = HostId::new(agent.name())?;
             let mut known = inventory.hosts.iter();
@@ -187,7 +193,9 @@ impl Site {
     /// # Errors
     /// Nobody answers. A refusal is an answer.
     pub fn publish(&self, release: &Envelope) -> Result<Answer<Published>> {
-        self.people.author.call("POST", "/v1/releases", release)
+        self.people
+            .author
+            .call(|client| client.publish_release(release))
     }
 
     /// Publishes a guest's binding, signed by the scope's owner.
@@ -196,27 +204,31 @@ impl Site {
     /// The manager refuses it.
     pub fn bind(&self, guest: &Guest) -> Result<()> {
         let binding = guest.binding(&self.deployment)?.sign(&self.keys.owner);
-        let _: Published = self.people.owner.must("POST", "/v1/bindings", &binding)?;
-        Ok(())
+        let owner = &self.people.owner;
+        owner
+            .must(|client| client.publish_binding(&binding))
+            .map(drop)
     }
 
-    /// The evidence that the manager has, as an auditor reads it.
+    /// The evidence that the manager has, from an entry on, as an auditor reads it.
     ///
     /// # Errors
     /// The manager refuses, or an entry is not of this version.
-    pub fn evidence(&self) -> Result<Vec<Entry>> {
-        let mut entries = Vec::new();
-        while entries.len() < ENTRIES_MAX {
-            let path = format!("/v1/log/entries?first={}", entries.len());
-            let part: Entries = self.people.auditor.get(&path)?;
+    pub fn evidence_from(&self, first: usize) -> Result<Vec<Entry>> {
+        // The log only grows: what was read once is not asked for again.
+        let mut known = self.evidence.lock().unwrap_or_else(PoisonError::into_inner);
+        while known.len() < ENTRIES_MAX {
+            let next = known.len() as u64;
+            let auditor = &self.people.auditor;
+            let part = auditor.must(|client| client.entries(next, ENTRIES_PER_CALL))?;
             if part.entries.is_empty() {
                 break;
             }
             for text in &part.entries {
-                entries.push(Entry::from_bytes(text.as_bytes())?);
+                known.push(Entry::from_bytes(text.as_bytes())?);
             }
         }
-        Ok(entries)
+        Ok(known.iter().skip(first).cloned().collect())
     }
 
     /// A further node of the management fabric.

@@ -3,13 +3,8 @@
 use super::Manager;
 use crate::host::Node;
 use anyhow::{Context, Result, bail};
-use lictor_types::MESSAGE_BYTES_MAX;
-use lictor_wire::api::{ApiError, EnrollRequest, Enrolled, Role};
-use serde::{Serialize, de::DeserializeOwned};
-use std::time::Duration;
-use ureq::tls::{Certificate, ClientCert, PrivateKey, RootCerts, TlsConfig};
-
-const LIMIT: Duration = Duration::from_secs(20);
+use lictor_client::{Client, ClientError, Credentials};
+use lictor_wire::api::{EnrollRequest, Role};
 
 /// What a call gave.
 #[derive(Debug, Clone)]
@@ -20,9 +15,24 @@ pub enum Answer<T> {
     Refused {
         /// The HTTP status.
         status: u16,
-        /// The manager's words.
-        error: ApiError,
+        /// The manager's words, and each further reason.
+        reasons: Vec<String>,
     },
+}
+
+impl<T> Answer<T> {
+    /// What was to be done, and was.
+    ///
+    /// # Errors
+    /// It was refused; the manager's words are in the error.
+    pub fn done(self) -> Result<T> {
+        match self {
+            Self::Ok(value) => Ok(value),
+            Self::Refused { status, reasons } => {
+                bail!("refused with {status}: {}", reasons.join("; "))
+            }
+        }
+    }
 }
 
 /// Somebody with a certificate of a manager.
@@ -31,7 +41,9 @@ pub struct Person {
     name: String,
     desk: Node,
     url: String,
-    agent: ureq::Agent,
+    authority: Vec<u8>,
+    certificate: String,
+    key: String,
 }
 
 impl Person {
@@ -41,6 +53,7 @@ impl Person {
     /// The manager refuses.
     pub fn enrol(manager: &Manager, desk: &Node, role: Role, name: &str) -> Result<Self> {
         let authority = std::fs::read(manager.authority())?;
+        let url = manager.url();
         let key = rcgen::KeyPair::generate()?;
         let request = rcgen::CertificateParams::default().serialize_request(&key)?;
         let request = EnrollRequest {
@@ -48,100 +61,55 @@ impl Person {
             request_pem: request.pem()?,
             agent_key: None,
         };
-        let mut person = Self {
+        let enrolled = desk
+            .netns()
+            .run(|| Ok(Client::enroll(&url, &authority, &request)?))
+            .with_context(|| format!("enrolling {name}"))?;
+        Ok(Self {
             name: name.into(),
             desk: desk.clone(),
-            url: manager.url(),
-            agent: connect(&authority, None)?,
-        };
-        let enrolled: Enrolled = person.must("POST", "/v1/enroll", &request)?;
-        let certificate = Certificate::from_pem(enrolled.certificate_pem.as_bytes())?;
-        let key = key.serialize_pem();
-        let key = PrivateKey::from_pem(key.as_bytes())?;
-        let identity = ClientCert::new_with_certs(&[certificate.to_owned()], key);
-        person.agent = connect(&authority, Some(identity))?;
-        Ok(person)
+            url,
+            authority,
+            certificate: enrolled.certificate_pem,
+            key: key.serialize_pem(),
+        })
     }
 
-    /// Calls the API; a refusal is an answer.
+    /// Calls the API over a connection of its own; a refusal is an answer.
     ///
     /// # Errors
     /// Nobody answers, or the answer cannot be read.
-    pub fn call<T: DeserializeOwned + Send>(
+    pub fn call<T: Send>(
         &self,
-        method: &str,
-        path: &str,
-        body: &(impl Serialize + Sync),
+        call: impl FnOnce(&Client) -> Result<T, ClientError> + Send,
     ) -> Result<Answer<T>> {
-        let body = match method {
-            "GET" => Vec::new(),
-            _ => serde_json::to_vec(body)?,
+        let credentials = Credentials {
+            certificate: self.certificate.as_bytes(),
+            key: self.key.as_bytes(),
+            authority: &self.authority,
         };
-        let request = ureq::http::Request::builder()
-            .method(method)
-            .uri(format!("{}{path}", self.url))
-            .header("content-type", "application/json")
-            .body(body)?;
         // The manager's address exists only on the management fabric.
-        self.desk
+        let result = self
+            .desk
             .netns()
-            .run(|| {
-                let mut response = self.agent.run(request)?;
-                let limit = MESSAGE_BYTES_MAX as u64;
-                let bytes = response.body_mut().with_config().limit(limit);
-                let bytes = bytes.read_to_vec()?;
-                let status = response.status().as_u16();
-                if status >= 300 {
-                    let error = serde_json::from_slice(&bytes)?;
-                    return Ok(Answer::Refused { status, error });
-                }
-                Ok(Answer::Ok(serde_json::from_slice(&bytes)?))
-            })
-            .with_context(|| format!("{}: {method} {path}", self.name))
+            .run(|| Ok(Client::new(&self.url, &credentials).and_then(|client| call(&client))))?;
+        match result {
+            Ok(value) => Ok(Answer::Ok(value)),
+            Err(ClientError::Refused {
+                status, reasons, ..
+            }) => Ok(Answer::Refused { status, reasons }),
+            Err(error) => Err(error).with_context(|| self.name.clone()),
+        }
     }
 
     /// Calls the API for something that must be done.
     ///
     /// # Errors
     /// It is refused; the manager's words are in the error.
-    pub fn must<T: DeserializeOwned + Send>(
+    pub fn must<T: Send>(
         &self,
-        method: &str,
-        path: &str,
-        body: &(impl Serialize + Sync),
+        call: impl FnOnce(&Client) -> Result<T, ClientError> + Send,
     ) -> Result<T> {
-        match self.call(method, path, body)? {
-            Answer::Ok(value) => Ok(value),
-            Answer::Refused { status, error } => bail!(
-                "{}: {method} {path} is refused with {status}: {} {}",
-                self.name,
-                error.error,
-                error.reasons.join("; ")
-            ),
-        }
+        self.call(call)?.done().with_context(|| self.name.clone())
     }
-
-    /// Reads one resource.
-    ///
-    /// # Errors
-    /// As for [`Person::must`].
-    pub fn get<T: DeserializeOwned + Send>(&self, path: &str) -> Result<T> {
-        self.must("GET", path, &())
-    }
-}
-
-fn connect(authority: &[u8], identity: Option<ClientCert>) -> Result<ureq::Agent> {
-    let root = Certificate::from_pem(authority)?.to_owned();
-    let tls = TlsConfig::builder()
-        .root_certs(RootCerts::new_with_certs(&[root]))
-        .client_cert(identity)
-        .build();
-    Ok(ureq::Agent::config_builder()
-        .tls_config(tls)
-        // A refused call's connection is closed with its body unread: no second use.
-        .max_idle_connections(0)
-        .http_status_as_error(false)
-        .timeout_global(Some(LIMIT))
-        .build()
-        .new_agent())
 }

@@ -2,12 +2,15 @@
 //! and the evidence of both. One owner, one thread: nothing here is shared.
 
 mod handover;
+mod links;
 mod report;
 mod vnics;
 
 pub use handover::Arrival;
 pub(crate) use handover::{Delta, Sessions};
 pub use report::SAMPLES_PER_ROUND_MAX;
+
+use links::Links;
 
 use crate::custody::Custody;
 use crate::state::{LogFile, StateDir};
@@ -39,6 +42,7 @@ pub struct Host {
     desired: HostTables,
     refused: Option<String>,
     kernel: String,
+    links: Links,
 }
 
 /// What happened to something that was offered.
@@ -87,6 +91,7 @@ impl Host {
             desired: HostTables::empty(),
             refused: None,
             kernel,
+            links: Links::new(now_ms),
         };
         let generation = host.found()?.generation;
         let version = env!("CARGO_PKG_VERSION").to_owned();

@@ -3,11 +3,11 @@
 use super::Host;
 use super::vnics::hook_name;
 use crate::AgentError;
-use lictor_datapath::{Datapath, Event, How, VnicStatus};
+use lictor_datapath::{Datapath, DeviceCounters, Event, How, VnicStatus};
 use lictor_evidence::{
     Body, ControlFact, Entry, Readback, SessionSample, Source, VnicCounters, VnicReadback,
 };
-use lictor_types::{Digest, Direction};
+use lictor_types::{Digest, Direction, VnicId};
 use lictor_wire::VerifiedRelease;
 use lictor_wire::api::{ControlState, EvidenceBatch, GuestReport, HostReport, VnicReport};
 use std::time::Duration;
@@ -171,7 +171,9 @@ impl Host {
                 continue;
             };
             let counters = self.datapath.counters(status.spec.vnic)?;
-            let device = self.datapath.device_counters(status.spec.vnic)?;
+            let Some(device) = self.device_counters(status.spec.vnic)? else {
+                continue;
+            };
             let both = [&counters.egress, &counters.ingress];
             let carried = device.from_guest.packets + device.toward_guest.packets;
             vnics.push(VnicReadback {
@@ -234,7 +236,7 @@ impl Host {
             };
             let vnics = look.vnics.iter().filter(ours);
             let vnics = vnics
-                .map(|status| self.vnic_report(status))
+                .filter_map(|status| self.vnic_report(status).transpose())
                 .collect::<Result<Vec<_>, _>>()?;
             if vnics.is_empty() {
                 continue;
@@ -252,12 +254,24 @@ impl Host {
         Ok(guests)
     }
 
-    fn vnic_report(&self, status: &VnicStatus) -> Result<VnicReport, AgentError> {
+    /// What a device has carried; `None` if it has just gone with its guest. That is no fault of the
+    /// others' counters, and the next round lets its vnic go.
+    fn device_counters(&self, vnic: VnicId) -> Result<Option<DeviceCounters>, AgentError> {
+        match self.datapath.device_counters(vnic) {
+            Ok(counters) => Ok(Some(counters)),
+            Err(lictor_datapath::Error::NoDevice { .. }) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn vnic_report(&self, status: &VnicStatus) -> Result<Option<VnicReport>, AgentError> {
         let vnic = status.spec.vnic;
         let counters = self.datapath.counters(vnic)?;
         let both = [&counters.egress, &counters.ingress];
-        let device = self.datapath.device_counters(vnic)?;
-        Ok(VnicReport {
+        let Some(device) = self.device_counters(vnic)? else {
+            return Ok(None);
+        };
+        Ok(Some(VnicReport {
             vnic,
             name: status.spec.name.clone(),
             segment: status.spec.segment,
@@ -267,6 +281,6 @@ impl Host {
             judged: both.map(|direction| direction.seen.packets),
             allowed: both.map(|direction| direction.allowed().packets),
             device: [device.from_guest.packets, device.toward_guest.packets],
-        })
+        }))
     }
 }

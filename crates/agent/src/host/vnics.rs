@@ -2,7 +2,7 @@
 
 use super::{Host, Offered};
 use crate::AgentError;
-use lictor_datapath::{Attachment, How, VnicSpec};
+use lictor_datapath::{Attachment, How, VnicSpec, VnicStatus};
 use lictor_evidence::Body;
 use lictor_types::{GuestId, VnicId, VnicName, VnicState};
 use lictor_wire::binding::{self, BindingLog};
@@ -22,6 +22,46 @@ impl Host {
         request: &Attach,
         now_ms: u64,
     ) -> Result<(Attached, Option<Envelope>), AgentError> {
+        self.attach_as(request, "asked", now_ms)
+    }
+
+    /// Attaches every bound vnic whose device is here although nobody has asked: somebody went
+    /// around the door. They stay in hold; returned are their guests.
+    ///
+    /// # Errors
+    /// [`AgentError`].
+    pub fn attach_strays(&mut self, now_ms: u64) -> Result<Vec<GuestId>, AgentError> {
+        self.links.look(now_ms)?;
+        let attached = self.datapath.vnics()?;
+        let mut strays = Vec::new();
+        for binding in self.bindings.guests() {
+            let here = binding.may_run_on(&self.config.host);
+            for vnic in binding.vnics.iter().filter(|_| here) {
+                let known = |status: &VnicStatus| status.spec.vnic == vnic.vnic;
+                if self.links.has(vnic.name.as_str()) && !attached.iter().any(known) {
+                    strays.push((binding.guest.clone(), vnic.name.clone()));
+                }
+            }
+        }
+        for (_, name) in &strays {
+            let request = Attach {
+                device: name.to_string(),
+                name: None,
+                qmp: None,
+                addresses: Vec::new(),
+                incoming: true,
+            };
+            self.attach_as(&request, "found", now_ms)?;
+        }
+        Ok(strays.into_iter().map(|(guest, _)| guest).collect())
+    }
+
+    fn attach_as(
+        &mut self,
+        request: &Attach,
+        how: &str,
+        now_ms: u64,
+    ) -> Result<(Attached, Option<Envelope>), AgentError> {
         let (binding, vnic) = self.bound(request)?;
         if let Some(reason) = self.refuse_here(&binding) {
             return Err(AgentError::Refused(reason));
@@ -29,7 +69,8 @@ impl Host {
         let attestation = self.attest(&binding, &vnic, request)?;
         let spec = spec_of(&vnic, &request.device);
         let attachment = self.datapath.attach(&spec)?;
-        self.record_attached(&binding, &vnic, &attachment, now_ms)?;
+        let named = (how, request.device.as_str());
+        self.record_attached((&binding, &vnic), named, &attachment, now_ms)?;
         if let Some((envelope, log)) = &attestation {
             let release = self.state.release()?;
             let release =
@@ -107,21 +148,25 @@ impl Host {
         Ok(Some((envelope, log)))
     }
 
+    /// A device that could carry nothing before has no window: it was down, or no port of a bridge.
     fn record_attached(
         &mut self,
-        binding: &Binding,
-        vnic: &VnicBinding,
+        (binding, vnic): (&Binding, &VnicBinding),
+        (how, device): (&str, &str),
         attachment: &Attachment,
         now_ms: u64,
     ) -> Result<(), AgentError> {
+        self.links.look(now_ms)?;
+        let carried = !before_first_packet(attachment) && attachment.was_up;
+        let since_ms = self.links.since_ms(device, now_ms);
         let body = Body::VnicAttached {
             guest: binding.guest.clone(),
             vnic: vnic.vnic,
             device: vnic.name.clone(),
-            how: "asked".into(),
+            how: how.into(),
             before_first_packet: before_first_packet(attachment),
             excess_frames: attachment.packets_before.iter().sum(),
-            window_ms: 0,
+            window_ms: if carried { now_ms - since_ms } else { 0 },
         };
         self.record(body, now_ms)
     }

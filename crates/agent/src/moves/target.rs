@@ -82,6 +82,14 @@ impl Target {
         matches!(self.state, State::Done | State::Aborted)
     }
 
+    /// Whether the guest may come to run here without another word of this end: a source that asks
+    /// must not take it back. A commit that was asked for counts, because its answer may be here
+    /// already, unread.
+    #[must_use]
+    pub const fn may_run(&self) -> bool {
+        matches!(self.state, State::Asking | State::Open | State::Done)
+    }
+
     /// Takes an event, changes state, and says what to do, in order.
     pub fn handle(&mut self, event: Event) -> Vec<Action> {
         match self.state {

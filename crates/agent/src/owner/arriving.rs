@@ -47,9 +47,8 @@ struct Save {
 }
 
 impl Arriving {
-    /// Whether the guest may run here: its vnics are open.
     pub(super) const fn may_run(&self) -> bool {
-        self.opened.is_some()
+        self.machine.may_run()
     }
 
     pub(super) fn pause_since(&self) -> Option<Now> {

@@ -187,6 +187,14 @@ impl Owner {
             }
             Err(error) => warn("reconcile", Err(error)),
         }
+        match self.host.attach_strays(now.ms) {
+            Ok(strays) => {
+                let text = "its device was here before anybody asked for it: it is in hold until \
+                            its attachment is asked for";
+                strays.iter().for_each(|guest| self.alarm(guest, text, now));
+            }
+            Err(error) => warn("looking for strays", Err(error)),
+        }
         warn("collect", self.host.collect(now.ms));
         let due = |at: Now| now.since_us(at) >= FACTS_EVERY_US;
         if self.facts.is_none_or(due) {
@@ -199,7 +207,7 @@ impl Owner {
     fn round_with_manager(
         &mut self,
         fetched: Option<Box<Fetched>>,
-        next_entry: u64,
+        next_entry: Option<u64>,
         reply: &Reply<Option<Box<Upload>>>,
         now: Now,
     ) -> Result<(), AgentError> {
@@ -211,10 +219,14 @@ impl Owner {
             warn("offer", self.offer(&fetched, now));
         }
         self.flush()?;
+        let evidence = match next_entry {
+            Some(next_entry) => self.host.evidence_from(next_entry)?,
+            None => None,
+        };
         let upload = Upload {
             attestations: std::mem::take(&mut self.attestations),
             report: self.report(now)?,
-            evidence: self.host.evidence_from(next_entry)?,
+            evidence,
         };
         // The thread that talks with the manager may have ended.
         let _ = reply.send(Some(Box::new(upload)));

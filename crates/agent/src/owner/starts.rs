@@ -425,8 +425,11 @@ impl Owner {
         if how == Departure::Unasked {
             self.alarm(guest, how.text(), now);
         }
-        // What is recorded is when the guest stopped here, not when that was understood.
-        let at = self.watches.get(guest).map_or(now, |watch| watch.since);
+        // What is recorded is when the guest stopped here, not when that was understood. A guest
+        // whose device went before its stop was heard of ran until about now.
+        let watch = self.watches.get(guest);
+        let stopped = watch.filter(|watch| watch.state != Some(RunState::Running));
+        let at = stopped.map_or(now, |watch| watch.since);
         let (guest, host) = (guest.clone(), self.host.config().host.clone());
         self.note(Body::GuestLeft { guest, at: host }, at);
         Ok(())
