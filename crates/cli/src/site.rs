@@ -199,6 +199,41 @@ mod tests {
     }
 
     #[test]
+    fn the_limits_of_a_site_hold_at_themselves_and_fail_one_above() {
+        let key = key("a").parse::<lictor_wire::VerifyKey>().expect("a key");
+        let host = RosterHost {
+            host: "a".parse().expect("a name"),
+            cluster: "main".into(),
+            key: key.clone(),
+            peer: "10.0.0.1:7443".parse().expect("an address"),
+        };
+        let too_many = |count| {
+            let faults = roster_faults(&vec![host.clone(); count]);
+            faults
+                .iter()
+                .any(|fault| fault.contains("expected 1 to 4096"))
+        };
+        assert!(!too_many(ROSTER_HOSTS_MAX) && too_many(ROSTER_HOSTS_MAX + 1));
+        let delegation = Delegation {
+            key,
+            labels: Vec::new(),
+            guests_max: 1,
+            prefixes: Vec::new(),
+            segments: Vec::new(),
+        };
+        let mut site = Site {
+            deployment: "prod".parse().expect("a name"),
+            label_sets: Vec::new(),
+            roster: vec![host],
+            delegations: vec![delegation.clone(); DELEGATIONS_MAX],
+        };
+        assert_eq!(delegation_faults(&site), Vec::<String>::new());
+        site.delegations.push(delegation);
+        let faults = delegation_faults(&site);
+        assert!(faults[0].contains("expected at most 4096"), "{faults:?}");
+    }
+
+    #[test]
     fn a_site_is_taken_whole_or_refused_with_the_place() {
         let head = "deployment = \"prod\"\n";
         let (a, b) = (roster("a", &key("a")), roster("b", &key("b")));
