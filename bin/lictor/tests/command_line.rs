@@ -5,7 +5,7 @@ use lictor_client::{Client, Credentials};
 use lictor_lab::site::{Draft, Guest, Programs, Signed, Site};
 use lictor_lab::wait;
 use lictor_types::{Digest, Epoch, Generation, HostId};
-use lictor_wire::api::{HostReport, Published};
+use lictor_wire::api::HostReport;
 use serde_json::Value;
 use std::io::{BufRead as _, BufReader};
 use std::os::unix::process::CommandExt as _;
@@ -700,7 +700,9 @@ fn site_with_a_guest() -> Result<(Site, Guest)> {
     };
     let release = Draft::compile(&site, Path::new(POLICY), 1, &[db])?;
     let release = release.sign(&site.keys, Signed::ByBoth)?;
-    let _: Published = site.people.author.must("POST", "/v1/releases", &release)?;
+    site.people
+        .author
+        .must(|client| client.publish_release(&release))?;
     site.bind(&db)?;
     let agent = site.agent("a")?;
     wait::until(

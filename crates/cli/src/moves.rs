@@ -15,6 +15,7 @@ use std::time::Duration;
 const POLL_MS: u64 = 50;
 /// Seconds that a move may be waited for.
 pub const WAIT_S_MAX: u64 = 24 * 60 * 60;
+const SECONDS: std::ops::RangeInclusive<u64> = 1..=WAIT_S_MAX;
 
 /// Admit, watch, give up and list moves.
 #[derive(Debug, Clone, Args)]
@@ -48,7 +49,7 @@ enum Action {
         #[arg(long, value_enum)]
         wait: Option<Wait>,
         /// Seconds to wait at most.
-        #[arg(long, default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..=WAIT_S_MAX))]
+        #[arg(long, default_value_t = 600, value_parser = clap::value_parser!(u64).range(SECONDS))]
         timeout: u64,
         #[command(flatten)]
         agent: Agent,
