@@ -756,9 +756,9 @@ fn the_agent_of_a_host_is_asked_on_its_own_socket() -> Result<()> {
     );
     refused(&format!("move status db --wait copied {socket}"), &["db"]);
     refused(&format!("move abandon db {socket}"), &["db"]);
+    // While the device is there: of one that is gone the agent lets go by itself.
+    let detached = json(&format!("host detach --name db-0 {socket}"));
+    assert_eq!(detached["detached"], "db-0");
     drop(guest);
-    ok(&format!("host detach --name db-0 {socket}"));
-    let status = json(&format!("host status {socket}"));
-    assert_eq!(status["guests"], Value::Array(Vec::new()));
     Ok(())
 }
