@@ -7,11 +7,11 @@ mod error;
 
 pub use error::ClientError;
 
-use lictor_evidence::MoveRecord;
 use lictor_types::MESSAGE_BYTES_MAX;
 use lictor_wire::api::{
     ApiError, BindingDocument, EnrollRequest, Enrolled, Entries, EvidenceAccepted, EvidenceBatch,
-    HostReport, Inventory, Pack, Placement, Published, ReleaseDocument, Token, TokenRequest,
+    HostReport, Inventory, MoveEntry, Pack, Placement, Published, ReleaseDocument, Token,
+    TokenRequest,
 };
 use lictor_wire::{Envelope, Trust};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -218,11 +218,11 @@ impl Client {
         self.send("POST", "/v1/placements", placement)
     }
 
-    /// Move records, the oldest first.
+    /// Moves and stays without protection, each once.
     ///
     /// # Errors
     /// [`ClientError`].
-    pub fn moves(&self) -> Result<Vec<MoveRecord>, ClientError> {
+    pub fn moves(&self) -> Result<Vec<MoveEntry>, ClientError> {
         self.get("/v1/moves")
     }
 
