@@ -4,15 +4,16 @@ use crate::netns::Netns;
 use anyhow::{Context, Result};
 use lictor_types::Mac;
 use nix::sys::socket::{
-    AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, bind, recvfrom, send,
-    setsockopt, socket, sockopt,
+    AddressFamily, ControlMessageOwned, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, bind,
+    recvmsg, send, setsockopt, socket, sockopt,
 };
 use nix::sys::time::{TimeVal, TimeValLike};
+use std::io::IoSliceMut;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 /// A capture keeps this many frames and counts the rest.
 pub const CAPTURE_MAX: usize = 1_000_000;
@@ -45,9 +46,8 @@ const PACKET_OUTGOING: u8 = 4;
 pub struct Frame {
     /// Which way.
     pub way: Way,
-    /// When the capture saw it.
-    pub at: Instant,
-    /// The same by the wall clock, to compare with QEMU's events.
+    /// When it passed, by the kernel's wall clock: frames of several captures, and QEMU's events,
+    /// can be put in order by it.
     pub wall: SystemTime,
     /// Who sent it, by its header.
     pub source: Mac,
@@ -120,16 +120,15 @@ impl Capture {
         let fd = open(netns, device)?;
         // So that the thread notices its stop flag on a silent device.
         setsockopt(&fd, sockopt::ReceiveTimeout, &TimeVal::milliseconds(50))?;
+        setsockopt(&fd, sockopt::ReceiveTimestampns, &true)?;
         let caught = Arc::new(Mutex::new(Caught::default()));
         let stop = Arc::new(AtomicBool::new(false));
         let (shared, stopped) = (Arc::clone(&caught), Arc::clone(&stop));
         let thread = std::thread::spawn(move || {
             let mut buffer = vec![0; 65_536];
             while !stopped.load(Ordering::Relaxed) {
-                if let Ok((length, from)) = recvfrom::<LinkAddr>(fd.as_raw_fd(), &mut buffer) {
-                    let outgoing = from.is_some_and(|from| from.pkttype() == PACKET_OUTGOING);
-                    let way = if outgoing { Way::Sent } else { Way::Received };
-                    keep(&shared, way, &buffer[..length]);
+                if let Some((passed, bytes)) = receive(&fd, &mut buffer) {
+                    keep(&shared, passed, bytes);
                 }
             }
         });
@@ -181,8 +180,36 @@ impl Drop for Capture {
     }
 }
 
-fn keep(caught: &Mutex<Caught>, way: Way, bytes: &[u8]) {
-    let Some(frame) = parse(way, bytes) else {
+/// How a frame passed the device.
+#[derive(Debug, Clone, Copy)]
+struct Passed {
+    way: Way,
+    wall: SystemTime,
+}
+
+/// The next frame, if one comes before the socket's time-out.
+fn receive<'a>(fd: &OwnedFd, buffer: &'a mut [u8]) -> Option<(Passed, &'a [u8])> {
+    let mut control = nix::cmsg_space!(nix::sys::time::TimeSpec);
+    let (length, passed) = {
+        let mut parts = [IoSliceMut::new(buffer)];
+        let (flags, fd) = (MsgFlags::empty(), fd.as_raw_fd());
+        let message = recvmsg::<LinkAddr>(fd, &mut parts, Some(&mut control), flags).ok()?;
+        let outgoing = message
+            .address
+            .is_some_and(|from| from.pkttype() == PACKET_OUTGOING);
+        let way = if outgoing { Way::Sent } else { Way::Received };
+        let stamp = message.cmsgs().ok()?.find_map(|part| match part {
+            ControlMessageOwned::ScmTimestampns(stamp) => Some(Duration::from(stamp)),
+            _ => None,
+        });
+        let wall = SystemTime::UNIX_EPOCH + stamp?;
+        (message.bytes, Passed { way, wall })
+    };
+    Some((passed, &buffer[..length]))
+}
+
+fn keep(caught: &Mutex<Caught>, passed: Passed, bytes: &[u8]) {
+    let Some(frame) = parse(passed, bytes) else {
         return;
     };
     let mut caught = caught.lock().unwrap_or_else(PoisonError::into_inner);
@@ -193,14 +220,13 @@ fn keep(caught: &Mutex<Caught>, way: Way, bytes: &[u8]) {
     }
 }
 
-fn parse(way: Way, bytes: &[u8]) -> Option<Frame> {
+fn parse(passed: Passed, bytes: &[u8]) -> Option<Frame> {
     let destination = bytes.get(0..6)?.try_into().ok()?;
     let source = bytes.get(6..12)?.try_into().ok()?;
     let ethertype = u16::from_be_bytes(bytes.get(12..14)?.try_into().ok()?);
     Some(Frame {
-        way,
-        at: Instant::now(),
-        wall: SystemTime::now(),
+        way: passed.way,
+        wall: passed.wall,
         source: Mac(source),
         destination: Mac(destination),
         ethertype,
@@ -322,11 +348,15 @@ mod tests {
             ip: (Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(10, 0, 0, 2)),
             port: (1, 2),
         };
-        let frame = parse(Way::Received, &udp4(&datagram, b"hello")).expect("long enough");
+        let passed = Passed {
+            way: Way::Received,
+            wall: SystemTime::UNIX_EPOCH,
+        };
+        let frame = parse(passed, &udp4(&datagram, b"hello")).expect("long enough");
         assert_eq!((frame.source, frame.destination), (from, to));
         assert_eq!((frame.ethertype, frame.length), (IPV4, 14 + 20 + 8 + 5));
         assert!(
-            parse(Way::Received, &[0; 13]).is_none(),
+            parse(passed, &[0; 13]).is_none(),
             "a cut Ethernet header is no frame"
         );
     }

@@ -131,6 +131,26 @@ fn keep(shown: &Shown) -> Result<()> {
     Ok(())
 }
 
+/// Where a step's name begins.
+const INDENT: usize = 16;
+/// Columns of a line.
+const COLUMNS: usize = 100;
+
+/// Breaks a text between its words.
+fn wrapped(text: &str) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split_whitespace() {
+        match lines.last_mut() {
+            Some(line) if INDENT + line.len() + 1 + word.len() <= COLUMNS => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.to_owned()),
+        }
+    }
+    lines
+}
+
 /// Prints a line for each step, and on a terminal the time that the present one has taken.
 struct Stage {
     terminal: bool,

@@ -4,7 +4,7 @@ use super::decisions::{Wanted, find};
 use super::world::{CLIENT, CORP, DB, FLOWS, LIMIT, PG, PORTAL, WEB, World, at};
 use super::{ensure, evidence};
 use crate::frame::{Datagram, IPV4, arp_reply, udp4};
-use crate::{ConnectOutcome, CounterStream, Way, connect, inject, wait};
+use crate::{ConnectOutcome, CounterStream, connect, inject, wait};
 use anyhow::{Context, Result};
 use lictor_types::{Mac, Reason, Verdict};
 use std::time::Duration;
@@ -107,7 +107,7 @@ pub(super) fn spoofed(world: &mut World) -> Result<String> {
         };
         find(world, since, wanted).with_context(|| format!("the lie with reason {reason}"))?;
     }
-    let leaked = world.fabric.a.frames().into_iter().filter(|frame| {
+    let leaked = world.fabric.a.frames()?.into_iter().filter(|frame| {
         let marked = frame.head.windows(MARK.len()).any(|part| part == MARK);
         let claimed = frame.source == own
             && frame.ethertype != IPV4
@@ -115,7 +115,7 @@ pub(super) fn spoofed(world: &mut World) -> Result<String> {
                 .head
                 .windows(4)
                 .any(|part| part == WEB.address().octets());
-        frame.way == Way::Received && (marked || claimed && frame.destination == to)
+        marked || claimed && frame.destination == to
     });
     let leaked = leaked.count();
     ensure(leaked == 0, || {

@@ -3,6 +3,7 @@
 
 mod decisions;
 mod evidence;
+mod fabric;
 mod flows;
 mod moves;
 mod packs;

@@ -6,11 +6,12 @@ use super::{ensure, evidence, millis};
 use crate::guest::{MigrateOptions, MigrateReport, QemuGuest};
 use crate::site::{Agent, Arrival};
 use crate::stream::{StreamLog, StreamReport};
-use crate::{Capture, Frame, Way, wait};
+use crate::wait;
 use anyhow::{Context, Result, bail};
+use lictor_client::Client;
 use lictor_evidence::{Body, MoveOutcome, MoveRecord};
-use lictor_types::{GuestId, HostId, Mac, VnicState};
-use lictor_wire::api::{GuestReport, Placement, VnicReport};
+use lictor_types::{GuestId, HostId, VnicState};
+use lictor_wire::api::{GuestReport, MoveEntry, MoveResult, Placement, VnicReport};
 use lictor_wire::local::{MovePhase, Response};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -59,14 +60,19 @@ pub(super) fn snapshot(world: &mut World) -> Result<String> {
         Body::SnapshotTaken { guest, sessions } if guest.as_str() == "db" => Some(*sessions),
         _ => None,
     })?;
+    let fenced = world.site.evidence_from(since)?.into_iter().any(|entry| {
+        let fence = VnicState::HandedOver;
+        matches!(&entry.body, Body::VnicState { guest, to, .. } if guest.as_str() == "db" && *to == fence)
+    });
     let after = known(world.site.agent("a")?, "db")?;
     let state = vnic(&after)?.state;
     ensure(
-        state == VnicState::Open && after.custody == before.custody,
+        state == VnicState::Open && after.custody == before.custody && !fenced,
         || format!("db was {before:?}, and is {after:?} after its snapshot"),
     )?;
     Ok(format!(
-        "both streams go on without a hole; {sessions} sessions recorded, nothing fenced"
+        "both streams go on without a hole, db's vnic was not fenced; recorded as a snapshot with \
+         {sessions} sessions in it"
     ))
 }
 
@@ -117,7 +123,11 @@ pub(super) fn db(world: &mut World) -> Result<String> {
     source.quit()?;
     // A guest that has arrived must be able to leave again under a verdict.
     world.wait_interlock("b", "db")?;
-    let row = row_of(&record, gap);
+    let entry = listed(world, ("db", MoveResult::Committed))?;
+    ensure(entry.sessions.as_ref() == Some(&record.sessions), || {
+        format!("the manager lists {entry:?}, the record says {record:?}")
+    })?;
+    let row = row_of(&entry, gap);
     let saw = format!(
         "{} of {} sessions handed over, QEMU's pause {}, longest silence of web's stream {} ms, \
          unprotected {} ms; {reconciled}",
@@ -153,18 +163,33 @@ fn recorded(world: &World, since: usize) -> Result<MoveRecord> {
     )
 }
 
-fn row_of(record: &MoveRecord, gap: Duration) -> MoveRow {
+/// How the manager lists a move, from what both agents or the hypervisor told it.
+fn listed(world: &World, (guest, outcome): (&str, MoveResult)) -> Result<MoveEntry> {
+    let auditor = &world.site.people.auditor;
+    let found = wait::seldom("a move in the manager's list", LIMIT, || {
+        let moves = auditor.must(Client::moves)?;
+        let mut newest = moves.into_iter().rev();
+        Ok(newest.find(|entry| entry.guest.as_str() == guest && entry.outcome == outcome))
+    });
+    found.with_context(|| format!("{guest}, {}", outcome.name()))
+}
+
+fn row_of(entry: &MoveEntry, gap: Duration) -> MoveRow {
+    let sessions = entry.sessions.clone().unwrap_or_default();
     MoveRow {
-        guest: record.guest.to_string(),
-        from: record.from.to_string(),
-        to: record.to.to_string(),
-        outcome: "committed".into(),
-        sessions_sent: record.sessions.sent,
-        sessions_accepted: record.sessions.accepted,
-        sessions_refused: record.sessions.refused.values().sum(),
+        guest: entry.guest.to_string(),
+        from: entry
+            .from
+            .as_ref()
+            .map_or("unknown".into(), ToString::to_string),
+        to: entry.to.to_string(),
+        outcome: entry.outcome.name().into(),
+        sessions_sent: sessions.sent,
+        sessions_accepted: sessions.accepted,
+        sessions_refused: sessions.refused.values().sum(),
         stream_gap_ms: Some(millis(gap)),
-        unprotected_ms: Some(record.unprotected_ms),
-        error_ms: Some(record.error_ms),
+        unprotected_ms: Some(entry.unprotected_ms),
+        error_ms: Some(entry.error_ms),
     }
 }
 
@@ -172,61 +197,58 @@ fn row_of(record: &MoveRecord, gap: Duration) -> MoveRow {
 ///
 /// * at the source, whose guest stands still, the device has carried exactly the packets that got
 ///   a verdict;
+/// * at the target, whose guest goes on, all that the device had carried at one look had got a
+///   verdict at the next;
 /// * no more frames of the guest came out of a host than its program had let pass;
 /// * none came out of the source after the first one out of the target, and none out of c.
 fn reconcile(world: &World, record: &MoveRecord) -> Result<String> {
     // The frames are counted before the counters are read, which only grow.
-    let from_a = frames_of(&world.fabric.a, DB.mac());
-    let from_b = frames_of(&world.fabric.b, DB.mac());
-    let from_c = frames_of(&world.fabric.c, DB.mac());
-    let a = known(world.site.agent("a")?, "db")?;
-    let b = known(world.site.agent("b")?, "db")?;
-    let (a, b) = (vnic(&a)?, vnic(&b)?);
-    ensure(a.judged[0] == a.device[0], || {
-        format!(
-            "on a the device carried {} packets, {} got a verdict",
-            a.device[0], a.judged[0]
-        )
+    let from_a = world.fabric.a.frames_of(DB.mac())?;
+    let from_b = world.fabric.b.frames_of(DB.mac())?;
+    let from_c = world.fabric.c.frames_of(DB.mac())?.len();
+    let source = counters(world, "a")?;
+    let (earlier, target) = (counters(world, "b")?, counters(world, "b")?);
+    let unjudged = [
+        source.device[0].abs_diff(source.judged[0]),
+        earlier.device[0].saturating_sub(target.judged[0]),
+    ];
+    ensure(unjudged == [0, 0], || {
+        format!("packets of db without a verdict on a and b: {unjudged:?}")
     })?;
-    for (host, frames, allowed) in [("a", &from_a, a.allowed[0]), ("b", &from_b, b.allowed[0])] {
-        ensure(frames.len() as u64 <= allowed, || {
-            format!(
-                "{} frames of db came out of {host}, {allowed} were allowed",
-                frames.len()
-            )
+    let sides = [
+        ("a", &from_a, source.allowed[0]),
+        ("b", &from_b, target.allowed[0]),
+    ];
+    for (host, frames, allowed) in sides {
+        let count = frames.len() as u64;
+        ensure(count <= allowed, || {
+            format!("{count} frames of db came out of {host}, {allowed} were allowed")
         })?;
     }
-    let first_from_b = from_b.first().context("no frame of db came out of b")?.at;
-    let late = from_a
-        .iter()
-        .filter(|frame| frame.at > first_from_b)
-        .count();
-    let strays = late + from_c.len();
-    ensure(strays == 0, || {
-        format!(
-            "{late} frames of db came out of a after its move, {} out of c",
-            from_c.len()
-        )
+    let first = from_b.first().context("no frame of db came out of b")?.wall;
+    let late = from_a.iter().filter(|frame| frame.wall > first).count();
+    ensure((late, from_c) == (0, 0), || {
+        format!("{late} frames of db came out of a after its move, {from_c} out of c")
     })?;
     ensure(record.unprotected_ms == 0, || {
         format!("the record says {record:?}")
     })?;
     Ok(format!(
         "the lab's capture agrees: {} frames of db out of a ({} allowed), then {} out of b ({} \
-         allowed), none out of a after the first out of b; on a verdicts equal the device's {}",
+         allowed), none out of a after the first out of b; on a, {} packets carried and {} judged",
         from_a.len(),
-        a.allowed[0],
+        source.allowed[0],
         from_b.len(),
-        b.allowed[0],
-        a.device[0],
+        target.allowed[0],
+        source.device[0],
+        source.judged[0],
     ))
 }
 
-/// The frames that a host itself sent for this guest.
-fn frames_of(capture: &Capture, mac: Mac) -> Vec<Frame> {
-    let mut frames = capture.from_mac(mac);
-    frames.retain(|frame| frame.way == Way::Received);
-    frames
+/// What an agent reads from its kernel about db's vnic now.
+fn counters(world: &World, host: &str) -> Result<VnicReport> {
+    let report = known(world.site.agent(host)?, "db")?;
+    vnic(&report).cloned()
 }
 
 /// db may not go to c: its agent refuses, and a migration that nobody asked for fails too.
@@ -249,31 +271,21 @@ pub(super) fn refused(world: &mut World) -> Result<String> {
     drop(target);
     both_go_on(world)?;
     world.wait_open(&from, "db")?;
-    let frames = frames_of(&world.fabric.c, DB.mac()).len();
+    let frames = world.fabric.c.frames_of(DB.mac())?.len();
     ensure(frames == 0, || {
         format!("{frames} frames of db came out of c")
     })?;
     let gap = world.web.stream().report_since(begin).largest_gap;
     let reasons: Vec<_> = reasons.iter().map(ToString::to_string).collect();
-    world.moves.push(MoveRow {
-        guest: "db".into(),
-        from: from.clone(),
-        to: "c".into(),
-        outcome: "refused".into(),
-        sessions_sent: 0,
-        sessions_accepted: 0,
-        sessions_refused: 0,
-        stream_gap_ms: Some(millis(gap)),
-        unprotected_ms: Some(0),
-        error_ms: Some(0),
-    });
+    let entry = listed(world, ("db", MoveResult::Refused))?;
+    world.moves.push(row_of(&entry, gap));
     Ok(format!(
         "refused: {}; a migration all the same rolls back ({}), the stream goes on after {} ms, \
          no frame of db out of c",
         reasons.join("; "),
         report
             .error
-            .unwrap_or_else(|| "QEMU gives no reason".into()),
+            .unwrap_or_else(|| format!("QEMU says {}", report.status)),
         millis(gap)
     ))
 }
@@ -311,17 +323,11 @@ pub(super) fn batch_leaves(world: &mut World) -> Result<String> {
         Body::Alarm { subject, .. } if subject.contains("batch") => Some(()),
         _ => None,
     })?;
+    let entry = listed(world, ("batch", MoveResult::Unprotected))?;
+    // How long it will have been is known when it is back.
     world.moves.push(MoveRow {
-        guest: "batch".into(),
-        from: "b".into(),
-        to: "c".into(),
-        outcome: "unprotected".into(),
-        sessions_sent: 0,
-        sessions_accepted: 0,
-        sessions_refused: 0,
-        stream_gap_ms: Some(millis(gap)),
         unprotected_ms: None,
-        error_ms: Some(error_ms),
+        ..row_of(&entry, gap)
     });
     Ok(format!(
         "without interlock; choice {choice}, alarm and open interval in evidence since its RESUME \
@@ -336,7 +342,7 @@ pub(super) fn batch_returns(world: &mut World) -> Result<String> {
     let since = evidence::mark(&world.site)?;
     let on = world.batch.host().node().name();
     ensure(on == "c", || format!("batch is on {on}: it never left"))?;
-    let unjudged = frames_of(&world.fabric.c, BATCH.mac()).len();
+    let unjudged = world.fabric.c.frames_of(BATCH.mac())?.len();
     world.batch.qmp().execute("quit", serde_json::json!({}))?;
     let limit = Duration::from_secs(10);
     world.batch.process().wait(limit)?;
@@ -360,13 +366,18 @@ pub(super) fn batch_returns(world: &mut World) -> Result<String> {
     let length = until_ms
         .checked_sub(since_ms)
         .context("an interval that ends before it begins")?;
+    let entry = listed(world, ("batch", MoveResult::Unprotected))?;
+    ensure(
+        (entry.unprotected_ms, entry.error_ms) == (length, error_ms),
+        || format!("the manager lists {entry:?}, the evidence says {length} ms +-{error_ms}"),
+    )?;
     let row = world
         .moves
         .iter_mut()
         .rev()
-        .find(|row| row.outcome == "unprotected");
-    let row = row.context("no unprotected move was seen")?;
-    (row.unprotected_ms, row.error_ms) = (Some(length), Some(error_ms));
+        .find(|row| row.guest == BATCH.name);
+    let row = row.context("batch was never seen to leave")?;
+    (row.unprotected_ms, row.error_ms) = (Some(entry.unprotected_ms), Some(entry.error_ms));
     ensure(length > 0 && unjudged > 0, || {
         format!("{length} ms and {unjudged} frames without a verdict cannot be right")
     })?;

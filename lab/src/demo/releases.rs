@@ -82,9 +82,14 @@ pub(super) fn one_signature(world: &mut World) -> Result<String> {
         },
     )?;
     let said = taken_over(world, &next)?;
+    let same = if reasons.ends_with(&said) {
+        "with the same words".to_owned()
+    } else {
+        said
+    };
     Ok(format!(
-        "the manager: {reasons}; an agent, offered it by a copy of the manager whose trust file \
-         root has changed: {said}"
+        "the manager: {reasons}; an agent that a copy of the manager, with a changed trust file, \
+         offers it: refused {same}"
     ))
 }
 

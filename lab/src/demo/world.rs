@@ -1,11 +1,12 @@
 //! Hosts and guests of the demo: a and b are protected, c is not.
 
+use super::fabric::Port;
 use super::summary::MoveRow;
 use super::{Options, evidence};
 use crate::guest::{NsGuest, QemuGuest, Service, Vnic};
 use crate::host::Host;
 use crate::site::{Agent, Arrival, Draft, Guest, Signed, Site};
-use crate::{Capture, wait};
+use crate::wait;
 use anyhow::{Context, Result, bail};
 use lictor_types::{Generation, VnicState};
 use std::net::{IpAddr, SocketAddr};
@@ -81,9 +82,9 @@ pub struct World {
 /// A capture on the fabric's port of each host, from before the first guest.
 #[derive(Debug)]
 pub(super) struct Fabric {
-    pub(super) a: Capture,
-    pub(super) b: Capture,
-    pub(super) c: Capture,
+    pub(super) a: Port,
+    pub(super) b: Port,
+    pub(super) c: Port,
 }
 
 impl World {
@@ -100,11 +101,10 @@ impl World {
             site.bind(guest)?;
         }
         wait_for_bindings(&site)?;
-        let on_port = |host: &Host| Capture::start(site.lab().fabric(), &host.fabric_port());
         let fabric = Fabric {
-            a: on_port(&a)?,
-            b: on_port(&b)?,
-            c: on_port(&c)?,
+            a: Port::watch(&site, &a)?,
+            b: Port::watch(&site, &b)?,
+            c: Port::watch(&site, &c)?,
         };
         let corp = namespace_guest(&site, &a, &CORP)?;
         let client = namespace_guest(&site, &b, &CLIENT)?;
