@@ -10,7 +10,7 @@
 #include <linux/types.h>
 
 /* Pins live below a folder of this name: a program of another layout never adopts them. */
-#define LICTOR_ABI 1
+#define LICTOR_ABI 2
 
 /* Relative to the guest, always. */
 #define DIRECTION_EGRESS 0
@@ -125,13 +125,20 @@ struct address_value {
 };
 _Static_assert(sizeof(struct address_value) == 16, "address_value");
 
-/* `atoms`: index is class * 65536 + port. The flag marks the first port of a row, so that a
- * read-back gives the rows as they were loaded.
+/* `atoms`: the index is class * 64 + port / 1024, because a read-back of one entry a port takes a
+ * tenth of a second. The flag marks the first port of a row, so that a read-back gives the rows as
+ * they were loaded.
  */
-#define ATOM_ENTRIES (PROTOCOL_CLASSES * 65536)
+#define ATOM_BLOCK_PORTS 1024
+#define ATOM_BLOCKS (PROTOCOL_CLASSES * 65536 / ATOM_BLOCK_PORTS)
 #define ATOM_MASK 0xffff
 #define ATOM_FIRST 0x80000000
 #define ATOM_PRESENT 0x40000000
+
+struct atom_block {
+	__u32 ports[ATOM_BLOCK_PORTS];
+};
+_Static_assert(sizeof(struct atom_block) == 4096, "atom_block");
 
 struct decision_key {
 	__u32 local;

@@ -35,9 +35,9 @@ struct {
 	__type(key, __u32);
 	__array(values, struct {
 		__uint(type, BPF_MAP_TYPE_ARRAY);
-		__uint(max_entries, ATOM_ENTRIES);
-		__type(key, __u32);
-		__type(value, __u32);
+		__uint(max_entries, ATOM_BLOCKS);
+		__uint(key_size, sizeof(__u32));
+		__uint(value_size, sizeof(struct atom_block));
 	});
 } atoms SEC(".maps");
 

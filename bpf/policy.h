@@ -100,11 +100,12 @@ policy_port(const struct session_key *key, __u8 direction, __u8 icmp_type)
 
 static __always_inline __u16 atom_find(const struct tables *tables, __u8 protocol, __u16 port)
 {
-	__u32 slot = tables->slot, index = protocol_class(protocol) * 65536 + port, *atom;
+	__u32 index = (protocol_class(protocol) * 65536 + port) / ATOM_BLOCK_PORTS;
+	__u32 slot = tables->slot;
 	void *inner = bpf_map_lookup_elem(&atoms, &slot);
+	struct atom_block *block = inner ? bpf_map_lookup_elem(inner, &index) : 0;
 
-	atom = inner ? bpf_map_lookup_elem(inner, &index) : 0;
-	return atom ? *atom & ATOM_MASK : 0;
+	return block ? block->ports[port % ATOM_BLOCK_PORTS] & ATOM_MASK : 0;
 }
 
 /* The verdict on a conversation in the direction in which it is, or was, opened. Both ends'

@@ -1,10 +1,11 @@
 //! The mirror of `bpf/abi.h`. A test parses the header and compares.
 
-pub(crate) const ABI: u32 = 1;
+pub(crate) const ABI: u32 = 2;
 pub(crate) const COUNTERS_PER_DIRECTION: u32 = 128;
 pub(crate) const SLOTS: u32 = 2;
 pub(crate) const ADDRESS_PREFIX_BASE: u32 = 64;
-pub(crate) const ATOM_ENTRIES: u32 = 5 * 65_536;
+pub(crate) const ATOM_BLOCK_PORTS: usize = 1_024;
+pub(crate) const ATOM_BLOCKS: usize = 5 * 65_536 / ATOM_BLOCK_PORTS;
 pub(crate) const ATOM_MASK: u32 = 0xffff;
 pub(crate) const ATOM_FIRST: u32 = 0x8000_0000;
 pub(crate) const ATOM_PRESENT: u32 = 0x4000_0000;
@@ -40,6 +41,24 @@ macro_rules! plain {
 unsafe impl Plain for u32 {}
 // SAFETY: as above.
 unsafe impl Plain for u64 {}
+
+/// The atoms of a run of ports.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct AtomBlock {
+    pub(crate) ports: [u32; ATOM_BLOCK_PORTS],
+}
+
+impl Default for AtomBlock {
+    fn default() -> Self {
+        Self {
+            ports: [0; ATOM_BLOCK_PORTS],
+        }
+    }
+}
+
+// SAFETY: one array of integers.
+unsafe impl Plain for AtomBlock {}
 
 plain! {
     AddressKey(28) { prefix_bits: u32, segment: u32, family: u32, address: [u8; 16], }
@@ -170,6 +189,10 @@ mod tests {
         check("HOST_COUNTERS", HOST_COUNTERS);
         check("HOOK_TCX", HOOK_TCX);
         check("HOOK_CLSACT", HOOK_CLSACT);
-        check("PROTOCOL_CLASSES", ATOM_ENTRIES / 65_536);
+        check(
+            "PROTOCOL_CLASSES",
+            (ATOM_BLOCKS * ATOM_BLOCK_PORTS / 65_536) as u64,
+        );
+        check("ATOM_BLOCK_PORTS", ATOM_BLOCK_PORTS as u64);
     }
 }

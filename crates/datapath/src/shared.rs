@@ -105,7 +105,11 @@ pub(crate) const ADDRESSES_INNER: Shape = Shape {
     entries: 1,
     flags: c::BPF_F_NO_PREALLOC,
 };
-pub(crate) const ATOMS_INNER: Shape = array("atoms_slot", 4, abi::ATOM_ENTRIES);
+pub(crate) const ATOMS_INNER: Shape = array(
+    "atoms_slot",
+    size_of::<abi::AtomBlock>(),
+    abi::ATOM_BLOCKS as u32,
+);
 pub(crate) const DECISIONS_INNER: Shape = Shape {
     kind: c::BPF_MAP_TYPE_HASH,
     name: "decisions_slot",

@@ -12,6 +12,13 @@ use std::path::Path;
 /// Rows of one batch call: enough to hide the cost of the call, little enough for the kernel's
 /// temporary copies.
 const BATCH_ROWS: usize = 4_096;
+/// Bytes of the values in one batch; larger values come in fewer rows.
+const BATCH_BYTES: usize = 1 << 20;
+
+const fn batch_rows<V>() -> usize {
+    let fit = BATCH_BYTES / size_of::<V>();
+    if fit < BATCH_ROWS { fit } else { BATCH_ROWS }
+}
 
 fn check(result: i32) -> io::Result<i32> {
     if result < 0 {
@@ -146,7 +153,8 @@ impl<K: Plain, V: Plain> Map<K, V> {
     pub(crate) fn fill(&self, keys: &[K], values: &[V]) -> io::Result<()> {
         assert_eq!(keys.len(), values.len(), "each key has a value");
         let opts = batch_opts();
-        for (keys, values) in keys.chunks(BATCH_ROWS).zip(values.chunks(BATCH_ROWS)) {
+        let rows = batch_rows::<V>();
+        for (keys, values) in keys.chunks(rows).zip(values.chunks(rows)) {
             let mut count = keys.len() as u32;
             let (from, with) = (keys.as_ptr().cast(), values.as_ptr().cast());
             let fd = self.fd.as_raw_fd();
@@ -163,7 +171,7 @@ impl<K: Plain, V: Plain> Map<K, V> {
     /// means the end, and ENOSPC means that one bucket is larger than the whole batch.
     pub(crate) fn rows(&self) -> io::Result<Vec<(K, V)>> {
         let mut rows = Vec::new();
-        let mut size = BATCH_ROWS;
+        let mut size = batch_rows::<V>();
         // A cursor is as large as the largest key, whatever the map's kind.
         let (mut from, mut next) = ([0u8; 64], [0u8; 64]);
         assert!(

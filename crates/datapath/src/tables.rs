@@ -1,7 +1,9 @@
 //! A release in the kernel's maps: built beside the active one, read back, then switched to.
 
 use crate::Error;
-use crate::abi::{self, AddressKey, AddressValue, DecisionKey, DecisionValue, Plain, ReleaseInfo};
+use crate::abi::{
+    self, AddressKey, AddressValue, AtomBlock, DecisionKey, DecisionValue, Plain, ReleaseInfo,
+};
 use crate::shared::{ADDRESSES_INNER, ATOMS_INNER, DECISIONS_INNER, Shared};
 use crate::sys::{self, Map, Shape};
 use ipnet::IpNet;
@@ -25,7 +27,7 @@ type Rows<K, V> = (Vec<K>, Vec<V>);
 
 struct Image {
     addresses: Rows<AddressKey, AddressValue>,
-    atoms: Rows<u32, u32>,
+    atoms: Rows<u32, AtomBlock>,
     decisions: Rows<DecisionKey, DecisionValue>,
     info: ReleaseInfo,
 }
@@ -51,29 +53,7 @@ impl Image {
             .iter()
             .map(address_row)
             .collect::<Result<_, _>>()?;
-        let mut atoms = (Vec::new(), Vec::new());
-        for range in &tables.atoms {
-            if range.first > range.last || range.last > range.protocol.port_max() {
-                let row = format!("atom {} {}-{}", range.protocol, range.first, range.last);
-                return Err(Error::Row {
-                    row,
-                    why: "the range is empty or beyond the protocol",
-                });
-            }
-            for port in range.first..=range.last {
-                let first = if port == range.first {
-                    abi::ATOM_FIRST
-                } else {
-                    0
-                };
-                atoms
-                    .0
-                    .push(range.protocol as u32 * 65_536 + u32::from(port));
-                atoms
-                    .1
-                    .push(u32::from(range.atom.0) | abi::ATOM_PRESENT | first);
-            }
-        }
+        let atoms = atom_blocks(&tables.atoms)?;
         let info = ReleaseInfo {
             generation: tables.generation.0,
             epoch: tables.epoch.0,
@@ -91,6 +71,30 @@ impl Image {
             info,
         })
     }
+}
+
+fn atom_blocks(ranges: &[AtomRange]) -> Result<Rows<u32, AtomBlock>, Error> {
+    let mut blocks = vec![AtomBlock::default(); abi::ATOM_BLOCKS];
+    for range in ranges {
+        if range.first > range.last || range.last > range.protocol.port_max() {
+            let row = format!("atom {} {}-{}", range.protocol, range.first, range.last);
+            return Err(Error::Row {
+                row,
+                why: "the range is empty or beyond the protocol",
+            });
+        }
+        let class = range.protocol as usize * 65_536;
+        for port in range.first..=range.last {
+            let place = class + usize::from(port);
+            let block = &mut blocks[place / abi::ATOM_BLOCK_PORTS];
+            block.ports[place % abi::ATOM_BLOCK_PORTS] =
+                u32::from(range.atom.0) | abi::ATOM_PRESENT;
+        }
+        let place = class + usize::from(range.first);
+        let block = &mut blocks[place / abi::ATOM_BLOCK_PORTS];
+        block.ports[place % abi::ATOM_BLOCK_PORTS] |= abi::ATOM_FIRST;
+    }
+    Ok(((0..abi::ATOM_BLOCKS as u32).collect(), blocks))
 }
 
 fn address_row(entry: &AddressEntry) -> Result<(AddressKey, AddressValue), Error> {
@@ -278,25 +282,28 @@ fn read_addresses(rows: Vec<(AddressKey, AddressValue)>) -> Result<Vec<AddressEn
         .collect()
 }
 
-fn read_atoms(mut rows: Vec<(u32, u32)>) -> Vec<AtomRange> {
-    rows.sort_unstable();
+fn read_atoms(mut rows: Vec<(u32, AtomBlock)>) -> Vec<AtomRange> {
+    rows.sort_unstable_by_key(|(index, _)| *index);
     let mut ranges: Vec<AtomRange> = Vec::new();
-    for (index, value) in rows {
-        if value & abi::ATOM_PRESENT == 0 {
-            continue;
-        }
-        let Some(protocol) = Protocol::ALL.get((index / 65_536) as usize) else {
+    for (index, block) in &rows {
+        let place = *index as usize * abi::ATOM_BLOCK_PORTS;
+        let Some(protocol) = Protocol::ALL.get(place / 65_536) else {
             continue;
         };
-        let port = (index % 65_536) as u16;
-        match ranges.last_mut() {
-            Some(last) if value & abi::ATOM_FIRST == 0 => last.last = port,
-            _ => ranges.push(AtomRange {
-                protocol: *protocol,
-                first: port,
-                last: port,
-                atom: AtomId((value & abi::ATOM_MASK) as u16),
-            }),
+        for (offset, value) in block.ports.iter().enumerate() {
+            if value & abi::ATOM_PRESENT == 0 {
+                continue;
+            }
+            let port = ((place + offset) % 65_536) as u16;
+            match ranges.last_mut() {
+                Some(last) if value & abi::ATOM_FIRST == 0 => last.last = port,
+                _ => ranges.push(AtomRange {
+                    protocol: *protocol,
+                    first: port,
+                    last: port,
+                    atom: AtomId((value & abi::ATOM_MASK) as u16),
+                }),
+            }
         }
     }
     ranges

@@ -17,7 +17,7 @@ use lictor_types::{
     Digest, Epoch, GuestId, HostId, LOAD_DEADLINE_MS, SessionRecord, VnicId, VnicState,
 };
 use lictor_wire::peer::{Control, SAVE_TYPE, SaveRecord, Step};
-use lictor_wire::{Envelope, Refusal, Ticket};
+use lictor_wire::{Envelope, Refusal, Ticket, VerifyKey};
 
 /// A guest on its way in.
 #[derive(Debug)]
@@ -44,6 +44,13 @@ struct Save {
     digest: Digest,
     fenced_ms: u64,
     side: MoveSide,
+}
+
+/// What Save() returned, with whoever of the roster has signed it.
+struct Opened {
+    envelope: Envelope,
+    record: SaveRecord,
+    signers: Vec<VerifyKey>,
 }
 
 impl Arriving {
@@ -80,6 +87,8 @@ impl Owner {
                 return Err(AgentError::Refused(what));
             }
         };
+        // A device that went with its guest a moment ago is no fault of this host.
+        self.reconcile(now)?;
         let controls = self.host.controls()?;
         let busy = self.busy(&ticket);
         let standing = Standing {
@@ -239,7 +248,7 @@ impl Owner {
             return self.load_unasked(guest, saved, &reply, now);
         }
         let event = match saved {
-            Ok((envelope, record)) => self.expected(guest, envelope, record),
+            Ok(opened) => self.expected(guest, opened),
             Err(error) => Err(error),
         };
         let Some(arriving) = self.arriving.get_mut(guest) else {
@@ -256,11 +265,7 @@ impl Owner {
     }
 
     /// Opens what Save() returned: some host of the roster must have signed it.
-    fn open_record(
-        &self,
-        guest: &GuestId,
-        state: &[u8],
-    ) -> Result<(Envelope, SaveRecord), AgentError> {
+    fn open_record(&self, guest: &GuestId, state: &[u8]) -> Result<Opened, AgentError> {
         let envelope: Envelope = parse(state)?;
         let keys: Vec<_> = self.host.roster().into_iter().map(|one| one.key).collect();
         let verified = envelope.verify(SAVE_TYPE, &keys)?;
@@ -271,16 +276,15 @@ impl Owner {
             let what = format!("the record is of guest {named}, not of {guest}");
             return Err(AgentError::Refused(what));
         }
-        Ok((envelope, record))
+        Ok(Opened {
+            envelope,
+            record,
+            signers: verified.signers,
+        })
     }
 
     /// Whether the record is the one that this ticket's source had to sign.
-    fn expected(
-        &mut self,
-        guest: &GuestId,
-        envelope: Envelope,
-        record: SaveRecord,
-    ) -> Result<(), AgentError> {
+    fn expected(&mut self, guest: &GuestId, opened: Opened) -> Result<(), AgentError> {
         let refused = |what: &str| Err(AgentError::Refused(what.to_owned()));
         let release = self.host.release().cloned();
         let Some((arriving, release)) = self.arriving.get_mut(guest).zip(release) else {
@@ -294,7 +298,7 @@ impl Owner {
             fenced_ms,
             source,
             ..
-        } = record
+        } = opened.record
         else {
             return refused("the guest was saved without fencing it: no move, a snapshot");
         };
@@ -305,16 +309,12 @@ impl Owner {
             return refused("another release was loaded since the move was admitted");
         }
         let roster = release.release().host(&arriving.ticket.source);
-        let by_source = roster.is_some_and(|one| {
-            envelope
-                .verify(SAVE_TYPE, std::slice::from_ref(&one.key))
-                .is_ok()
-        });
+        let by_source = roster.is_some_and(|one| opened.signers.contains(&one.key));
         if !by_source {
             return refused("the record is not signed by the source");
         }
         arriving.save = Some(Save {
-            envelope,
+            envelope: opened.envelope,
             count,
             digest,
             fenced_ms,
@@ -328,12 +328,15 @@ impl Owner {
     fn load_unasked(
         &mut self,
         guest: &GuestId,
-        saved: Result<(Envelope, SaveRecord), AgentError>,
+        saved: Result<Opened, AgentError>,
         reply: &Reply<Result<(), String>>,
         now: Now,
     ) -> Result<(), AgentError> {
         let answer = match saved {
-            Ok((_, SaveRecord::Snapshot { .. })) if self.host.custody().held(guest) => {
+            Ok(Opened {
+                record: SaveRecord::Snapshot { .. },
+                ..
+            }) if self.host.custody().held(guest) => {
                 self.host.purge(guest)?;
                 let next = self.host.custody().epoch(guest) + 1;
                 self.host

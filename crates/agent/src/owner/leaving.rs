@@ -48,6 +48,8 @@ pub(super) struct Leaving {
     copy_waits: bool,
     /// The interlock was put in for this move only.
     guarded_for_move: bool,
+    /// Its guest stands still since then, fenced or about to be.
+    stopped: Option<Now>,
     fenced: Option<Now>,
     save: Option<Envelope>,
     save_reply: Option<Reply<Result<Vec<u8>, String>>>,
@@ -67,6 +69,7 @@ impl Leaving {
             side: None,
             copy_waits: false,
             guarded_for_move: false,
+            stopped: None,
             fenced: None,
             save: None,
             save_reply: None,
@@ -87,7 +90,12 @@ impl Leaving {
     }
 
     pub(super) fn pause_since(&self) -> Option<Now> {
-        self.fenced.filter(|_| self.is_fenced())
+        self.stopped.filter(|_| !self.has_ended())
+    }
+
+    /// QEMU has stopped the guest and will ask next: nothing may be in the way of that.
+    pub(super) fn stopped(&mut self, now: Now) {
+        self.stopped = Some(now);
     }
 
     pub(super) fn deadline_us(&self) -> Option<u64> {
@@ -567,6 +575,7 @@ impl Owner {
         let gone = || AgentError::Refused(format!("no move of guest {guest} is under way"));
         let leaving = self.leaving.get_mut(guest).ok_or_else(gone)?;
         leaving.fenced = Some(now);
+        leaving.stopped.get_or_insert(now);
         let deltas = self.host.changes(&mut leaving.sessions, &leaving.marks)?;
         let record = SaveRecord::Move {
             ticket: leaving.digest,

@@ -177,16 +177,17 @@ impl Owner {
         self.note(Body::Alarm { subject, text }, now);
     }
 
+    /// Repairs what differs from what was approved, and lets go of guests whose devices are gone.
+    fn reconcile(&mut self, now: Now) -> Result<(), AgentError> {
+        for guest in self.host.reconcile(now.ms)? {
+            self.left(&guest, Departure::DeviceGone, now)?;
+        }
+        Ok(())
+    }
+
     /// Each part stands alone: what fails in one is no reason to leave out the others.
     fn round(&mut self, now: Now) -> Result<(), AgentError> {
-        match self.host.reconcile(now.ms) {
-            Ok(gone) => {
-                for guest in gone {
-                    self.left(&guest, Departure::DeviceGone, now)?;
-                }
-            }
-            Err(error) => warn("reconcile", Err(error)),
-        }
+        warn("reconcile", self.reconcile(now));
         match self.host.attach_strays(now.ms) {
             Ok(strays) => {
                 let text = "its device was here before anybody asked for it: it is in hold until \

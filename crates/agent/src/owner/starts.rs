@@ -331,6 +331,9 @@ impl Owner {
                 watch.state = Some(RunState::Stopped);
                 watch.since = now;
                 watch.order(Order::Follow);
+                if let Some(leaving) = self.leaving.get_mut(guest) {
+                    leaving.stopped(now);
+                }
                 Ok(())
             }
             News::Event(Event::Migration(status)) if status == "failed" => {

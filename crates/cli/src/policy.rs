@@ -1,0 +1,249 @@
+//! `lictor policy`: from a text to a release that two persons have signed.
+
+use crate::caller::Caller;
+use crate::output::{Answer, Cell, Ending, Page, Printing, Tone};
+use crate::release::{Draft, Part};
+use crate::{CliError, Setting, files, show, site};
+use clap::{Args, Subcommand};
+use lictor_policy::{CompileInput, Date, Diagnostic, Policy, Severity, compile, parse, render};
+use lictor_types::{Generation, POLICY_TEXT_BYTES_MAX};
+use lictor_wire::Release;
+use lictor_wire::release::FORMAT;
+use serde_json::json;
+use std::path::{Path, PathBuf};
+
+/// Check, compile, show, sign, approve and publish policy.
+#[derive(Debug, Clone, Args)]
+pub struct PolicyArgs {
+    #[command(subcommand)]
+    action: Action,
+    #[command(flatten)]
+    caller: Caller,
+    #[command(flatten)]
+    pub(crate) printing: Printing,
+}
+
+#[derive(Debug, Clone, Subcommand)]
+enum Action {
+    /// Say everything that is wrong with a policy text. Ends with 1 if there are errors.
+    Check {
+        /// The policy text.
+        file: PathBuf,
+    },
+    /// Compile a policy and a site into a release that nobody has signed yet.
+    Compile(Compile),
+    /// Show all that a signature of a release stands for.
+    Show {
+        /// The release.
+        release: PathBuf,
+    },
+    /// Sign a release as its author.
+    Sign(Sign),
+    /// Sign a release as an approver, who is another person.
+    Approve(Sign),
+    /// Hand a release to the manager, from which agents fetch it.
+    Publish {
+        /// The release.
+        release: PathBuf,
+    },
+    /// Fetch the newest release from the manager.
+    Fetch {
+        /// Where it goes.
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+    },
+}
+
+#[derive(Debug, Clone, Args)]
+struct Compile {
+    /// The policy text.
+    file: PathBuf,
+    /// The site: deployment, roster, delegations and label sets.
+    #[arg(long, value_name = "TOML")]
+    site: PathBuf,
+    /// The release's number, greater than every one before.
+    #[arg(long)]
+    generation: Generation,
+    /// The day for which rules count as expired or not; today if not given.
+    #[arg(long)]
+    date: Option<Date>,
+    /// Where the release goes.
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+}
+
+#[derive(Debug, Clone, Args)]
+struct Sign {
+    /// The release.
+    release: PathBuf,
+    /// The key file.
+    #[arg(long, value_name = "FILE")]
+    key: PathBuf,
+}
+
+pub(crate) fn run(args: &PolicyArgs, setting: &Setting) -> Result<Answer, CliError> {
+    match &args.action {
+        Action::Check { file } => check(file),
+        Action::Compile(compile) => compile_release(compile, setting.now_ms),
+        Action::Show { release } => {
+            let draft = Draft::read(release)?;
+            Ok(show::release(&draft, args.caller.trust()?.as_ref()))
+        }
+        Action::Sign(one) => sign(one, Part::Author, &args.caller),
+        Action::Approve(one) => sign(one, Part::Approver, &args.caller),
+        Action::Publish { release } => publish(release, &args.caller),
+        Action::Fetch { out } => fetch(out, &args.caller),
+    }
+}
+
+/// A policy text and whatever is wrong with it.
+struct Reading {
+    policy: Option<Policy>,
+    diagnostics: Vec<Diagnostic>,
+    bytes: Vec<u8>,
+}
+
+fn read(path: &Path) -> Result<Reading, CliError> {
+    let bytes = files::read(path, POLICY_TEXT_BYTES_MAX)?;
+    let (policy, diagnostics) = parse(&path.display().to_string(), &bytes);
+    Ok(Reading {
+        policy,
+        diagnostics,
+        bytes,
+    })
+}
+
+/// Reads a policy that has no errors.
+pub(crate) fn read_sound(path: &Path) -> Result<Policy, CliError> {
+    let reading = read(path)?;
+    reading.policy.ok_or_else(|| CliError::Policy {
+        path: path.into(),
+        diagnostics: render(&reading.diagnostics, &reading.bytes),
+    })
+}
+
+fn check(path: &Path) -> Result<Answer, CliError> {
+    let Reading {
+        policy,
+        diagnostics,
+        bytes,
+    } = read(path)?;
+    let is = |severity| {
+        diagnostics
+            .iter()
+            .filter(move |one| one.severity == severity)
+    };
+    let errors = is(Severity::Error).count();
+    let warnings = is(Severity::Warning).count();
+    let mut page = Page::default();
+    if !diagnostics.is_empty() {
+        page = page.text(render(&diagnostics, &bytes));
+    }
+    let (tone, ending) = match policy {
+        Some(_) => (Tone::Good, Ending::Done),
+        None => (Tone::Bad, Ending::No),
+    };
+    let (file, rules) = (
+        path.display(),
+        policy.as_ref().map(|one| one.rules().count()),
+    );
+    let sum = match rules {
+        Some(rules) => format!("{file}: {rules} rules, {warnings} warnings"),
+        None => format!("{file}: {errors} errors, {warnings} warnings"),
+    };
+    let value = json!({
+        "file": file.to_string(), "policy": policy.as_ref().map(|one| &one.name),
+        "version": policy.as_ref().map(|one| one.version), "rules": rules,
+        "errors": errors, "warnings": warnings, "diagnostics": diagnostics,
+    });
+    let page = page.line(Cell::toned(tone, sum));
+    Ok(Answer::new(page, &value).ending(ending))
+}
+
+fn compile_release(args: &Compile, now_ms: u64) -> Result<Answer, CliError> {
+    if args.generation == Generation(0) {
+        let what = "0 means that none is loaded; expected 1 or more";
+        return Err(CliError::argument("--generation", what));
+    }
+    let policy = read_sound(&args.file)?;
+    let site = site::read(&args.site, &policy)?;
+    let label_sets: Vec<_> = site.label_sets().into_iter().collect();
+    let date = args.date.unwrap_or(Date::from_unix_seconds(now_ms / 1_000));
+    let input = CompileInput { label_sets, date };
+    let draft = Draft::new(Release {
+        format: FORMAT,
+        deployment: site.deployment,
+        generation: args.generation,
+        created_ms: now_ms,
+        policy: compile(&policy, &input)?,
+        roster: site.roster,
+        delegations: site.delegations,
+    });
+    let bytes = draft.to_bytes();
+    if bytes.len() > files::RELEASE_BYTES_MAX {
+        let (length, max) = (bytes.len(), files::RELEASE_BYTES_MAX);
+        let what = format!("the release has {length} bytes, at most {max} can be sent; split it");
+        return Err(CliError::file(&args.out, what));
+    }
+    files::write_new(&args.out, &bytes)?;
+    let page = show::head(&draft, Page::default());
+    let page = quarantined(&draft, page).line(
+        "Nobody has signed it: read it with `lictor policy show`, then `lictor policy sign`.",
+    );
+    Ok(Answer::new(page, &show::head_value(&draft)))
+}
+
+/// Guests without a required label are cut off: legal, and seldom meant.
+fn quarantined(draft: &Draft, mut page: Page) -> Page {
+    let identities = draft.release.policy.identities.iter();
+    for labels in identities
+        .filter(|one| one.quarantine)
+        .flat_map(|one| &one.labels)
+    {
+        let labels = site::text(labels);
+        let text = format!("guests with {labels} lack a required label: nothing reaches them");
+        page = page.line(Cell::toned(Tone::Doubt, text));
+    }
+    page
+}
+
+fn sign(args: &Sign, part: Part, caller: &Caller) -> Result<Answer, CliError> {
+    let trust = caller.trust()?;
+    let path = &args.release;
+    let mut draft = Draft::read(path)?;
+    draft.sign(path, part, (&args.key, trust.as_ref()))?;
+    files::replace(path, &draft.to_bytes())?;
+    let standing = draft.standing(trust.as_ref());
+    let page = standing.page(show::head(&draft, Page::default()));
+    let mut value = show::head_value(&draft);
+    value["standing"] = json!(standing);
+    Ok(Answer::new(page, &value))
+}
+
+fn publish(path: &Path, caller: &Caller) -> Result<Answer, CliError> {
+    let draft = Draft::read(path)?;
+    let published = caller.open()?.client.publish_release(&draft.envelope)?;
+    let page = Page::default().fields([
+        ("published", published.generation.into()),
+        ("digest", published.digest.into()),
+    ]);
+    Ok(Answer::new(page, &published))
+}
+
+fn fetch(path: &Path, caller: &Caller) -> Result<Answer, CliError> {
+    let identity = caller.open()?;
+    let document = identity.client.release()?.ok_or_else(|| {
+        let what = "the manager has no release yet; publish one with `lictor policy publish`";
+        CliError::file(path, what)
+    })?;
+    // Written first and read again as any other file: what came is not believed.
+    let mut bytes = serde_json::to_vec_pretty(&document.envelope).expect("only string keys");
+    bytes.push(b'\n');
+    files::write_new(path, &bytes)?;
+    let draft = Draft::read(path)?;
+    let standing = draft.standing(Some(&identity.trust));
+    let page = standing.page(show::head(&draft, Page::default()));
+    let mut value = show::head_value(&draft);
+    value["standing"] = json!(standing);
+    Ok(Answer::new(page, &value).ending(standing.ending()))
+}
