@@ -271,8 +271,7 @@ fn a_migration_to_a_protected_host_that_nobody_admitted_fails_there() -> Result<
 }
 
 #[test]
-fn a_target_that_dies_after_the_copy_leaves_the_guest_with_its_sessions_at_the_source() -> Result<()>
-{
+fn a_target_that_dies_after_the_copy_leaves_the_guest_as_it_was_at_the_source() -> Result<()> {
     if !lictor_lab::privileged() {
         return Ok(());
     }
