@@ -40,7 +40,7 @@ enum Task {
     /// On Debian 12 as root it installs packages with apt; elsewhere it says which are missing. The
     /// guest's kernel is downloaded and unpacked below target/lab-cache, never installed.
     Setup,
-    /// Set up, build, and show all of Lictor on real guests, in under three minutes after the build. Needs root.
+    /// Set up, build, and show all of Lictor on real guests. Needs root, and three minutes at most.
     ///
     /// Writes target/demo: summary.json, the report and the evidence pack. It ends with 0 only if
     /// every step was shown.

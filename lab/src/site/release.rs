@@ -243,8 +243,8 @@ impl Draft {
     }
 }
 
-/// What `lictor host roster` prints, once every agent of the site is in it: it leaves out those that
-/// have not reported yet.
+/// What `lictor host roster` prints, once every agent of the site is in it: it leaves out those
+/// that have not reported yet.
 fn roster(site: &Site) -> Result<String> {
     let author = &site.people.author;
     let whole = wait::seldom("a roster with every agent", LIMIT, || {
