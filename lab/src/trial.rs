@@ -246,7 +246,10 @@ mod tests {
     fn libraries_are_what_the_loader_lists() {
         let check = |text: &str, expected: &[&str]| {
             let found = libraries_of(text).expect("all are there");
-            assert_eq!(found, expected.iter().map(PathBuf::from).collect::<Vec<_>>());
+            assert_eq!(
+                found,
+                expected.iter().map(PathBuf::from).collect::<Vec<_>>()
+            );
         };
         check(
             "\tvdso.so.1 (0x7f)\n\tz.so => /lib/x/z.so (0x7f)\n\t/lib64/ld.so (0x7f)\n",
@@ -278,6 +281,9 @@ mod tests {
         check(&whole.replace("LICTOR-TRIAL-END\n", ""), "then stopped");
         check(&whole.replace("BEGIN b", "BEGIN c"), "then stopped");
         check(&whole.replace("STATUS 101", "STATUS ?"), "is a number");
-        check("LICTOR-TRIAL-KERNEL 6.1\nLICTOR-TRIAL-END\n", "then stopped");
+        check(
+            "LICTOR-TRIAL-KERNEL 6.1\nLICTOR-TRIAL-END\n",
+            "then stopped",
+        );
     }
 }

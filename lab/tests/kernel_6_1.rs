@@ -67,7 +67,10 @@ fn faults(run: &Run, tests: usize) -> Vec<String> {
         let (name, status) = (&run.name, run.status);
         faults.push(format!("{name} ended with {status}, expected `{summary}`"));
     }
-    let left_out = run.output.lines().filter(|line| line.contains("NOT TESTED"));
+    let left_out = run
+        .output
+        .lines()
+        .filter(|line| line.contains("NOT TESTED"));
     let unexpected = left_out.filter(|line| !line.contains("no tcx"));
     faults.extend(unexpected.map(|line| format!("{}: {line}", run.name)));
     faults
