@@ -1,5 +1,6 @@
 //! The data plane on Debian 12's own kernel, the oldest that is promised: every test of
-//! `crates/datapath` once more, in a guest. The machine's kernel is tested by those tests themselves.
+//! `crates/datapath`, and those of the agent's core, once more in a guest. Run by themselves they
+//! test the machine's kernel.
 
 use lictor_lab::{Image, Run, Trial, TrialReport, image, privileged};
 use serde_json::Value;
@@ -7,7 +8,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-/// What the tests of `crates/datapath` call.
+/// Whose tests, in cargo's words.
+const SUITES: [&[&str]; 2] = [
+    &["--package", "lictor-datapath"],
+    &["--package", "lictor-agent", "--test", "host"],
+];
+/// What those tests call.
 const TOOLS: [&str; 2] = ["ip", "tc"];
 /// What a host loads on demand, and a guest without modprobe must have loaded.
 const DRIVERS: [&str; 5] = ["veth", "bridge", "tun", "cls_bpf", "sch_ingress"];
@@ -30,12 +36,12 @@ fn attempt(programs: Vec<PathBuf>, arguments: &[&str]) -> TrialReport {
     trial.run(folder.path(), LIMIT).expect("the guest ends")
 }
 
-/// The test programs of a crate, built as cargo builds them for this machine.
-fn test_programs(package: &str) -> Vec<PathBuf> {
+/// The test programs of a suite, built as cargo builds them for this machine.
+fn test_programs(suite: &[&str]) -> Vec<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let output = Command::new(cargo)
         .args(["test", "--locked", "--no-run", "--message-format=json"])
-        .args(["--package", package])
+        .args(suite)
         .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."))
         .output()
         .expect("cargo can be started");
@@ -77,16 +83,17 @@ fn faults(run: &Run, tests: usize) -> Vec<String> {
 }
 
 #[test]
-fn the_data_plane_passes_all_its_tests_on_the_oldest_kernel() {
+fn data_plane_and_agent_pass_their_tests_on_the_oldest_kernel() {
     if !privileged() {
         return;
     }
-    let programs = test_programs("lictor-datapath");
+    let suites = SUITES.map(test_programs);
+    for (suite, programs) in SUITES.iter().zip(&suites) {
+        let tests: usize = programs.iter().map(|program| tests_of(program)).sum();
+        assert!(tests > 0, "no tests in {suite:?}: {programs:?}");
+    }
+    let programs = suites.concat();
     let tests: Vec<_> = programs.iter().map(|program| tests_of(program)).collect();
-    assert!(
-        tests.iter().sum::<usize>() > 0,
-        "crates/datapath has no tests: {programs:?}"
-    );
     let report = attempt(programs, &["--nocapture", "--test-threads=1"]);
     assert!(report.kernel.starts_with("6.1."), "{}", report.kernel);
     let mut wrong = Vec::new();

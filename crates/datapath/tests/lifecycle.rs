@@ -6,8 +6,8 @@ use common::packets::{OUT, ip, udp};
 use common::{Bench, Bpffs, DEVICE, VNIC, privileged, spec, tables};
 use lictor_datapath::{Datapath, Error, HookState, Hooks, How, ImportRefusal, VnicSpec};
 use lictor_types::{
-    Decision, Direction, Epoch, Generation, RuleId, SessionKey, SessionRecord, TcpEnd, TcpState,
-    VnicState,
+    ADDRESSES_PER_HOST_MAX, DECISIONS_PER_HOST_MAX, Decision, Direction, Epoch, Generation,
+    HostTables, IdentityId, RuleId, SessionKey, SessionRecord, TcpEnd, TcpState, VnicState,
 };
 use std::collections::{BTreeMap, HashSet};
 use std::net::Ipv4Addr;
@@ -205,8 +205,8 @@ fn what_was_loaded_is_read_back_and_what_does_not_fit_is_refused() {
         Err(Error::Tables(_))
     ));
     let mut crowded = tables();
-    let many = (0..=lictor_types::DECISIONS_PER_HOST_MAX).map(|peer| Decision {
-        peer: lictor_types::IdentityId(peer),
+    let many = (0..=DECISIONS_PER_HOST_MAX).map(|peer| Decision {
+        peer: IdentityId(peer),
         ..decision
     });
     crowded.decisions = many.collect();
@@ -228,6 +228,37 @@ fn what_was_loaded_is_read_back_and_what_does_not_fit_is_refused() {
         bench.datapath.read_back().expect("reads").digest(),
         good.digest()
     );
+}
+
+/// Every address of 10.0.0.0/8 counted up from its first one, each of a guest of its own.
+fn full_tables() -> HostTables {
+    let mut tables = tables();
+    let decision = tables.decisions[0];
+    tables.addresses = (0..ADDRESSES_PER_HOST_MAX)
+        .map(|number| {
+            let ip = Ipv4Addr::from(0x0a00_0000 + number);
+            common::address(&format!("{ip}/32"), number, 0, 1)
+        })
+        .collect();
+    tables.decisions = (0..DECISIONS_PER_HOST_MAX)
+        .map(|number| Decision {
+            peer: IdentityId(number),
+            ..decision
+        })
+        .collect();
+    tables
+}
+
+#[test]
+fn tables_at_their_limits_are_loaded_and_read_back() {
+    if !privileged() {
+        return;
+    }
+    let mut bench = Bench::bare();
+    let full = full_tables().canonical().expect("fits");
+    bench.datapath.load(&full).expect("loads");
+    assert_eq!(bench.datapath.read_back().expect("reads"), full);
+    assert_eq!(bench.datapath.load(&tables()).expect("loads").version, 2);
 }
 
 #[test]
