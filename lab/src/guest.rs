@@ -19,9 +19,9 @@ use std::time::{Duration, Instant};
 /// A device name has 15 characters, of which the lab's prefix takes 4.
 pub const NAME_MAX: usize = 11;
 
-/// A guest's memory: 96 MiB and a little more. The little matters: QEMU before 9.0 takes a fast path
-/// through its dirty bitmap for memory of a multiple of 256 KiB, and on that path TCG forgets pages
-/// that a guest writes during a migration; the guest then crashes at the target.
+/// A guest's memory: 96 MiB and a little more. The little matters: QEMU before 9.0 takes a fast
+/// path through its dirty bitmap for memory of a multiple of 256 KiB, and on that path TCG forgets
+/// pages that a guest writes during a migration; the guest then crashes at the target.
 const MEMORY_KIB: u32 = 96 * 1_024 + 136;
 const CONNECT_LIMIT: Duration = Duration::from_secs(20);
 const SNAPSHOT_LIMIT: Duration = Duration::from_secs(60);

@@ -113,8 +113,9 @@ impl World {
         worlds
     }
 
-    /// The source's agent is killed and started again: it forgets its machine, and finds its guest's
-    /// vnics as they are pinned. What was on its way to it is lost, what it had said arrives.
+    /// The source's agent is killed and started again: it forgets its machine, and finds its
+    /// guest's vnics as they are pinned. What was on its way to it is lost, what it had said
+    /// arrives.
     fn restart_steps(&self, worlds: &mut Vec<Self>) {
         if self.restarts > 0 {
             self.step(worlds, |w| {

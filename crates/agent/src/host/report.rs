@@ -254,8 +254,8 @@ impl Host {
         Ok(guests)
     }
 
-    /// What a device has carried; `None` if it has just gone with its guest. That is no fault of the
-    /// others' counters, and the next round lets its vnic go.
+    /// What a device has carried; `None` if it has just gone with its guest. That is no fault of
+    /// the others' counters, and the next round lets its vnic go.
     fn device_counters(&self, vnic: VnicId) -> Result<Option<DeviceCounters>, AgentError> {
         match self.datapath.device_counters(vnic) {
             Ok(counters) => Ok(Some(counters)),

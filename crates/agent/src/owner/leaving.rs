@@ -1,64 +1,46 @@
 //! Guests that leave: the source's end of a move, executed.
 
 use super::Owner;
+use super::admit::ADMIT_LIMIT_US;
 use crate::AgentError;
-use crate::custody::Duty;
-use crate::error::chain;
-use crate::guests::Order;
 use crate::host::{Delta, Sessions};
 use crate::input::{Now, Reply};
 use crate::moves::{Message, source};
 use lictor_datapath::Mark;
-use lictor_evidence::{
-    Body, ControlFact, MOVE_RECORD_TYPE, MoveOutcome, MoveRecord, MoveSessions, MoveSide,
-};
-use lictor_types::{Digest, Epoch, GuestId, HostId, SessionRecord, VnicId, VnicState};
+use lictor_evidence::{Body, MoveSide};
+use lictor_types::{Digest, GuestId, HostId, SessionRecord, VnicId, VnicState};
 use lictor_wire::local::{MovePhase, MoveStatus, Response};
-use lictor_wire::peer::{Control, FORMAT, Frame, GONE_KEYS_MAX, SAVE_TYPE, SaveRecord, Step};
+use lictor_wire::peer::{Control, Frame, GONE_KEYS_MAX, SAVE_TYPE, SaveRecord, Step};
 use lictor_wire::sessions::CHUNK_RECORDS_MAX;
 use lictor_wire::{Envelope, Refusal, Ticket};
-use rand::RngCore as _;
 use std::collections::{BTreeMap, HashMap};
-
-/// How long a ticket is good for: a large guest takes minutes to copy.
-pub(crate) const TICKET_LIFE_MS: u64 = 600_000;
-/// How long the target's agent may take to admit a move or to refuse it.
-const ADMIT_LIMIT_US: u64 = 4_000_000;
-
-/// What somebody wants to move.
-#[derive(Debug, Clone)]
-pub(super) struct Wanted {
-    pub(super) guest: GuestId,
-    pub(super) target: HostId,
-    pub(super) asked_by: String,
-}
 
 /// A guest on its way out.
 #[derive(Debug)]
 pub(super) struct Leaving {
-    machine: source::Source,
-    ticket: Ticket,
-    digest: Digest,
+    pub(super) machine: source::Source,
+    pub(super) ticket: Ticket,
+    pub(super) digest: Digest,
     /// Who waits for the target's answer, and until when.
-    asked: Option<(Reply<Response>, u64)>,
-    sessions: Sessions,
-    marks: BTreeMap<VnicId, Mark>,
-    side: Option<MoveSide>,
+    pub(super) asked: Option<(Reply<Response>, u64)>,
+    pub(super) sessions: Sessions,
+    pub(super) marks: BTreeMap<VnicId, Mark>,
+    pub(super) side: Option<MoveSide>,
     /// The copy waits until QEMU has the interlock.
-    copy_waits: bool,
+    pub(super) copy_waits: bool,
     /// The interlock was put in for this move only.
-    guarded_for_move: bool,
+    pub(super) guarded_for_move: bool,
     /// Its guest stands still since then, fenced or about to be.
-    stopped: Option<Now>,
-    fenced: Option<Now>,
-    save: Option<Envelope>,
-    save_reply: Option<Reply<Result<Vec<u8>, String>>>,
-    record: Option<Envelope>,
-    cause: Option<String>,
+    pub(super) stopped: Option<Now>,
+    pub(super) fenced: Option<Now>,
+    pub(super) save: Option<Envelope>,
+    pub(super) save_reply: Option<Reply<Result<Vec<u8>, String>>>,
+    pub(super) record: Option<Envelope>,
+    pub(super) cause: Option<String>,
 }
 
 impl Leaving {
-    fn new(machine: source::Source, ticket: Ticket) -> Self {
+    pub(super) fn new(machine: source::Source, ticket: Ticket) -> Self {
         Self {
             machine,
             digest: ticket.digest(),
@@ -85,7 +67,7 @@ impl Leaving {
         )
     }
 
-    fn has_ended(&self) -> bool {
+    pub(super) fn has_ended(&self) -> bool {
         matches!(self.machine.phase(), MovePhase::Done | MovePhase::Aborted)
     }
 
@@ -102,7 +84,7 @@ impl Leaving {
         self.asked.as_ref().map(|(_, deadline_us)| *deadline_us)
     }
 
-    fn count(&self) -> u64 {
+    pub(super) fn count(&self) -> u64 {
         self.sessions.values().map(HashMap::len).sum::<usize>() as u64
     }
 
@@ -130,196 +112,12 @@ pub(super) fn state_digest(sessions: &Sessions) -> Digest {
 }
 
 impl Owner {
-    pub(super) fn admit(
-        &mut self,
-        wanted: Wanted,
-        reply: Reply<Response>,
-        now: Now,
-    ) -> Result<(), AgentError> {
-        let reasons = self.against(&wanted);
-        if !reasons.is_empty() {
-            return self.refuse_move(&wanted, reasons, &reply, now);
-        }
-        let Some(release) = self.host.release() else {
-            return Ok(());
-        };
-        let ticket = Ticket {
-            deployment: release.release().deployment.clone(),
-            guest: wanted.guest.clone(),
-            source: self.host.config().host.clone(),
-            target: wanted.target.clone(),
-            custody: self.host.custody().epoch(&wanted.guest) + 1,
-            nonce: nonce(),
-            asked_by: wanted.asked_by,
-            issued_ms: now.ms,
-            deadline_ms: now.ms + TICKET_LIFE_MS,
-            generation: release.release().generation,
-            release: release.digest(),
-        };
-        let envelope = ticket.sign(self.host.key());
-        let binding = self.host.bindings().guest(&wanted.guest);
-        let bindings = binding.map_or(Epoch(0), |binding| binding.epoch);
-        let mut leaving = Leaving::new(source::Source::default(), ticket);
-        leaving.asked = Some((reply, now.us + ADMIT_LIMIT_US));
-        if let Some(watch) = self.watches.get(&wanted.guest)
-            && !watch.guarded
-        {
-            leaving.guarded_for_move = true;
-            watch.order(Order::Guard);
-        }
-        self.leaving.insert(wanted.guest, leaving);
-        let control = Control::Admit {
-            format: FORMAT,
-            bindings,
-            ticket: envelope,
-        };
-        self.say(&wanted.target, control);
-        Ok(())
-    }
-
-    /// What this end knows against a move, all of it.
-    fn against(&self, wanted: &Wanted) -> Vec<Refusal> {
-        let Wanted { guest, target, .. } = wanted;
-        let mut reasons = Vec::new();
-        let none = |detail: &str| Refusal::NotInCustody {
-            detail: detail.into(),
-        };
-        if !self.host.custody().held(guest) {
-            reasons.push(none("the guest is not under this host's custody"));
-        }
-        if !self.watches.contains_key(guest) {
-            reasons.push(none(
-                "no QEMU monitor of the guest is known here; attach its vnic with `qmp`",
-            ));
-        }
-        if self.leaving.get(guest).is_some_and(|one| !one.has_ended()) {
-            let detail = "it is leaving this host already".to_owned();
-            reasons.push(Refusal::Busy { detail });
-        }
-        let release = self
-            .host
-            .release()
-            .map(lictor_wire::VerifiedRelease::release);
-        let known = release.is_some_and(|release| release.host(target).is_some());
-        if !known || *target == self.host.config().host {
-            reasons.push(Refusal::HostUnknown);
-        }
-        match self.host.bindings().guest(guest) {
-            Some(binding) if !binding.may_run_on(target) => reasons.push(Refusal::HostNotAllowed),
-            Some(_) => {}
-            None => reasons.push(Refusal::GuestUnknown),
-        }
-        reasons
-    }
-
-    fn refuse_move(
-        &mut self,
-        wanted: &Wanted,
-        reasons: Vec<Refusal>,
-        reply: &Reply<Response>,
-        now: Now,
-    ) -> Result<(), AgentError> {
-        let body = Body::MoveRefused {
-            guest: wanted.guest.clone(),
-            from: self.host.config().host.clone(),
-            to: wanted.target.clone(),
-            reasons: reasons.iter().map(ToString::to_string).collect(),
-        };
-        self.host.record(body, now.ms)?;
-        let _ = reply.send(Response::Refused { reasons });
-        Ok(())
-    }
-
     pub(super) fn leaving_by(&self, peer: &HostId, ticket: Digest) -> Option<GuestId> {
         let found = self
             .leaving
             .iter()
             .find(|(_, one)| one.digest == ticket && one.ticket.target == *peer);
         found.map(|(guest, _)| guest.clone())
-    }
-
-    pub(super) fn admitted(
-        &mut self,
-        from: &HostId,
-        envelope: &Envelope,
-        controls: Vec<ControlFact>,
-        now: Now,
-    ) -> Result<(), AgentError> {
-        let Some(release) = self.host.release() else {
-            return Ok(());
-        };
-        let ticket = match Ticket::verify(envelope, release, now.ms) {
-            Ok(ticket) => ticket,
-            Err(error) => return Err(AgentError::Refused(chain(&error))),
-        };
-        let Some(guest) = self.leaving_by(from, ticket.digest()) else {
-            return Ok(());
-        };
-        let Some((reply, _)) = self
-            .leaving
-            .get_mut(&guest)
-            .and_then(|one| one.asked.take())
-        else {
-            return Ok(());
-        };
-        // Durable before anything of the guest stands still.
-        let duty = Duty::Leave {
-            ticket: envelope.clone(),
-        };
-        self.host
-            .change_custody(|custody| custody.set_duty(&guest, Some(duty)))?;
-        let (digest, deadline_ms) = (ticket.digest(), ticket.deadline_ms);
-        let body = Body::MoveAdmitted {
-            ticket: digest,
-            guest,
-            from: ticket.source,
-            to: ticket.target,
-            controls,
-        };
-        self.note(body, now);
-        let _ = reply.send(Response::Admitted {
-            ticket: digest,
-            deadline_ms,
-        });
-        Ok(())
-    }
-
-    pub(super) fn not_admitted(
-        &mut self,
-        from: &HostId,
-        ticket: Digest,
-        reasons: Vec<Refusal>,
-        now: Now,
-    ) -> Result<(), AgentError> {
-        let Some(guest) = self.leaving_by(from, ticket) else {
-            return Ok(());
-        };
-        self.drop_asked(&guest, reasons, now)
-    }
-
-    fn drop_asked(
-        &mut self,
-        guest: &GuestId,
-        reasons: Vec<Refusal>,
-        now: Now,
-    ) -> Result<(), AgentError> {
-        let Some(leaving) = self.leaving.get_mut(guest) else {
-            return Ok(());
-        };
-        let Some((reply, _)) = leaving.asked.take() else {
-            return Ok(());
-        };
-        let wanted = Wanted {
-            guest: guest.clone(),
-            target: leaving.ticket.target.clone(),
-            asked_by: leaving.ticket.asked_by.clone(),
-        };
-        let unguard = leaving.guarded_for_move;
-        self.leaving.remove(guest);
-        if unguard && let Some(watch) = self.watches.get(guest) {
-            watch.order(Order::Unguard);
-        }
-        self.refuse_move(&wanted, reasons, &reply, now)
     }
 
     pub(super) fn leaving_due(&mut self, now: Now) -> Result<(), AgentError> {
@@ -433,7 +231,7 @@ impl Owner {
     ) -> Result<(), AgentError> {
         match action {
             source::Action::Tell(message) => self.tell_target(guest, message, now),
-            source::Action::SendCopy => self.send_copy(guest, now),
+            source::Action::SendCopy => self.copy(guest, now),
             source::Action::FenceAndSendDelta => self.fence(guest, now),
             source::Action::AnswerSnapshot => self.answer_snapshot(guest, now),
             source::Action::Unfence => self.unfence(guest, now),
@@ -471,6 +269,15 @@ impl Owner {
         Ok(())
     }
 
+    /// What cannot be copied is given up while the guest still runs.
+    fn copy(&mut self, guest: &GuestId, now: Now) -> Result<(), AgentError> {
+        let Err(error) = self.send_copy(guest, now) else {
+            return Ok(());
+        };
+        self.set_cause(guest, error.chain());
+        self.leave(guest, source::Event::Abandon, now)
+    }
+
     /// The copy begins only when QEMU will ask before the guest leaves.
     fn send_copy(&mut self, guest: &GuestId, now: Now) -> Result<(), AgentError> {
         let guarded = self.watches.get(guest).is_some_and(|watch| watch.guarded);
@@ -496,7 +303,7 @@ impl Owner {
 
     pub(super) fn copy_if_waiting(&mut self, guest: &GuestId, now: Now) -> Result<(), AgentError> {
         if self.leaving.get(guest).is_some_and(|one| one.copy_waits) {
-            return self.send_copy(guest, now);
+            return self.copy(guest, now);
         }
         Ok(())
     }
@@ -655,53 +462,6 @@ impl Owner {
         Ok(())
     }
 
-    /// The source alone signs that the guest went on here: the target may be dead.
-    fn record_aborted(&mut self, guest: &GuestId, now: Now) -> Result<(), AgentError> {
-        let side = self.host.move_side(guest)?;
-        let Some(leaving) = self.leaving.get_mut(guest) else {
-            return Ok(());
-        };
-        if let Some(reply) = leaving.save_reply.take() {
-            let _ = reply.send(Err("the move was given up".into()));
-        }
-        let (ticket, fenced) = (&leaving.ticket, leaving.fenced);
-        let record = MoveRecord {
-            ticket: leaving.digest,
-            guest: guest.clone(),
-            from: ticket.source.clone(),
-            to: ticket.target.clone(),
-            asked_by: ticket.asked_by.clone(),
-            source: side.clone(),
-            target: side,
-            sessions: MoveSessions {
-                sent: leaving.count(),
-                ..MoveSessions::default()
-            },
-            hold_since_ms: ticket.issued_ms,
-            fenced_ms: fenced.map_or(0, |at| at.ms),
-            opened_ms: fenced.map_or(0, |_| now.ms),
-            pause_us: fenced.map_or(0, |at| now.since_us(at)),
-            unprotected_ms: 0,
-            unprotected_packets: Some(0),
-            error_ms: 0,
-            outcome: MoveOutcome::Aborted,
-        };
-        let unguard = leaving.guarded_for_move;
-        let signed = Envelope::sign(
-            MOVE_RECORD_TYPE,
-            &record.canonical_bytes(),
-            &[self.host.key()],
-        );
-        self.host
-            .change_custody(|custody| custody.set_duty(guest, None))?;
-        if unguard && let Some(watch) = self.watches.get(guest) {
-            watch.order(Order::Unguard);
-        }
-        let (record, signed) = (Box::new(record), Box::new(signed));
-        self.note(Body::MoveRecorded { record, signed }, now);
-        Ok(())
-    }
-
     pub(super) fn leaving_step(
         &mut self,
         guest: &GuestId,
@@ -723,99 +483,6 @@ impl Owner {
             _ => return Ok(()),
         };
         self.leave(guest, source::Event::Peer(message), now)
-    }
-
-    /// The guest runs at the target. Sign what the target says of it, keep that durably, forget,
-    /// and confirm: in this order. The target says it again until it hears of it.
-    fn complete(
-        &mut self,
-        guest: &GuestId,
-        record: &Envelope,
-        save: &Envelope,
-        now: Now,
-    ) -> Result<(), AgentError> {
-        let known = self.leaving.get(guest).and_then(|one| one.record.clone());
-        if let Some(record) = known {
-            return self.confirm(guest, record);
-        }
-        let Some(leaving) = self.leaving.get(guest) else {
-            return Ok(());
-        };
-        if leaving.machine.phase() != MovePhase::Committed {
-            return Ok(());
-        }
-        let checked = match self.check_record(leaving, record, save) {
-            Ok(checked) => checked,
-            Err(error) => {
-                let text = format!("the target's move record is not what happened: {error}");
-                self.alarm(guest, text, now);
-                return Ok(());
-            }
-        };
-        let mut signed = record.clone();
-        signed.add_signature(self.host.key())?;
-        let body = Body::MoveRecorded {
-            record: Box::new(checked),
-            signed: Box::new(signed.clone()),
-        };
-        self.flush()?;
-        self.host.record(body, now.ms)?;
-        if let Some(leaving) = self.leaving.get_mut(guest) {
-            leaving.record = Some(signed.clone());
-        }
-        self.leave(guest, source::Event::Peer(Message::Complete), now)?;
-        self.confirm(guest, signed)
-    }
-
-    fn confirm(&self, guest: &GuestId, record: Envelope) -> Result<(), AgentError> {
-        let Some(leaving) = self.leaving.get(guest) else {
-            return Ok(());
-        };
-        self.tell(
-            &leaving.ticket.target,
-            leaving.digest,
-            Step::Recorded { record },
-        );
-        Ok(())
-    }
-
-    /// The target's record against what this end had signed when it fenced the guest.
-    fn check_record(
-        &self,
-        leaving: &Leaving,
-        record: &Envelope,
-        save: &Envelope,
-    ) -> Result<MoveRecord, AgentError> {
-        let refused = |what: &str| AgentError::Refused(what.to_owned());
-        let ticket = &leaving.ticket;
-        let release = self.host.release().ok_or_else(|| refused("no release"))?;
-        let target = release.release().host(&ticket.target);
-        let target = target.ok_or_else(|| refused("the target is not in the roster"))?;
-        let verified = record.verify(MOVE_RECORD_TYPE, std::slice::from_ref(&target.key))?;
-        let found: MoveRecord = parse(&verified.payload)?;
-        let own = self.host.key().verify_key();
-        let promised = save.verify(SAVE_TYPE, std::slice::from_ref(&own))?;
-        let SaveRecord::Move {
-            ticket: digest,
-            count,
-            source,
-            ..
-        } = parse(&promised.payload)?
-        else {
-            return Err(refused("it carries no record of a move"));
-        };
-        let same = found.ticket == leaving.digest
-            && digest == leaving.digest
-            && found.guest == ticket.guest
-            && found.from == ticket.source
-            && found.to == ticket.target
-            && found.sessions.sent == count
-            && found.source == source
-            && found.outcome == MoveOutcome::Committed;
-        if !same {
-            return Err(refused("it names another ticket, host, count or release"));
-        }
-        Ok(found)
     }
 
     /// A fenced guest that nobody claims yet: the target is asked again.
@@ -846,8 +513,8 @@ impl Owner {
         Ok(())
     }
 
-    /// After a restart: a guest that is fenced stays so until the target has spoken; a move that had
-    /// not come so far is given up.
+    /// After a restart: a guest that is fenced stays so until the target has spoken; a move that
+    /// had not come so far is given up.
     pub(super) fn resume_leaving(
         &mut self,
         guest: &GuestId,
@@ -874,11 +541,4 @@ fn json<T: serde::Serialize>(value: &T) -> Result<Vec<u8>, AgentError> {
 
 pub(super) fn parse<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<T, AgentError> {
     serde_json::from_slice(bytes).map_err(|error| AgentError::Refused(error.to_string()))
-}
-
-/// 128 bits from the system's generator, as hexadecimal digits.
-fn nonce() -> String {
-    let mut bytes = [0_u8; 16];
-    rand::rngs::OsRng.fill_bytes(&mut bytes);
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -1,8 +1,10 @@
 //! The owner of a host: one thread, one queue. It joins the host's core, the guests' QEMUs, the
 //! other agents and the two state machines of a move; it never waits for any of them.
 
+mod admit;
 mod arriving;
 mod leaving;
+mod record;
 mod starts;
 
 use crate::guests::{Order, Post, Watch};
@@ -285,7 +287,7 @@ impl Owner {
                 target,
                 asked_by,
             } => {
-                let wanted = leaving::Wanted {
+                let wanted = admit::Wanted {
                     guest: guest.clone(),
                     target: target.clone(),
                     asked_by: asked_by.clone(),

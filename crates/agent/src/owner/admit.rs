@@ -1,0 +1,222 @@
+//! Asking for a move: what the source itself knows against it, the ticket, the target's answer.
+
+use super::Owner;
+use super::leaving::Leaving;
+use crate::AgentError;
+use crate::custody::Duty;
+use crate::error::chain;
+use crate::guests::Order;
+use crate::input::{Now, Reply};
+use crate::moves::source;
+use lictor_evidence::{Body, ControlFact};
+use lictor_types::{Digest, Epoch, GuestId, HostId};
+use lictor_wire::local::Response;
+use lictor_wire::peer::{Control, FORMAT};
+use lictor_wire::{Envelope, Refusal, Ticket};
+use rand::RngCore as _;
+
+/// How long a ticket is good for: a large guest takes minutes to copy.
+const TICKET_LIFE_MS: u64 = 600_000;
+/// How long the target's agent may take to admit a move or to refuse it.
+pub(super) const ADMIT_LIMIT_US: u64 = 4_000_000;
+
+/// What somebody wants to move.
+#[derive(Debug, Clone)]
+pub(super) struct Wanted {
+    pub(super) guest: GuestId,
+    pub(super) target: HostId,
+    pub(super) asked_by: String,
+}
+
+impl Owner {
+    pub(super) fn admit(
+        &mut self,
+        wanted: Wanted,
+        reply: Reply<Response>,
+        now: Now,
+    ) -> Result<(), AgentError> {
+        let reasons = self.against(&wanted);
+        if !reasons.is_empty() {
+            return self.refuse_move(&wanted, reasons, &reply, now);
+        }
+        let Some(release) = self.host.release() else {
+            return Ok(());
+        };
+        let ticket = Ticket {
+            deployment: release.release().deployment.clone(),
+            guest: wanted.guest.clone(),
+            source: self.host.config().host.clone(),
+            target: wanted.target.clone(),
+            custody: self.host.custody().epoch(&wanted.guest) + 1,
+            nonce: nonce(),
+            asked_by: wanted.asked_by,
+            issued_ms: now.ms,
+            deadline_ms: now.ms + TICKET_LIFE_MS,
+            generation: release.release().generation,
+            release: release.digest(),
+        };
+        let envelope = ticket.sign(self.host.key());
+        let binding = self.host.bindings().guest(&wanted.guest);
+        let bindings = binding.map_or(Epoch(0), |binding| binding.epoch);
+        let mut leaving = Leaving::new(source::Source::default(), ticket);
+        leaving.asked = Some((reply, now.us + ADMIT_LIMIT_US));
+        if let Some(watch) = self.watches.get(&wanted.guest)
+            && !watch.guarded
+        {
+            leaving.guarded_for_move = true;
+            watch.order(Order::Guard);
+        }
+        self.leaving.insert(wanted.guest, leaving);
+        let control = Control::Admit {
+            format: FORMAT,
+            bindings,
+            ticket: envelope,
+        };
+        self.say(&wanted.target, control);
+        Ok(())
+    }
+
+    /// What this end knows against a move, all of it.
+    fn against(&self, wanted: &Wanted) -> Vec<Refusal> {
+        let Wanted { guest, target, .. } = wanted;
+        let mut reasons = Vec::new();
+        let none = |detail: &str| Refusal::NotInCustody {
+            detail: detail.into(),
+        };
+        if !self.host.custody().held(guest) {
+            reasons.push(none("the guest is not under this host's custody"));
+        }
+        if !self.watches.contains_key(guest) {
+            reasons.push(none(
+                "no QEMU monitor of the guest is known here; attach its vnic with `qmp`",
+            ));
+        }
+        if self.leaving.get(guest).is_some_and(|one| !one.has_ended()) {
+            let detail = "it is leaving this host already".to_owned();
+            reasons.push(Refusal::Busy { detail });
+        }
+        let release = self
+            .host
+            .release()
+            .map(lictor_wire::VerifiedRelease::release);
+        let known = release.is_some_and(|release| release.host(target).is_some());
+        if !known || *target == self.host.config().host {
+            reasons.push(Refusal::HostUnknown);
+        }
+        match self.host.bindings().guest(guest) {
+            Some(binding) if !binding.may_run_on(target) => reasons.push(Refusal::HostNotAllowed),
+            Some(_) => {}
+            None => reasons.push(Refusal::GuestUnknown),
+        }
+        reasons
+    }
+
+    fn refuse_move(
+        &mut self,
+        wanted: &Wanted,
+        reasons: Vec<Refusal>,
+        reply: &Reply<Response>,
+        now: Now,
+    ) -> Result<(), AgentError> {
+        let body = Body::MoveRefused {
+            guest: wanted.guest.clone(),
+            from: self.host.config().host.clone(),
+            to: wanted.target.clone(),
+            reasons: reasons.iter().map(ToString::to_string).collect(),
+        };
+        self.host.record(body, now.ms)?;
+        let _ = reply.send(Response::Refused { reasons });
+        Ok(())
+    }
+
+    pub(super) fn admitted(
+        &mut self,
+        from: &HostId,
+        envelope: &Envelope,
+        controls: Vec<ControlFact>,
+        now: Now,
+    ) -> Result<(), AgentError> {
+        let Some(release) = self.host.release() else {
+            return Ok(());
+        };
+        let ticket = match Ticket::verify(envelope, release, now.ms) {
+            Ok(ticket) => ticket,
+            Err(error) => return Err(AgentError::Refused(chain(&error))),
+        };
+        let Some(guest) = self.leaving_by(from, ticket.digest()) else {
+            return Ok(());
+        };
+        let Some((reply, _)) = self
+            .leaving
+            .get_mut(&guest)
+            .and_then(|one| one.asked.take())
+        else {
+            return Ok(());
+        };
+        // Durable before anything of the guest stands still.
+        let duty = Duty::Leave {
+            ticket: envelope.clone(),
+        };
+        self.host
+            .change_custody(|custody| custody.set_duty(&guest, Some(duty)))?;
+        let (digest, deadline_ms) = (ticket.digest(), ticket.deadline_ms);
+        let body = Body::MoveAdmitted {
+            ticket: digest,
+            guest,
+            from: ticket.source,
+            to: ticket.target,
+            controls,
+        };
+        self.note(body, now);
+        let _ = reply.send(Response::Admitted {
+            ticket: digest,
+            deadline_ms,
+        });
+        Ok(())
+    }
+
+    pub(super) fn not_admitted(
+        &mut self,
+        from: &HostId,
+        ticket: Digest,
+        reasons: Vec<Refusal>,
+        now: Now,
+    ) -> Result<(), AgentError> {
+        let Some(guest) = self.leaving_by(from, ticket) else {
+            return Ok(());
+        };
+        self.drop_asked(&guest, reasons, now)
+    }
+
+    pub(super) fn drop_asked(
+        &mut self,
+        guest: &GuestId,
+        reasons: Vec<Refusal>,
+        now: Now,
+    ) -> Result<(), AgentError> {
+        let Some(leaving) = self.leaving.get_mut(guest) else {
+            return Ok(());
+        };
+        let Some((reply, _)) = leaving.asked.take() else {
+            return Ok(());
+        };
+        let wanted = Wanted {
+            guest: guest.clone(),
+            target: leaving.ticket.target.clone(),
+            asked_by: leaving.ticket.asked_by.clone(),
+        };
+        let unguard = leaving.guarded_for_move;
+        self.leaving.remove(guest);
+        if unguard && let Some(watch) = self.watches.get(guest) {
+            watch.order(Order::Unguard);
+        }
+        self.refuse_move(&wanted, reasons, &reply, now)
+    }
+}
+
+/// 128 bits from the system's generator, as hexadecimal digits.
+fn nonce() -> String {
+    let mut bytes = [0_u8; 16];
+    rand::rngs::OsRng.fill_bytes(&mut bytes);
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,0 +1,215 @@
+//! What speaks against a move: every reason at once, as data.
+
+use lictor_agent::moves::admission::{Question, Standing, reasons};
+use lictor_evidence::{ControlFact, KeyName};
+use lictor_policy::{CompileInput, Date, Labels, compile, parse};
+use lictor_types::{
+    DeploymentId, Epoch, Generation, GuestId, HostId, Segment, VNICS_PER_HOST_MAX, VnicId,
+};
+use lictor_wire::{
+    Binding, Refusal, Release, RosterHost, SigningKey, Ticket, Trust, VerifiedRelease, VnicBinding,
+    peer, release,
+};
+
+const POLICY: &str = "policy \"test\" version 1\n\
+    label app : string required\n\
+    tier app unordered allow-only owner \"ops@test\" {\n\
+      allow in { from any to app:db service any justification \"test\" expires 2030-01-01 }\n\
+    }\n\
+    require app:db controls firewall ids\n";
+
+fn key(name: &str) -> SigningKey {
+    SigningKey::generate(KeyName::new(name).expect("valid"), &mut rand::rngs::OsRng)
+}
+
+fn host(name: &str) -> HostId {
+    HostId::new(name).expect("valid")
+}
+
+fn labels() -> Labels {
+    Labels::from([("app".to_owned(), "db".to_owned())])
+}
+
+fn verified(generation: u64) -> VerifiedRelease {
+    let (author, approver) = (key("author"), key("approver"));
+    let (policy, diagnostics) = parse("test.lictor", POLICY.as_bytes());
+    let policy = policy.unwrap_or_else(|| panic!("{diagnostics:?}"));
+    let input = CompileInput {
+        label_sets: vec![labels()],
+        date: Date::new(2026, 11, 24).expect("a day"),
+    };
+    let deployment = DeploymentId::new("test").expect("valid");
+    let roster = ["a", "b"].map(|name| RosterHost {
+        host: host(name),
+        cluster: "main".into(),
+        key: key(name).verify_key(),
+        peer: "127.0.0.1:7443".parse().expect("valid"),
+    });
+    let release = Release {
+        format: release::FORMAT,
+        deployment: deployment.clone(),
+        generation: Generation(generation),
+        created_ms: 1,
+        policy: compile(&policy, &input).expect("compiles"),
+        roster: roster.to_vec(),
+        delegations: Vec::new(),
+    };
+    let mut envelope = release.sign(&author);
+    envelope.add_signature(&approver).expect("another key");
+    let trust = Trust {
+        deployment,
+        authors: vec![author.verify_key()],
+        approvers: vec![approver.verify_key()],
+        approvals_required: 1,
+        manager: author.verify_key(),
+    };
+    release::verify(&envelope, &trust, None).expect("signed by two")
+}
+
+/// A move that nothing speaks against, before a test changes it.
+struct Case {
+    release: VerifiedRelease,
+    ticket: Ticket,
+    format: u32,
+    binding: Option<Binding>,
+    wanted: Epoch,
+    controls: Vec<ControlFact>,
+    vnics: usize,
+    custody: u64,
+    held: bool,
+    busy: Option<&'static str>,
+}
+
+fn control(name: &str, healthy: bool) -> ControlFact {
+    ControlFact {
+        control: name.into(),
+        version: "test 1".into(),
+        healthy,
+    }
+}
+
+fn good() -> Case {
+    let release = verified(3);
+    let guest = GuestId::new("db").expect("valid");
+    let deployment = DeploymentId::new("test").expect("valid");
+    Case {
+        ticket: Ticket {
+            deployment: deployment.clone(),
+            guest: guest.clone(),
+            source: host("a"),
+            target: host("b"),
+            custody: 8,
+            nonce: "00".into(),
+            asked_by: "a test".into(),
+            issued_ms: 1,
+            deadline_ms: 2,
+            generation: Generation(3),
+            release: release.digest(),
+        },
+        release,
+        format: peer::FORMAT,
+        binding: Some(Binding {
+            deployment,
+            epoch: Epoch(5),
+            guest,
+            labels: labels(),
+            vnics: vec![VnicBinding {
+                vnic: VnicId(7),
+                name: "tap-db".parse().expect("valid"),
+                mac: "52:54:00:00:00:07".parse().expect("valid"),
+                segment: Segment(1),
+                sessions_max: 1_024,
+            }],
+            hosts: vec![host("a"), host("b")],
+            retired: false,
+        }),
+        wanted: Epoch(5),
+        controls: vec![control("firewall", true), control("ids", true)],
+        vnics: VNICS_PER_HOST_MAX as usize - 1,
+        custody: 7,
+        held: false,
+        busy: None,
+    }
+}
+
+fn check(change: impl FnOnce(&mut Case), expected: &[&str]) {
+    let mut case = good();
+    change(&mut case);
+    let own = host("b");
+    let question = Question {
+        ticket: &case.ticket,
+        format: case.format,
+        binding: case.wanted,
+    };
+    let standing = Standing {
+        host: &own,
+        release: &case.release,
+        binding: case.binding.as_ref(),
+        controls: &case.controls,
+        vnics: case.vnics,
+        custody: case.custody,
+        held: case.held,
+        busy: case.busy,
+    };
+    let found: Vec<String> = reasons(&question, &standing)
+        .iter()
+        .map(Refusal::to_string)
+        .collect();
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn a_move_that_nothing_speaks_against_is_admitted_at_the_limit() {
+    check(|_| {}, &[]);
+}
+
+#[test]
+fn each_reason_is_found() {
+    check(
+        |case| case.format = 9,
+        &["the formats differ: the source speaks 9, the target 1"],
+    );
+    check(
+        |case| case.ticket.target = host("z"),
+        &["the target is not in the release's roster"],
+    );
+    check(
+        |case| case.release = verified(4),
+        &["the source enforces release 3, the target 4"],
+    );
+    let custody = "the source has no custody: the ticket is for epoch 8, the target knows of";
+    check(|case| case.custody = 8, &[&format!("{custody} 8")]);
+    check(|case| case.held = true, &[&format!("{custody} 7")]);
+    check(
+        |case| case.busy = Some("ticket x from a"),
+        &["another move is under way: ticket x from a"],
+    );
+    let unknown = "the target has no binding of the guest";
+    check(|case| case.binding = None, &[unknown]);
+    check(|case| case.wanted = Epoch(6), &[unknown]);
+    check(
+        |case| case.vnics = VNICS_PER_HOST_MAX as usize,
+        &["no room: 1 vnics asked for, 0 left of 1024"],
+    );
+    let missing = "the control ids that the guest requires is not healthy there";
+    check(|case| drop(case.controls.pop()), &[missing]);
+    check(|case| case.controls[1].healthy = false, &[missing]);
+}
+
+#[test]
+fn a_binding_that_does_not_list_the_target_and_all_else_are_said_at_once() {
+    check(
+        |case| {
+            case.format = 0;
+            case.controls.clear();
+            let binding = case.binding.as_mut().expect("bound");
+            binding.hosts = vec![host("a")];
+        },
+        &[
+            "the formats differ: the source speaks 0, the target 1",
+            "the guest's binding does not list the target",
+            "the control firewall that the guest requires is not healthy there",
+            "the control ids that the guest requires is not healthy there",
+        ],
+    );
+}
