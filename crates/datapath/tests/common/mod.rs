@@ -47,7 +47,7 @@ pub fn has_tcx() -> bool {
     let found = Datapath::check_kernel().expect("a kernel that will do").tcx;
     let names = nix::sys::utsname::uname().expect("the kernel has a name");
     let release = names.release().to_string_lossy().into_owned();
-    let mut numbers = release.split(['.', '-']).map(|part| part.parse::<u32>());
+    let mut numbers = release.split(['.', '-']).map(str::parse::<u32>);
     let mut number = || numbers.next().expect("two numbers").expect("a number");
     let expected = (number(), number()) >= TCX_SINCE;
     assert_eq!(found, expected, "tcx on Linux {release}");
