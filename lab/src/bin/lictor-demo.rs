@@ -216,9 +216,29 @@ impl Audience for Stage {
         } else {
             mark.to_owned()
         };
-        eprintln!(
-            "{mark} {seconds:>5.1} s  {}\n                 {}",
-            step.name, step.detail
-        );
+        eprintln!("{mark} {seconds:>5.1} s  {}", step.name);
+        for line in wrapped(&step.detail) {
+            eprintln!("{:INDENT$}{line}", "");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_text_is_broken_between_words_and_a_long_word_is_not() {
+        let room = COLUMNS - INDENT;
+        let check = |words: &[usize], expected: &[usize]| {
+            let words: Vec<_> = words.iter().map(|length| "x".repeat(*length)).collect();
+            let lines = wrapped(&words.join(" "));
+            let lengths: Vec<_> = lines.iter().map(String::len).collect();
+            assert_eq!(lengths, expected);
+        };
+        check(&[], &[]);
+        check(&[room / 2, room - room / 2 - 1], &[room]);
+        check(&[room / 2, room - room / 2], &[room / 2, room - room / 2]);
+        check(&[room + 1, 1], &[room + 1, 1]);
     }
 }

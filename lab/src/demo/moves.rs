@@ -10,8 +10,8 @@ use crate::wait;
 use anyhow::{Context, Result, bail};
 use lictor_client::Client;
 use lictor_evidence::{Body, MoveOutcome, MoveRecord};
-use lictor_types::{GuestId, HostId, VnicState};
-use lictor_wire::api::{GuestReport, MoveEntry, MoveResult, Placement, VnicReport};
+use lictor_types::VnicState;
+use lictor_wire::api::{GuestReport, MoveEntry, MoveResult, VnicReport};
 use lictor_wire::local::{MovePhase, Response};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -61,8 +61,10 @@ pub(super) fn snapshot(world: &mut World) -> Result<String> {
         _ => None,
     })?;
     let fenced = world.site.evidence_from(since)?.into_iter().any(|entry| {
-        let fence = VnicState::HandedOver;
-        matches!(&entry.body, Body::VnicState { guest, to, .. } if guest.as_str() == "db" && *to == fence)
+        let Body::VnicState { guest, to, .. } = &entry.body else {
+            return false;
+        };
+        guest.as_str() == "db" && *to == VnicState::HandedOver
     });
     let after = known(world.site.agent("a")?, "db")?;
     let state = vnic(&after)?.state;
@@ -167,7 +169,7 @@ fn recorded(world: &World, since: usize) -> Result<MoveRecord> {
 fn listed(world: &World, (guest, outcome): (&str, MoveResult)) -> Result<MoveEntry> {
     let auditor = &world.site.people.auditor;
     let found = wait::seldom("a move in the manager's list", LIMIT, || {
-        let moves = auditor.must(Client::moves)?;
+        let moves = auditor.call(Client::moves)?;
         let mut newest = moves.into_iter().rev();
         Ok(newest.find(|entry| entry.guest.as_str() == guest && entry.outcome == outcome))
     });
@@ -388,17 +390,15 @@ pub(super) fn batch_returns(world: &mut World) -> Result<String> {
 }
 
 fn place(world: &World, host: &str, (since_ms, error_ms): (u64, u64)) -> Result<()> {
-    let placement = Placement {
-        guest: GuestId::new(BATCH.name)?,
-        host: HostId::new(host)?,
-        since_ms,
-        error_ms,
-    };
-    let connector = &world.site.people.connector;
-    connector
-        .must(|client| client.place(&placement))
-        .context("reporting a placement")
-        .map(drop)
+    let (since, error) = (since_ms.to_string(), error_ms.to_string());
+    let words = [
+        ["placement", "report"],
+        ["--guest", BATCH.name],
+        ["--host", host],
+        ["--since-ms", &since],
+        ["--error-ms", &error],
+    ];
+    world.site.people.connector.types(&words.concat()).map(drop)
 }
 
 /// When QEMU says that something happened, since 1970.

@@ -3,9 +3,7 @@
 use super::ensure;
 use super::world::World;
 use crate::site::command;
-use anyhow::{Context, Result, bail};
-use base64::{Engine as _, engine::general_purpose::STANDARD};
-use lictor_client::Client;
+use anyhow::{Context, Result};
 use lictor_evidence::Entry;
 use std::path::{Path, PathBuf};
 use std::process::Output;
@@ -18,13 +16,10 @@ const FLIPPED: &str = "pack-flipped";
 
 /// The auditor fetches a pack and runs its checks again with the log's key, learnt elsewhere.
 pub(super) fn accepted(world: &mut World) -> Result<String> {
-    let pack = world.site.people.auditor.must(Client::pack)?;
     let folder = world.folder.join(PACK);
-    for (path, content) in &pack.files {
-        let place = folder.join(inside(path)?);
-        std::fs::create_dir_all(place.parent().context("a file lies in a folder")?)?;
-        std::fs::write(&place, STANDARD.decode(content)?)?;
-    }
+    let mut fetch = world.site.people.auditor.lictor();
+    fetch.args(["audit", "pack", "--out"]).arg(&folder);
+    command::output(fetch)?;
     for name in [REPORT, REPORT_JSON] {
         std::fs::copy(folder.join(name), world.folder.join(name))
             .with_context(|| format!("the pack has no {name}"))?;
@@ -68,19 +63,6 @@ fn verify(world: &World, folder: &Path) -> Result<Output> {
         .arg(folder)
         .args(["--recheck", "--key", &key.to_string()]);
     command::run(verify)
-}
-
-/// A pack's file stays inside its folder.
-fn inside(path: &str) -> Result<PathBuf> {
-    let path = PathBuf::from(path);
-    let plain = |part| matches!(part, std::path::Component::Normal(_));
-    if !path.components().all(plain) {
-        bail!(
-            "the pack names a file outside of itself: {}",
-            path.display()
-        );
-    }
-    Ok(path)
 }
 
 fn copy_folder(from: &Path, to: &Path) -> Result<()> {

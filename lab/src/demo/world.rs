@@ -75,7 +75,7 @@ pub struct World {
     pub(super) moves: Vec<MoveRow>,
     pub(super) policies: PathBuf,
     pub(super) folder: PathBuf,
-    pub(super) release: Draft,
+    pub(super) generation: Generation,
     pub(super) site: Site,
 }
 
@@ -122,7 +122,7 @@ impl World {
             moves: Vec::new(),
             policies: options.policies.clone(),
             folder: options.folder.clone(),
-            release,
+            generation: release.generation(),
             site,
         };
         let saw = world.standing()?;
@@ -142,7 +142,7 @@ impl World {
              back from both kernels",
             ALL.len(),
             agents.join(" and "),
-            self.release.release().generation,
+            self.generation,
         ))
     }
 
@@ -247,11 +247,11 @@ fn boot_all(site: &Site, a: &Host, b: &Host) -> Result<(QemuGuest, QemuGuest, Qe
 
 /// Publishes a release with both signatures and waits until every agent enforces it.
 pub(super) fn publish(site: &Site, release: &Draft) -> Result<()> {
-    let envelope = release.sign(&site.keys, Signed::ByBoth)?;
-    site.publish(&envelope)?
+    let file = release.sign(site, Signed::ByBoth)?;
+    site.publish(&file)?
         .done()
         .context("a release with two signatures")?;
-    wait_for_generation(site, release.release().generation)
+    wait_for_generation(site, release.generation())
 }
 
 /// Waits until what every agent read back from its kernel is this release.
@@ -268,10 +268,11 @@ pub(super) fn wait_for_generation(site: &Site, generation: Generation) -> Result
 }
 
 fn wait_for_bindings(site: &Site) -> Result<()> {
-    let newest = ALL.iter().map(|guest| u64::from(guest.number)).max();
+    // Each binding has the next epoch.
+    let newest = ALL.len() as u64;
     for agent in site.agents() {
         wait::seldom("an agent with all bindings", LIMIT, || {
-            Ok((Some(agent.status()?.epoch.0) == newest).then_some(()))
+            Ok((agent.status()?.epoch.0 == newest).then_some(()))
         })
         .with_context(|| format!("host {}: {}", agent.name(), agent.log()))?;
     }

@@ -11,17 +11,15 @@ mod release;
 pub use agent::{Agent, Arrival, PEER_PORT, vnic_name};
 pub use manager::{Manager, PORT};
 pub use people::{Answer, Person};
-pub use release::{Draft, Guest, Keys, Signed, key};
+pub use release::{Draft, Guest, Keys, Signed, key, key_file, read_key};
 
 use crate::host::{Host, Lab, Node};
 use anyhow::{Context, Result};
-use lictor_client::Client;
 use lictor_evidence::Entry;
-use lictor_types::{DeploymentId, HostId};
-use lictor_wire::api::{Published, Role};
-use lictor_wire::{Envelope, RosterHost};
+use lictor_types::DeploymentId;
+use lictor_wire::api::Role;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 /// The project's own programs, as they were built.
@@ -36,8 +34,10 @@ pub struct Programs {
 /// Everybody who calls the manager, one for each role that a site needs.
 #[derive(Debug)]
 pub struct People {
-    /// Publishes releases.
+    /// Writes and publishes releases.
     pub author: Person,
+    /// Approves releases.
+    pub approver: Person,
     /// Publishes bindings.
     pub owner: Person,
     /// Reads evidence.
@@ -73,19 +73,24 @@ impl Site {
     /// The caller is not root, or one of the programs fails.
     pub fn new(programs: Programs, deployment: &str) -> Result<Self> {
         let deployment = DeploymentId::new(deployment)?;
-        let keys = Keys::generate()?;
         let lab = Lab::new()?;
+        let desk = lab.node("desk")?;
+        let keys = Keys::make(&desk, &programs)?;
+        let public = |file| read_key(file).map(|key| key.verify_key());
+        let (author, approver) = (public(&keys.author)?, public(&keys.approver)?);
         let node = lab.node("manager")?;
-        let (author, approver) = (keys.author.verify_key(), keys.approver.verify_key());
         let mut manager = Manager::init(node, &programs, &deployment, (&author, &approver))?;
         manager.start()?;
-        let desk = lab.node("desk")?;
-        let enrol = |role, name| Person::enrol(&manager, &desk, role, name);
+        let enrol = |role, name: &str, key: Option<&PathBuf>| {
+            let key = key.map(PathBuf::as_path);
+            Person::enrol((&manager, &desk), &programs, (role, name), key)
+        };
         let people = People {
-            author: enrol(Role::PolicyAuthor, "ann")?,
-            owner: enrol(Role::ScopeOwner, "olga")?,
-            auditor: enrol(Role::Auditor, "alex")?,
-            connector: enrol(Role::Connector, "hypervisor")?,
+            author: enrol(Role::PolicyAuthor, "ann", Some(&keys.author))?,
+            approver: enrol(Role::PolicyApprover, "ben", Some(&keys.approver))?,
+            owner: enrol(Role::ScopeOwner, "olga", Some(&keys.owner))?,
+            auditor: enrol(Role::Auditor, "alex", None)?,
+            connector: enrol(Role::Connector, "hypervisor", None)?,
         };
         Ok(Self {
             people,
@@ -163,39 +168,18 @@ impl Site {
         &self.deployment
     }
 
-    /// What a release pins of each protected host: the keys come from the manager's inventory, so
-    /// whoever signs must have compared them.
-    ///
-    /// # Errors
-    /// The manager does not know one of the hosts.
-    pub fn roster(&self) -> Result<Vec<RosterHost>> {
-        let inventory = self.people.author.must(Client::inventory)?;
-        let entry = |agent: &Agent| {
-            let host = HostId::new(agent.name())?;
-            let mut known = inventory.hosts.iter();
-            let key = known
-                .find(|entry| entry.host == host)
-                .and_then(|entry| entry.key.clone())
-                .with_context(|| format!("the manager has no key of host {host}"))?;
-            let peer = (agent.host().node().management(), PEER_PORT).into();
-            Ok(RosterHost {
-                host,
-                cluster: "main".into(),
-                key,
-                peer,
-            })
-        };
-        self.agents.values().map(entry).collect()
-    }
-
-    /// Sends a release to the manager, signed as it is.
+    /// Sends a release file to the manager, signed as it is.
     ///
     /// # Errors
     /// Nobody answers. A refusal is an answer.
-    pub fn publish(&self, release: &Envelope) -> Result<Answer<Published>> {
-        self.people
-            .author
-            .call(|client| client.publish_release(release))
+    pub fn publish(&self, release: &Path) -> Result<Answer<()>> {
+        let mut publish = self.people.author.lictor();
+        publish.args(["policy", "publish"]).arg(release);
+        let output = command::run(publish)?;
+        Ok(match output.status.code() {
+            Some(0) => Answer::Ok(()),
+            _ => Answer::Refused(command::words(&output)),
+        })
     }
 
     /// Publishes a guest's binding, signed by the scope's owner.
@@ -203,11 +187,15 @@ impl Site {
     /// # Errors
     /// The manager refuses it.
     pub fn bind(&self, guest: &Guest) -> Result<()> {
-        let binding = guest.binding(&self.deployment)?.sign(&self.keys.owner);
         let owner = &self.people.owner;
-        owner
-            .must(|client| client.publish_binding(&binding))
-            .map(drop)
+        let file = owner.dir().join(format!("{}.toml", guest.name));
+        std::fs::write(&file, guest.toml()?)?;
+        let mut bind = owner.lictor();
+        bind.args(["guest", "bind"])
+            .arg(&file)
+            .arg("--key")
+            .arg(&self.keys.owner);
+        command::output(bind).map(drop)
     }
 
     /// The evidence that the manager has, from an entry on, as an auditor reads it.
@@ -220,7 +208,7 @@ impl Site {
         while known.len() < ENTRIES_MAX {
             let next = known.len() as u64;
             let auditor = &self.people.auditor;
-            let part = auditor.must(|client| client.entries(next, ENTRIES_PER_CALL))?;
+            let part = auditor.call(|client| client.entries(next, ENTRIES_PER_CALL))?;
             if part.entries.is_empty() {
                 break;
             }

@@ -1,115 +1,122 @@
-//! People and connectors: a role, a certificate, and calls of the manager's API.
+//! People and connectors: a role, a certificate, the commands that they type. What no command shows
+//! is asked of the manager's API with the same certificate.
 
-use super::Manager;
+use super::{Manager, Programs, command};
 use crate::host::Node;
 use anyhow::{Context, Result, bail};
 use lictor_client::{Client, ClientError, Credentials};
-use lictor_wire::api::{EnrollRequest, Role};
+use lictor_wire::api::Role;
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
-/// What a call gave.
+/// What became of something that may be refused.
 #[derive(Debug, Clone)]
 pub enum Answer<T> {
     /// It was done.
     Ok(T),
-    /// It was refused.
-    Refused {
-        /// The HTTP status.
-        status: u16,
-        /// The manager's words, and each further reason.
-        reasons: Vec<String>,
-    },
+    /// It was refused, in these words.
+    Refused(String),
 }
 
 impl<T> Answer<T> {
     /// What was to be done, and was.
     ///
     /// # Errors
-    /// It was refused; the manager's words are in the error.
+    /// It was refused; the words are in the error.
     pub fn done(self) -> Result<T> {
         match self {
             Self::Ok(value) => Ok(value),
-            Self::Refused { status, reasons } => {
-                bail!("refused with {status}: {}", reasons.join("; "))
-            }
+            Self::Refused(words) => bail!("refused: {words}"),
         }
     }
 }
 
-/// Somebody with a certificate of a manager.
+/// Somebody with a directory that `lictor enroll` has written, at a desk on the management fabric.
 #[derive(Debug)]
 pub struct Person {
     name: String,
     desk: Node,
+    program: PathBuf,
     url: String,
-    authority: Vec<u8>,
-    certificate: String,
-    key: String,
 }
 
 impl Person {
-    /// Exchanges a one-time token for a certificate, from a node of the management fabric.
+    /// Exchanges a one-time token for a certificate with `lictor enroll`. The manager's log then
+    /// says whose the signing key is, if there is one.
     ///
     /// # Errors
-    /// The manager refuses.
-    pub fn enrol(manager: &Manager, desk: &Node, role: Role, name: &str) -> Result<Self> {
-        let authority = std::fs::read(manager.authority())?;
-        let url = manager.url();
-        let key = rcgen::KeyPair::generate()?;
-        let request = rcgen::CertificateParams::default().serialize_request(&key)?;
-        let request = EnrollRequest {
-            token: manager.token(role, name)?,
-            request_pem: request.pem()?,
-            agent_key: None,
-        };
-        let enrolled = desk
-            .netns()
-            .run(|| Ok(Client::enroll(&url, &authority, &request)?))
-            .with_context(|| format!("enrolling {name}"))?;
-        Ok(Self {
+    /// The command fails.
+    pub fn enrol(
+        (manager, desk): (&Manager, &Node),
+        programs: &Programs,
+        (role, name): (Role, &str),
+        key: Option<&Path>,
+    ) -> Result<Self> {
+        let person = Self {
             name: name.into(),
             desk: desk.clone(),
-            url,
-            authority,
-            certificate: enrolled.certificate_pem,
-            key: key.serialize_pem(),
-        })
+            program: programs.lictor.clone(),
+            url: manager.url(),
+        };
+        let token = manager.token(role, name)?;
+        let mut enroll = person.lictor();
+        enroll
+            .args(["enroll", "--manager", &person.url, "--token", &token])
+            .arg("--authority")
+            .arg(manager.authority())
+            .arg("--dir")
+            .arg(person.dir());
+        if let Some(key) = key {
+            enroll.arg("--key").arg(key);
+        }
+        command::output(enroll)?;
+        Ok(person)
     }
 
-    /// Calls the API over a connection of its own; a refusal is an answer.
+    /// What `lictor enroll` wrote.
+    #[must_use]
+    pub fn dir(&self) -> PathBuf {
+        self.desk.folder().join(&self.name)
+    }
+
+    /// The `lictor` command, typed at this person's desk.
+    #[must_use]
+    pub fn lictor(&self) -> Command {
+        let mut lictor = self.desk.command(&self.program.to_string_lossy());
+        lictor.env("LICTOR_DIR", self.dir());
+        lictor
+    }
+
+    /// Types a command that must succeed, and returns what it printed.
     ///
     /// # Errors
-    /// Nobody answers, or the answer cannot be read.
+    /// It fails; its own words are in the error.
+    pub fn types<S: AsRef<OsStr>>(&self, words: &[S]) -> Result<String> {
+        let mut lictor = self.lictor();
+        lictor.args(words);
+        command::output(lictor)
+    }
+
+    /// Calls the API over a connection of its own.
+    ///
+    /// # Errors
+    /// The manager refuses, or nobody answers.
     pub fn call<T: Send>(
         &self,
         call: impl FnOnce(&Client) -> Result<T, ClientError> + Send,
-    ) -> Result<Answer<T>> {
+    ) -> Result<T> {
+        let read = |name: &str| std::fs::read(self.dir().join(name));
+        let (certificate, key) = (read("certificate.pem")?, read("certificate.key")?);
         let credentials = Credentials {
-            certificate: self.certificate.as_bytes(),
-            key: self.key.as_bytes(),
-            authority: &self.authority,
+            certificate: &certificate,
+            key: &key,
+            authority: &read("authority.pem")?,
         };
         // The manager's address exists only on the management fabric.
-        let result = self
-            .desk
-            .netns()
-            .run(|| Ok(Client::new(&self.url, &credentials).and_then(|client| call(&client))))?;
-        match result {
-            Ok(value) => Ok(Answer::Ok(value)),
-            Err(ClientError::Refused {
-                status, reasons, ..
-            }) => Ok(Answer::Refused { status, reasons }),
-            Err(error) => Err(error).with_context(|| self.name.clone()),
-        }
-    }
-
-    /// Calls the API for something that must be done.
-    ///
-    /// # Errors
-    /// It is refused; the manager's words are in the error.
-    pub fn must<T: Send>(
-        &self,
-        call: impl FnOnce(&Client) -> Result<T, ClientError> + Send,
-    ) -> Result<T> {
-        self.call(call)?.done().with_context(|| self.name.clone())
+        let netns = self.desk.netns();
+        netns
+            .run(|| Ok(call(&Client::new(&self.url, &credentials)?)?))
+            .with_context(|| self.name.clone())
     }
 }

@@ -1,17 +1,17 @@
 //! What people sign: keys, releases made from a policy file, bindings of guests.
 
-use super::Site;
+use super::{Person, Programs, Site, command};
 use crate::guest::{GuestSpec, Service};
-use anyhow::{Context, Result, bail};
+use crate::host::Node;
+use anyhow::Result;
 use lictor_evidence::KeyName;
-use lictor_policy::{CompileInput, Date, Labels, compile, parse};
+use lictor_policy::Labels;
 use lictor_types::{
     DeploymentId, Epoch, Generation, GuestId, Mac, SESSIONS_PER_VNIC_DEFAULT, Segment, VnicId,
 };
-use lictor_wire::{Binding, Delegation, Envelope, Release, SigningKey, VnicBinding, release};
+use lictor_wire::{Binding, SigningKey, VnicBinding};
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::Path;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::path::{Path, PathBuf};
 
 /// The one segment of a site.
 const SEGMENT: Segment = Segment(1);
@@ -21,18 +21,18 @@ const PREFIX_LENGTH: u8 = 16;
 /// Guests that the scope's owner may bind.
 const GUESTS_MAX: u32 = 16;
 
-/// The private keys of the people who sign. Each would keep their own on their own machine.
+/// The key files of the people who sign. Each would keep their own on their own machine.
 #[derive(Debug)]
 pub struct Keys {
     /// Writes policy.
-    pub author: SigningKey,
+    pub author: PathBuf,
     /// Approves policy.
-    pub approver: SigningKey,
+    pub approver: PathBuf,
     /// Binds guests.
-    pub owner: SigningKey,
+    pub owner: PathBuf,
 }
 
-/// A new key from the system's randomness.
+/// A new key from the system's randomness, for tests that need no command.
 ///
 /// # Errors
 /// The name is not one of a key.
@@ -41,12 +41,33 @@ pub fn key(name: &str) -> Result<SigningKey> {
     Ok(SigningKey::generate(name, &mut rand::rngs::OsRng))
 }
 
+/// Makes a key file with `lictor key new`.
+///
+/// # Errors
+/// The command fails.
+pub fn key_file(desk: &Node, programs: &Programs, name: &str) -> Result<PathBuf> {
+    let file = desk.folder().join(format!("{name}.key"));
+    let mut new = desk.command(&programs.lictor.to_string_lossy());
+    new.args(["key", "new", "--name", name, "--out"]).arg(&file);
+    command::output(new)?;
+    Ok(file)
+}
+
+/// Reads a key file that [`key_file`] made.
+///
+/// # Errors
+/// It is not there, or no key file.
+pub fn read_key(file: &Path) -> Result<SigningKey> {
+    let text = std::fs::read_to_string(file)?;
+    Ok(SigningKey::from_private_text(text.trim())?)
+}
+
 impl Keys {
-    pub(super) fn generate() -> Result<Self> {
+    pub(super) fn make(desk: &Node, programs: &Programs) -> Result<Self> {
         Ok(Self {
-            author: key("ann")?,
-            approver: key("ben")?,
-            owner: key("olga")?,
+            author: key_file(desk, programs, "ann")?,
+            approver: key_file(desk, programs, "ben")?,
+            owner: key_file(desk, programs, "olga")?,
         })
     }
 }
@@ -94,7 +115,8 @@ impl Guest {
         self.labels.iter().map(pair).collect()
     }
 
-    /// What the scope's owner signs about it. It may run on every host of the roster.
+    /// What the scope's owner signs about it, for tests without a manager. It may run on every host
+    /// of the roster.
     ///
     /// # Errors
     /// The guest's name is too long for a vnic.
@@ -117,9 +139,34 @@ impl Guest {
     }
 }
 
-/// A release that nobody has signed yet.
+impl Guest {
+    /// Its labels as an inline table of TOML.
+    fn labels_toml(&self) -> String {
+        let pair = |(name, value): &(&str, &str)| format!("{name} = \"{value}\"");
+        let pairs: Vec<_> = self.labels.iter().map(pair).collect();
+        format!("{{ {} }}", pairs.join(", "))
+    }
+
+    /// What `lictor guest bind` reads.
+    pub(super) fn toml(&self) -> Result<String> {
+        Ok(format!(
+            "guest = \"{}\"\nlabels = {}\n\n[[vnic]]\nnumber = {}\nname = \"{}\"\n\
+             mac = \"{}\"\nsegment = {SEGMENT}\n",
+            self.name,
+            self.labels_toml(),
+            self.number,
+            super::vnic_name(self.name)?,
+            self.mac(),
+        ))
+    }
+}
+
+/// A release file that nobody has signed yet.
 #[derive(Debug, Clone)]
-pub struct Draft(Release);
+pub struct Draft {
+    file: PathBuf,
+    generation: Generation,
+}
 
 /// Who has signed a release.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -131,62 +178,63 @@ pub enum Signed {
 }
 
 impl Draft {
-    /// Compiles a policy file into a release with the site's roster and one delegation, for today.
+    /// Compiles a policy file with `lictor policy compile`, for the hosts of the manager's
+    /// inventory and with one delegation, to the scope's owner.
     ///
     /// # Errors
-    /// The policy does not compile; all its diagnostics are in the error.
+    /// A command fails; all the policy's diagnostics are in the error.
     pub fn compile(site: &Site, policy: &Path, generation: u64, guests: &[Guest]) -> Result<Self> {
-        let text = std::fs::read(policy).with_context(|| format!("no {}", policy.display()))?;
-        let (parsed, diagnostics) = parse(&policy.to_string_lossy(), &text);
-        let Some(parsed) = parsed else {
-            bail!("{} does not compile: {diagnostics:?}", policy.display());
-        };
-        let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
-        let label_sets: Vec<Labels> = guests.iter().map(Guest::labels).collect();
-        let input = CompileInput {
-            label_sets: label_sets.clone(),
-            date: Date::from_unix_seconds(now.as_secs()),
-        };
-        Ok(Self(Release {
-            format: release::FORMAT,
-            deployment: site.deployment().clone(),
-            generation: Generation(generation),
-            created_ms: u64::try_from(now.as_millis())?,
-            policy: compile(&parsed, &input)?,
-            roster: site.roster()?,
-            delegations: vec![Delegation {
-                key: site.keys.owner.verify_key(),
-                labels: label_sets,
-                guests_max: GUESTS_MAX,
-                prefixes: vec![PREFIX.parse()?],
-                segments: vec![SEGMENT],
-            }],
-        }))
+        let author = &site.people.author;
+        let roster = author.types(&["host", "roster"])?;
+        let sets: Vec<_> = guests.iter().map(Guest::labels_toml).collect();
+        let text = format!(
+            "deployment = \"{}\"\n\n{roster}\n[[delegations]]\nkey = \"{}\"\n\
+             labels = [{}]\nguests_max = {GUESTS_MAX}\nprefixes = [\"{PREFIX}\"]\n\
+             segments = [{SEGMENT}]\n",
+            site.deployment(),
+            read_key(&site.keys.owner)?.verify_key(),
+            sets.join(", "),
+        );
+        let description = author.dir().join("site.toml");
+        std::fs::write(&description, text)?;
+        let file = author.dir().join(format!("release-{generation}.json"));
+        let mut compile = author.lictor();
+        compile
+            .args(["policy", "compile"])
+            .arg(policy)
+            .arg("--site")
+            .arg(&description)
+            .args(["--generation", &generation.to_string(), "--out"])
+            .arg(&file);
+        command::output(compile)?;
+        let generation = Generation(generation);
+        Ok(Self { file, generation })
     }
 
-    /// The same release under another number.
+    /// Its number.
     #[must_use]
-    pub fn renumbered(&self, generation: u64) -> Self {
-        let mut release = self.0.clone();
-        release.generation = Generation(generation);
-        Self(release)
+    pub const fn generation(&self) -> Generation {
+        self.generation
     }
 
-    /// The release.
-    #[must_use]
-    pub const fn release(&self) -> &Release {
-        &self.0
-    }
-
-    /// Signs it with the keys of the site.
+    /// Signs it with `lictor policy sign` and, for the second signature, `lictor policy approve`.
+    /// Returns the release file.
     ///
     /// # Errors
-    /// The approver's key is the author's.
-    pub fn sign(&self, keys: &Keys, signed: Signed) -> Result<Envelope> {
-        let mut envelope = self.0.sign(&keys.author);
+    /// A command fails.
+    pub fn sign(&self, site: &Site, signed: Signed) -> Result<PathBuf> {
+        let by = |person: &Person, word: &str, key: &Path| {
+            let mut sign = person.lictor();
+            sign.args(["policy", word])
+                .arg(&self.file)
+                .arg("--key")
+                .arg(key);
+            command::output(sign).map(drop)
+        };
+        by(&site.people.author, "sign", &site.keys.author)?;
         if signed == Signed::ByBoth {
-            envelope.add_signature(&keys.approver)?;
+            by(&site.people.approver, "approve", &site.keys.approver)?;
         }
-        Ok(envelope)
+        Ok(self.file.clone())
     }
 }
