@@ -720,6 +720,12 @@ fn site_with_a_guest() -> Result<(Site, Guest)> {
     };
     let mut site = Site::new(programs, "command-line")?;
     site.protected_host("a")?;
+    // Only the agent's first report brings its address into the roster.
+    let author = &site.people.author;
+    wait::until("a host in the roster", Duration::from_secs(60), || {
+        let roster = author.types(&["host", "roster"])?;
+        Ok(roster.contains("host = \"a\"").then_some(()))
+    })?;
     let db = Guest {
         name: "db",
         number: 11,
