@@ -155,7 +155,7 @@ impl StateDir {
         match std::fs::read(&path) {
             Ok(bytes) => Ok(Some(bytes)),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(AgentError::file(&path, error.to_string())),
+            Err(error) => Err(AgentError::io(&path, &error)),
         }
     }
 

@@ -199,7 +199,7 @@ impl Host {
         if same_release && self.bindings_signed == *log {
             return Ok(Offered::Known);
         }
-        let bindings = match binding::verify(log, &verified, self.bindings.epoch()) {
+        let bindings = match binding::verify_since(log, &verified, &self.bindings) {
             Ok(bindings) => bindings,
             Err(error) => return self.refuse(error.to_string(), false, now_ms),
         };
