@@ -672,6 +672,33 @@ fn nobody_but_root_speaks_to_the_agent() {
     assert!(error.contains("run this as root"), "{error}");
 }
 
+/// Gives a folder and what lies in it to another user.
+fn give_away(path: &Path, user: u32) {
+    std::os::unix::fs::chown(path, Some(user), Some(user)).expect("root may");
+    if path.is_dir() {
+        for entry in std::fs::read_dir(path).expect("a directory") {
+            give_away(&entry.expect("an entry").path(), user);
+        }
+    }
+}
+
+#[test]
+fn an_enrolled_agent_without_rights_or_a_bpf_file_system_says_what_is_needed() {
+    if !lictor_lab::privileged() {
+        return;
+    }
+    let world = World::new();
+    world.host();
+    let line = format!("agent run --config {}", world.path("agent.toml"));
+    refused(&line, &["is not on a BPF file system", "mount -t bpf bpf"]);
+    give_away(world.folder.path(), 65_534);
+    let output = lictor(&line).uid(65_534).gid(65_534).output();
+    let output = output.expect("it runs");
+    let error = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{error}");
+    assert!(error.contains("run as root, or with CAP_BPF"), "{error}");
+}
+
 #[test]
 fn completions_and_manual_pages_come_out_of_the_same_definitions() {
     let completions = ok("completions bash");
@@ -693,6 +720,12 @@ fn site_with_a_guest() -> Result<(Site, Guest)> {
     };
     let mut site = Site::new(programs, "command-line")?;
     site.protected_host("a")?;
+    // Only the agent's first report brings its address into the roster.
+    let author = &site.people.author;
+    wait::until("a host in the roster", Duration::from_secs(60), || {
+        let roster = author.types(&["host", "roster"])?;
+        Ok(roster.contains("host = \"a\"").then_some(()))
+    })?;
     let db = Guest {
         name: "db",
         number: 11,
