@@ -130,5 +130,7 @@ fn ask(request: Request, inputs: &SyncSender<Input>) -> Response {
     if inputs.send(Input::Call(Box::new(request), reply)).is_err() {
         return gone();
     }
-    answer.recv().unwrap_or_else(|_| gone())
+    answer.recv().unwrap_or_else(|_| Response::Error {
+        error: "the agent could not finish this; its log says why".into(),
+    })
 }

@@ -189,6 +189,8 @@ fn replace(folder: &Path, path: &Path, bytes: &[u8]) -> std::io::Result<()> {
 pub struct LogFile {
     state: StateDir,
     file: File,
+    /// How long the file is as far as it counts.
+    bytes: u64,
     entries: Vec<Vec<u8>>,
 }
 
@@ -221,6 +223,7 @@ impl LogFile {
         Ok(Self {
             state: state.clone(),
             file,
+            bytes: recovered.valid_bytes,
             entries: recovered.entries,
         })
     }
@@ -261,8 +264,13 @@ impl Storage for LogFile {
         for entry in entries {
             bytes.extend(frame(entry)?);
         }
-        self.file.write_all(&bytes).map_err(storage)?;
-        self.file.sync_data().map_err(storage)?;
+        let written = self.file.write_all(&bytes);
+        if let Err(error) = written.and_then(|()| self.file.sync_data()) {
+            // Half an entry in the middle would cut off all that comes after it.
+            self.file.set_len(self.bytes).map_err(storage)?;
+            return Err(storage(error));
+        }
+        self.bytes += bytes.len() as u64;
         self.entries.extend_from_slice(entries);
         Ok(())
     }

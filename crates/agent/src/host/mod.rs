@@ -40,6 +40,8 @@ pub struct Host {
     bindings: Bindings,
     bindings_signed: BindingLog,
     custody: Custody,
+    /// The last change of custody may not be on the disk.
+    custody_unsaved: bool,
     /// What the kernel should hold.
     desired: HostTables,
     refused: Option<String>,
@@ -84,6 +86,7 @@ impl Host {
             config,
             state,
             custody,
+            custody_unsaved: false,
             key,
             trust,
             datapath,
