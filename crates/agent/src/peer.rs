@@ -29,7 +29,8 @@ use std::time::{Duration, Instant};
 pub const CONNECTIONS_MAX: usize = 256;
 /// Frames that wait for one other agent; one more is refused.
 pub const QUEUE_FRAMES_MAX: usize = 1_024;
-/// How long connecting, a whole handshake of a caller or one write may take: well inside Load()'s own deadline.
+/// How long connecting, a whole handshake of a caller or one write may take: well inside Load()'s
+/// own deadline.
 pub const STEP_LIMIT: Duration = Duration::from_millis(1_500);
 
 /// A stream on which all of a handshake must end in time: a caller whose bytes trickle would

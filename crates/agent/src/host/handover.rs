@@ -210,8 +210,8 @@ impl Host {
     /// Removes sessions that the source no longer has.
     ///
     /// # Errors
-    /// [`AgentError::Refused`] for a vnic that is not this guest's: the sessions of other guests here
-    /// are none of the source's business.
+    /// [`AgentError::Refused`] for a vnic that is not this guest's: the sessions of other guests
+    /// here are none of the source's business.
     pub fn take_out(
         &self,
         (guest, vnic): (&GuestId, VnicId),

@@ -6,8 +6,8 @@ use lictor_evidence::ControlFact;
 use lictor_types::{Epoch, HostId, VNICS_PER_HOST_MAX};
 use lictor_wire::{Binding, Refusal, Ticket, VerifiedRelease, peer};
 
-/// How long a ticket is good for: a large guest takes minutes to copy. A target takes twice that for
-/// a clock that goes wrong, and for no more: a ticket keeps other moves of its guest away.
+/// How long a ticket is good for: a large guest takes minutes to copy. A target takes twice that
+/// for a clock that goes wrong, and for no more: a ticket keeps other moves of its guest away.
 pub const TICKET_LIFE_MS: u64 = 600_000;
 
 /// What the source asks.

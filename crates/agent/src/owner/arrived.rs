@@ -129,8 +129,8 @@ impl Owner {
         Ok(())
     }
 
-    /// What the source has not confirmed is said again, also after a restart: but only once it is on
-    /// the disk, since the source forgets the guest when it hears it.
+    /// What the source has not confirmed is said again, also after a restart: but only once it is
+    /// on the disk, since the source forgets the guest when it hears it.
     pub(super) fn repeat_arriving(&mut self) -> Result<(), AgentError> {
         let lacking = self.arriving.iter().filter(|(_, one)| one.lacks_record());
         let lacking: Vec<GuestId> = lacking.map(|(guest, _)| guest.clone()).collect();

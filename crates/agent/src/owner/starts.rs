@@ -56,8 +56,8 @@ impl Departure {
 }
 
 impl Owner {
-    /// After a restart: asks the QEMUs again, goes on with moves that were under way. What fails for
-    /// one guest is no reason to forget the others.
+    /// After a restart: asks the QEMUs again, goes on with moves that were under way. What fails
+    /// for one guest is no reason to forget the others.
     pub(super) fn resume(&mut self, now: Now) {
         let known = self.host.custody().guests();
         let known: Vec<_> = known
@@ -406,8 +406,8 @@ impl Owner {
         }
     }
 
-    /// It may run all the same: nothing is opened, nothing is given up, and it is asked again. A QEMU
-    /// that nobody has heard of and that has no vnic here is none.
+    /// It may run all the same: nothing is opened, nothing is given up, and it is asked again. A
+    /// QEMU that nobody has heard of and that has no vnic here is none.
     fn failed(&mut self, guest: &GuestId, text: &str, now: Now) -> Result<(), AgentError> {
         self.watches.remove(guest);
         if self.host.vnics_of(guest)?.is_empty() {
