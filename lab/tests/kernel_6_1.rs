@@ -1,5 +1,5 @@
 //! The data plane on Debian 12's own kernel, the oldest that is promised: every test of
-//! `crates/datapath`, and those of the agent's core, once more in a guest. Run by themselves they
+//! `crates/datapath/tests`, and those of the agent's core, once more in a guest. Run by themselves they
 //! test the machine's kernel.
 
 use lictor_lab::{Image, Run, Trial, TrialReport, image, privileged};
@@ -8,11 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-/// Whose tests, in cargo's words.
-const SUITES: [&[&str]; 2] = [
-    &["--package", "lictor-datapath"],
-    &["--package", "lictor-agent", "--test", "host"],
-];
+/// Files of integration tests below the workspace: a folder of them, or one.
+const SUITES: [&str; 2] = ["crates/datapath/tests", "crates/agent/tests/host.rs"];
 /// What those tests call.
 const TOOLS: [&str; 2] = ["ip", "tc"];
 /// What a host loads on demand, and a guest without modprobe must have loaded.
@@ -36,23 +33,55 @@ fn attempt(programs: Vec<PathBuf>, arguments: &[&str]) -> TrialReport {
     trial.run(folder.path(), LIMIT).expect("the guest ends")
 }
 
-/// The test programs of a suite, built as cargo builds them for this machine.
-fn test_programs(suite: &[&str]) -> Vec<PathBuf> {
+fn root() -> PathBuf {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    root.canonicalize().expect("the workspace is here")
+}
+
+/// The files of a suite.
+fn sources(suite: &str) -> Vec<PathBuf> {
+    let path = root().join(suite);
+    if path.is_file() {
+        return vec![path];
+    }
+    let entries = std::fs::read_dir(&path).expect("a suite is a file or a folder");
+    let files = entries.map(|entry| entry.expect("readable").path());
+    files
+        .filter(|file| file.extension().is_some_and(|extension| extension == "rs"))
+        .collect()
+}
+
+/// The programs of these files. Of the whole workspace, because cargo then takes what a run of all
+/// tests has built; of one crate alone it would build most of it again with other features.
+fn test_programs(sources: &[PathBuf]) -> Vec<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let output = Command::new(cargo)
-        .args(["test", "--locked", "--no-run", "--message-format=json"])
-        .args(suite)
-        .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."))
-        .output()
-        .expect("cargo can be started");
+    let mut command = Command::new(cargo);
+    command
+        .args(["test", "--locked", "--no-run", "--workspace"])
+        .arg("--message-format=json")
+        .current_dir(root());
+    for source in sources {
+        command
+            .arg("--test")
+            .arg(source.file_stem().expect("a name"));
+    }
+    let output = command.output().expect("cargo can be started");
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "cargo: {said}");
     let text = String::from_utf8(output.stdout).expect("cargo writes UTF-8");
-    text.lines()
+    let messages: Vec<Value> = text
+        .lines()
         .map(|line| serde_json::from_str(line).expect("cargo writes JSON"))
-        .filter(|message: &Value| message["profile"]["test"] == true)
-        .filter_map(|message| message["executable"].as_str().map(PathBuf::from))
-        .collect()
+        .collect();
+    let program = |source: &PathBuf| {
+        let of = |message: &&Value| message["target"]["src_path"].as_str() == source.to_str();
+        let found = messages.iter().filter(of).find_map(|message| {
+            let executable = message["executable"].as_str();
+            executable.map(PathBuf::from)
+        });
+        found.unwrap_or_else(|| panic!("cargo built nothing of {}", source.display()))
+    };
+    sources.iter().map(program).collect()
 }
 
 /// How many tests a program has, by its own word.
@@ -87,13 +116,14 @@ fn data_plane_and_agent_pass_their_tests_on_the_oldest_kernel() {
     if !privileged() {
         return;
     }
-    let suites = SUITES.map(test_programs);
-    for (suite, programs) in SUITES.iter().zip(&suites) {
-        let tests: usize = programs.iter().map(|program| tests_of(program)).sum();
-        assert!(tests > 0, "no tests in {suite:?}: {programs:?}");
-    }
-    let programs = suites.concat();
+    let suites = SUITES.map(sources);
+    assert!(suites.iter().all(|files| !files.is_empty()), "{suites:?}");
+    let programs = test_programs(&suites.concat());
     let tests: Vec<_> = programs.iter().map(|program| tests_of(program)).collect();
+    assert!(
+        tests.iter().all(|tests| *tests > 0),
+        "{programs:?}: {tests:?}"
+    );
     let report = attempt(programs, &["--nocapture", "--test-threads=1"]);
     assert!(report.kernel.starts_with("6.1."), "{}", report.kernel);
     let mut wrong = Vec::new();
