@@ -1,6 +1,6 @@
 //! The data plane on Debian 12's own kernel, the oldest that is promised: every test of
-//! `crates/datapath/tests`, and those of the agent's core, once more in a guest. Run by themselves they
-//! test the machine's kernel.
+//! `crates/datapath/tests`, and those of the agent's core, once more in a guest. Run by themselves
+//! they test the machine's kernel.
 
 use lictor_lab::{Image, Run, Trial, TrialReport, image, privileged};
 use serde_json::Value;

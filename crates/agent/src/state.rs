@@ -27,6 +27,7 @@ const RELEASE: &str = "release.json";
 const BINDINGS: &str = "bindings.json";
 const FLOOR: &str = "floor.json";
 const CUSTODY: &str = "custody.json";
+const LOCK: &str = "lock";
 const LOG: &str = "evidence.log";
 const CHECKPOINT: &str = "evidence.checkpoint";
 
@@ -45,6 +46,28 @@ impl StateDir {
     #[must_use]
     pub fn path(&self, name: &str) -> PathBuf {
         self.0.join(name)
+    }
+
+    /// Takes the directory for one agent: two would each write over the other's log and take its
+    /// socket away. The lock ends with the process, however that ends.
+    ///
+    /// # Errors
+    /// [`AgentError::File`] if another agent has it, or it cannot be made.
+    pub fn lock(&self) -> Result<File, AgentError> {
+        let path = self.path(LOCK);
+        let failed = |error: std::io::Error| AgentError::file(&path, error.to_string());
+        let mut options = OpenOptions::new();
+        options.create(true).truncate(false).write(true).mode(0o600);
+        let file = options.open(&path).map_err(failed)?;
+        file.try_lock().map_err(|error| match error {
+            std::fs::TryLockError::WouldBlock => AgentError::file(
+                &path,
+                "another agent runs on this state directory; end it first, or give this one a \
+                 directory of its own",
+            ),
+            std::fs::TryLockError::Error(error) => failed(error),
+        })?;
+        Ok(file)
     }
 
     /// The trust file.

@@ -555,6 +555,18 @@ fn a_hook_that_somebody_removed_is_put_back_and_each_time_is_recorded() {
 }
 
 #[test]
+fn a_state_directory_has_one_agent() {
+    on_ground(|ground| {
+        let host = ground.open();
+        let state = StateDir::new(&ground.path("state"));
+        let error = state.lock().expect_err("it is taken").to_string();
+        assert!(error.contains("another agent runs"), "{error}");
+        drop(host);
+        state.lock().expect("it is free again");
+    });
+}
+
+#[test]
 fn a_host_that_nobody_enrolled_says_so() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let state = StateDir::new(Path::new(folder.path()));

@@ -26,10 +26,12 @@ use lictor_wire::{
     AddressAttestation, Binding, Bindings, Envelope, RosterHost, Trust, VerifiedRelease,
     host_tables,
 };
+use std::fs::File;
 
 /// The agent of one host, without sockets and without a clock: times are parameters.
 #[derive(Debug)]
 pub struct Host {
+    _lock: File,
     config: Config,
     state: StateDir,
     key: SigningKey,
@@ -70,6 +72,7 @@ impl Host {
     pub fn open(config: Config, now_ms: u64) -> Result<Self, AgentError> {
         let state = StateDir::new(&config.state_dir);
         let (trust, key) = (state.trust()?, state.key()?);
+        let lock = state.lock()?;
         Datapath::check_kernel()?;
         let datapath = Datapath::open(&config.pin_root)?;
         let log = Log::open(
@@ -83,6 +86,7 @@ impl Host {
         );
         let custody = state.custody()?;
         let mut host = Self {
+            _lock: lock,
             config,
             state,
             custody,
