@@ -10,6 +10,7 @@ use crate::stream::StreamLog;
 use anyhow::{Context, Result, bail};
 use lictor_types::Mac;
 use serde_json::json;
+use std::ffi::OsStr;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -23,6 +24,7 @@ pub const NAME_MAX: usize = 11;
 /// path through its dirty bitmap for memory of a multiple of 256 KiB, and on that path TCG forgets
 /// pages that a guest writes during a migration; the guest then crashes at the target.
 const MEMORY_KIB: u32 = 96 * 1_024 + 136;
+const QEMU: &str = "qemu-system-x86_64";
 const CONNECT_LIMIT: Duration = Duration::from_secs(20);
 const SNAPSHOT_LIMIT: Duration = Duration::from_secs(60);
 const UP: &str = "LICTOR-GUEST-UP";
@@ -204,6 +206,7 @@ impl Host {
         before_bridge: impl FnOnce(&Vnic) -> Result<()>,
     ) -> Result<QemuGuest> {
         spec.check()?;
+        in_path(QEMU, &std::env::var_os("PATH").unwrap_or_default())?;
         let image = Image::load()?;
         let folder = self.node().folder().join("guests").join(&spec.name);
         // A guest that was here before has left its sockets and its log.
@@ -228,7 +231,7 @@ impl Host {
         self.join(&vnic.device)?;
         let snapshots = folder.join("snapshots.qcow2");
         qcow2::create(&snapshots)?;
-        let mut command = self.node().command("qemu-system-x86_64");
+        let mut command = self.node().command(QEMU);
         command.args(qemu_args(spec, &image, &folder)).args(more);
         command.stderr(std::fs::File::create(folder.join("stderr"))?);
         let process = Process::start(&format!("QEMU of {}", spec.name), command)?;
@@ -251,6 +254,15 @@ impl Host {
             _device: device,
         })
     }
+}
+
+/// Asked before anything is made: started without it, a guest would only be waited for.
+fn in_path(program: &str, path: &OsStr) -> Result<()> {
+    let here = std::env::split_paths(path).any(|folder| folder.join(program).is_file());
+    if !here {
+        bail!("{program} is in no folder of PATH; install it with `cargo xtask setup`");
+    }
+    Ok(())
 }
 
 fn qemu_args(spec: &GuestSpec, image: &Image, folder: &Path) -> Vec<String> {
@@ -603,5 +615,19 @@ impl Lab {
             .ip(&format!("link set {} master tenant up", guest.vnic.device))?;
         guest.routes()?;
         Ok(guest)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_that_is_not_there_is_named_with_the_next_step() {
+        let folder = tempfile::tempdir().expect("a temporary directory");
+        let error = in_path(QEMU, folder.path().as_os_str()).expect_err("there is none");
+        assert!(error.to_string().contains("cargo xtask setup"), "{error}");
+        std::fs::write(folder.path().join(QEMU), "").expect("written");
+        in_path(QEMU, folder.path().as_os_str()).expect("there is one");
     }
 }

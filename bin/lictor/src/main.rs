@@ -4,7 +4,7 @@
 use anyhow::Result;
 use clap::{CommandFactory as _, Parser, Subcommand};
 use lictor_cli::{Colour, Ending, Setting};
-use std::io::{IsTerminal as _, stdout};
+use std::io::{IsTerminal as _, stderr, stdout};
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -30,7 +30,8 @@ enum Command {
 
 fn main() -> ExitCode {
     tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
+        .with_writer(stderr)
+        .with_ansi(colour(stderr().is_terminal()) == Colour::On)
         .init();
     match run(Cli::parse()) {
         Ok(Ending::Done) => ExitCode::SUCCESS,
@@ -65,9 +66,10 @@ fn setting() -> Setting {
         user: user("SUDO_USER")
             .or_else(|| user("USER"))
             .unwrap_or_else(|| "not named".into()),
-        colour: Colour::of(
-            stdout().is_terminal(),
-            std::env::var_os("NO_COLOR").as_deref(),
-        ),
+        colour: colour(stdout().is_terminal()),
     }
+}
+
+fn colour(terminal: bool) -> Colour {
+    Colour::of(terminal, std::env::var_os("NO_COLOR").as_deref())
 }

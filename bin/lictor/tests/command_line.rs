@@ -8,6 +8,7 @@ use lictor_types::{Digest, Epoch, Generation, HostId};
 use lictor_wire::api::HostReport;
 use serde_json::Value;
 use std::io::{BufRead as _, BufReader};
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -620,6 +621,14 @@ fn bad_input_is_answered_with_place_expectation_and_next_step() {
         "host status --socket @agent.sock",
         &["agent.sock", "name it with --socket"],
     );
+    check(
+        "agent run --config @none.toml",
+        &["none.toml", "check the path"],
+    );
+    check(
+        "agent run --config @site.toml",
+        &["site.toml", "docs/operations.md has an example"],
+    );
     let compile = format!("policy compile {POLICY} --site @site.toml --out @r.json");
     check(
         &format!("{compile} --generation 1"),
@@ -672,6 +681,63 @@ fn nobody_but_root_speaks_to_the_agent() {
     assert!(error.contains("run this as root"), "{error}");
 }
 
+/// Gives a folder and what lies in it to another user.
+fn give_away(path: &Path, user: u32) {
+    std::os::unix::fs::chown(path, Some(user), Some(user)).expect("root may");
+    if path.is_dir() {
+        for entry in std::fs::read_dir(path).expect("a directory") {
+            give_away(&entry.expect("an entry").path(), user);
+        }
+    }
+}
+
+#[test]
+fn an_enrolled_agent_without_rights_or_a_bpf_file_system_says_what_is_needed() {
+    if !lictor_lab::privileged() {
+        return;
+    }
+    let world = World::new();
+    world.host();
+    let line = format!("agent run --config {}", world.path("agent.toml"));
+    refused(&line, &["is not on a BPF file system", "mount -t bpf bpf"]);
+    give_away(world.folder.path(), 65_534);
+    let output = lictor(&line).uid(65_534).gid(65_534).output();
+    let output = output.expect("it runs");
+    let error = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{error}");
+    assert!(error.contains("run as root, or with CAP_BPF"), "{error}");
+}
+
+#[test]
+fn an_agent_that_may_not_or_cannot_begin_says_what_to_do_and_takes_nothing() {
+    if !lictor_lab::privileged() {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    let open = std::fs::Permissions::from_mode(0o755);
+    std::fs::set_permissions(folder.path(), open).expect("its owner may");
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    std::fs::create_dir(path("run")).expect("a directory");
+    std::fs::create_dir(path("state")).expect("a directory");
+    let closed = std::fs::Permissions::from_mode(0o700);
+    std::fs::set_permissions(path("state"), closed).expect("its owner may");
+    let _running = std::os::unix::net::UnixListener::bind(path("run/agent.sock")).expect("bound");
+    let config = format!(
+        "host = \"a\"\nstate_dir = \"{}\"\nrun_dir = \"{}\"\npin_root = \"{}\"\n\
+         peer = \"127.0.0.1:0\"\n",
+        path("state"),
+        path("run"),
+        path("pins")
+    );
+    std::fs::write(path("agent.toml"), config).expect("written");
+    let line = format!("agent run --config {}", path("agent.toml"));
+    let output = lictor(&line).uid(65_534).gid(65_534).output();
+    let error = text(&output.expect("it runs").stderr);
+    assert!(error.contains("run this as root"), "{error}");
+    refused(&line, &["trust.json is missing", "lictor agent enroll"]);
+    assert!(Path::new(&path("run/agent.sock")).exists());
+}
+
 #[test]
 fn completions_and_manual_pages_come_out_of_the_same_definitions() {
     let completions = ok("completions bash");
@@ -693,6 +759,12 @@ fn site_with_a_guest() -> Result<(Site, Guest)> {
     };
     let mut site = Site::new(programs, "command-line")?;
     site.protected_host("a")?;
+    // Only the agent's first report brings its address into the roster.
+    let author = &site.people.author;
+    wait::until("a host in the roster", Duration::from_secs(60), || {
+        let roster = author.types(&["host", "roster"])?;
+        Ok(roster.contains("host = \"a\"").then_some(()))
+    })?;
     let db = Guest {
         name: "db",
         number: 11,

@@ -49,8 +49,8 @@ pub fn dispatch(args: Args) -> Result<(), AgentError> {
             token,
         } => {
             let config = Config::read(&config)?;
-            let authority = std::fs::read(&authority)
-                .map_err(|error| AgentError::file(&authority, error.to_string()))?;
+            let authority =
+                std::fs::read(&authority).map_err(|error| AgentError::io(&authority, &error))?;
             enroll(&config, &authority, token)
         }
     }

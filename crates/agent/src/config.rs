@@ -44,8 +44,9 @@ impl Config {
     /// [`AgentError::File`] names the file and what is wrong in it.
     pub fn read(path: &Path) -> Result<Self, AgentError> {
         let file = |what: String| AgentError::file(path, what);
-        let text = std::fs::read_to_string(path).map_err(|error| file(error.to_string()))?;
-        let config: Self = toml::from_str(&text).map_err(|error| file(error.to_string()))?;
+        let text = std::fs::read_to_string(path).map_err(|error| AgentError::io(path, &error))?;
+        let config: Self = toml::from_str(&text)
+            .map_err(|error| file(format!("{error}; docs/operations.md has an example")))?;
         if !(ROUND_MS_MIN..=ROUND_MS_MAX).contains(&config.round_ms) {
             let found = config.round_ms;
             return Err(file(format!(

@@ -49,6 +49,16 @@ impl AgentError {
         }
     }
 
+    /// A failed system call on a file, with the next step where there is an obvious one.
+    pub(crate) fn io(path: &Path, error: &std::io::Error) -> Self {
+        let step = match error.kind() {
+            std::io::ErrorKind::NotFound => "; check the path",
+            std::io::ErrorKind::PermissionDenied => "; run this as root",
+            _ => "",
+        };
+        Self::file(path, format!("{error}{step}"))
+    }
+
     /// The whole chain in one line, for answers and logs at the edge.
     #[must_use]
     pub fn chain(&self) -> String {

@@ -7,6 +7,7 @@
 //! them: one thread, one queue of inputs; [`run`] is the shell around it.
 #![forbid(unsafe_code)]
 
+mod allowance;
 mod command;
 mod config;
 pub mod custody;

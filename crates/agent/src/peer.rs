@@ -23,14 +23,52 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Connections that other agents may have open here; one more is closed at once.
 pub const CONNECTIONS_MAX: usize = 256;
 /// Frames that wait for one other agent; one more is refused.
 pub const QUEUE_FRAMES_MAX: usize = 1_024;
-/// How long connecting, a handshake or one write may take: well inside Load()'s own deadline.
+/// How long connecting, a whole handshake of a caller or one write may take: well inside Load()'s
+/// own deadline.
 pub const STEP_LIMIT: Duration = Duration::from_millis(1_500);
+
+/// A stream on which all of a handshake must end in time: a caller whose bytes trickle would
+/// otherwise keep a connection from others for hours, and needs no key for that.
+struct Until<'a> {
+    stream: &'a TcpStream,
+    end: Instant,
+}
+
+impl Until<'_> {
+    fn left(&self) -> std::io::Result<Duration> {
+        let left = self.end.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(std::io::ErrorKind::TimedOut.into());
+        }
+        Ok(left)
+    }
+}
+
+impl std::io::Read for Until<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        self.stream.set_read_timeout(Some(self.left()?))?;
+        let mut stream = self.stream;
+        stream.read(buffer)
+    }
+}
+
+impl std::io::Write for Until<'_> {
+    fn write(&mut self, buffer: &[u8]) -> std::io::Result<usize> {
+        self.stream.set_write_timeout(Some(self.left()?))?;
+        let mut stream = self.stream;
+        stream.write(buffer)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
 
 /// RFC 8410: the bytes of a public key's structure before an Ed25519 key itself.
 const ED25519_HEADER: [u8; 12] = [
@@ -414,17 +452,19 @@ fn accept(
 }
 
 fn read(
-    mut stream: TcpStream,
+    stream: TcpStream,
     config: Arc<ServerConfig>,
     roster: &Roster,
     sink: &SyncSender<Incoming>,
 ) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
-    stream.set_read_timeout(Some(STEP_LIMIT))?;
-    stream.set_write_timeout(Some(STEP_LIMIT))?;
+    let mut handshake = Until {
+        stream: &stream,
+        end: Instant::now() + STEP_LIMIT,
+    };
     let mut tls = ServerConnection::new(config).map_err(std::io::Error::other)?;
     while tls.is_handshaking() {
-        tls.complete_io(&mut stream)?;
+        tls.complete_io(&mut handshake)?;
     }
     let certificate = tls
         .peer_certificates()
@@ -435,6 +475,7 @@ fn read(
         .owner(&certificate)
         .ok_or_else(|| std::io::Error::other("its key has left the roster"))?;
     stream.set_read_timeout(None)?;
+    stream.set_write_timeout(Some(STEP_LIMIT))?;
     let mut link = StreamOwned::new(tls, stream);
     let end = loop {
         let frame = match next(&mut link) {

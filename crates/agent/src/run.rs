@@ -34,8 +34,9 @@ fn now(began: Instant) -> Now {
 pub fn run(config: Config) -> Result<(), AgentError> {
     let began = Instant::now();
     let (inputs, queue) = sync_channel(QUEUE_MAX);
-    listen(&config, &inputs)?;
     let host = Host::open(config, now(began).ms)?;
+    // Only now: an agent that cannot begin must not take the socket from one that runs.
+    listen(host.config(), &inputs)?;
     let roster = Roster::default();
     let (links, incoming) = Links::open(host.key(), host.config().peer, roster.clone())?;
     pass_on(incoming, inputs.clone());
@@ -73,7 +74,7 @@ fn pass_on(incoming: Receiver<Incoming>, inputs: SyncSender<Input>) {
 /// Opens the control socket for root only, and gives each connection a thread.
 fn listen(config: &Config, inputs: &SyncSender<Input>) -> Result<(), AgentError> {
     let path = config.run_dir.join(SOCKET);
-    let failed = |error: std::io::Error| AgentError::file(&path, error.to_string());
+    let failed = |error: std::io::Error| AgentError::io(&path, &error);
     std::fs::create_dir_all(&config.run_dir).map_err(failed)?;
     match std::fs::remove_file(&path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
@@ -129,5 +130,7 @@ fn ask(request: Request, inputs: &SyncSender<Input>) -> Response {
     if inputs.send(Input::Call(Box::new(request), reply)).is_err() {
         return gone();
     }
-    answer.recv().unwrap_or_else(|_| gone())
+    answer.recv().unwrap_or_else(|_| Response::Error {
+        error: "the agent could not finish this; its log says why".into(),
+    })
 }

@@ -27,6 +27,7 @@ const RELEASE: &str = "release.json";
 const BINDINGS: &str = "bindings.json";
 const FLOOR: &str = "floor.json";
 const CUSTODY: &str = "custody.json";
+const LOCK: &str = "lock";
 const LOG: &str = "evidence.log";
 const CHECKPOINT: &str = "evidence.checkpoint";
 
@@ -45,6 +46,28 @@ impl StateDir {
     #[must_use]
     pub fn path(&self, name: &str) -> PathBuf {
         self.0.join(name)
+    }
+
+    /// Takes the directory for one agent: two would each write over the other's log and take its
+    /// socket away. The lock ends with the process, however that ends.
+    ///
+    /// # Errors
+    /// [`AgentError::File`] if another agent has it, or it cannot be made.
+    pub fn lock(&self) -> Result<File, AgentError> {
+        let path = self.path(LOCK);
+        let failed = |error: std::io::Error| AgentError::file(&path, error.to_string());
+        let mut options = OpenOptions::new();
+        options.create(true).truncate(false).write(true).mode(0o600);
+        let file = options.open(&path).map_err(failed)?;
+        file.try_lock().map_err(|error| match error {
+            std::fs::TryLockError::WouldBlock => AgentError::file(
+                &path,
+                "another agent runs on this state directory; end it first, or give this one a \
+                 directory of its own",
+            ),
+            std::fs::TryLockError::Error(error) => failed(error),
+        })?;
+        Ok(file)
     }
 
     /// The trust file.
@@ -155,7 +178,7 @@ impl StateDir {
         match std::fs::read(&path) {
             Ok(bytes) => Ok(Some(bytes)),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(AgentError::file(&path, error.to_string())),
+            Err(error) => Err(AgentError::io(&path, &error)),
         }
     }
 
@@ -189,6 +212,8 @@ fn replace(folder: &Path, path: &Path, bytes: &[u8]) -> std::io::Result<()> {
 pub struct LogFile {
     state: StateDir,
     file: File,
+    /// How long the file is as far as it counts.
+    bytes: u64,
     entries: Vec<Vec<u8>>,
 }
 
@@ -221,6 +246,7 @@ impl LogFile {
         Ok(Self {
             state: state.clone(),
             file,
+            bytes: recovered.valid_bytes,
             entries: recovered.entries,
         })
     }
@@ -261,8 +287,13 @@ impl Storage for LogFile {
         for entry in entries {
             bytes.extend(frame(entry)?);
         }
-        self.file.write_all(&bytes).map_err(storage)?;
-        self.file.sync_data().map_err(storage)?;
+        let written = self.file.write_all(&bytes);
+        if let Err(error) = written.and_then(|()| self.file.sync_data()) {
+            // Half an entry in the middle would cut off all that comes after it.
+            self.file.set_len(self.bytes).map_err(storage)?;
+            return Err(storage(error));
+        }
+        self.bytes += bytes.len() as u64;
         self.entries.extend_from_slice(entries);
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! What speaks against a move: every reason at once, as data.
 
-use lictor_agent::moves::admission::{Question, Standing, reasons};
+use lictor_agent::custody::EPOCH_JUMP_MAX;
+use lictor_agent::moves::admission::{Question, Standing, TICKET_LIFE_MS, reasons};
 use lictor_evidence::{ControlFact, KeyName};
 use lictor_policy::{CompileInput, Date, Labels, compile, parse};
 use lictor_types::{
@@ -78,6 +79,7 @@ struct Case {
     custody: u64,
     held: bool,
     busy: Option<&'static str>,
+    now_ms: u64,
 }
 
 fn control(name: &str, healthy: bool) -> ControlFact {
@@ -102,7 +104,7 @@ fn good() -> Case {
             nonce: "00".into(),
             asked_by: "a test".into(),
             issued_ms: 1,
-            deadline_ms: 2,
+            deadline_ms: 1_000 + 2 * TICKET_LIFE_MS,
             generation: Generation(3),
             release: release.digest(),
         },
@@ -129,6 +131,7 @@ fn good() -> Case {
         custody: 7,
         held: false,
         busy: None,
+        now_ms: 1_000,
     }
 }
 
@@ -150,6 +153,7 @@ fn check(change: impl FnOnce(&mut Case), expected: &[&str]) {
         custody: case.custody,
         held: case.held,
         busy: case.busy,
+        now_ms: case.now_ms,
     };
     let found: Vec<String> = reasons(&question, &standing)
         .iter()
@@ -184,6 +188,17 @@ fn each_reason_is_found() {
         |case| case.busy = Some("ticket x from a"),
         &["another move is under way: ticket x from a"],
     );
+    check(
+        |case| case.now_ms -= 1,
+        &["the formats differ: the ticket is good for more than 600000 ms"],
+    );
+    let limit = 7 + EPOCH_JUMP_MAX;
+    check(|case| case.ticket.custody = limit, &[]);
+    let beyond = format!(
+        "the source has no custody: epoch {} is beyond belief",
+        limit + 1
+    );
+    check(|case| case.ticket.custody = limit + 1, &[&beyond]);
     let unknown = "the target has no binding of the guest";
     check(|case| case.binding = None, &[unknown]);
     check(|case| case.wanted = Epoch(6), &[unknown]);

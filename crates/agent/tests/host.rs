@@ -1,11 +1,14 @@
 //! The agent's core on a real kernel: a tap, the loaded program, a state directory that survives.
 
 use lictor_agent::state::{self, StateDir};
-use lictor_agent::{Config, Host, Offered};
+use lictor_agent::{Arrival, Config, Host, Offered};
 use lictor_datapath::{Datapath, VnicSpec, mount_bpffs};
 use lictor_evidence::{Body, Entry, KeyName};
 use lictor_policy::{CompileInput, Date, Labels, compile, parse};
-use lictor_types::{DeploymentId, Epoch, Generation, GuestId, HostId, Segment, VnicId, VnicState};
+use lictor_types::{
+    DeploymentId, Direction, Epoch, Generation, GuestId, HostId, RuleId, Segment, SessionKey,
+    SessionRecord, TcpEnd, TcpState, VnicId, VnicState,
+};
 use lictor_wire::binding::BindingLog;
 use lictor_wire::local::Attach;
 use lictor_wire::{
@@ -552,9 +555,89 @@ fn a_hook_that_somebody_removed_is_put_back_and_each_time_is_recorded() {
 }
 
 #[test]
+fn a_state_directory_has_one_agent() {
+    on_ground(|ground| {
+        let host = ground.open();
+        let state = StateDir::new(&ground.path("state"));
+        let error = state.lock().expect_err("it is taken").to_string();
+        assert!(error.contains("another agent runs"), "{error}");
+        drop(host);
+        state.lock().expect("it is free again");
+    });
+}
+
+#[test]
 fn a_host_that_nobody_enrolled_says_so() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let state = StateDir::new(Path::new(folder.path()));
     let error = state.trust().expect_err("there is none").to_string();
     assert!(error.contains("lictor agent enroll"), "{error}");
+}
+
+fn session(port: u16) -> SessionRecord {
+    SessionRecord {
+        key: SessionKey {
+            segment: Segment(1),
+            protocol: 6,
+            local: "10.1.0.7".parse().expect("valid"),
+            remote: "10.1.0.9".parse().expect("valid"),
+            local_port: 80,
+            remote_port: port,
+        },
+        opened: Direction::Ingress,
+        state: TcpState::Established,
+        rule: RuleId(1),
+        generation: Generation(1),
+        local_epoch: Epoch(1),
+        remote_epoch: Epoch(1),
+        idle_ms: 0,
+        expires_in_ms: 60_000,
+        packets: [1, 1],
+        bytes: [1, 1],
+        tcp: [TcpEnd::default(); 2],
+    }
+}
+
+#[test]
+fn a_source_neither_adds_to_nor_takes_from_a_vnic_of_another_guest() {
+    on_ground(|ground| {
+        let mut host = ground.open();
+        host.offer(&ground.approved(1), &ground.bindings(), 1)
+            .expect("offered");
+        ip("tuntap add tap-db mode tap");
+        host.attach(&attach("tap-db", "10.1.0.7"), 2)
+            .expect("attached");
+        let (db, other) = (
+            GuestId::new("db").expect("valid"),
+            GuestId::new("other").expect("valid"),
+        );
+        let count = |host: &Host| {
+            let report = host.report(3).expect("reported");
+            report.guests[0].vnics[0].sessions
+        };
+        let (vnic, mut arrival) = (VnicId(7), Arrival::default());
+        let one = session(40_000);
+        host.take_in((&db, vnic), &[one], &mut arrival)
+            .expect("taken in");
+        assert_eq!((count(&host), arrival.accepted()), (1, 1));
+
+        let mut foreign = Arrival::default();
+        let added = host.take_in((&other, vnic), &[session(1)], &mut foreign);
+        added.expect_err("not the vnic of this guest");
+        let taken = host.take_out((&other, vnic), &[one.key], &mut foreign);
+        taken.expect_err("not the vnic of this guest");
+        assert_eq!(count(&host), 1);
+
+        // Twice its table is the most that a source may say that it has.
+        let many: Vec<_> = (1..=4_096).map(session).collect();
+        let flood = (0..3).find_map(|round: u16| {
+            let mut many = many.clone();
+            many.iter_mut()
+                .for_each(|one| one.key.local_port = 1_000 + round);
+            host.take_in((&db, vnic), &many, &mut arrival).err()
+        });
+        assert!(flood.is_some(), "{} came in", arrival.accepted());
+        host.take_out((&db, vnic), &[one.key], &mut arrival)
+            .expect("taken out");
+    });
 }

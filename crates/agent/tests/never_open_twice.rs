@@ -29,6 +29,8 @@ struct World {
     target: target::Target,
     source_open: bool,
     target_open: bool,
+    /// The source answers whoever asks that the guest is its own.
+    source_custody: bool,
     source_qemu: Qemu,
     target_qemu: Qemu,
     /// The state in QEMU's stream came from an admitted move and not from a snapshot.
@@ -39,6 +41,8 @@ struct World {
     linked: bool,
     /// How often the source's agent may still be restarted.
     restarts: u8,
+    /// The next time that the target opens the vnics the kernel refuses.
+    opening_fails: bool,
     /// The target has not noticed yet that a connection was lost.
     loss_unseen: bool,
 }
@@ -46,10 +50,11 @@ struct World {
 impl World {
     fn begin() -> Self {
         Self {
-            source: source::Source::default(),
+            source: admitted(),
             target: target::Target::default(),
             source_open: true,
             target_open: false,
+            source_custody: true,
             source_qemu: Qemu::Running,
             target_qemu: Qemu::None,
             stream_is_move: false,
@@ -58,6 +63,7 @@ impl World {
             copying: false,
             linked: true,
             restarts: 0,
+            opening_fails: false,
             loss_unseen: false,
         }
     }
@@ -73,7 +79,10 @@ impl World {
                 }
                 source::Action::AnswerSnapshot => self.stream_is_move = false,
                 source::Action::Unfence => self.source_open = true,
-                source::Action::Forget => assert!(!self.source_open, "forgets only when fenced"),
+                source::Action::Forget | source::Action::LetGo => {
+                    assert!(!self.source_open, "forgets only when fenced");
+                    self.source_custody = false;
+                }
                 source::Action::Tell(_) | source::Action::RecordAborted => {}
             }
         }
@@ -84,6 +93,10 @@ impl World {
         for action in self.target.handle(event) {
             match action {
                 target::Action::Tell(message) if self.linked => self.to_source.push_back(message),
+                target::Action::Open if self.opening_fails => {
+                    self.opening_fails = false;
+                    return self.at_target(target::Event::NotOpened);
+                }
                 target::Action::Open => self.target_open = true,
                 target::Action::HoldAndPurge => self.target_open = false,
                 target::Action::AnswerLoaded => self.target_qemu = Qemu::Loaded,
@@ -133,9 +146,18 @@ impl World {
             });
         }
         // A source that does not know who has the guest asks, and the answer takes its time.
-        let asks = self.source.phase() == MovePhase::Committed && !self.target.may_run();
+        let asks = self.source.must_ask() && !self.target.may_run();
         if self.linked && asks && !self.to_source.contains(&Message::Released) {
             self.step(worlds, |w| w.to_source.push_back(Message::Released));
+        }
+    }
+
+    /// A guest that ends where it is not fenced takes custody with it, as always.
+    fn let_go(&mut self) {
+        let fenced = [MovePhase::Fenced, MovePhase::Committed];
+        if !fenced.contains(&self.source.phase()) {
+            self.source_open = false;
+            self.source_custody = false;
         }
     }
 
@@ -143,13 +165,18 @@ impl World {
         match self.source.phase() {
             MovePhase::Done | MovePhase::Aborted => {}
             _ if self.source_open => {
-                self.source = source::Source::default();
+                self.source = admitted();
                 self.at_source(source::Event::Abandon);
             }
             _ => {
                 self.source = source::Source::restarted();
-                if self.source_qemu == Qemu::Running {
-                    self.at_source(source::Event::GuestResumed);
+                match self.source_qemu {
+                    Qemu::Running => self.at_source(source::Event::GuestResumed),
+                    Qemu::Gone => {
+                        self.at_source(source::Event::GuestGone);
+                        self.let_go();
+                    }
+                    _ => {}
                 }
             }
         }
@@ -245,10 +272,11 @@ impl World {
                 w.at_source(source::Event::GuestResumed);
             });
         }
-        if self.source_qemu == Qemu::Stopped && self.target_qemu == Qemu::Running {
+        if self.source_qemu == Qemu::Stopped {
             self.step(worlds, |w| {
                 w.source_qemu = Qemu::Gone;
                 w.at_source(source::Event::GuestGone);
+                w.let_go();
             });
         }
         for event in [source::Event::Abandon, source::Event::Lapsed] {
@@ -271,6 +299,13 @@ impl World {
                 "the guest runs at the source without network: {self:?}"
             );
         }
+        let ended = self.source_qemu == Qemu::Gone && self.target_qemu == Qemu::Gone;
+        if self.next().is_empty() && ended {
+            assert!(
+                !self.source_custody,
+                "the guest is gone and can start nowhere else: {self:?}"
+            );
+        }
         if quiet && self.target_qemu == Qemu::Running {
             assert!(
                 self.target_open,
@@ -279,6 +314,13 @@ impl World {
             assert_eq!(self.source.phase(), MovePhase::Done, "{self:?}");
         }
     }
+}
+
+/// A source whose ticket the target has signed.
+fn admitted() -> source::Source {
+    let mut end = source::Source::default();
+    assert_eq!(end.handle(source::Event::Admitted), []);
+    end
 }
 
 fn explore(begin: World, with_cut: bool) -> Vec<World> {
@@ -319,6 +361,70 @@ fn no_interleaving_opens_a_guest_on_two_hosts_or_leaves_it_without_network() {
     assert!(reached(
         |w| w.source.phase() == MovePhase::Committed && w.source_qemu == Qemu::Running
     ));
+}
+
+#[test]
+fn a_target_that_cannot_open_leaves_the_guest_at_its_source_with_its_network() {
+    let begin = World {
+        opening_fails: true,
+        ..World::begin()
+    };
+    let worlds = explore(begin, false);
+    worlds.iter().for_each(World::check_at_rest);
+    let failed = |w: &World| !w.opening_fails;
+    assert!(
+        worlds
+            .iter()
+            .any(|w| failed(w) && w.source_qemu == Qemu::Running && w.source_open)
+    );
+    assert!(!worlds.iter().any(|w| failed(w) && w.target_open));
+}
+
+#[test]
+fn nothing_that_a_target_says_before_it_has_signed_counts() {
+    let mut end = source::Source::default();
+    for message in [Message::Ready, Message::Nack, Message::Complete] {
+        assert_eq!(end.handle(source::Event::Peer(message)), []);
+    }
+    assert_eq!(
+        end.handle(source::Event::Save),
+        [source::Action::AnswerSnapshot]
+    );
+    assert_eq!(
+        end.handle(source::Event::Abandon),
+        [source::Action::Tell(Message::Abort)]
+    );
+    assert_eq!(end.handle(source::Event::Admitted), []);
+    assert_eq!(end.phase(), MovePhase::Aborted);
+}
+
+#[test]
+fn sessions_count_only_between_hold_and_the_delta() {
+    let mut end = target::Target::default();
+    let mut takes = vec![end.takes_sessions()];
+    for event in [
+        target::Event::Attached,
+        target::Event::Peer(Message::Delta),
+        target::Event::Load,
+        target::Event::Peer(Message::Granted),
+    ] {
+        end.handle(event);
+        takes.push(end.takes_sessions());
+    }
+    assert_eq!(takes, [false, true, false, false, false]);
+}
+
+#[test]
+fn too_many_sessions_end_the_move_before_qemu_is_there() {
+    let mut end = target::Target::default();
+    end.handle(target::Event::Attached);
+    assert_eq!(
+        end.handle(target::Event::Mismatch),
+        [
+            target::Action::Tell(Message::Nack),
+            target::Action::HoldAndPurge
+        ]
+    );
 }
 
 #[test]
@@ -370,7 +476,7 @@ fn a_source_that_is_restarted_at_any_instant_never_opens_beside_the_target() {
 
 #[test]
 fn a_snapshot_fences_nothing() {
-    let mut end = source::Source::default();
+    let mut end = admitted();
     assert_eq!(
         end.handle(source::Event::Save),
         [source::Action::AnswerSnapshot]
@@ -382,7 +488,7 @@ fn a_snapshot_fences_nothing() {
 fn a_commit_is_granted_once_and_only_while_fenced() {
     let ask = source::Event::Peer(Message::Commit);
     let refused = [source::Action::Tell(Message::Refused)];
-    let mut end = source::Source::default();
+    let mut end = admitted();
     assert_eq!(end.handle(ask), refused);
     for event in [
         source::Event::Peer(Message::Ready),

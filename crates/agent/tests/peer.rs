@@ -5,7 +5,8 @@ use lictor_evidence::KeyName;
 use lictor_types::{GuestId, HostId};
 use lictor_wire::peer::{Control, Frame};
 use lictor_wire::{RosterHost, SigningKey};
-use std::net::SocketAddr;
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
@@ -133,4 +134,32 @@ fn an_agent_that_is_gone_is_said_to_be_lost() {
     assert_eq!(a.next(), Incoming::Lost(host("b")));
     let unknown = a.links.send(&host("z"), ask(1)).expect_err("refused");
     assert!(unknown.chain().contains("roster"), "{unknown}");
+}
+
+/// Bytes that a caller lets trickle; a ClientHello may be a hundred times as long.
+const TRICKLE_MAX: usize = 100;
+
+#[test]
+fn a_caller_whose_handshake_trickles_is_hung_up_on() {
+    let agent = Agent::new("a");
+    let mut caller = TcpStream::connect(agent.links.address()).expect("listens");
+    let pause = Some(Duration::from_millis(100));
+    caller.set_read_timeout(pause).expect("set");
+    // The head of a TLS record of 16,000 bytes; each byte comes well within any one read's limit.
+    let hello = [0x16, 0x03, 0x01, 0x3e, 0x80, 0x01, 0x00, 0x3e, 0x7c];
+    let trickle = hello
+        .into_iter()
+        .chain(std::iter::repeat(0))
+        .take(TRICKLE_MAX);
+    let quiet = [ErrorKind::WouldBlock, ErrorKind::TimedOut];
+    let ended = trickle.into_iter().any(|byte| {
+        let said = caller.write_all(&[byte]);
+        let heard = caller.read(&mut [0; 64]);
+        said.is_err()
+            || heard.is_ok_and(|length| length == 0)
+            || caller
+                .read(&mut [0; 64])
+                .is_err_and(|error| !quiet.contains(&error.kind()))
+    });
+    assert!(ended, "still connected after {TRICKLE_MAX} bytes");
 }

@@ -43,11 +43,25 @@ pub enum AppError {
     Internal(String),
 }
 
+/// What to do about a file that cannot be used, where there is an obvious step.
+fn next_step(source: &std::io::Error) -> &'static str {
+    match source.kind() {
+        std::io::ErrorKind::NotFound => {
+            "; name a manager's directory with --dir, `lictor manager init` makes one"
+        }
+        std::io::ErrorKind::PermissionDenied => "; run this as the owner of that directory",
+        std::io::ErrorKind::AlreadyExists => {
+            "; nothing is overwritten: run the manager that is there, or choose another --dir"
+        }
+        _ => "",
+    }
+}
+
 /// Why a manager cannot be made or run.
 #[derive(Debug, thiserror::Error)]
 pub enum ManagerError {
     /// A file cannot be read or written.
-    #[error("{action} {} failed", path.display())]
+    #[error("{action} {} failed{}", path.display(), next_step(source))]
     File {
         /// What was tried.
         action: &'static str,

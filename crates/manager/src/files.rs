@@ -1,13 +1,14 @@
 //! Files of the manager's directory. What `init` writes it never overwrites.
 
 use crate::error::ManagerError;
-use std::fs::{File, OpenOptions};
+use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 const SECRET_MODE: u32 = 0o600;
 const PUBLIC_MODE: u32 = 0o644;
+const DIR_MODE: u32 = 0o700;
 
 fn failed<'a>(action: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> ManagerError + 'a {
     move |source| ManagerError::File {
@@ -15,6 +16,14 @@ fn failed<'a>(action: &'static str, path: &'a Path) -> impl FnOnce(io::Error) ->
         path: path.into(),
         source,
     }
+}
+
+/// Makes a directory for its owner only, as inventory and evidence lie in it; one that is there
+/// already keeps its mode.
+pub(crate) fn create_dir(dir: &Path) -> Result<(), ManagerError> {
+    let mut builder = DirBuilder::new();
+    builder.recursive(true).mode(DIR_MODE);
+    builder.create(dir).map_err(failed("creating", dir))
 }
 
 /// Writes a file that must not be there yet, durably.

@@ -50,12 +50,7 @@ struct Settings {
 /// [`ManagerError`] if an argument cannot be used or the directory already holds a manager.
 pub fn init(dir: &Path, init: Init, clock: &Clock) -> Result<(Trust, Token), ManagerError> {
     check(&init)?;
-    let path = dir.to_owned();
-    std::fs::create_dir_all(dir).map_err(|source| ManagerError::File {
-        action: "creating",
-        path,
-        source,
-    })?;
+    files::create_dir(dir)?;
     let _lock = files::lock(dir)?;
     let name = KeyName::new(format!("{}/manager", init.deployment))
         .map_err(|error| ManagerError::Argument(error.to_string()))?;

@@ -200,13 +200,29 @@ pub fn verify(
             "the newest binding has epoch {found}, but {floor} was already loaded"
         ));
     }
-    if check.reasons.is_empty() {
-        Ok(check.bindings)
-    } else {
-        Err(BindingsRefused {
-            reasons: check.reasons,
-        })
-    }
+    check.end()
+}
+
+/// As [`verify`], for whoever has loaded bindings already: nothing of them may go back, guest by
+/// guest and vnic by vnic. The newest epoch of all says nothing about one guest: a manager could
+/// show an older binding of it, which its owner did sign once, beside a newer one of another.
+///
+/// # Errors
+/// [`BindingsRefused`] lists everything that is wrong, not only the first.
+pub fn verify_since(
+    log: &BindingLog,
+    release: &VerifiedRelease,
+    known: &Bindings,
+) -> Result<Bindings, BindingsRefused> {
+    let found = verify(log, release, known.epoch())?;
+    let mut check = Check {
+        release: release.release(),
+        reasons: Vec::new(),
+        bindings: found,
+    };
+    check.guests_since(known);
+    check.addresses_since(known);
+    check.end()
 }
 
 struct Check<'a> {
@@ -218,6 +234,55 @@ struct Check<'a> {
 impl<'a> Check<'a> {
     fn refuse(&mut self, reason: String) {
         self.reasons.push(reason);
+    }
+
+    fn end(self) -> Result<Bindings, BindingsRefused> {
+        let Self {
+            reasons, bindings, ..
+        } = self;
+        if reasons.is_empty() {
+            Ok(bindings)
+        } else {
+            Err(BindingsRefused { reasons })
+        }
+    }
+
+    /// Retired guests stay in the log, so a guest that is missing was left out.
+    fn guests_since(&mut self, known: &Bindings) {
+        for (guest, known) in &known.guests {
+            let epoch = known.epoch;
+            let reason = match self.bindings.guests.get(guest) {
+                None => format!("guest {guest} is missing, but its epoch {epoch} was loaded"),
+                Some(found) if found.epoch < epoch => format!(
+                    "guest {guest} has epoch {}, but its epoch {epoch} was loaded",
+                    found.epoch
+                ),
+                Some(found) if found.epoch == epoch && found != known => {
+                    format!("guest {guest} has a second binding with epoch {epoch}")
+                }
+                Some(_) => continue,
+            };
+            self.refuse(reason);
+        }
+    }
+
+    /// An attestation may only vanish with the binding or the host that it rested on.
+    fn addresses_since(&mut self, known: &Bindings) {
+        for (vnic, known) in &known.addresses {
+            let (guest, sequence) = (&known.guest, known.sequence);
+            let rests = self.release.host(&known.host).is_some()
+                && self.bindings.guest(guest).is_some_and(|binding| {
+                    binding.may_run_on(&known.host)
+                        && binding.vnics.iter().any(|entry| entry.vnic == *vnic)
+                });
+            let found = self.bindings.addresses.get(vnic);
+            if rests && found.is_none_or(|found| found.sequence < sequence) {
+                self.refuse(format!(
+                    "the addresses of {guest} on vnic {vnic} are older than number {sequence}, \
+                     which was loaded"
+                ));
+            }
+        }
     }
 
     /// Verifies each binding and returns the delegation that each guest was bound under.

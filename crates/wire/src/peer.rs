@@ -6,9 +6,7 @@
 use crate::sessions::{self, ChunkError};
 use crate::{Envelope, Refusal};
 use lictor_evidence::{ControlFact, MoveSide};
-use lictor_types::{
-    Digest, Epoch, Generation, GuestId, MESSAGE_BYTES_MAX, SessionKey, SessionRecord, VnicId,
-};
+use lictor_types::{Digest, Epoch, Generation, GuestId, SessionKey, SessionRecord, VnicId};
 use serde::{Deserialize, Serialize};
 
 /// The only format that this version speaks. An agent that speaks another refuses to admit a move.
@@ -17,6 +15,9 @@ pub const FORMAT: u32 = 1;
 pub const HEADER_BYTES: usize = 5;
 /// Bytes of a session frame before its chunk: the ticket and the vnic.
 const SESSIONS_HEAD_BYTES: usize = 36;
+/// Bytes of one frame after its length: the longest lists below fit. Frames of another host wait in
+/// memory for the owner, so they are no longer than they must be.
+pub const FRAME_BYTES_MAX: usize = 2 << 20;
 /// Keys in one list of sessions that are gone; a longer list is sent as several.
 pub const GONE_KEYS_MAX: usize = 4_096;
 
@@ -206,7 +207,7 @@ pub enum Frame {
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FrameError {
     /// The length is impossible.
-    #[error("a frame of {found} bytes; expected 1 to {MESSAGE_BYTES_MAX}")]
+    #[error("a frame of {found} bytes; expected 1 to {FRAME_BYTES_MAX}")]
     Length {
         /// What the header says.
         found: usize,
@@ -258,7 +259,7 @@ impl Frame {
     /// [`FrameError::Length`], before anything is allocated.
     pub fn length(header: [u8; 4]) -> Result<usize, FrameError> {
         let found = u32::from_le_bytes(header) as usize;
-        if found == 0 || found > MESSAGE_BYTES_MAX {
+        if found == 0 || found > FRAME_BYTES_MAX {
             return Err(FrameError::Length { found });
         }
         Ok(found)
@@ -380,9 +381,36 @@ mod tests {
         };
         check(0, false);
         check(1, true);
-        check(MESSAGE_BYTES_MAX, true);
-        check(MESSAGE_BYTES_MAX + 1, false);
+        check(FRAME_BYTES_MAX, true);
+        check(FRAME_BYTES_MAX + 1, false);
         assert_eq!(Frame::decode(&[9, 1]), Err(FrameError::Kind(9)));
+    }
+
+    #[test]
+    fn the_longest_lists_fit_into_a_frame() {
+        let mut key = record(u16::MAX).key;
+        let long = IpAddr::from([
+            0xfd00, 0xffff, 0xffff, 0xffff, 0xffff, 0xffff, 0xffff, 0xffff,
+        ]);
+        (key.local, key.remote, key.segment) = (long, long, Segment(u32::MAX));
+        let longest = [
+            Frame::Control(Control::Move {
+                ticket: Digest::of(b"ticket"),
+                step: Step::Gone {
+                    vnic: VnicId(u32::MAX),
+                    keys: vec![key; GONE_KEYS_MAX],
+                },
+            }),
+            Frame::Sessions {
+                ticket: Digest::of(b"ticket"),
+                vnic: VnicId(u32::MAX),
+                records: vec![record(1); sessions::CHUNK_RECORDS_MAX],
+            },
+        ];
+        for frame in longest {
+            let length = frame.encode().len() - 4;
+            assert!(length <= FRAME_BYTES_MAX, "{length}");
+        }
     }
 
     #[test]

@@ -145,6 +145,76 @@ fn an_older_log_is_refused() {
     assert!(error.to_string().contains("epoch 2, but 3"), "{error}");
 }
 
+/// What an agent that has loaded `known` says of a log.
+#[track_caller]
+fn check_since(here: &Installation, (known, log): (&BindingLog, &BindingLog), expected: &str) {
+    let known = binding::verify(known, &verified(here), Epoch(0)).expect("accepted");
+    let said = binding::verify_since(log, &verified(here), &known)
+        .map_or_else(|error| error.to_string(), |_| "accepted".into());
+    assert!(said.contains(expected), "{said}");
+}
+
+#[test]
+fn no_guest_goes_back_behind_a_newer_binding_of_another() {
+    let here = Installation::new();
+    let old = good(&here);
+    let mut retagged = here.binding("db", "corp", 1);
+    retagged.epoch = Epoch(3);
+    let mut newer = old.clone();
+    newer.bindings[0] = retagged.sign(&here.owner);
+    check_since(&here, (&old, &old), "accepted");
+    check_since(&here, (&old, &newer), "accepted");
+
+    // Corp moves on to epoch 4, and hides that db is shown as it was before.
+    let mut corp = here.binding("corp", "corp", 2);
+    corp.epoch = Epoch(4);
+    let mut replayed = old.clone();
+    replayed.bindings[1] = corp.sign(&here.owner);
+    check_since(
+        &here,
+        (&newer, &replayed),
+        "guest db has epoch 1, but its epoch 3 was loaded",
+    );
+    let mut without = replayed.clone();
+    without.bindings.remove(0);
+    without.attestations.clear();
+    check_since(&here, (&newer, &without), "guest db is missing");
+    let mut twin = old.clone();
+    twin.bindings[0] = here.binding("db", "corp", 1).sign(&here.owner);
+    check_since(
+        &here,
+        (&old, &twin),
+        "guest db has a second binding with epoch 1",
+    );
+}
+
+#[test]
+fn addresses_do_not_go_back_while_their_binding_holds() {
+    let here = Installation::new();
+    let old = good(&here);
+    let mut moved = here.attestation("db", 1, "10.1.0.11");
+    moved.sequence = 2;
+    let newer = BindingLog {
+        attestations: vec![moved.sign(&here.agent_a)],
+        ..good(&here)
+    };
+    let none = BindingLog {
+        attestations: Vec::new(),
+        ..good(&here)
+    };
+    let refused = "the addresses of db on vnic 1 are older than number 2";
+    check_since(&here, (&old, &newer), "accepted");
+    check_since(&here, (&newer, &old), refused);
+    check_since(&here, (&newer, &none), refused);
+    // Where the guest may not run any more, what was attested there does not count.
+    let mut elsewhere = here.binding("db", "cde", 1);
+    elsewhere.epoch = Epoch(3);
+    elsewhere.hosts = vec![host("b")];
+    let mut confined = none.clone();
+    confined.bindings[0] = elsewhere.sign(&here.owner);
+    check_since(&here, (&newer, &confined), "accepted");
+}
+
 #[test]
 fn the_plan_has_each_guest_its_link_local_address_and_the_sets_of_its_segment() {
     let here = Installation::new();

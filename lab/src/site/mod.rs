@@ -14,6 +14,7 @@ pub use people::{Answer, Person};
 pub use release::{Draft, Guest, Keys, Signed, key, key_file, read_key};
 
 use crate::host::{Host, Lab, Node};
+use crate::wait;
 use anyhow::{Context, Result};
 use lictor_evidence::Entry;
 use lictor_types::DeploymentId;
@@ -21,6 +22,7 @@ use lictor_wire::api::Role;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 /// The project's own programs, as they were built.
 #[derive(Debug, Clone)]
@@ -63,6 +65,8 @@ pub struct Site {
 
 /// Entries that a site reads; more would be no lab any more.
 const ENTRIES_MAX: usize = 1 << 20;
+/// How long an agent may take to report for the first time.
+const LIMIT: Duration = Duration::from_secs(60);
 /// Entries that one call asks for; the manager may give fewer and is asked again.
 const ENTRIES_PER_CALL: u64 = 1_000;
 
@@ -104,8 +108,8 @@ impl Site {
         })
     }
 
-    /// Makes a host whose agent is enrolled and runs. It enforces nothing before the release names
-    /// it.
+    /// Makes a host whose agent is enrolled, runs and has reported: only its first report brings
+    /// its address into the roster. It enforces nothing before the release names it.
     ///
     /// # Errors
     /// The agent cannot be enrolled or does not start.
@@ -115,6 +119,12 @@ impl Site {
         agent.enrol(&self.manager)?;
         agent.start()?;
         self.agents.insert(name.into(), agent);
+        let author = &self.people.author;
+        let entry = format!("host = \"{name}\"");
+        wait::until("a host in the roster", LIMIT, || {
+            let roster = author.types(&["host", "roster"])?;
+            Ok(roster.contains(&entry).then_some(()))
+        })?;
         Ok(host)
     }
 

@@ -8,10 +8,14 @@ use lictor_evidence::MoveSide;
 use lictor_policy::{Cause, Choice, Date};
 use lictor_types::{GuestId, SessionKey, SessionRecord, VnicId};
 use lictor_wire::class_digest;
+use lictor_wire::sessions::CHUNK_RECORDS_MAX;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// A guest's sessions as one end of a move knows them, by vnic.
 pub(crate) type Sessions = BTreeMap<VnicId, HashMap<SessionKey, SessionRecord>>;
+
+/// A binding may have been given fewer sessions since its vnic was attached at the source.
+const ARRIVAL_FACTOR: usize = 2;
 
 /// What has arrived of a guest so far.
 #[derive(Debug, Default)]
@@ -71,7 +75,21 @@ impl Host {
     /// [`AgentError::File`].
     pub fn change_custody(&mut self, change: impl FnOnce(&mut Custody)) -> Result<(), AgentError> {
         change(&mut self.custody);
-        self.state.keep_custody(&self.custody)
+        self.custody_unsaved = true;
+        self.save_custody()
+    }
+
+    /// Writes custody again if its last change may not be on the disk: a full disk that has room
+    /// again must not leave behind what a restart would get wrong.
+    ///
+    /// # Errors
+    /// [`AgentError::File`].
+    pub fn save_custody(&mut self) -> Result<(), AgentError> {
+        if self.custody_unsaved {
+            self.state.keep_custody(&self.custody)?;
+            self.custody_unsaved = false;
+        }
+        Ok(())
     }
 
     /// What the guest's owner chose for a cause, today.
@@ -147,14 +165,24 @@ impl Host {
 
     /// Takes sessions of a guest in, each only if one end of it is an address of that vnic. What
     /// came before under the same key is replaced.
-    pub(crate) fn take_in(
+    ///
+    /// # Errors
+    /// [`AgentError::Refused`] if the source sends more than its table can hold, or for a vnic that
+    /// is not this guest's: it may lie.
+    pub fn take_in(
         &self,
-        vnic: VnicId,
+        (guest, vnic): (&GuestId, VnicId),
         records: &[SessionRecord],
         arrival: &mut Arrival,
     ) -> Result<(), AgentError> {
+        self.own_vnic(guest, vnic)?;
         let own = self.own_addresses(vnic);
         let known = arrival.sessions.entry(vnic).or_default();
+        let max = self.sessions_max(vnic).saturating_mul(ARRIVAL_FACTOR);
+        if known.len() + records.len() > max + CHUNK_RECORDS_MAX {
+            let what = format!("more than {max} sessions arrive for vnic {vnic}");
+            return Err(AgentError::Refused(what));
+        }
         let replaced: Vec<SessionKey> = records
             .iter()
             .map(|record| record.key)
@@ -180,12 +208,17 @@ impl Host {
     }
 
     /// Removes sessions that the source no longer has.
-    pub(crate) fn take_out(
+    ///
+    /// # Errors
+    /// [`AgentError::Refused`] for a vnic that is not this guest's: the sessions of other guests
+    /// here are none of the source's business.
+    pub fn take_out(
         &self,
-        vnic: VnicId,
+        (guest, vnic): (&GuestId, VnicId),
         keys: &[SessionKey],
         arrival: &mut Arrival,
     ) -> Result<(), AgentError> {
+        self.own_vnic(guest, vnic)?;
         self.datapath.remove_sessions(vnic, keys)?;
         for key in keys {
             if let Some(known) = arrival.sessions.get_mut(&vnic) {
@@ -194,6 +227,20 @@ impl Host {
             arrival.refused.remove(&(vnic, *key));
         }
         Ok(())
+    }
+
+    fn own_vnic(&self, guest: &GuestId, vnic: VnicId) -> Result<(), AgentError> {
+        if self.vnics_of(guest)?.contains(&vnic) {
+            return Ok(());
+        }
+        let what = format!("vnic {vnic} is none that guest {guest} has here");
+        Err(AgentError::Refused(what))
+    }
+
+    fn sessions_max(&self, vnic: VnicId) -> usize {
+        let mut bound = self.bindings.guests().flat_map(|guest| &guest.vnics);
+        let found = bound.find(|bound| bound.vnic == vnic);
+        found.map_or(0, |bound| bound.sessions_max as usize)
     }
 
     fn own_addresses(&self, vnic: VnicId) -> HashSet<std::net::IpAddr> {

@@ -26,10 +26,12 @@ use lictor_wire::{
     AddressAttestation, Binding, Bindings, Envelope, RosterHost, Trust, VerifiedRelease,
     host_tables,
 };
+use std::fs::File;
 
 /// The agent of one host, without sockets and without a clock: times are parameters.
 #[derive(Debug)]
 pub struct Host {
+    _lock: File,
     config: Config,
     state: StateDir,
     key: SigningKey,
@@ -40,6 +42,8 @@ pub struct Host {
     bindings: Bindings,
     bindings_signed: BindingLog,
     custody: Custody,
+    /// The last change of custody may not be on the disk.
+    custody_unsaved: bool,
     /// What the kernel should hold.
     desired: HostTables,
     refused: Option<String>,
@@ -68,6 +72,7 @@ impl Host {
     pub fn open(config: Config, now_ms: u64) -> Result<Self, AgentError> {
         let state = StateDir::new(&config.state_dir);
         let (trust, key) = (state.trust()?, state.key()?);
+        let lock = state.lock()?;
         Datapath::check_kernel()?;
         let datapath = Datapath::open(&config.pin_root)?;
         let log = Log::open(
@@ -81,9 +86,11 @@ impl Host {
         );
         let custody = state.custody()?;
         let mut host = Self {
+            _lock: lock,
             config,
             state,
             custody,
+            custody_unsaved: false,
             key,
             trust,
             datapath,
@@ -199,7 +206,7 @@ impl Host {
         if same_release && self.bindings_signed == *log {
             return Ok(Offered::Known);
         }
-        let bindings = match binding::verify(log, &verified, self.bindings.epoch()) {
+        let bindings = match binding::verify_since(log, &verified, &self.bindings) {
             Ok(bindings) => bindings,
             Err(error) => return self.refuse(error.to_string(), false, now_ms),
         };

@@ -143,7 +143,7 @@ impl Host {
         .sign(&self.key);
         let mut log = self.bindings_signed.clone();
         log.attestations.push(envelope.clone());
-        binding::verify(&log, release, self.bindings.epoch())
+        binding::verify_since(&log, release, &self.bindings)
             .map_err(|error| AgentError::Refused(error.to_string()))?;
         Ok(Some((envelope, log)))
     }

@@ -1,9 +1,14 @@
 //! Whether a host may take a guest: every reason against it, as a pure function of what was asked
 //! and how the host stands.
 
+use crate::custody::EPOCH_JUMP_MAX;
 use lictor_evidence::ControlFact;
 use lictor_types::{Epoch, HostId, VNICS_PER_HOST_MAX};
 use lictor_wire::{Binding, Refusal, Ticket, VerifiedRelease, peer};
+
+/// How long a ticket is good for: a large guest takes minutes to copy. A target takes twice that
+/// for a clock that goes wrong, and for no more: a ticket keeps other moves of its guest away.
+pub const TICKET_LIFE_MS: u64 = 600_000;
 
 /// What the source asks.
 #[derive(Debug, Clone, Copy)]
@@ -35,6 +40,8 @@ pub struct Standing<'a> {
     pub held: bool,
     /// Another move of the guest, if one is under way.
     pub busy: Option<&'a str>,
+    /// The time here, in milliseconds of Unix time.
+    pub now_ms: u64,
 }
 
 /// Every reason against the move; none means that it is admitted.
@@ -60,6 +67,14 @@ pub fn reasons(question: &Question<'_>, standing: &Standing<'_>) -> Vec<Refusal>
         let (asked, known) = (ticket.custody, standing.custody);
         let detail = format!("the ticket is for epoch {asked}, the target knows of {known}");
         reasons.push(Refusal::NotInCustody { detail });
+    }
+    if ticket.custody > standing.custody.saturating_add(EPOCH_JUMP_MAX) {
+        let detail = format!("epoch {} is beyond belief", ticket.custody);
+        reasons.push(Refusal::NotInCustody { detail });
+    }
+    if ticket.deadline_ms > standing.now_ms.saturating_add(2 * TICKET_LIFE_MS) {
+        let detail = format!("the ticket is good for more than {TICKET_LIFE_MS} ms");
+        reasons.push(Refusal::Format { detail });
     }
     if let Some(other) = standing.busy {
         let detail = other.to_owned();

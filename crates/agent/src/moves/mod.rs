@@ -13,6 +13,7 @@
 //! 7. The target's RESUME completes the move.
 
 pub mod admission;
+pub mod claim;
 pub mod source;
 pub mod target;
 

@@ -6,6 +6,8 @@ use lictor_wire::local::MovePhase;
 /// What happened at the source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Event {
+    /// Both ends have signed the ticket, and this end has it on its disk.
+    Admitted,
     /// The target said something.
     Peer(Message),
     /// The first full copy has been sent.
@@ -37,7 +39,9 @@ pub enum Action {
     Unfence,
     /// Purge this end's sessions, let the vnics go, give custody up, sign the record.
     Forget,
-    /// Record that the guest went on here.
+    /// The guest ended here and runs nowhere: hold its vnics, purge, give custody up.
+    LetGo,
+    /// Record that the guest did not leave.
     RecordAborted,
 }
 
@@ -50,17 +54,30 @@ enum Grant {
     Closed,
 }
 
+/// What is known of the guest here since its vnics were fenced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Guest {
+    Still,
+    Runs,
+    Gone,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum State {
+    /// The target has not signed yet: nothing that it says counts before it has.
+    Asked,
     Admitted,
     Copying,
     Copied,
-    Fenced { grant: Grant, resumed: bool },
+    Fenced {
+        grant: Grant,
+        guest: Guest,
+    },
     Done,
     Aborted,
 }
 
-/// The source's end. It begins when both ends have signed the ticket.
+/// The source's end. It begins when this end has signed the ticket and asks the other one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Source {
     state: State,
@@ -69,7 +86,7 @@ pub struct Source {
 impl Default for Source {
     fn default() -> Self {
         Self {
-            state: State::Admitted,
+            state: State::Asked,
         }
     }
 }
@@ -82,8 +99,21 @@ impl Source {
         Self {
             state: State::Fenced {
                 grant: Grant::Given,
-                resumed: false,
+                guest: Guest::Still,
             },
+        }
+    }
+
+    /// Whether only the target can say who has the guest: it must be asked until it does.
+    #[must_use]
+    pub const fn must_ask(&self) -> bool {
+        match self.state {
+            State::Fenced { grant, guest } => match grant {
+                Grant::Given => true,
+                Grant::Open => matches!(guest, Guest::Gone),
+                Grant::Closed => false,
+            },
+            _ => false,
         }
     }
 
@@ -91,7 +121,7 @@ impl Source {
     #[must_use]
     pub const fn phase(&self) -> MovePhase {
         match self.state {
-            State::Admitted => MovePhase::Admitted,
+            State::Asked | State::Admitted => MovePhase::Admitted,
             State::Copying => MovePhase::Copying,
             State::Copied => MovePhase::Copied,
             State::Fenced {
@@ -113,8 +143,9 @@ impl Source {
             _ => {}
         }
         match self.state {
+            State::Asked => self.asked(event),
             State::Admitted | State::Copying | State::Copied => self.before_fence(event),
-            State::Fenced { grant, resumed } => self.fenced(event, grant, resumed),
+            State::Fenced { grant, guest } => self.fenced(event, grant, guest),
             State::Done | State::Aborted => Vec::new(),
         }
     }
@@ -125,11 +156,11 @@ impl Source {
         match self.state {
             State::Fenced {
                 grant: Grant::Open,
-                resumed,
+                guest,
             } => {
                 self.state = State::Fenced {
                     grant: Grant::Given,
-                    resumed,
+                    guest,
                 };
                 vec![Action::Tell(Message::Granted)]
             }
@@ -142,11 +173,26 @@ impl Source {
         if self.state == State::Copied {
             self.state = State::Fenced {
                 grant: Grant::Open,
-                resumed: false,
+                guest: Guest::Still,
             };
             return vec![Action::FenceAndSendDelta, Action::Tell(Message::Delta)];
         }
         vec![Action::AnswerSnapshot]
+    }
+
+    /// There is no move to record yet, but the target may have admitted one by now.
+    fn asked(&mut self, event: Event) -> Vec<Action> {
+        match event {
+            Event::Admitted => {
+                self.state = State::Admitted;
+                Vec::new()
+            }
+            Event::Abandon | Event::Lapsed | Event::GuestGone => {
+                self.state = State::Aborted;
+                vec![Action::Tell(Message::Abort)]
+            }
+            _ => Vec::new(),
+        }
     }
 
     fn before_fence(&mut self, event: Event) -> Vec<Action> {
@@ -171,43 +217,55 @@ impl Source {
         }
     }
 
-    fn fenced(&mut self, event: Event, grant: Grant, resumed: bool) -> Vec<Action> {
+    fn fenced(&mut self, event: Event, grant: Grant, guest: Guest) -> Vec<Action> {
         match event {
             Event::Peer(Message::Complete) if grant == Grant::Given => {
                 self.state = State::Done;
                 vec![Action::Forget]
             }
             // The NACK comes before QEMU's own resume by half a millisecond: no packet is lost.
-            Event::Peer(Message::Nack) if grant != Grant::Given => self.unfence(),
-            Event::Peer(Message::Released) if grant == Grant::Given => {
-                if resumed {
-                    return self.unfence();
-                }
+            Event::Peer(Message::Nack) if grant != Grant::Given => self.stay(guest),
+            Event::Peer(Message::Released) if grant == Grant::Given && guest == Guest::Still => {
                 self.state = State::Fenced {
                     grant: Grant::Closed,
-                    resumed,
+                    guest,
                 };
                 Vec::new()
             }
+            // Before a grant this answers a source whose guest is gone, see `must_ask`.
+            Event::Peer(Message::Released) if guest != Guest::Still => self.stay(guest),
             Event::GuestResumed if grant == Grant::Given => {
                 self.state = State::Fenced {
                     grant,
-                    resumed: true,
+                    guest: Guest::Runs,
                 };
                 Vec::new()
             }
             // The back-up when the NACK is lost. QEMU's "failed" event comes too late for this.
             Event::GuestResumed => {
-                let mut actions = self.unfence();
+                let mut actions = self.stay(Guest::Runs);
                 actions.push(Action::Tell(Message::Abort));
                 actions
             }
+            // Its state may be with the target already, which then runs it.
+            Event::GuestGone if grant != Grant::Closed => {
+                self.state = State::Fenced {
+                    grant,
+                    guest: Guest::Gone,
+                };
+                Vec::new()
+            }
+            Event::GuestGone => self.stay(Guest::Gone),
             _ => Vec::new(),
         }
     }
 
-    fn unfence(&mut self) -> Vec<Action> {
+    fn stay(&mut self, guest: Guest) -> Vec<Action> {
         self.state = State::Aborted;
-        vec![Action::Unfence, Action::RecordAborted]
+        let first = match guest {
+            Guest::Still | Guest::Runs => Action::Unfence,
+            Guest::Gone => Action::LetGo,
+        };
+        vec![first, Action::RecordAborted]
     }
 }

@@ -16,8 +16,10 @@ pub enum Event {
     Load,
     /// QEMU gives a state that does not belong to this ticket.
     LoadForeign,
-    /// The received sessions differ from what the record promises.
+    /// The received sessions differ from what the record promises, or are more than may come.
     Mismatch,
+    /// The guest's vnics could not be opened.
+    NotOpened,
     /// Load() has waited long enough.
     Deadline,
     /// The guest runs here.
@@ -33,7 +35,7 @@ pub enum Action {
     Tell(Message),
     /// Compare count and digest with the record; report [`Event::Mismatch`] if they differ.
     Check,
-    /// Open the guest's vnics.
+    /// Open the guest's vnics; report [`Event::NotOpened`] if that fails.
     Open,
     /// Answer Load(): QEMU goes on.
     AnswerLoaded,
@@ -80,6 +82,13 @@ impl Target {
     #[must_use]
     pub const fn ended(&self) -> bool {
         matches!(self.state, State::Done | State::Aborted)
+    }
+
+    /// Whether sessions of the source count: only between hold and the end of what changed. What
+    /// comes later is in no record that the source signed.
+    #[must_use]
+    pub const fn takes_sessions(&self) -> bool {
+        matches!(self.state, State::Held { delta: false, .. })
     }
 
     /// Whether the guest may come to run here without another word of this end: a source that asks
@@ -146,7 +155,9 @@ impl Target {
             }
             Event::LoadForeign => self.fail(true),
             Event::Deadline if loading => self.fail(true),
-            Event::Peer(Message::Abort) | Event::PeerLost | Event::GuestGone => self.fail(loading),
+            Event::Mismatch | Event::PeerLost | Event::GuestGone | Event::Peer(Message::Abort) => {
+                self.fail(loading)
+            }
             _ => Vec::new(),
         }
     }
@@ -182,16 +193,27 @@ impl Target {
                 self.state = State::Aborted;
                 vec![Action::HoldAndPurge, Action::Tell(Message::Released)]
             }
+            // Better at the source with its network than here without.
+            Event::NotOpened => {
+                self.state = State::Aborted;
+                vec![
+                    Action::AnswerFailed,
+                    Action::HoldAndPurge,
+                    Action::Tell(Message::Released),
+                ]
+            }
             _ => Vec::new(),
         }
     }
 
     fn fail(&mut self, loading: bool) -> Vec<Action> {
         self.state = State::Aborted;
-        let mut actions = vec![Action::Tell(Message::Nack), Action::HoldAndPurge];
+        let mut actions = vec![Action::Tell(Message::Nack)];
+        // QEMU's answer depends on nothing that could fail before it.
         if loading {
             actions.push(Action::AnswerFailed);
         }
+        actions.push(Action::HoldAndPurge);
         actions
     }
 }

@@ -3,10 +3,10 @@
 use super::Owner;
 use super::leaving::Leaving;
 use crate::AgentError;
-use crate::custody::Duty;
 use crate::error::chain;
 use crate::guests::Order;
 use crate::input::{Now, Reply};
+use crate::moves::admission::TICKET_LIFE_MS;
 use crate::moves::source;
 use lictor_evidence::{Body, ControlFact};
 use lictor_types::{Digest, Epoch, GuestId, HostId};
@@ -15,8 +15,6 @@ use lictor_wire::peer::{Control, FORMAT};
 use lictor_wire::{Envelope, Refusal, Ticket};
 use rand::RngCore as _;
 
-/// How long a ticket is good for: a large guest takes minutes to copy.
-const TICKET_LIFE_MS: u64 = 600_000;
 /// How long the target's agent may take to admit a move or to refuse it.
 pub(super) const ADMIT_LIMIT_US: u64 = 4_000_000;
 
@@ -47,7 +45,7 @@ impl Owner {
             guest: wanted.guest.clone(),
             source: self.host.config().host.clone(),
             target: wanted.target.clone(),
-            custody: self.host.custody().epoch(&wanted.guest) + 1,
+            custody: self.host.custody().epoch(&wanted.guest).saturating_add(1),
             nonce: nonce(),
             asked_by: wanted.asked_by,
             issued_ms: now.ms,
@@ -124,7 +122,7 @@ impl Owner {
             to: wanted.target.clone(),
             reasons: reasons.iter().map(ToString::to_string).collect(),
         };
-        self.host.record(body, now.ms)?;
+        self.note(body, now);
         let _ = reply.send(Response::Refused { reasons });
         Ok(())
     }
@@ -146,19 +144,33 @@ impl Owner {
         let Some(guest) = self.leaving_by(from, ticket.digest()) else {
             return Ok(());
         };
-        let Some((reply, _)) = self
+        if self
+            .leaving
+            .get(&guest)
+            .is_none_or(|one| one.asked.is_none())
+        {
+            return Ok(());
+        }
+        // Durable before anything of the guest stands still: after a restart this alone says that
+        // another host may have it.
+        let kept = self
+            .host
+            .change_custody(|custody| custody.set_leave(&guest, Some(envelope.clone())));
+        if let Err(error) = kept {
+            self.set_cause(&guest, error.chain());
+            self.leave(&guest, source::Event::Abandon, now)?;
+            return self
+                .host
+                .change_custody(|custody| custody.set_leave(&guest, None));
+        }
+        let asked = self
             .leaving
             .get_mut(&guest)
-            .and_then(|one| one.asked.take())
-        else {
+            .and_then(|one| one.asked.take());
+        let Some((reply, _)) = asked else {
             return Ok(());
         };
-        // Durable before anything of the guest stands still.
-        let duty = Duty::Leave {
-            ticket: envelope.clone(),
-        };
-        self.host
-            .change_custody(|custody| custody.set_duty(&guest, Some(duty)))?;
+        self.leave(&guest, source::Event::Admitted, now)?;
         let (digest, deadline_ms) = (ticket.digest(), ticket.deadline_ms);
         let body = Body::MoveAdmitted {
             ticket: digest,
@@ -206,6 +218,8 @@ impl Owner {
             asked_by: leaving.ticket.asked_by.clone(),
         };
         let unguard = leaving.guarded_for_move;
+        // The target may admit it all the same, a moment later.
+        self.leave(guest, source::Event::Abandon, now)?;
         self.leaving.remove(guest);
         if unguard && let Some(watch) = self.watches.get(guest) {
             watch.order(Order::Unguard);

@@ -1,7 +1,7 @@
 //! Guests that leave: the source's end of a move, executed.
 
-use super::Owner;
 use super::admit::ADMIT_LIMIT_US;
+use super::{Owner, warn};
 use crate::AgentError;
 use crate::host::{Delta, Sessions};
 use crate::input::{Now, Reply};
@@ -133,10 +133,13 @@ impl Owner {
         for guest in silent {
             let seconds = ADMIT_LIMIT_US / 1_000_000;
             let detail = format!("its agent has not answered within {seconds} s");
-            self.drop_asked(&guest, vec![Refusal::HostUnprotected { detail }], now)?;
+            let refusal = Refusal::HostUnprotected { detail };
+            let dropped = self.drop_asked(&guest, vec![refusal], now);
+            warn("a move that nobody admits", dropped);
         }
         for guest in lapsed {
-            self.leave(&guest, source::Event::Lapsed, now)?;
+            let lapsed = self.leave(&guest, source::Event::Lapsed, now);
+            warn("a move that has lapsed", lapsed);
         }
         Ok(())
     }
@@ -155,16 +158,19 @@ impl Owner {
                 .is_some_and(|one| one.asked.is_some())
             {
                 let detail = format!("the agent of {host} cannot be reached");
-                self.drop_asked(&guest, vec![Refusal::HostUnprotected { detail }], now)?;
+                let refusal = Refusal::HostUnprotected { detail };
+                let dropped = self.drop_asked(&guest, vec![refusal], now);
+                warn("a move whose target was lost", dropped);
                 continue;
             }
             self.set_cause(&guest, format!("the connection to {host} was lost"));
-            self.leave(&guest, source::Event::Peer(Message::Nack), now)?;
+            let ended = self.leave(&guest, source::Event::Peer(Message::Nack), now);
+            warn("a move whose target was lost", ended);
         }
         Ok(())
     }
 
-    fn set_cause(&mut self, guest: &GuestId, cause: String) {
+    pub(super) fn set_cause(&mut self, guest: &GuestId, cause: String) {
         if let Some(leaving) = self.leaving.get_mut(guest) {
             leaving.cause.get_or_insert(cause);
         }
@@ -173,12 +179,13 @@ impl Owner {
     pub(super) fn abandon_all(&mut self, cause: &str, now: Now) -> Result<(), AgentError> {
         let open = self.leaving.iter();
         let open: Vec<GuestId> = open
-            .filter(|(_, one)| one.asked.is_none() && !one.is_fenced() && !one.has_ended())
+            .filter(|(_, one)| !one.is_fenced() && !one.has_ended())
             .map(|(guest, _)| guest.clone())
             .collect();
         for guest in open {
             self.set_cause(&guest, cause.into());
-            self.leave(&guest, source::Event::Abandon, now)?;
+            let given_up = self.leave(&guest, source::Event::Abandon, now);
+            warn("a move for another release", given_up);
         }
         Ok(())
     }
@@ -207,7 +214,12 @@ impl Owner {
         Ok(Response::Abandoned)
     }
 
-    /// Gives the source's machine an event and does what it says.
+    pub(super) fn leaving_now(&self, guest: &GuestId) -> bool {
+        self.leaving.get(guest).is_some_and(|one| !one.has_ended())
+    }
+
+    /// Gives the source's machine an event and does what it says: all of it, because a guest that
+    /// could not be opened must still be recorded, and its target must still hear of it.
     pub(super) fn leave(
         &mut self,
         guest: &GuestId,
@@ -217,10 +229,25 @@ impl Owner {
         let Some(leaving) = self.leaving.get_mut(guest) else {
             return Ok(());
         };
+        let mut result = Ok(());
         for action in leaving.machine.handle(event) {
-            self.leave_action(guest, action, now)?;
+            let done = self.leave_action(guest, action, now);
+            if result.is_ok() {
+                result = done;
+            } else {
+                warn("a step of a move", done);
+            }
         }
-        Ok(())
+        // A move that ended before the target had answered: somebody waits for that answer.
+        let leaving = self.leaving.get_mut(guest).filter(|one| one.has_ended());
+        if let Some((leaving, (reply, _))) =
+            leaving.and_then(|one| one.asked.take().map(|asked| (one, asked)))
+        {
+            let cause = leaving.cause.clone();
+            let error = cause.unwrap_or_else(|| "the guest has ended meanwhile".into());
+            let _ = reply.send(Response::Error { error });
+        }
+        result
     }
 
     fn leave_action(
@@ -236,6 +263,7 @@ impl Owner {
             source::Action::AnswerSnapshot => self.answer_snapshot(guest, now),
             source::Action::Unfence => self.unfence(guest, now),
             source::Action::Forget => self.forget(guest, now),
+            source::Action::LetGo => self.let_go(guest, now),
             source::Action::RecordAborted => self.record_aborted(guest, now),
         }
     }
@@ -440,26 +468,40 @@ impl Owner {
 
     fn unfence(&mut self, guest: &GuestId, now: Now) -> Result<(), AgentError> {
         let cause = "the guest goes on here";
-        let opened = self.host.set_state(guest, VnicState::Open, cause)?;
-        self.note_all(opened, now);
+        let opened = self.host.set_state(guest, VnicState::Open, cause);
+        if opened.is_err() {
+            self.unsettled.insert(guest.clone());
+        }
+        let opened = opened.map(|opened| self.note_all(opened, now));
         // The target may know of the ticket's epoch: the next one is beyond it.
         let ticket = self.leaving.get(guest).map_or(0, |one| one.ticket.custody);
-        self.host.change_custody(|custody| {
-            let next = custody.epoch(guest).max(ticket) + 1;
+        let saved = self.host.change_custody(|custody| {
+            let next = custody.epoch(guest).max(ticket).saturating_add(1);
             custody.take(guest, next);
-        })
+        });
+        opened.and(saved)
     }
 
+    /// The guest is elsewhere: that comes first, because this host would be believed otherwise.
     fn forget(&mut self, guest: &GuestId, now: Now) -> Result<(), AgentError> {
-        self.host.purge(guest)?;
         let ticket = self.leaving.get(guest).map_or(0, |one| one.ticket.custody);
-        self.host.change_custody(|custody| {
+        let saved = self.host.change_custody(|custody| {
             custody.take(guest, ticket);
             custody.give_up(guest);
-        })?;
-        let (guest, at) = (guest.clone(), self.host.config().host.clone());
-        self.note(Body::GuestLeft { guest, at }, now);
-        Ok(())
+        });
+        let (left, at) = (guest.clone(), self.host.config().host.clone());
+        self.note(Body::GuestLeft { guest: left, at }, now);
+        let purged = self.host.purge(guest).map(drop);
+        saved.and(purged)
+    }
+
+    /// The guest ended here while it was fenced, and its target does not have it.
+    fn let_go(&mut self, guest: &GuestId, now: Now) -> Result<(), AgentError> {
+        let cause = "the guest ended while it was to move";
+        let held = self.host.set_state(guest, VnicState::Hold, cause);
+        let held = held.map(|held| self.note_all(held, now));
+        let forgotten = self.forget(guest, now);
+        held.and(forgotten)
     }
 
     pub(super) fn leaving_step(
@@ -486,14 +528,13 @@ impl Owner {
     }
 
     /// A fenced guest that nobody claims yet: the target is asked again.
-    pub(super) fn repeat_leaving(&self) -> Result<(), AgentError> {
+    pub(super) fn repeat_leaving(&self) {
         for (guest, leaving) in &self.leaving {
-            if leaving.machine.phase() == MovePhase::Committed {
+            if leaving.machine.must_ask() {
                 let guest = guest.clone();
                 self.say(&leaving.ticket.target, Control::Custody { guest });
             }
         }
-        Ok(())
     }
 
     /// The target says that it does not have the guest: it has released it.
@@ -504,9 +545,10 @@ impl Owner {
         held: bool,
         now: Now,
     ) -> Result<(), AgentError> {
-        let waits = self.leaving.get(guest).is_some_and(|one| {
-            one.ticket.target == *from && one.machine.phase() == MovePhase::Committed
-        });
+        let waits = self
+            .leaving
+            .get(guest)
+            .is_some_and(|one| one.ticket.target == *from && one.machine.must_ask());
         if waits && !held {
             return self.leave(guest, source::Event::Peer(Message::Released), now);
         }
@@ -523,14 +565,21 @@ impl Owner {
     ) -> Result<(), AgentError> {
         let ticket: Ticket = parse(&envelope.unverified_payload()?)?;
         let states = self.host.states_of(guest)?;
-        if states.contains(&VnicState::HandedOver) {
+        // A device may have been made anew since the fence, so that only this says that there was
+        // none: every vnic is open.
+        let open = states.iter().all(|state| *state == VnicState::Open);
+        if states.is_empty() || !open {
             let leaving = Leaving::new(source::Source::restarted(), ticket);
             self.leaving.insert(guest.clone(), leaving);
+            if states.is_empty() {
+                return self.leave(guest, source::Event::GuestGone, now);
+            }
             return Ok(());
         }
         let mut leaving = Leaving::new(source::Source::default(), ticket);
         leaving.cause = Some("the source's agent was restarted".into());
         self.leaving.insert(guest.clone(), leaving);
+        self.leave(guest, source::Event::Admitted, now)?;
         self.leave(guest, source::Event::Abandon, now)
     }
 }

@@ -2,11 +2,13 @@
 //! other agents and the two state machines of a move; it never waits for any of them.
 
 mod admit;
+mod arrived;
 mod arriving;
 mod leaving;
 mod record;
 mod starts;
 
+use crate::allowance::Allowance;
 use crate::guests::{Order, Post, Watch};
 use crate::input::{Fetched, Input, Now, Reply, Upload};
 use crate::peer::{Incoming, Links, Roster};
@@ -14,14 +16,14 @@ use crate::{AgentError, Host, Offered};
 use arriving::Arriving;
 use leaving::Leaving;
 use lictor_estate::qmp::RunState;
-use lictor_evidence::Body;
+use lictor_evidence::{Body, EvidenceError};
 use lictor_policy::{Cause, Choice};
 use lictor_types::{Digest, GuestId, HostId};
 use lictor_wire::Envelope;
 use lictor_wire::local::{Request, Response};
 use lictor_wire::peer::{Control, Frame, Step};
-use starts::{Claim, Departure};
-use std::collections::BTreeMap;
+use starts::{Departure, Start};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::Path;
 use std::sync::mpsc::SyncSender;
 use std::time::Duration;
@@ -34,6 +36,11 @@ const FACTS_EVERY_US: u64 = 60 * SECOND_US;
 const PAUSE_MAX_US: u64 = 5 * SECOND_US;
 /// How often what the other end of a move has not confirmed is said again.
 const REPEAT_EVERY_US: u64 = SECOND_US;
+/// How long after a monitor has failed it is tried again.
+const WATCH_AGAIN_US: u64 = 10 * SECOND_US;
+/// Entries of evidence that wait in memory, for a pause to end or for a disk that has room again.
+/// Beyond that they are counted, and the count is recorded.
+const LATER_MAX: usize = 65_536;
 
 /// The owner.
 #[derive(Debug)]
@@ -43,11 +50,19 @@ pub(crate) struct Owner {
     roster: Roster,
     inputs: SyncSender<Input>,
     watches: BTreeMap<GuestId, Watch>,
-    claims: BTreeMap<GuestId, Claim>,
+    /// Guests whose QEMU could not be asked, and when to try again.
+    blind: BTreeMap<GuestId, u64>,
+    claims: BTreeMap<GuestId, Start>,
+    /// Guests that could not be opened though they run here.
+    unsettled: BTreeSet<GuestId>,
     leaving: BTreeMap<GuestId, Leaving>,
     arriving: BTreeMap<GuestId, Arriving>,
     /// Evidence that waits until no guest stands still.
-    later: Vec<(Body, u64)>,
+    later: VecDeque<(Body, u64)>,
+    left_out: u64,
+    /// When something was noted last.
+    noted_ms: u64,
+    allowance: Allowance,
     attestations: Vec<Envelope>,
     watched: u64,
     next_round: Now,
@@ -72,10 +87,15 @@ impl Owner {
             roster: parts.roster,
             inputs: parts.inputs,
             watches: BTreeMap::new(),
+            blind: BTreeMap::new(),
             claims: BTreeMap::new(),
+            unsettled: BTreeSet::new(),
             leaving: BTreeMap::new(),
             arriving: BTreeMap::new(),
-            later: Vec::new(),
+            later: VecDeque::new(),
+            left_out: 0,
+            noted_ms: 0,
+            allowance: Allowance::default(),
             attestations: Vec::new(),
             watched: 0,
             next_round: now,
@@ -83,8 +103,7 @@ impl Owner {
             facts: None,
         };
         owner.roster.set(owner.host.roster());
-        let resumed = owner.resume(now);
-        warn("taking up what was here", resumed);
+        owner.resume(now);
         owner
     }
 
@@ -140,34 +159,58 @@ impl Owner {
         Duration::from_micros(next.min(rounds).saturating_sub(now.us).max(1_000))
     }
 
-    /// Whether a guest stands still for a move: then nothing may be in its way.
+    /// Whether a guest stands still for a move: then nothing may be in its way. But a guest that is
+    /// stopped again and again must not keep the host from being looked after.
     fn in_pause(&self, now: Now) -> bool {
+        if now.us.saturating_sub(self.next_round.us) >= PAUSE_MAX_US {
+            return false;
+        }
         let recent = |since: Option<Now>| since.is_some_and(|at| now.since_us(at) < PAUSE_MAX_US);
         let leaving = self.leaving.values().any(|one| recent(one.pause_since()));
         leaving || self.arriving.values().any(|one| recent(one.pause_since()))
     }
 
     fn deadlines(&mut self, now: Now) -> Result<(), AgentError> {
-        self.claims_due(now)?;
-        self.leaving_due(now)?;
-        self.arriving_due(now)?;
+        warn("claims", self.claims_due(now));
+        warn("moves away", self.leaving_due(now));
+        warn("moves here", self.arriving_due(now));
         if self.next_repeat.us <= now.us {
             self.next_repeat.us = now.us + REPEAT_EVERY_US;
-            self.repeat_leaving()?;
+            self.repeat_leaving();
             self.repeat_arriving()?;
         }
         Ok(())
     }
 
+    /// What cannot be written stays, and is tried again; what can never be written is counted.
     fn flush(&mut self) -> Result<(), AgentError> {
-        for (body, ms) in std::mem::take(&mut self.later) {
-            self.host.record(body, ms)?;
+        while let Some((body, ms)) = self.later.front() {
+            match self.host.record(body.clone(), *ms) {
+                Err(AgentError::Evidence(EvidenceError::Entry(what))) => {
+                    tracing::warn!(what, "an entry of evidence cannot be written");
+                    self.left_out += 1;
+                }
+                written => written?,
+            }
+            self.later.pop_front();
+        }
+        if self.left_out > 0 {
+            let subject = format!("host {}", self.host.config().host);
+            let text = format!("{} entries of evidence are missing here", self.left_out);
+            self.host
+                .record(Body::Alarm { subject, text }, self.noted_ms)?;
+            self.left_out = 0;
         }
         Ok(())
     }
 
     fn note(&mut self, body: Body, now: Now) {
-        self.later.push((body, now.ms));
+        self.noted_ms = now.ms;
+        if self.later.len() < LATER_MAX {
+            self.later.push_back((body, now.ms));
+        } else {
+            self.left_out += 1;
+        }
     }
 
     fn note_all(&mut self, bodies: Vec<Body>, now: Now) {
@@ -182,14 +225,37 @@ impl Owner {
     /// Repairs what differs from what was approved, and lets go of guests whose devices are gone.
     fn reconcile(&mut self, now: Now) -> Result<(), AgentError> {
         for guest in self.host.reconcile(now.ms)? {
-            self.left(&guest, Departure::DeviceGone, now)?;
+            let gone = self.gone(&guest, Departure::DeviceGone, now);
+            warn("letting go of a guest", gone);
         }
         Ok(())
+    }
+
+    /// What an event should have brought about and did not, because something failed then.
+    fn catch_up(&mut self, now: Now) {
+        warn("custody", self.host.save_custody());
+        let blind = self
+            .blind
+            .iter()
+            .filter(|(_, again_us)| **again_us <= now.us);
+        let blind: Vec<GuestId> = blind.map(|(guest, _)| guest.clone()).collect();
+        for guest in blind {
+            self.blind.insert(guest.clone(), u64::MAX);
+            let qmp = self.host.custody().qmp(&guest).map(Path::to_path_buf);
+            let watched = self.watches.contains_key(&guest);
+            if let Some(qmp) = qmp.filter(|_| !watched) {
+                warn("watching a guest again", self.watch(&guest, &qmp, now));
+            }
+        }
+        for guest in std::mem::take(&mut self.unsettled) {
+            warn("opening what should be open", self.settle(&guest, now));
+        }
     }
 
     /// Each part stands alone: what fails in one is no reason to leave out the others.
     fn round(&mut self, now: Now) -> Result<(), AgentError> {
         warn("reconcile", self.reconcile(now));
+        self.catch_up(now);
         match self.host.attach_strays(now.ms) {
             Ok(strays) => {
                 let text = "its device was here before anybody asked for it: it is in hold until \
@@ -226,9 +292,10 @@ impl Owner {
             Some(next_entry) => self.host.evidence_from(next_entry)?,
             None => None,
         };
+        let report = self.report(now)?;
         let upload = Upload {
             attestations: std::mem::take(&mut self.attestations),
-            report: self.report(now)?,
+            report,
             evidence,
         };
         // The thread that talks with the manager may have ended.
@@ -294,10 +361,7 @@ impl Owner {
                 };
                 return self.admit(wanted, reply, now);
             }
-            Request::Detach { name } => {
-                let detached = self.host.detach(name, now.ms);
-                detached.map(|()| Response::Detached)
-            }
+            Request::Detach { name } => self.detach(name, now),
             Request::Status => self.report(now).map(|one| Response::Status(Box::new(one))),
             Request::MoveStatus { guest } => self.move_status(guest),
             Request::MoveAbandon { guest } => self.move_abandon(guest, now),
@@ -316,8 +380,8 @@ impl Owner {
                 ticket,
                 vnic,
                 records,
-            } => self.sessions(from, (ticket, vnic), &records),
-            Frame::Control(Control::Custody { guest }) => self.custody_asked(from, guest),
+            } => self.sessions(from, (ticket, vnic), &records, now),
+            Frame::Control(Control::Custody { guest }) => self.custody_asked(from, guest, now),
             Frame::Control(Control::CustodyHeld { guest, held, epoch }) => {
                 self.custody_told(from, &guest, (held, epoch), now)
             }
@@ -354,8 +418,8 @@ impl Owner {
     }
 
     fn lost(&mut self, host: &HostId, now: Now) -> Result<(), AgentError> {
-        self.claim_lost(host, now)?;
-        self.leaving_lost(host, now)?;
+        warn("claims", self.claim_lost(host, now));
+        warn("moves away", self.leaving_lost(host, now));
         self.arriving_lost(host, now)
     }
 

@@ -13,12 +13,37 @@ use lictor_wire::local::MovePhase;
 use lictor_wire::peer::{SAVE_TYPE, SaveRecord, Step};
 
 impl Owner {
-    /// The source alone signs that the guest went on here: the target may be dead.
+    /// The source alone signs that the guest did not leave: the target may be dead. The ticket is
+    /// forgotten last, so that a crash in between records this twice rather than never.
     pub(super) fn record_aborted(&mut self, guest: &GuestId, now: Now) -> Result<(), AgentError> {
-        let side = self.host.move_side(guest)?;
+        let unguard = self
+            .leaving
+            .get(guest)
+            .is_some_and(|one| one.guarded_for_move);
+        if unguard && let Some(watch) = self.watches.get(guest) {
+            watch.order(Order::Unguard);
+        }
+        match self.aborted(guest, now) {
+            Ok(Some(body)) => self.note(body, now),
+            Ok(None) => return Ok(()),
+            Err(error) => {
+                let text = format!("its move was given up, which cannot be signed: {error}");
+                self.alarm(guest, text, now);
+            }
+        }
+        self.flush()?;
+        self.host
+            .change_custody(|custody| custody.set_leave(guest, None))
+    }
+
+    fn aborted(&mut self, guest: &GuestId, now: Now) -> Result<Option<Body>, AgentError> {
+        // What was enforced when the copy was made is known if a retired guest is not any more.
+        let now_enforced = self.host.move_side(guest);
         let Some(leaving) = self.leaving.get_mut(guest) else {
-            return Ok(());
+            return Ok(None);
         };
+        let copied = leaving.side.clone();
+        let side = now_enforced.or_else(|error| copied.ok_or(error))?;
         if let Some(reply) = leaving.save_reply.take() {
             let _ = reply.send(Err("the move was given up".into()));
         }
@@ -44,20 +69,13 @@ impl Owner {
             error_ms: 0,
             outcome: MoveOutcome::Aborted,
         };
-        let unguard = leaving.guarded_for_move;
         let signed = Envelope::sign(
             MOVE_RECORD_TYPE,
             &record.canonical_bytes(),
             &[self.host.key()],
         );
-        self.host
-            .change_custody(|custody| custody.set_duty(guest, None))?;
-        if unguard && let Some(watch) = self.watches.get(guest) {
-            watch.order(Order::Unguard);
-        }
         let (record, signed) = (Box::new(record), Box::new(signed));
-        self.note(Body::MoveRecorded { record, signed }, now);
-        Ok(())
+        Ok(Some(Body::MoveRecorded { record, signed }))
     }
 
     /// The guest runs at the target. Sign what the target says of it, keep that durably, forget,
@@ -71,6 +89,8 @@ impl Owner {
     ) -> Result<(), AgentError> {
         let known = self.leaving.get(guest).and_then(|one| one.record.clone());
         if let Some(record) = known {
+            // The target forgets that it owes this: what is owed here must be on the disk.
+            self.host.save_custody()?;
             return self.confirm(guest, record);
         }
         let Some(leaving) = self.leaving.get(guest) else {

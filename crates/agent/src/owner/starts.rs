@@ -1,17 +1,20 @@
 //! Guests that start here, run here and end here: who has custody, and when their vnics open.
 
-use super::Owner;
+use super::arriving::Arriving;
+use super::leaving::Leaving;
+use super::{Owner, WATCH_AGAIN_US, warn};
 use crate::AgentError;
-use crate::custody::Duty;
 use crate::guests::{News, Order};
 use crate::input::{Now, Reply};
+use crate::moves::claim::{Claim, First, Outcome};
 use crate::moves::{source, target};
 use lictor_estate::qmp::{Event, RunState};
 use lictor_evidence::{Body, PlacedBy};
-use lictor_types::{GuestId, HostId, VnicState};
+use lictor_types::{GuestId, HostId, VnicName, VnicState};
 use lictor_wire::local::{Attach, Attached, Response};
 use lictor_wire::peer::Control;
 use std::collections::BTreeSet;
+use std::path::Path;
 
 /// How long the other hosts may take to say whether a guest is theirs: as long as one connection
 /// may take, and a little more.
@@ -21,11 +24,8 @@ const CLAIM_AGAIN_US: u64 = 1_000_000;
 
 /// A guest that was attached here and of which nobody knows yet whose it is.
 #[derive(Debug)]
-pub(super) struct Claim {
-    waiting: BTreeSet<HostId>,
-    unheard: BTreeSet<HostId>,
-    newest: u64,
-    held_by: Option<HostId>,
+pub(super) struct Start {
+    claim: Claim,
     alarmed: bool,
     pub(super) deadline_us: u64,
     replies: Vec<(Attached, Reply<Response>)>,
@@ -38,6 +38,8 @@ pub(super) enum Departure {
     Ended,
     /// Its last device is gone.
     DeviceGone,
+    /// Its last device was let go of, and no QEMU of it is known.
+    Detached,
     /// It has left for another host, and nobody had asked Lictor.
     Unasked,
 }
@@ -47,29 +49,33 @@ impl Departure {
         match self {
             Self::Ended => "its QEMU has ended",
             Self::DeviceGone => "its last device is gone",
+            Self::Detached => "its last device was let go of",
             Self::Unasked => "it has left without a move that Lictor admitted",
         }
     }
 }
 
 impl Owner {
-    /// After a restart: asks the QEMUs again, goes on with moves that were under way.
-    pub(super) fn resume(&mut self, now: Now) -> Result<(), AgentError> {
+    /// After a restart: asks the QEMUs again, goes on with moves that were under way. What fails
+    /// for one guest is no reason to forget the others.
+    pub(super) fn resume(&mut self, now: Now) {
         let known = self.host.custody().guests();
         let known: Vec<_> = known
             .map(|(guest, entry)| (guest.clone(), entry.clone()))
             .collect();
         for (guest, entry) in known {
-            if let Some(Duty::Leave { ticket }) = entry.duty {
-                self.resume_leaving(&guest, &ticket, now)?;
+            if let Some(ticket) = entry.leave
+                && let Err(error) = self.resume_leaving(&guest, &ticket, now)
+            {
+                let text = format!("a move of it was under way: {}", error.chain());
+                self.alarm(&guest, text, now);
             }
             if let Some(qmp) = entry.qmp {
-                self.watch(&guest, &qmp, now)?;
+                warn("watching a guest", self.watch(&guest, &qmp, now));
             } else if entry.held {
-                self.settle(&guest, now)?;
+                warn("opening a guest", self.settle(&guest, now));
             }
         }
-        Ok(())
     }
 
     pub(super) fn attach(
@@ -88,17 +94,42 @@ impl Owner {
         };
         self.attestations.extend(attestation);
         let guest = attached.guest.clone();
-        if let Some(qmp) = &request.qmp {
-            let qmp = qmp.clone();
-            self.host
-                .change_custody(|custody| custody.set_qmp(&guest, qmp))?;
-            self.watch(&guest, &request.qmp.clone().unwrap_or_default(), now)?;
+        if let Some(qmp) = &request.qmp
+            && let Err(error) = self.attach_qmp(&guest, qmp, now)
+        {
+            let error = error.chain();
+            let _ = reply.send(Response::Error { error });
+            return Ok(());
         }
         if request.incoming {
             let _ = reply.send(Response::Attached(attached));
             return self.ready(&guest, now);
         }
         self.claim(&guest, (attached, reply), now)
+    }
+
+    fn attach_qmp(&mut self, guest: &GuestId, qmp: &Path, now: Now) -> Result<(), AgentError> {
+        self.host
+            .change_custody(|custody| custody.set_qmp(guest, qmp.into()))?;
+        self.watch(guest, qmp, now)
+    }
+
+    /// Lets a vnic go, and the guest with its last one if no QEMU of it can be asked.
+    pub(super) fn detach(&mut self, name: &VnicName, now: Now) -> Result<Response, AgentError> {
+        let bound = self.host.bindings().by_name(name);
+        let guest = bound.map(|(binding, _)| binding.guest.clone());
+        self.host.detach(name, now.ms)?;
+        if let Some(guest) = guest
+            && self.host.vnics_of(&guest)?.is_empty()
+            && self
+                .watches
+                .get(&guest)
+                .is_none_or(|one| one.state.is_none())
+        {
+            self.watches.remove(&guest);
+            self.gone(&guest, Departure::Detached, now)?;
+        }
+        Ok(Response::Detached)
     }
 
     fn claim(
@@ -111,20 +142,17 @@ impl Owner {
             self.settle(guest, now)?;
             return self.answer(caller);
         }
-        if let Some(claim) = self.claims.get_mut(guest) {
-            claim.replies.push(caller);
+        if let Some(start) = self.claims.get_mut(guest) {
+            start.replies.push(caller);
             return Ok(());
         }
-        let claim = Claim {
-            waiting: BTreeSet::new(),
-            unheard: BTreeSet::new(),
-            newest: self.host.custody().epoch(guest),
-            held_by: None,
+        let start = Start {
+            claim: Claim::new(self.host.custody().epoch(guest)),
             alarmed: false,
             deadline_us: 0,
             replies: vec![caller],
         };
-        self.claims.insert(guest.clone(), claim);
+        self.claims.insert(guest.clone(), start);
         self.ask_custody(guest, now)
     }
 
@@ -142,31 +170,44 @@ impl Owner {
             let guest = guest.clone();
             self.say(host, Control::Custody { guest });
         }
-        if let Some(claim) = self.claims.get_mut(guest) {
-            claim.waiting = others;
-            claim.unheard.clear();
-            claim.held_by = None;
-            claim.deadline_us = now.us + CLAIM_LIMIT_US;
+        if let Some(start) = self.claims.get_mut(guest) {
+            start.claim.ask(others);
+            start.deadline_us = now.us + CLAIM_LIMIT_US;
         }
         self.conclude(guest, now)
     }
 
-    /// Another agent asks. Of two hosts that claim a guest at once the one with the smaller name
-    /// gets it.
+    /// Another agent asks. A host on which the guest's vnics are open has it, whatever its memory
+    /// says; and so, for its source, has one to which it has moved. What cannot be found out is not
+    /// answered.
     pub(super) fn custody_asked(
         &mut self,
         from: &HostId,
         guest: GuestId,
+        now: Now,
     ) -> Result<(), AgentError> {
+        let arrives = self.arriving.get(&guest).is_some_and(Arriving::may_run);
+        let open = self.host.states_of(&guest)?.contains(&VnicState::Open);
         let custody = self.host.custody();
-        let arrived = self
-            .arriving
-            .get(&guest)
-            .is_some_and(super::arriving::Arriving::may_run);
-        let first = self.claims.contains_key(&guest) && self.host.config().host < *from;
-        let held = custody.held(&guest) || arrived || first;
+        let mut held = custody.held(&guest) || custody.owes(&guest, from) || arrives || open;
         let epoch = custody.epoch(&guest);
+        let bound = self.host.bindings().guest(&guest);
+        let may_run = bound.is_some_and(|binding| binding.may_run_on(from));
+        let mut ask = false;
+        if let Some(start) = self.claims.get_mut(&guest).filter(|_| may_run) {
+            match start.claim.asked(&self.host.config().host, from) {
+                First::Own => held = true,
+                First::Other => {
+                    start.deadline_us = now.us + CLAIM_LIMIT_US;
+                    ask = true;
+                }
+            }
+        }
+        let asked = guest.clone();
         self.say(from, Control::CustodyHeld { guest, held, epoch });
+        if ask {
+            self.say(from, Control::Custody { guest: asked });
+        }
         Ok(())
     }
 
@@ -177,87 +218,92 @@ impl Owner {
         (held, epoch): (bool, u64),
         now: Now,
     ) -> Result<(), AgentError> {
-        self.target_told(from, guest, held, now)?;
-        let Some(claim) = self.claims.get_mut(guest) else {
-            return Ok(());
-        };
-        claim.newest = claim.newest.max(epoch);
-        if claim.waiting.remove(from) && held {
-            claim.held_by = Some(from.clone());
+        let told = self.target_told(from, guest, held, now);
+        warn("what the target of a move says", told);
+        if let Some(start) = self.claims.get_mut(guest) {
+            start.claim.told(from, held, epoch);
         }
         self.conclude(guest, now)
     }
 
     pub(super) fn claim_lost(&mut self, host: &HostId, now: Now) -> Result<(), AgentError> {
         let mut guests = Vec::new();
-        for (guest, claim) in &mut self.claims {
-            if claim.waiting.remove(host) {
-                claim.unheard.insert(host.clone());
+        for (guest, start) in &mut self.claims {
+            if start.claim.lost(host) {
                 guests.push(guest.clone());
             }
         }
-        guests
-            .iter()
-            .try_for_each(|guest| self.conclude(guest, now))
+        for guest in guests {
+            warn("a guest that starts", self.conclude(&guest, now));
+        }
+        Ok(())
     }
 
     pub(super) fn claims_due(&mut self, now: Now) -> Result<(), AgentError> {
-        let due = self
-            .claims
-            .iter()
-            .filter(|(_, claim)| claim.deadline_us <= now.us);
-        let due: Vec<GuestId> = due.map(|(guest, _)| guest.clone()).collect();
+        let due = self.claims.iter_mut();
+        let due: Vec<GuestId> = due
+            .filter(|(_, start)| start.deadline_us <= now.us)
+            .map(|(guest, _)| guest.clone())
+            .collect();
         for guest in due {
-            let Some(claim) = self.claims.get_mut(&guest) else {
+            let Some(start) = self.claims.get_mut(&guest) else {
                 continue;
             };
-            if claim.held_by.is_some() {
-                self.ask_custody(&guest, now)?;
-                continue;
-            }
-            let waiting = std::mem::take(&mut claim.waiting);
-            claim.unheard.extend(waiting);
-            self.conclude(&guest, now)?;
+            start.claim.late();
+            let again = matches!(start.claim.outcome(), Outcome::HeldBy(_)) && start.alarmed;
+            let done = if again {
+                self.ask_custody(&guest, now)
+            } else {
+                self.conclude(&guest, now)
+            };
+            warn("a guest that starts", done);
         }
         Ok(())
     }
 
     /// Everybody has spoken, or will not: the guest is ours unless it is somebody's.
     fn conclude(&mut self, guest: &GuestId, now: Now) -> Result<(), AgentError> {
-        let Some(claim) = self.claims.get_mut(guest) else {
+        let Some(start) = self.claims.get_mut(guest) else {
             return Ok(());
         };
-        if !claim.waiting.is_empty() {
-            return Ok(());
-        }
-        if let Some(holder) = claim.held_by.clone() {
-            claim.deadline_us = now.us + CLAIM_AGAIN_US;
-            let first = !std::mem::replace(&mut claim.alarmed, true);
-            let replies = std::mem::take(&mut claim.replies);
-            if first {
-                let text = format!(
-                    "attached here, but host {holder} says that it runs under its custody; it is \
-                     held until that ends"
-                );
-                self.alarm(guest, text, now);
+        match start.claim.outcome() {
+            Outcome::Waiting => Ok(()),
+            Outcome::HeldBy(holder) => {
+                start.deadline_us = now.us + CLAIM_AGAIN_US;
+                let first = !std::mem::replace(&mut start.alarmed, true);
+                let replies = std::mem::take(&mut start.replies);
+                if first {
+                    let text = format!(
+                        "attached here, but host {holder} says that it runs under its custody; it \
+                         is held until that ends"
+                    );
+                    self.alarm(guest, text, now);
+                }
+                replies
+                    .into_iter()
+                    .try_for_each(|caller| self.answer(caller))
             }
-            return replies
-                .into_iter()
-                .try_for_each(|caller| self.answer(caller));
+            Outcome::Ours { epoch, unheard } => self.begin(guest, (epoch, &unheard), now),
         }
-        let Some(claim) = self.claims.remove(guest) else {
-            return Ok(());
-        };
-        if !claim.unheard.is_empty() {
-            let names: Vec<_> = claim.unheard.iter().map(ToString::to_string).collect();
+    }
+
+    fn begin(
+        &mut self,
+        guest: &GuestId,
+        (epoch, unheard): (u64, &BTreeSet<HostId>),
+        now: Now,
+    ) -> Result<(), AgentError> {
+        if !unheard.is_empty() {
+            let names: Vec<_> = unheard.iter().map(ToString::to_string).collect();
             let text = format!(
                 "custody was taken without hearing from {}",
                 names.join(", ")
             );
             self.alarm(guest, text, now);
         }
-        self.host
-            .change_custody(|custody| custody.take(guest, claim.newest + 1))?;
+        let saved = self
+            .host
+            .change_custody(|custody| custody.take(guest, epoch));
         let placed = Body::GuestPlaced {
             guest: guest.clone(),
             at: self.host.config().host.clone(),
@@ -265,11 +311,17 @@ impl Owner {
             protected: true,
         };
         self.note(placed, now);
-        self.settle(guest, now)?;
-        claim
-            .replies
-            .into_iter()
-            .try_for_each(|caller| self.answer(caller))
+        let settled = self.settle(guest, now);
+        self.claim_settled(guest);
+        saved.and(settled)
+    }
+
+    /// Nothing is claimed any more: whoever waits for that gets the vnic's state as it is.
+    pub(super) fn claim_settled(&mut self, guest: &GuestId) {
+        let start = self.claims.remove(guest);
+        for caller in start.into_iter().flat_map(|start| start.replies) {
+            warn("answering", self.answer(caller));
+        }
     }
 
     fn answer(&self, (attached, reply): (Attached, Reply<Response>)) -> Result<(), AgentError> {
@@ -280,25 +332,33 @@ impl Owner {
     }
 
     /// Opens a guest's vnics if it is ours and runs. The last authority is local: custody and the
-    /// guest's own run state.
+    /// guest's own run state. What fails is tried again.
     pub(super) fn settle(&mut self, guest: &GuestId, now: Now) -> Result<(), AgentError> {
-        let moving = self
-            .leaving
-            .get(guest)
-            .is_some_and(super::leaving::Leaving::is_fenced);
-        let watched = self.host.custody().guests();
-        let qemu = watched
-            .filter(|(known, _)| *known == guest)
-            .any(|(_, entry)| entry.qmp.is_some());
+        let fenced = self.leaving.get(guest).is_some_and(Leaving::is_fenced);
+        let entry = self
+            .host
+            .custody()
+            .guests()
+            .find(|(known, _)| *known == guest);
+        let qemu = entry.is_some_and(|(_, entry)| entry.qmp.is_some());
+        // A ticket that could not be taken up again: nobody knows who has the guest.
+        let ticket = entry.is_some_and(|(_, entry)| entry.leave.is_some());
+        let moving = fenced || (ticket && !self.leaving.contains_key(guest));
         let watch = self.watches.get(guest);
         let runs = watch.map_or(!qemu, |watch| watch.state == Some(RunState::Running));
         if !self.host.custody().held(guest) || moving || !runs {
             return Ok(());
         }
-        let opened = self
-            .host
-            .set_state(guest, VnicState::Open, "the guest runs here")?;
-        self.note_all(opened, now);
+        // A custody that a restart would forget opens nothing.
+        let saved = self.host.save_custody();
+        let opened = saved.and_then(|()| {
+            let cause = "the guest runs here";
+            self.host.set_state(guest, VnicState::Open, cause)
+        });
+        if opened.is_err() {
+            self.unsettled.insert(guest.clone());
+        }
+        self.note_all(opened?, now);
         Ok(())
     }
 
@@ -342,13 +402,22 @@ impl Owner {
             }
             News::Event(Event::Closed) => self.ended(guest, now),
             News::Event(Event::Shutdown | Event::Migration(_)) => Ok(()),
-            News::Failed(text) => {
-                // It may run all the same: nothing is opened, nothing is given up.
-                self.watches.remove(guest);
-                self.alarm(guest, format!("its QEMU cannot be asked: {text}"), now);
-                Ok(())
-            }
+            News::Failed(text) => self.failed(guest, &text, now),
         }
+    }
+
+    /// It may run all the same: nothing is opened, nothing is given up, and it is asked again. A
+    /// QEMU that nobody has heard of and that has no vnic here is none.
+    fn failed(&mut self, guest: &GuestId, text: &str, now: Now) -> Result<(), AgentError> {
+        self.watches.remove(guest);
+        if self.host.vnics_of(guest)?.is_empty() {
+            return self.gone(guest, Departure::Ended, now);
+        }
+        let again_us = now.us + WATCH_AGAIN_US;
+        if self.blind.insert(guest.clone(), again_us).is_none() {
+            self.alarm(guest, format!("its QEMU cannot be asked: {text}"), now);
+        }
+        Ok(())
     }
 
     fn runs(&mut self, guest: &GuestId, state: RunState, now: Now) -> Result<(), AgentError> {
@@ -360,19 +429,19 @@ impl Owner {
                 watch.since = now;
             }
         }
+        self.blind.remove(guest);
         match state {
             RunState::Running => {
-                self.leave(guest, source::Event::GuestResumed, now)?;
-                self.arrive(guest, target::Event::GuestResumed, now)?;
+                let stays = self.leave(guest, source::Event::GuestResumed, now);
+                warn("a guest that goes on", stays);
+                let arrived = self.arrive(guest, target::Event::GuestResumed, now);
+                warn("a guest that arrives", arrived);
                 self.unasked(guest, now);
                 self.settle(guest, now)
             }
             RunState::Incoming => self.ready(guest, now),
             RunState::Migrated => {
-                let moving = self
-                    .leaving
-                    .get(guest)
-                    .is_some_and(super::leaving::Leaving::is_fenced);
+                let moving = self.leaving.get(guest).is_some_and(Leaving::is_fenced);
                 if moving || !self.host.custody().held(guest) {
                     return Ok(());
                 }
@@ -385,12 +454,7 @@ impl Owner {
     /// A guest that came from somewhere without being handed over runs, but nobody hears it.
     fn unasked(&mut self, guest: &GuestId, now: Now) {
         let known = self.host.custody().held(guest) || self.claims.contains_key(guest);
-        if known
-            || self
-                .arriving
-                .get(guest)
-                .is_some_and(super::arriving::Arriving::may_run)
-        {
+        if known || self.arriving.get(guest).is_some_and(Arriving::may_run) {
             return;
         }
         let text = "runs here without having been handed over: its vnics are in hold";
@@ -399,14 +463,34 @@ impl Owner {
 
     fn ended(&mut self, guest: &GuestId, now: Now) -> Result<(), AgentError> {
         self.watches.remove(guest);
-        self.leave(guest, source::Event::GuestGone, now)?;
-        self.arrive(guest, target::Event::GuestGone, now)?;
-        let moving = self
-            .leaving
-            .get(guest)
-            .is_some_and(super::leaving::Leaving::is_fenced);
-        if self.host.custody().held(guest) && !moving {
-            return self.left(guest, Departure::Ended, now);
+        self.gone(guest, Departure::Ended, now)
+    }
+
+    /// The guest is not here any more, whatever was going on with it.
+    pub(super) fn gone(
+        &mut self,
+        guest: &GuestId,
+        how: Departure,
+        now: Now,
+    ) -> Result<(), AgentError> {
+        self.claim_settled(guest);
+        // A QEMU that can be asked says itself when it has ended: it may run without this device.
+        if !self.watches.contains_key(guest) {
+            self.blind.remove(guest);
+            let left = self.leave(guest, source::Event::GuestGone, now);
+            warn("a guest that ended while it was to leave", left);
+            let arrived = self.arrive(guest, target::Event::GuestGone, now);
+            warn("a guest that ended while it was to arrive", arrived);
+        }
+        if self.leaving.get(guest).is_some_and(Leaving::is_fenced) {
+            return Ok(());
+        }
+        if self.host.custody().held(guest) {
+            return self.left(guest, how, now);
+        }
+        if !self.watches.contains_key(guest) && self.host.custody().qmp(guest).is_some() {
+            self.host
+                .change_custody(|custody| custody.clear_qmp(guest))?;
         }
         Ok(())
     }
@@ -421,10 +505,11 @@ impl Owner {
         if !self.host.custody().held(guest) {
             return Ok(());
         }
-        let closed = self.host.set_state(guest, VnicState::Hold, how.text())?;
-        self.host.purge(guest)?;
-        self.host.change_custody(|custody| custody.give_up(guest))?;
-        self.note_all(closed, now);
+        // Each for itself: a guest that is gone must not stay ours because one of them fails.
+        let closed = self.host.set_state(guest, VnicState::Hold, how.text());
+        let closed = closed.map(|closed| self.note_all(closed, now));
+        let purged = self.host.purge(guest).map(drop);
+        let saved = self.host.change_custody(|custody| custody.give_up(guest));
         if how == Departure::Unasked {
             self.alarm(guest, how.text(), now);
         }
@@ -435,6 +520,6 @@ impl Owner {
         let at = stopped.map_or(now, |watch| watch.since);
         let (guest, host) = (guest.clone(), self.host.config().host.clone());
         self.note(Body::GuestLeft { guest, at: host }, at);
-        Ok(())
+        closed.and(purged).and(saved)
     }
 }

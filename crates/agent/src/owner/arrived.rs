@@ -1,0 +1,174 @@
+//! Guests that have arrived: custody, the target's part of the move record, and what the source
+//! must hear of it.
+
+use super::leaving::parse;
+use super::{Owner, warn};
+use crate::AgentError;
+use crate::custody::Confirm;
+use crate::guests::Order;
+use crate::input::Now;
+use lictor_evidence::{Body, MOVE_RECORD_TYPE, MoveOutcome, MoveRecord, MoveSessions, PlacedBy};
+use lictor_types::{Digest, GuestId, HostId};
+use lictor_wire::Envelope;
+use lictor_wire::peer::Step;
+
+impl Owner {
+    /// The guest runs here: it is ours from now on, durably, and a record says so. Custody does not
+    /// depend on the record, which is made later if it cannot be made now.
+    pub(super) fn take_custody(&mut self, guest: &GuestId, now: Now) -> Result<(), AgentError> {
+        let epoch = self.arriving.get(guest).map_or(0, |one| one.ticket.custody);
+        let (confirm, failed) = match self.confirmation(guest) {
+            Ok(confirm) => (confirm, Ok(())),
+            Err(error) => (None, Err(error)),
+        };
+        let saved = self.host.change_custody(|custody| {
+            custody.take(guest, epoch);
+            if let Some(confirm) = confirm {
+                custody.owe(guest, confirm);
+            }
+        });
+        let placed = Body::GuestPlaced {
+            guest: guest.clone(),
+            at: self.host.config().host.clone(),
+            by: PlacedBy::Move,
+            protected: true,
+        };
+        self.note(placed, now);
+        self.claim_settled(guest);
+        saved.and(failed)
+    }
+
+    /// The record of a move as the target signs it, and what its source must hear of it.
+    fn confirmation(&mut self, guest: &GuestId) -> Result<Option<Confirm>, AgentError> {
+        let side = self.host.move_side(guest)?;
+        let frames = self.host.frames_before(guest)?;
+        let Some(arriving) = self.arriving.get_mut(guest) else {
+            return Ok(None);
+        };
+        let Some(save) = &arriving.save else {
+            return Ok(None);
+        };
+        let ticket = &arriving.ticket;
+        let record = MoveRecord {
+            ticket: arriving.digest,
+            guest: guest.clone(),
+            from: ticket.source.clone(),
+            to: ticket.target.clone(),
+            asked_by: ticket.asked_by.clone(),
+            source: save.side.clone(),
+            target: side,
+            sessions: MoveSessions {
+                sent: save.count,
+                accepted: arriving.arrival.accepted(),
+                refused: arriving.arrival.refused(),
+            },
+            hold_since_ms: arriving.hold_since.ms,
+            fenced_ms: save.fenced_ms,
+            opened_ms: arriving.opened.map_or(0, |at| at.ms),
+            pause_us: arriving.fenced_us,
+            // The vnics were in hold before the guest could run here, and fenced at the source
+            // before it stopped running there: what is left is what the devices had carried.
+            unprotected_ms: 0,
+            unprotected_packets: Some(frames),
+            error_ms: 0,
+            outcome: MoveOutcome::Committed,
+        };
+        let signed = Envelope::sign(
+            MOVE_RECORD_TYPE,
+            &record.canonical_bytes(),
+            &[self.host.key()],
+        );
+        arriving.record = Some(signed.clone());
+        Ok(Some(Confirm {
+            from: ticket.source.clone(),
+            ticket: arriving.digest,
+            record: signed,
+            save: save.envelope.clone(),
+        }))
+    }
+
+    /// The source has signed too: the move is over for both.
+    pub(super) fn recorded(
+        &mut self,
+        ticket: Digest,
+        signed: Envelope,
+        now: Now,
+    ) -> Result<(), AgentError> {
+        let owed = self.host.custody().owed(&ticket);
+        let owed = owed.map(|(guest, confirm)| (guest.clone(), confirm.clone()));
+        let Some((guest, Confirm { record, from, .. })) = owed else {
+            return Ok(());
+        };
+        let key = self.host.roster().into_iter().find(|one| one.host == from);
+        let key = key.map(|one| one.key);
+        let source = key.ok_or_else(|| AgentError::Refused(format!("{from} left the roster")))?;
+        let verified = signed.verify(MOVE_RECORD_TYPE, std::slice::from_ref(&source))?;
+        if verified.payload != record.unverified_payload()? {
+            self.alarm(&guest, "the source has signed another move record", now);
+            return Ok(());
+        }
+        let record = Box::new(parse(&verified.payload)?);
+        let signed = Box::new(signed);
+        self.note(Body::MoveRecorded { record, signed }, now);
+        self.host
+            .change_custody(|custody| custody.confirmed(&ticket))?;
+        if self
+            .arriving
+            .get(&guest)
+            .is_some_and(|one| one.digest == ticket)
+        {
+            self.arriving.remove(&guest);
+        }
+        let arriving = self.arriving.contains_key(&guest) || self.leaving_now(&guest);
+        if !arriving
+            && !self.guards(&guest, now)
+            && let Some(watch) = self.watches.get(&guest)
+        {
+            watch.order(Order::Unguard);
+        }
+        Ok(())
+    }
+
+    /// What the source has not confirmed is said again, also after a restart: but only once it is
+    /// on the disk, since the source forgets the guest when it hears it.
+    pub(super) fn repeat_arriving(&mut self) -> Result<(), AgentError> {
+        let lacking = self.arriving.iter().filter(|(_, one)| one.lacks_record());
+        let lacking: Vec<GuestId> = lacking.map(|(guest, _)| guest.clone()).collect();
+        for guest in lacking {
+            match self.confirmation(&guest) {
+                Ok(Some(confirm)) => {
+                    let changed = self
+                        .host
+                        .change_custody(|custody| custody.owe(&guest, confirm));
+                    warn("what a source must hear", changed);
+                }
+                Ok(None) => {}
+                Err(error) => warn("the record of a move", Err(error)),
+            }
+        }
+        self.host.save_custody()?;
+        for (_, entry) in self.host.custody().guests() {
+            for confirm in &entry.confirm {
+                let (record, save) = (confirm.record.clone(), confirm.save.clone());
+                let step = Step::Complete { record, save };
+                self.tell(&confirm.from, confirm.ticket, step);
+            }
+        }
+        Ok(())
+    }
+
+    /// A step of a move that this life of the agent does not know: only a confirmation counts.
+    pub(super) fn stray_step(
+        &mut self,
+        from: &HostId,
+        ticket: Digest,
+        step: Step,
+        now: Now,
+    ) -> Result<(), AgentError> {
+        let Step::Recorded { record } = step else {
+            tracing::debug!(%from, %ticket, "a step of a move that is not known here");
+            return Ok(());
+        };
+        self.recorded(ticket, record, now)
+    }
+}
