@@ -82,6 +82,13 @@ arp_toward_guest(const struct tables *tables, const struct vnic_config *config,
 	return REASON_FOREIGN_ADDRESS;
 }
 
+/* IPv4 over Ethernet. */
+static __always_inline int arp_format(const struct arp *arp)
+{
+	return arp->hardware == bpf_htons(1) && arp->protocol == bpf_htons(TYPE_IPV4) &&
+	       arp->hardware_bytes == 6 && arp->protocol_bytes == 4;
+}
+
 static __always_inline int
 arp_check(struct __sk_buff *skb, const struct tables *tables, const struct vnic_config *config,
 	  __u8 direction)
@@ -91,8 +98,7 @@ arp_check(struct __sk_buff *skb, const struct tables *tables, const struct vnic_
 
 	if (bpf_skb_load_bytes(skb, ETHER_BYTES, &arp, sizeof(arp)))
 		return REASON_TRUNCATED;
-	if (arp.hardware != bpf_htons(1) || arp.protocol != bpf_htons(TYPE_IPV4) ||
-	    arp.hardware_bytes != 6 || arp.protocol_bytes != 4 ||
+	if (!arp_format(&arp) ||
 	    (arp.operation != bpf_htons(1) && arp.operation != bpf_htons(2)))
 		return REASON_BAD_HEADER;
 	map_ipv4(sender, arp.sender);
@@ -112,6 +118,8 @@ rarp_check(struct __sk_buff *skb, const struct vnic_config *config, __u8 directi
 		return REASON_TRUNCATED;
 	if (direction == DIRECTION_INGRESS)
 		return REASON_ETHER_TYPE;
+	if (!arp_format(&arp) || arp.operation != bpf_htons(3))
+		return REASON_BAD_HEADER;
 	return same_mac(arp.sender_mac, config->mac) && same_mac(arp.target_mac, config->mac) ?
 		       REASON_ANNOUNCEMENT : REASON_SPOOFED_NEIGHBOUR;
 }
