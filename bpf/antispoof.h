@@ -131,11 +131,13 @@ static __always_inline int
 nd_options(struct __sk_buff *skb, const struct packet *p, const struct vnic_config *config,
 	   __u8 direction)
 {
-	__u32 at = p->l4 + 24, end = p->l4 + p->l4_bytes;
+	/* A router solicitation has no target. */
+	__u32 at = p->l4 + (p->icmp_type == ND_ROUTER_SOLICITATION ? 8 : 24);
+	__u32 end = p->l4 + p->l4_bytes;
 	__u8 option[8];
 
 	for (int i = 0; i < ND_OPTIONS_MAX; i++) {
-		if (at >= end)
+		if (at == end)
 			return 0;
 		if (at + sizeof(option) > end ||
 		    bpf_skb_load_bytes(skb, at, option, sizeof(option)))
@@ -148,7 +150,9 @@ nd_options(struct __sk_buff *skb, const struct packet *p, const struct vnic_conf
 				return REASON_SPOOFED_NEIGHBOUR;
 		at += option[1] * 8;
 	}
-	return at >= end ? 0 : REASON_BAD_HEADER;
+	if (at > end)
+		return REASON_TRUNCATED;
+	return at == end ? 0 : REASON_BAD_HEADER;
 }
 
 static __always_inline int
@@ -195,8 +199,8 @@ static __always_inline int
 nd_check(struct __sk_buff *skb, const struct tables *tables, const struct vnic_config *config,
 	 const struct packet *p, __u8 direction)
 {
-	__u8 target[16];
-	int reason;
+	__u8 target[16] = {};
+	int reason, has_target = p->icmp_type != ND_ROUTER_SOLICITATION;
 
 	if (p->icmp_type < ND_ROUTER_SOLICITATION || p->icmp_type > ND_REDIRECT)
 		return 0;
@@ -207,19 +211,20 @@ nd_check(struct __sk_buff *skb, const struct tables *tables, const struct vnic_c
 		return 0;
 	if (p->icmp_type == ND_ROUTER_ADVERTISEMENT || p->icmp_type == ND_REDIRECT)
 		return REASON_SPOOFED_NEIGHBOUR;
-	if (p->icmp_type == ND_ROUTER_SOLICITATION) {
-		if (direction == DIRECTION_INGRESS)
-			return REASON_FOREIGN_ADDRESS;
-		return zero16(p->source) || address_bound(tables, config, p->source) ?
-			       REASON_NEIGHBOUR : REASON_SPOOFED_NEIGHBOUR;
-	}
-	if (p->l4_bytes < 24 || bpf_skb_load_bytes(skb, p->l4 + 8, target, sizeof(target)))
+	if (!has_target && direction == DIRECTION_INGRESS)
+		return REASON_FOREIGN_ADDRESS;
+	if (has_target && (p->l4_bytes < 24 ||
+			   bpf_skb_load_bytes(skb, p->l4 + 8, target, sizeof(target))))
 		return REASON_TRUNCATED;
-	if (target[0] == 0xff)
+	/* A v4-mapped target would be taken for the IPv4 address that it contains. */
+	if (target[0] == 0xff || mapped_prefix(target))
 		return REASON_BAD_HEADER;
 	reason = nd_options(skb, p, config, direction);
 	if (reason)
 		return reason;
+	if (!has_target)
+		return zero16(p->source) || address_bound(tables, config, p->source) ?
+			       REASON_NEIGHBOUR : REASON_SPOOFED_NEIGHBOUR;
 	return direction == DIRECTION_EGRESS ? nd_from_guest(tables, config, p, target) :
 					       nd_toward_guest(tables, config, p, target);
 }

@@ -15,8 +15,15 @@ use Direction::{Egress, Ingress};
 const FLOWS_MAX: usize = 24;
 /// Time-outs and some of their parts, in seconds: multiples of five.
 const CLOCK_STEPS: [u64; 9] = [5, 10, 25, 30, 60, 175, 240, 600, 7_435];
-/// test_run refuses frames without a byte after the Ethernet header.
-const FRAME_MIN: usize = 15;
+/// What test_run refuses to run on is left out: no byte after the Ethernet header, or fewer than
+/// the IP header that the EtherType promises (EINVAL since about Linux 6.18).
+fn frame_min(bytes: &[u8]) -> usize {
+    match bytes.get(12..14) {
+        Some([0x08, 0x00]) => 14 + 20,
+        Some([0x86, 0xdd]) => 14 + 40,
+        _ => 14 + 1,
+    }
+}
 
 /// What a move keeps of TCP windows.
 #[derive(Debug, Clone, Copy)]
@@ -136,18 +143,28 @@ impl Generator {
                 self.circumstance(&mut steps);
                 continue;
             }
-            let mut sent = self.packet();
-            if self.rng.gen_bool(0.06) {
-                self.spoil(&mut sent.bytes);
-            }
-            sent.bytes.resize(sent.bytes.len().max(FRAME_MIN), 0);
-            steps.push(Step::Packet {
-                vnic: sent.vnic,
-                direction: sent.direction,
-                bytes: sent.bytes,
-            });
+            self.send(&mut steps);
         }
         steps
+    }
+
+    /// A packet, sometimes spoilt on its way.
+    fn send(&mut self, steps: &mut Vec<Step>) {
+        let Sent {
+            vnic,
+            direction,
+            mut bytes,
+        } = self.packet();
+        if self.rng.gen_bool(0.06) {
+            self.spoil(&mut bytes);
+        }
+        let least = frame_min(&bytes);
+        bytes.resize(bytes.len().max(least), 0);
+        steps.push(Step::Packet {
+            vnic,
+            direction,
+            bytes,
+        });
     }
 
     /// Time, tables, state. A vnic that is closed opens again soon.
@@ -165,16 +182,7 @@ impl Generator {
                 let state = *states.choose(&mut self.rng).expect("there are some");
                 steps.push(Step::State { vnic, state });
                 for _ in 0..3 {
-                    let Sent {
-                        vnic,
-                        direction,
-                        bytes,
-                    } = self.packet();
-                    steps.push(Step::Packet {
-                        vnic,
-                        direction,
-                        bytes,
-                    });
+                    self.send(steps);
                 }
                 let state = VnicState::Open;
                 steps.push(Step::State { vnic, state });

@@ -1,0 +1,106 @@
+//! Where the program once differed from the model. Each case is a packet, or a sequence, that the
+//! differential test shrank to, with the clause that decides.
+
+mod common;
+
+use common::packets::{arp, ether, icmp, ip, nd, udp};
+use common::{Bench, GUEST_MAC, PEER_MAC, VNIC, privileged};
+use lictor_types::{Direction, Mac};
+
+use Direction::{Egress, Ingress};
+
+type Case = (&'static str, Direction, Vec<u8>, &'static str);
+
+/// Runs the packets in order on one bench.
+fn check(cases: Vec<Case>) -> Option<Bench> {
+    if !privileged() {
+        return None;
+    }
+    let bench = Bench::new();
+    for (what, direction, packet, expected) in cases {
+        bench.check(what, direction, &packet, expected);
+    }
+    Some(bench)
+}
+
+/// RFC 903: QEMU asks for its own address, and nothing else is an announcement.
+#[test]
+fn only_a_request_of_reversed_arp_is_an_announcement() {
+    let announce = |operation| {
+        let me = (GUEST_MAC, "0.0.0.0");
+        ether(Mac([0xff; 6]), GUEST_MAC, 0x8035, &arp(operation, me, me))
+    };
+    let mut other_hardware = announce(3);
+    other_hardware[14] = 0xb5;
+    check(vec![
+        ("a request", Egress, announce(3), "allow announcement"),
+        ("a reply", Egress, announce(4), "deny bad-header"),
+        ("of ARP", Egress, announce(1), "deny bad-header"),
+        ("other hardware", Egress, other_hardware, "deny bad-header"),
+    ]);
+}
+
+const OUT: (&str, &str) = ("10.0.0.1", "10.0.0.2");
+
+/// An error passes by the rule of the session that it speaks of.
+#[test]
+fn an_icmp_error_names_the_rule_of_its_session() {
+    let query = ip(Egress, OUT, 17, &udp((5_000, 53)));
+    let error = icmp(3, 3, 0, &query[14..]);
+    let error = ip(Ingress, ("203.0.113.1", "10.0.0.1"), 1, &error);
+    let Some(bench) = check(vec![("DNS", Egress, query, "allow policy-allow")]) else {
+        return;
+    };
+    let answer = bench.datapath.test_run(VNIC, Ingress, &error);
+    let answer = answer.expect("runs");
+    assert_eq!((answer.reason.name(), answer.rule.0), ("related", 102));
+}
+
+/// RFC 4861, 4.6 and 6.1.1: options have the length that they say, those of a router solicitation
+/// speak of the guest too, and a target is an IPv6 address.
+#[test]
+fn neighbour_messages_are_read_to_their_end() {
+    let ends = ("fd00::1", "fd00::2");
+    let asks = |tail: &[u8]| [&nd(135, "fd00::2", 1, GUEST_MAC), tail].concat();
+    let too_long = [14, 2, 0, 0, 0, 0, 0, 0];
+    let seeks = |mac: Mac| icmp(133, 0, 0, &[&[1, 1][..], &mac.0].concat());
+    let told = |target| ip(Egress, ends, 58, &nd(136, target, 2, GUEST_MAC));
+    check(vec![
+        (
+            "whole",
+            Egress,
+            ip(Egress, ends, 58, &asks(&[])),
+            "allow neighbour",
+        ),
+        (
+            "a last option that is cut off",
+            Egress,
+            ip(Egress, ends, 58, &asks(&too_long)),
+            "deny truncated",
+        ),
+        (
+            "a router, with its own MAC",
+            Egress,
+            ip(Egress, ("fd00::1", "ff02::2"), 58, &seeks(GUEST_MAC)),
+            "allow neighbour",
+        ),
+        (
+            "a router, with another's",
+            Egress,
+            ip(Egress, ("fd00::1", "ff02::2"), 58, &seeks(PEER_MAC)),
+            "deny spoofed-neighbour",
+        ),
+        (
+            "its IPv6 address",
+            Egress,
+            told("fd00::1"),
+            "allow neighbour",
+        ),
+        (
+            "its IPv4 address",
+            Egress,
+            told("::ffff:10.0.0.1"),
+            "deny bad-header",
+        ),
+    ]);
+}
