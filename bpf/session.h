@@ -305,8 +305,8 @@ static __always_inline __u16 echo_side(int kind, __u8 direction)
 }
 
 /* The key of the conversation that an ICMP error speaks of. The inner packet went the other way.
- * Only the addressee of the inner packet or a router may complain, and only to its sender: the
- * outer local address must be the inner one.
+ * Only the addressee of the inner packet or a router may complain, and only to its sender (RFC 1122,
+ * 3.2.2). The guest is no router.
  */
 static __always_inline int
 related_key(struct __sk_buff *skb, const struct packet *p, __u32 segment, __u8 direction,
@@ -341,7 +341,9 @@ related_key(struct __sk_buff *skb, const struct packet *p, __u32 segment, __u8 d
 		inner.protocol = header.next;
 		at += sizeof(header);
 	}
-	if (bpf_skb_load_bytes(skb, at, ports, sizeof(ports)))
+	/* Bytes after the IP packet's end are no part of the quote. */
+	if (at + sizeof(ports) > p->l4 + p->l4_bytes ||
+	    bpf_skb_load_bytes(skb, at, ports, sizeof(ports)))
 		return 0;
 	inner.source_port = bpf_ntohs(ports[0]);
 	inner.destination_port = bpf_ntohs(ports[1]);
@@ -353,7 +355,10 @@ related_key(struct __sk_buff *skb, const struct packet *p, __u32 segment, __u8 d
 	} else if (kind != ICMP_NOT) {
 		return 0;
 	}
-	return same16(key->local, direction == DIRECTION_EGRESS ? p->source : p->destination);
+	if (direction == DIRECTION_INGRESS)
+		return same16(key->local, p->destination);
+	/* Without the second half a guest could tell anybody anything in an error's body. */
+	return same16(key->local, p->source) && same16(key->remote, p->destination);
 }
 
 #endif

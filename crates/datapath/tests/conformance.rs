@@ -104,3 +104,31 @@ fn neighbour_messages_are_read_to_their_end() {
         ),
     ]);
 }
+
+/// RFC 1122, 3.2.2: an error goes to the sender of the packet that it quotes, which lies inside it.
+#[test]
+fn an_icmp_error_goes_to_the_sender_of_what_it_quotes() {
+    let back = ip(Ingress, ("10.0.0.2", "10.0.0.1"), 17, &udp((53, 5_000)));
+    let quote = &back[14..];
+    let query = ip(Egress, OUT, 17, &udp((5_000, 53)));
+    let complain = |to| ip(Egress, ("10.0.0.1", to), 1, &icmp(3, 3, 0, quote));
+    let mut short = complain("10.0.0.2");
+    // The IP packet ends within the quote; the rest is the frame's padding.
+    short[14 + 3] -= 1;
+    check(vec![
+        ("DNS", Egress, query, "allow policy-allow"),
+        (
+            "to the server",
+            Egress,
+            complain("10.0.0.2"),
+            "allow related",
+        ),
+        (
+            "to another",
+            Egress,
+            complain("192.0.2.7"),
+            "deny unrelated",
+        ),
+        ("cut short", Egress, short, "deny unrelated"),
+    ]);
+}
