@@ -86,7 +86,7 @@ static __always_inline void tcp_syn_seen(struct session_end *end, const struct p
 	end->window_max = p->window ? p->window : 1;
 	end->end_max = end->end + end->window_max;
 	end->scale = p->scale ? p->scale - 1 : 0;
-	end->flags = END_KNOWN | END_SCALE_KNOWN;
+	end->flags = END_KNOWN | END_SCALE_KNOWN | (p->scale ? END_SCALE_OFFERED : 0);
 }
 
 /* RFC 9293, 3.10.7: flags that no sender combines. */
@@ -193,8 +193,8 @@ tcp_track_unreplied(struct session *s, const struct packet *p, __u8 direction)
 		return TRACK_PASS;
 	tcp_syn_seen(other, p);
 	/* RFC 7323, 2.2: scaling holds only if both sides offered it. */
-	if (!p->scale)
-		opener->scale = 0;
+	if (!(opener->flags & other->flags & END_SCALE_OFFERED))
+		opener->scale = other->scale = 0;
 	opener->end_max = p->acknowledgement + (p->window ? p->window : 1);
 	s->state = STATE_SYN_RECEIVED;
 	return TRACK_OK;

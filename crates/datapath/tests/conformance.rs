@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::packets::{arp, ether, icmp, ip, nd, udp};
+use common::packets::{ACK, SYN, arp, ether, icmp, ip, nd, udp};
 use common::{Bench, GUEST_MAC, PEER_MAC, VNIC, privileged};
 use lictor_types::{Direction, Mac};
 
@@ -131,4 +131,91 @@ fn an_icmp_error_goes_to_the_sender_of_what_it_quotes() {
         ),
         ("cut short", Egress, short, "deny unrelated"),
     ]);
+}
+
+const BACK: (&str, &str) = ("10.0.0.2", "10.0.0.1");
+
+struct Segment<'a> {
+    flags: u8,
+    seq: u32,
+    ack: u32,
+    options: &'a [u8],
+    payload: &'a [u8],
+}
+
+impl Segment<'_> {
+    const fn plain(flags: u8, seq: u32, ack: u32) -> Self {
+        Self {
+            flags,
+            seq,
+            ack,
+            options: &[],
+            payload: &[],
+        }
+    }
+
+    /// With a window of 1,000.
+    fn frame(&self, direction: Direction) -> Vec<u8> {
+        let (ends, ports) = match direction {
+            Egress => (OUT, [4_000u16, 80]),
+            Ingress => (BACK, [80, 4_000]),
+        };
+        let mut bytes = ports.map(u16::to_be_bytes).concat();
+        bytes.extend(self.seq.to_be_bytes());
+        bytes.extend(self.ack.to_be_bytes());
+        bytes.extend([(5 + self.options.len() as u8 / 4) << 4, self.flags]);
+        bytes.extend(1_000u16.to_be_bytes());
+        bytes.extend([0; 4]);
+        ip(
+            direction,
+            ends,
+            6,
+            &[&bytes, self.options, self.payload].concat(),
+        )
+    }
+}
+
+/// RFC 7323, 2.2: both sides offer scaling, or there is none; an option ends with its header.
+#[test]
+fn windows_are_scaled_only_if_both_sides_offered_it() {
+    // Were the answer's scale of 14 taken, its window of 1,000 would be 16 million.
+    let answered = |options: &'static [u8], expected| {
+        let handshake = [
+            (Egress, SYN, 100, 0, options),
+            (Ingress, SYN | ACK, 500, 101, &[1, 3, 3, 14][..]),
+        ];
+        let mut cases: Vec<Case> = handshake
+            .into_iter()
+            .map(|(direction, flags, seq, ack, options)| {
+                let payload = if direction == Egress {
+                    &[3, 7, 3][..]
+                } else {
+                    &[]
+                };
+                let ack = if ack == 0 { 0 } else { ack + 3 };
+                let segment = Segment {
+                    options,
+                    payload,
+                    ..Segment::plain(flags, seq, ack)
+                };
+                let reason = if direction == Egress {
+                    "allow policy-allow"
+                } else {
+                    "allow session"
+                };
+                ("handshake", direction, segment.frame(direction), reason)
+            })
+            .collect();
+        let ack = Segment::plain(ACK, 104, 501).frame(Egress);
+        cases.push(("ACK", Egress, ack, "allow session"));
+        let window = Segment::plain(ACK, 501, 104).frame(Ingress);
+        cases.push(("a window", Ingress, window, "allow session"));
+        let data = Segment::plain(ACK, 1_000_000, 501).frame(Egress);
+        cases.push(("data far ahead", Egress, data, expected));
+        check(cases);
+    };
+    answered(&[1, 3, 3, 7], "allow session");
+    answered(&[1, 1, 1, 1], "deny tcp-invalid");
+    // The option's length and shift would be payload.
+    answered(&[1, 1, 1, 3], "deny tcp-invalid");
 }
