@@ -138,7 +138,7 @@ tcp_window(struct session_end *sender, struct session_end *receiver, const struc
 	if (!(p->flags & FLAG_SYN))
 		window <<= sender->scale & 15;
 	lag = sender->window_max > ACK_LAG_MIN ? sender->window_max : ACK_LAG_MIN;
-	if (after(seq, sender->end_max + 1) ||
+	if (after(seq, sender->end_max) ||
 	    !after(last, sender->end - receiver->window_max - 1) ||
 	    after(ack, receiver->end) || !after(ack, receiver->end - lag - 1))
 		return 0;

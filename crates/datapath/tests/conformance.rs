@@ -219,3 +219,32 @@ fn windows_are_scaled_only_if_both_sides_offered_it() {
     // The option's length and shift would be payload.
     answered(&[1, 1, 1, 3], "deny tcp-invalid");
 }
+
+fn handshake() -> Vec<Case> {
+    let plain = |flags, seq, ack, direction| Segment::plain(flags, seq, ack).frame(direction);
+    vec![
+        (
+            "SYN",
+            Egress,
+            plain(SYN, 100, 0, Egress),
+            "allow policy-allow",
+        ),
+        (
+            "SYN-ACK",
+            Ingress,
+            plain(SYN | ACK, 500, 101, Ingress),
+            "allow session",
+        ),
+        ("ACK", Egress, plain(ACK, 101, 501, Egress), "allow session"),
+    ]
+}
+
+/// RFC 9293, 3.10.7.4: the window ends before 1,101; a probe of a closed one may stand there.
+#[test]
+fn a_segment_begins_no_later_than_where_the_window_ends() {
+    let at = |seq| Segment::plain(ACK, seq, 501).frame(Egress);
+    let mut cases = handshake();
+    cases.push(("one beyond", Egress, at(1_102), "deny tcp-invalid"));
+    cases.push(("at the end", Egress, at(1_101), "allow session"));
+    check(cases);
+}
