@@ -103,21 +103,21 @@ static __always_inline int tcp_flags_impossible(__u8 flags)
 static __always_inline void
 tcp_learn(struct session_end *sender, struct session_end *receiver, const struct packet *p)
 {
-	__u32 last = p->sequence + p->payload + !!(p->flags & FLAG_FIN);
-	__u32 window;
+	__u32 last = p->sequence + p->payload + !!(p->flags & (FLAG_SYN | FLAG_FIN));
+	__u32 window = p->window;
 
+	if (!(sender->flags & (END_KNOWN | END_SCALE_KNOWN)))
+		sender->scale = 14;
+	/* RFC 7323, 2.2: the window of a SYN is never scaled. */
+	if (!(p->flags & FLAG_SYN))
+		window <<= sender->scale & 15;
 	if (!(sender->flags & END_KNOWN)) {
-		if (!(sender->flags & END_SCALE_KNOWN))
-			sender->scale = 14;
-		window = (__u32)p->window << (sender->scale & 15);
 		sender->end = last;
 		sender->window_max = window ? window : 1;
 		sender->end_max = last + sender->window_max;
 		sender->flags |= END_KNOWN;
-	} else {
-		window = (__u32)p->window << (sender->scale & 15);
-		if (after(last, sender->end))
-			sender->end = last;
+	} else if (after(last, sender->end)) {
+		sender->end = last;
 	}
 	if (p->flags & FLAG_ACK && (!(receiver->flags & END_KNOWN) ||
 				    after(p->acknowledgement + window, receiver->end_max)))

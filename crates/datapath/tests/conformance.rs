@@ -5,7 +5,7 @@ mod common;
 
 use common::packets::{ACK, SYN, arp, ether, icmp, ip, nd, udp};
 use common::{Bench, GUEST_MAC, PEER_MAC, VNIC, privileged};
-use lictor_types::{Direction, Mac};
+use lictor_types::{Direction, Mac, TcpEnd};
 
 use Direction::{Egress, Ingress};
 
@@ -247,4 +247,24 @@ fn a_segment_begins_no_later_than_where_the_window_ends() {
     cases.push(("one beyond", Egress, at(1_102), "deny tcp-invalid"));
     cases.push(("at the end", Egress, at(1_101), "allow session"));
     check(cases);
+}
+
+/// RFC 9293, 3.4: a SYN takes a sequence number, also where it is the first that a host sees.
+#[test]
+fn a_syn_ack_after_a_move_that_lost_the_windows_counts_itself() {
+    let syn = Segment::plain(SYN, 100, 0).frame(Egress);
+    let Some(bench) = check(vec![("SYN", Egress, syn, "allow policy-allow")]) else {
+        return;
+    };
+    let mut records = bench.datapath.export(VNIC).expect("exports");
+    records[0].tcp = [TcpEnd::default(); 2];
+    bench.datapath.purge(VNIC).expect("purges");
+    bench.datapath.import(VNIC, &records).expect("imports");
+    for (what, direction, segment) in [
+        ("SYN-ACK", Ingress, Segment::plain(SYN | ACK, 500, 101)),
+        ("ACK", Egress, Segment::plain(ACK, 101, 501)),
+        ("data", Egress, Segment::plain(ACK, 101, 501)),
+    ] {
+        bench.check(what, direction, &segment.frame(direction), "allow session");
+    }
 }
