@@ -226,7 +226,9 @@ tcp_track(struct session *s, const struct packet *p, __u8 direction)
 		s->state = STATE_CLOSED;
 	} else if (p->flags & FLAG_FIN) {
 		sender->flags |= END_FIN;
-		s->state = receiver->flags & END_FIN ? STATE_TIME_WAIT : STATE_FIN_WAIT;
+		/* A reset is the end; only a SYN begins anew. */
+		if (s->state != STATE_CLOSED)
+			s->state = receiver->flags & END_FIN ? STATE_TIME_WAIT : STATE_FIN_WAIT;
 	} else if (s->state <= STATE_SYN_RECEIVED && direction == s->opened) {
 		s->state = STATE_ESTABLISHED;
 	}
@@ -312,7 +314,10 @@ static __always_inline int
 related_key(struct __sk_buff *skb, const struct packet *p, __u32 segment, __u8 direction,
 	    struct session_key *key)
 {
-	struct packet inner = {};
+	/* Toward the guest an error quotes what the guest sent, from it what it was sent. */
+	int quotes_own = direction == DIRECTION_INGRESS;
+	__u8 *source = quotes_own ? key->local : key->remote;
+	__u8 *destination = quotes_own ? key->remote : key->local;
 	__u32 at = p->l4 + sizeof(struct icmp);
 	__be16 ports[4] = {};
 	int kind;
@@ -326,9 +331,9 @@ related_key(struct __sk_buff *skb, const struct packet *p, __u32 segment, __u8 d
 		/* Only a first fragment has ports. */
 		if (header.fragment & bpf_htons(0x1fff))
 			return 0;
-		map_ipv4(inner.source, header.source);
-		map_ipv4(inner.destination, header.destination);
-		inner.protocol = header.protocol;
+		map_ipv4(source, header.source);
+		map_ipv4(destination, header.destination);
+		key->protocol = header.protocol;
 		at += (header.version_length & 15) * 4;
 	} else {
 		struct ipv6 header;
@@ -336,19 +341,21 @@ related_key(struct __sk_buff *skb, const struct packet *p, __u32 segment, __u8 d
 		if (bpf_skb_load_bytes(skb, at, &header, sizeof(header)) ||
 		    bpf_ntohl(header.version_class_flow) >> 28 != 6)
 			return 0;
-		__builtin_memcpy(inner.source, header.source, 16);
-		__builtin_memcpy(inner.destination, header.destination, 16);
-		inner.protocol = header.next;
+		__builtin_memcpy(source, header.source, 16);
+		__builtin_memcpy(destination, header.destination, 16);
+		key->protocol = header.next;
 		at += sizeof(header);
 	}
 	/* Bytes after the IP packet's end are no part of the quote. */
 	if (at + sizeof(ports) > p->l4 + p->l4_bytes ||
 	    bpf_skb_load_bytes(skb, at, ports, sizeof(ports)))
 		return 0;
-	inner.source_port = bpf_ntohs(ports[0]);
-	inner.destination_port = bpf_ntohs(ports[1]);
-	session_key_of(&inner, segment, !direction, key);
-	kind = icmp_kind(inner.protocol, bpf_ntohs(ports[0]) >> 8);
+	key->segment = segment;
+	if (key->protocol == IP_TCP || key->protocol == IP_UDP) {
+		key->local_port = bpf_ntohs(quotes_own ? ports[0] : ports[1]);
+		key->remote_port = bpf_ntohs(quotes_own ? ports[1] : ports[0]);
+	}
+	kind = icmp_kind(key->protocol, bpf_ntohs(ports[0]) >> 8);
 	if (kind == ICMP_ECHO || kind == ICMP_REPLY) {
 		key->local_port = bpf_ntohs(ports[2]);
 		key->remote_port = echo_side(kind, !direction);

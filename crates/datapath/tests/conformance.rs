@@ -3,9 +3,9 @@
 
 mod common;
 
-use common::packets::{ACK, SYN, arp, ether, icmp, ip, nd, udp};
+use common::packets::{ACK, FIN, RST, SYN, arp, ether, icmp, ip, nd, udp};
 use common::{Bench, GUEST_MAC, PEER_MAC, VNIC, privileged};
-use lictor_types::{Direction, Mac, TcpEnd};
+use lictor_types::{Direction, Mac, TcpEnd, TcpState};
 
 use Direction::{Egress, Ingress};
 
@@ -267,4 +267,20 @@ fn a_syn_ack_after_a_move_that_lost_the_windows_counts_itself() {
     ] {
         bench.check(what, direction, &segment.frame(direction), "allow session");
     }
+}
+
+/// RFC 9293, 3.10.7.4: after a reset the conversation does not exist; a late FIN revives nothing.
+#[test]
+fn a_fin_after_a_reset_leaves_the_session_closed() {
+    let mut cases = handshake();
+    for (what, flags) in [("a reset", RST | ACK), ("a late FIN", FIN | ACK)] {
+        let segment = Segment::plain(flags, 501, 101).frame(Ingress);
+        cases.push((what, Ingress, segment, "allow session"));
+    }
+    let Some(bench) = check(cases) else {
+        return;
+    };
+    let session = bench.datapath.export(VNIC).expect("exports")[0];
+    assert_eq!(session.state, TcpState::Closed);
+    assert!(session.expires_in_ms <= 10_000, "{session:?}");
 }

@@ -18,9 +18,9 @@ const CLOCK_STEPS: [u64; 9] = [5, 10, 25, 30, 60, 175, 240, 600, 7_435];
 /// What test_run refuses to run on is left out: no byte after the Ethernet header, or fewer than
 /// the IP header that the EtherType promises (EINVAL since about Linux 6.18).
 fn frame_min(bytes: &[u8]) -> usize {
-    match bytes.get(12..14) {
-        Some([0x08, 0x00]) => 14 + 20,
-        Some([0x86, 0xdd]) => 14 + 40,
+    match bytes[12..14] {
+        [0x08, 0x00] => 14 + 20,
+        [0x86, 0xdd] => 14 + 40,
         _ => 14 + 1,
     }
 }
@@ -158,8 +158,8 @@ impl Generator {
         if self.rng.gen_bool(0.06) {
             self.spoil(&mut bytes);
         }
-        let least = frame_min(&bytes);
-        bytes.resize(bytes.len().max(least), 0);
+        bytes.resize(bytes.len().max(14 + 1), 0);
+        bytes.resize(bytes.len().max(frame_min(&bytes)), 0);
         steps.push(Step::Packet {
             vnic,
             direction,

@@ -195,7 +195,7 @@ impl Rig {
         let kernel = self
             .datapath
             .test_run(VNICS[vnic].vnic, direction, bytes)
-            .expect("runs");
+            .unwrap_or_else(|error| panic!("{error:?} on {bytes:02x?}"));
         let model = run.models[vnic].judge(&Frame {
             direction,
             at: run.now,
