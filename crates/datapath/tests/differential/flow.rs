@@ -67,7 +67,8 @@ impl Flow {
         let remote = match rng.gen_range(0..20) {
             0 => pick(own[vnic], rng),
             1..8 => pick(own[1 - vnic], rng),
-            _ => pick(far, rng),
+            8 => pick(far, rng),
+            _ => pick(&far[..4], rng),
         };
         let icmp = if v6_family { 58 } else { 1 };
         let protocol = *[6, 6, 6, 6, 6, 17, 17, icmp, icmp, 47, 132]

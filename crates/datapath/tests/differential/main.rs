@@ -19,7 +19,8 @@ use rig::{Difference, Rig, all_states, shrink};
 const SEED_DEFAULT: u64 = 20_260_101;
 const PACKETS_USUAL: usize = 60_000;
 const PACKETS_FULL: usize = 1_000_000;
-const STEPS_PER_CASE: usize = 400;
+/// A load takes as long as thousands of packets.
+const STEPS_PER_CASE: usize = 1_000;
 
 fn seed() -> u64 {
     match std::env::var("LICTOR_SEED") {

@@ -107,7 +107,7 @@ fn atoms(rng: &mut StdRng) -> Vec<AtomRange> {
                 continue;
             }
             let last = next.min(protocol.port_max());
-            if rng.gen_bool(0.9) {
+            if rng.gen_bool(0.97) {
                 rows.push(AtomRange {
                     protocol,
                     first,
@@ -127,7 +127,7 @@ fn decisions(rng: &mut StdRng) -> Vec<Decision> {
         for peer in 0..IDENTITIES {
             for direction in [Direction::Egress, Direction::Ingress] {
                 for atom in 1..=ATOMS {
-                    if rng.gen_bool(0.25) {
+                    if rng.gen_bool(0.15) {
                         continue;
                     }
                     rows.push(Decision {
@@ -135,7 +135,7 @@ fn decisions(rng: &mut StdRng) -> Vec<Decision> {
                         peer: IdentityId(peer),
                         direction,
                         atom: AtomId(atom),
-                        verdict: match rng.gen_bool(0.85) {
+                        verdict: match rng.gen_bool(0.92) {
                             true => Verdict::Allow,
                             false => Verdict::Deny,
                         },
