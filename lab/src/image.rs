@@ -92,8 +92,7 @@ impl Image {
         let partial = cache.join(format!("{name}.partial-{}", std::process::id()));
         std::fs::create_dir_all(&partial)?;
         extract_vmlinux(&package.join(format!("boot/vmlinuz-{version}")), &partial)?;
-        let modules = package.join(format!("lib/modules/{version}"));
-        std::fs::write(partial.join("initramfs"), initramfs(&modules)?)?;
+        std::fs::write(partial.join("initramfs"), initramfs(cache)?)?;
         // The rename makes the image appear whole or not at all; a rival's equal one is as good.
         if std::fs::rename(&partial, cache.join(&name)).is_err() {
             std::fs::remove_dir_all(&partial)?;
@@ -187,34 +186,49 @@ fn extract_vmlinux(bzimage: &Path, folder: &Path) -> Result<()> {
     Ok(())
 }
 
-fn initramfs(modules: &Path) -> Result<Vec<u8>> {
+fn initramfs(cache: &Path) -> Result<Vec<u8>> {
     let mut archive = Archive::default();
-    for folder in ["bin", "dev", "modules"] {
+    base(&mut archive, INIT)?;
+    archive.file("counter", COUNTER.as_bytes());
+    archive.file("stream", STREAM.as_bytes());
+    drivers(&mut archive, cache, &DRIVERS.map(str::to_owned))?;
+    Ok(archive.finish())
+}
+
+/// What every guest has: busybox, a console, and its script as the first process.
+pub(crate) fn base(archive: &mut Archive, init: &str) -> Result<()> {
+    for folder in ["bin", "dev"] {
         archive.directory(folder);
     }
     archive.device("dev/console", (5, 1));
     let busybox = std::fs::read(BUSYBOX)
         .with_context(|| format!("no {BUSYBOX}; `cargo xtask setup` installs busybox-static"))?;
     archive.file("bin/busybox", &busybox);
-    archive.file("init", INIT.as_bytes());
-    archive.file("counter", COUNTER.as_bytes());
-    archive.file("stream", STREAM.as_bytes());
+    archive.file("init", init.as_bytes());
+    Ok(())
+}
+
+/// Adds drivers with all that they need, and `modules/order`, which the guest's script loads.
+pub(crate) fn drivers(archive: &mut Archive, cache: &Path, names: &[String]) -> Result<()> {
+    let package = kernel_package(cache)?;
+    let modules = package.join(format!("lib/modules/{}", kernel_version(&package)?));
+    archive.directory("modules");
     let mut order = String::new();
-    for (name, data) in load_order(modules)? {
+    for (name, data) in load_order(&modules, names)? {
         archive.file(&format!("modules/{name}.ko"), &data);
         order.push_str(&format!("{name}.ko\n"));
     }
     archive.file("modules/order", order.as_bytes());
-    Ok(archive.finish())
+    Ok(())
 }
 
 /// The drivers with all that they need, each after its needs.
-fn load_order(modules: &Path) -> Result<Vec<(String, Vec<u8>)>> {
+fn load_order(modules: &Path, names: &[String]) -> Result<Vec<(String, Vec<u8>)>> {
     let list = modules.join("modules.order");
     let list = std::fs::read_to_string(&list).with_context(|| format!("no {}", list.display()))?;
     let mut loaded: Vec<(String, Vec<u8>)> = Vec::new();
     // A depth-first walk: a module is looked at twice, before and after its needs.
-    let mut stack: Vec<String> = DRIVERS.iter().rev().map(ToString::to_string).collect();
+    let mut stack: Vec<String> = names.iter().rev().cloned().collect();
     while let Some(name) = stack.pop() {
         if loaded.iter().any(|(other, _)| *other == name) {
             continue;

@@ -20,6 +20,7 @@ pub mod qmp;
 mod residue;
 pub mod site;
 pub mod stream;
+pub mod trial;
 pub mod wait;
 
 pub use command::Process;
@@ -34,6 +35,7 @@ pub use stream::{
     ConnectOutcome, CounterServer, CounterStream, EchoServer, StreamLog, StreamReport, connect,
     udp_request, udp_send,
 };
+pub use trial::{Run, Trial, TrialReport};
 
 /// Says whether a test that needs root may run.
 ///

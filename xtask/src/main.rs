@@ -1,7 +1,8 @@
 //! The one developer door: `cargo xtask <task>`. One file per task.
 //!
-//! This program and `lictor-lab` build with nothing but Rust and a linker, as `setup` must run
-//! before anything else can be built: neither may depend on a crate that needs clang or libelf.
+//! This program and `lictor-lab` build with nothing but Rust and the C compiler that it links with,
+//! as `setup` must run before anything else can be built: neither may depend on a crate that needs
+//! clang or libelf.
 #![forbid(unsafe_code)]
 
 mod check;
@@ -39,7 +40,7 @@ enum Task {
     /// On Debian 12 as root it installs packages with apt; elsewhere it says which are missing. The
     /// guest's kernel is downloaded and unpacked below target/lab-cache, never installed.
     Setup,
-    /// Set up, build, and show all of Lictor on real guests in about two minutes. Needs root.
+    /// Set up, build, and show all of Lictor on real guests. Needs root, and three minutes at most.
     ///
     /// Writes target/demo: summary.json, the report and the evidence pack. It ends with 0 only if
     /// every step was shown.

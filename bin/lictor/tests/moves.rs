@@ -62,7 +62,8 @@ fn site() -> Result<Site> {
             let status = agent.status()?;
             let newest = guests.len() as u64;
             Ok((status.generation.0 == 1 && status.epoch.0 == newest).then_some(()))
-        })?;
+        })
+        .with_context(|| format!("{:?}; {}", agent.status(), agent.log()))?;
     }
     Ok(site)
 }

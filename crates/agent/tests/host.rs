@@ -2,7 +2,7 @@
 
 use lictor_agent::state::{self, StateDir};
 use lictor_agent::{Config, Host, Offered};
-use lictor_datapath::mount_bpffs;
+use lictor_datapath::{Datapath, VnicSpec, mount_bpffs};
 use lictor_evidence::{Body, Entry, KeyName};
 use lictor_policy::{CompileInput, Date, Labels, compile, parse};
 use lictor_types::{DeploymentId, Epoch, Generation, GuestId, HostId, Segment, VnicId, VnicState};
@@ -75,13 +75,17 @@ fn deployment() -> DeploymentId {
 }
 
 fn ip(words: &str) {
-    let output = Command::new("ip")
+    run("ip", words);
+}
+
+fn run(program: &str, words: &str) {
+    let output = Command::new(program)
         .args(words.split(' '))
         .output()
-        .expect("ip is installed");
+        .expect("the program is installed");
     assert!(
         output.status.success(),
-        "ip {words}: {}",
+        "{program} {words}: {}",
         String::from_utf8_lossy(&output.stderr)
     );
 }
@@ -127,6 +131,30 @@ impl Ground {
             round_ms: 1_000,
         };
         Host::open(config, 1).expect("the host opens")
+    }
+
+    /// Takes a program off the device, as an administrator can: its link with its pin, or the
+    /// filters of both directions with their qdisc.
+    fn unhook(&self) {
+        if !has_tcx() {
+            return run("tc", "qdisc del dev tap-db clsact");
+        }
+        let link = layout(&self.path("bpf")).join("vnics/7/link_from_guest");
+        std::fs::remove_file(link).expect("the link is pinned there");
+        // The kernel lets go of a link a moment after its last pin.
+        let datapath = Datapath::open(&self.path("bpf")).expect("opens");
+        let attached = || {
+            datapath
+                .verify_hooks(VnicId(7))
+                .expect("reads")
+                .egress
+                .attached
+        };
+        let gone = (0..1_000).any(|_| {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+            !attached()
+        });
+        assert!(gone, "the link outlives its last pin");
     }
 
     fn release(&self, generation: u64) -> Envelope {
@@ -368,6 +396,158 @@ fn a_device_that_went_with_its_guest_is_let_go_with_evidence() {
             count(&mut host, |body| matches!(body, Body::VnicDetached { .. })),
             1
         );
+    });
+}
+
+/// Every drift so far, as (found, whether it was repaired).
+fn drifts(host: &mut Host) -> Vec<(String, bool)> {
+    let drift = |body| match body {
+        Body::Drift {
+            subject,
+            found,
+            repaired,
+            ..
+        } => {
+            assert_eq!(subject, "the hooks of vnic tap-db");
+            Some((found, repaired))
+        }
+        _ => None,
+    };
+    bodies(host).into_iter().filter_map(drift).collect()
+}
+
+/// A firewall of somebody else, with pins of its own.
+struct Stranger {
+    folder: tempfile::TempDir,
+    datapath: Datapath,
+}
+
+impl Drop for Stranger {
+    fn drop(&mut self) {
+        let _ = nix::mount::umount2(self.folder.path(), nix::mount::MntFlags::MNT_DETACH);
+    }
+}
+
+impl Stranger {
+    const VNIC: VnicId = VnicId(1);
+
+    fn new() -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        mount_bpffs(folder.path()).expect("a BPF file system can be mounted");
+        let datapath = Datapath::open(folder.path()).expect("opens");
+        let mut stranger = Self { folder, datapath };
+        if !has_tcx() {
+            // A filter names a program that is pinned, so it must be loaded for some device.
+            ip("tuntap add dev tap-other mode tap");
+            stranger.attach("tap-other");
+        }
+        stranger
+    }
+
+    fn attach(&mut self, device: &str) {
+        let spec = VnicSpec {
+            vnic: Self::VNIC,
+            name: "stranger".parse().expect("valid"),
+            device: device.into(),
+            mac: "52:54:00:00:00:01".parse().expect("valid"),
+            segment: Segment(1),
+            sessions_max: 16,
+        };
+        self.datapath.attach(&spec).expect("attaches");
+    }
+
+    /// Puts a program before the agent's, as this kernel lets anybody do.
+    fn precede(&mut self) {
+        if has_tcx() {
+            return self.attach("tap-db");
+        }
+        let program = layout(self.folder.path()).join("vnics/1/from_guest");
+        let filter = "filter add dev tap-db ingress pref 1 handle 2 bpf da object-pinned";
+        run("tc", &format!("{filter} {}", program.display()));
+    }
+
+    fn leave(&mut self) {
+        if has_tcx() {
+            self.datapath.detach(Self::VNIC).expect("detaches");
+        } else {
+            let filter = "filter del dev tap-db ingress pref 1 handle 2 bpf";
+            run("tc", filter);
+        }
+    }
+}
+
+/// The folder of the only layout below a pin root.
+fn layout(pin_root: &Path) -> PathBuf {
+    let mut layouts = std::fs::read_dir(pin_root).expect("readable");
+    let layout = layouts.next().expect("one layout");
+    layout.expect("readable").path()
+}
+
+fn has_tcx() -> bool {
+    Datapath::check_kernel().expect("a kernel that will do").tcx
+}
+
+#[test]
+fn a_program_of_a_stranger_before_ours_is_recorded_once_as_not_repaired() {
+    on_ground(|ground| {
+        ip("tuntap add dev tap-db mode tap");
+        let mut host = ground.open();
+        host.offer(&ground.approved(1), &ground.bindings(), 2)
+            .expect("works");
+        host.attach(&attach("tap-db", "10.1.0.10"), 3)
+            .expect("bound");
+        let round = |host: &mut Host, now_ms| {
+            assert_eq!(host.reconcile(now_ms).expect("works"), []);
+        };
+        round(&mut host, 4);
+        assert_eq!(drifts(&mut host), [], "nothing has happened");
+
+        let mut stranger = Stranger::new();
+        stranger.precede();
+        (5..8).for_each(|now_ms| round(&mut host, now_ms));
+        let ingress = if has_tcx() {
+            "after 1 of others"
+        } else {
+            "first"
+        };
+        let preceded = format!("egress after 1 of others, ingress {ingress}");
+        assert_eq!(drifts(&mut host), [(preceded.clone(), false)]);
+        let report = host.report(8).expect("readable");
+        assert!(!report.hooks_ok && !report.controls[0].healthy);
+
+        stranger.leave();
+        round(&mut host, 9);
+        assert!(host.report(9).expect("readable").hooks_ok);
+        assert_eq!(drifts(&mut host).len(), 1);
+        drop(host);
+
+        // Another life of the agent finds it anew, because it knows nothing of the first one.
+        let mut host = ground.open();
+        stranger.precede();
+        round(&mut host, 10);
+        round(&mut host, 11);
+        assert_eq!(drifts(&mut host)[1..], [(preceded, false)]);
+    });
+}
+
+#[test]
+fn a_hook_that_somebody_removed_is_put_back_and_each_time_is_recorded() {
+    on_ground(|ground| {
+        ip("tuntap add dev tap-db mode tap");
+        let mut host = ground.open();
+        host.offer(&ground.approved(1), &ground.bindings(), 2)
+            .expect("works");
+        host.attach(&attach("tap-db", "10.1.0.10"), 3)
+            .expect("bound");
+        for now_ms in [4, 5] {
+            ground.unhook();
+            assert!(!host.report(now_ms).expect("readable").hooks_ok);
+            host.reconcile(now_ms).expect("works");
+            assert!(host.report(now_ms).expect("readable").hooks_ok);
+        }
+        let ingress = if has_tcx() { "first" } else { "not attached" };
+        let lost = (format!("egress not attached, ingress {ingress}"), true);
+        assert_eq!(drifts(&mut host), [lost.clone(), lost]);
     });
 }
 

@@ -2,17 +2,15 @@
 
 mod common;
 
-use common::packets::{ip, udp};
-use common::{Bench, DEVICE, VNIC, privileged, spec, tables};
-use lictor_datapath::{Datapath, Error, How, ImportRefusal};
+use common::packets::{OUT, ip, udp};
+use common::{Bench, Bpffs, DEVICE, VNIC, privileged, spec, tables};
+use lictor_datapath::{Datapath, Error, HookState, Hooks, How, ImportRefusal, VnicSpec};
 use lictor_types::{
-    Decision, Direction, Epoch, Generation, RuleId, SessionKey, SessionRecord, TcpEnd, TcpState,
-    VnicState,
+    ADDRESSES_PER_HOST_MAX, DECISIONS_PER_HOST_MAX, Decision, Direction, Epoch, Generation,
+    HostTables, IdentityId, RuleId, SessionKey, SessionRecord, TcpEnd, TcpState, VnicState,
 };
 use std::collections::{BTreeMap, HashSet};
 use std::net::Ipv4Addr;
-
-const OUT: (&str, &str) = ("10.0.0.1", "10.0.0.2");
 
 fn query(port: u16) -> Vec<u8> {
     ip(Direction::Egress, OUT, 17, &udp((port, 53)))
@@ -207,8 +205,8 @@ fn what_was_loaded_is_read_back_and_what_does_not_fit_is_refused() {
         Err(Error::Tables(_))
     ));
     let mut crowded = tables();
-    let many = (0..=lictor_types::DECISIONS_PER_HOST_MAX).map(|peer| Decision {
-        peer: lictor_types::IdentityId(peer),
+    let many = (0..=DECISIONS_PER_HOST_MAX).map(|peer| Decision {
+        peer: IdentityId(peer),
         ..decision
     });
     crowded.decisions = many.collect();
@@ -230,6 +228,37 @@ fn what_was_loaded_is_read_back_and_what_does_not_fit_is_refused() {
         bench.datapath.read_back().expect("reads").digest(),
         good.digest()
     );
+}
+
+/// Every address of 10.0.0.0/8 counted up from its first one, each of a guest of its own.
+fn full_tables() -> HostTables {
+    let mut tables = tables();
+    let decision = tables.decisions[0];
+    tables.addresses = (0..ADDRESSES_PER_HOST_MAX)
+        .map(|number| {
+            let ip = Ipv4Addr::from(0x0a00_0000 + number);
+            common::address(&format!("{ip}/32"), number, 0, 1)
+        })
+        .collect();
+    tables.decisions = (0..DECISIONS_PER_HOST_MAX)
+        .map(|number| Decision {
+            peer: IdentityId(number),
+            ..decision
+        })
+        .collect();
+    tables
+}
+
+#[test]
+fn tables_at_their_limits_are_loaded_and_read_back() {
+    if !privileged() {
+        return;
+    }
+    let mut bench = Bench::bare();
+    let full = full_tables().canonical().expect("fits");
+    bench.datapath.load(&full).expect("loads");
+    assert_eq!(bench.datapath.read_back().expect("reads"), full);
+    assert_eq!(bench.datapath.load(&tables()).expect("loads").version, 2);
 }
 
 #[test]
@@ -280,4 +309,92 @@ fn lost_hooks_are_seen_and_repaired() {
     assert!(!bench.datapath.verify_hooks(VNIC).expect("reads").attached());
     bench.datapath.attach(&spec(16)).expect("repairs");
     assert!(bench.datapath.verify_hooks(VNIC).expect("reads").intact());
+}
+
+/// Another firewall on our device: a data plane with pins of its own.
+fn stranger(bpffs: &Bpffs) -> Datapath {
+    Datapath::open(bpffs.path()).expect("opens")
+}
+
+fn hooks(bench: &Bench) -> (Hooks, bool) {
+    let hooks = bench.datapath.verify_hooks(VNIC).expect("reads");
+    (hooks, hooks.intact())
+}
+
+fn preceded(egress: u32, ingress: u32) -> Hooks {
+    let hook = |foreign_before| HookState {
+        attached: true,
+        foreign_before,
+    };
+    Hooks {
+        egress: hook(egress),
+        ingress: hook(ingress),
+    }
+}
+
+#[test]
+fn a_foreign_tcx_program_before_ours_is_seen() {
+    if !privileged() || !common::has_tcx() {
+        return;
+    }
+    let bench = Bench::new();
+    assert_eq!(hooks(&bench), (preceded(0, 0), true));
+    let bpffs = Bpffs::new();
+    let mut other = stranger(&bpffs);
+    let attachment = other.attach(&spec(16)).expect("attaches before ours");
+    assert_eq!((attachment.how, attachment.foreign), (How::Tcx, 0));
+    assert_eq!(hooks(&bench), (preceded(1, 1), false));
+    other.detach(VNIC).expect("detaches");
+    assert_eq!(hooks(&bench), (preceded(0, 0), true));
+}
+
+#[test]
+fn a_foreign_tcx_program_before_our_filter_is_seen() {
+    if !privileged() || !common::has_tcx() {
+        return;
+    }
+    let mut bench = Bench::bare();
+    bench.datapath.prefer_clsact();
+    bench.datapath.attach(&spec(16)).expect("attaches");
+    let bpffs = Bpffs::new();
+    stranger(&bpffs).attach(&spec(16)).expect("attaches");
+    assert_eq!(hooks(&bench), (preceded(1, 1), false));
+}
+
+#[test]
+fn foreign_filters_before_ours_are_seen_and_later_ones_do_no_harm() {
+    if !privileged() {
+        return;
+    }
+    let mut bench = Bench::bare();
+    bench.datapath.prefer_clsact();
+    bench.datapath.attach(&spec(16)).expect("attaches");
+    // The stranger's program comes from pins, on a device of its own, so that it is loaded.
+    common::run("ip link add other0 type veth peer name other1");
+    let bpffs = Bpffs::new();
+    let elsewhere = VnicSpec {
+        device: "other0".into(),
+        ..spec(16)
+    };
+    stranger(&bpffs).attach(&elsewhere).expect("attaches");
+    let layout = std::fs::read_dir(bpffs.path()).expect("readable").next();
+    let layout = layout.expect("one layout").expect("readable").path();
+    let program = layout.join("vnics/1/from_guest");
+    let filter = |action: &str, hook: &str, place: &str| {
+        let program = program.display();
+        common::run(&format!(
+            "tc filter {action} dev {DEVICE} {hook} {place} bpf object-pinned {program} da"
+        ));
+    };
+    filter("add", "ingress", "pref 2");
+    filter("add", "egress", "");
+    assert_eq!(hooks(&bench), (preceded(0, 0), true), "both after ours");
+    // No priority is smaller than ours, but the newest of one priority runs first.
+    filter("add", "ingress", "pref 1 handle 2");
+    assert_eq!(hooks(&bench), (preceded(1, 0), false), "beside ours");
+    filter("add", "egress", "pref 1 handle 2");
+    assert_eq!(hooks(&bench), (preceded(1, 1), false), "beside ours");
+    filter("replace", "ingress", "pref 1 handle 1");
+    let (found, intact) = hooks(&bench);
+    assert!(!intact && !found.egress.attached, "{found:?}");
 }

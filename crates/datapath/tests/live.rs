@@ -184,7 +184,9 @@ fn reconcile(datapath: &Datapath) {
 
 #[test]
 fn a_bridge_of_two_guests_by_tcx() {
-    check(How::Tcx);
+    if privileged() && common::has_tcx() {
+        check(How::Tcx);
+    }
 }
 
 #[test]

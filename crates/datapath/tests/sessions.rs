@@ -2,31 +2,15 @@
 
 mod common;
 
-use common::packets::{ACK, FIN, RST, SYN, Tcp, arp, ether, icmp, ip, link, tcp, udp, v4};
-use common::{Bench, GUEST_MAC, VNIC, privileged, tables};
+use common::packets::{
+    ACK, ALL, BACK, FIN, OUT, OUT6, RST, SYN, Tcp, answer, arp, back, ether, icmp, ip, link,
+    syn_to, tcp, udp, v4,
+};
+use common::{Bench, Case, GUEST_MAC, VNIC, check, privileged, tables};
 use lictor_types::{Direction, Mac, Reason, VnicState};
 use std::time::Duration;
 
 use Direction::{Egress, Ingress};
-
-type Case = (&'static str, Direction, Vec<u8>, &'static str);
-
-const ALL: Mac = Mac([0xff; 6]);
-const OUT: (&str, &str) = ("10.0.0.1", "10.0.0.2");
-const BACK: (&str, &str) = ("10.0.0.2", "10.0.0.1");
-const OUT6: (&str, &str) = ("fd00::1", "fd00::2");
-
-/// Runs the packets in order on one bench.
-fn check(cases: Vec<Case>) -> Option<Bench> {
-    if !privileged() {
-        return None;
-    }
-    let bench = Bench::new();
-    for (what, direction, packet, expected) in cases {
-        bench.check(what, direction, &packet, expected);
-    }
-    Some(bench)
-}
 
 fn segment(flags: u8, seq: u32, ack: u32) -> Vec<u8> {
     tcp(Tcp {
@@ -38,22 +22,8 @@ fn segment(flags: u8, seq: u32, ack: u32) -> Vec<u8> {
     })
 }
 
-fn answer(flags: u8, seq: u32, ack: u32) -> Vec<u8> {
-    tcp(Tcp {
-        ports: (80, 4_000),
-        seq,
-        ack,
-        flags,
-        payload: 0,
-    })
-}
-
 fn out(body: &[u8]) -> Vec<u8> {
     ip(Egress, OUT, 6, body)
-}
-
-fn back(body: &[u8]) -> Vec<u8> {
-    ip(Ingress, BACK, 6, body)
 }
 
 fn handshake() -> Vec<Case> {
@@ -72,21 +42,6 @@ fn handshake() -> Vec<Case> {
         ),
         ("ACK", Egress, out(&segment(ACK, 101, 501)), "allow session"),
     ]
-}
-
-fn syn_to(port: u16, ends: (&str, &str), direction: Direction) -> Vec<u8> {
-    ip(
-        direction,
-        ends,
-        6,
-        &tcp(Tcp {
-            ports: (4_000, port),
-            seq: 1,
-            ack: 0,
-            flags: SYN,
-            payload: 0,
-        }),
-    )
 }
 
 #[test]

@@ -2,61 +2,15 @@
 
 mod common;
 
-use common::packets::{ACK, SYN, Tcp, arp, ether, icmp, ip, link, nd, tcp, udp};
-use common::{Bench, GUEST_MAC, PEER_MAC, privileged};
+use common::packets::{
+    ACK, ALL, BACK, BACK6, OUT, OUT6, SYN, Tcp, answer, arp, back, ether, icmp, ip, link, nd,
+    syn_to, tcp, udp,
+};
+use common::{GUEST_MAC, PEER_MAC, check};
 use lictor_types::{Direction, Mac, Reason};
 use std::collections::BTreeSet;
 
 use Direction::{Egress, Ingress};
-
-type Case = (&'static str, Direction, Vec<u8>, &'static str);
-
-const ALL: Mac = Mac([0xff; 6]);
-const OUT: (&str, &str) = ("10.0.0.1", "10.0.0.2");
-const BACK: (&str, &str) = ("10.0.0.2", "10.0.0.1");
-const OUT6: (&str, &str) = ("fd00::1", "fd00::2");
-const BACK6: (&str, &str) = ("fd00::2", "fd00::1");
-
-/// Runs the packets in order on one bench.
-fn check(cases: Vec<Case>) -> Option<Bench> {
-    if !privileged() {
-        return None;
-    }
-    let bench = Bench::new();
-    for (what, direction, packet, expected) in cases {
-        bench.check(what, direction, &packet, expected);
-    }
-    Some(bench)
-}
-
-fn answer(flags: u8, seq: u32, ack: u32) -> Vec<u8> {
-    tcp(Tcp {
-        ports: (80, 4_000),
-        seq,
-        ack,
-        flags,
-        payload: 0,
-    })
-}
-
-fn back(body: &[u8]) -> Vec<u8> {
-    ip(Ingress, BACK, 6, body)
-}
-
-fn syn_to(port: u16, ends: (&str, &str), direction: Direction) -> Vec<u8> {
-    ip(
-        direction,
-        ends,
-        6,
-        &tcp(Tcp {
-            ports: (4_000, port),
-            seq: 1,
-            ack: 0,
-            flags: SYN,
-            payload: 0,
-        }),
-    )
-}
 
 #[test]
 fn policy_decides_new_conversations_in_both_families() {

@@ -1,9 +1,10 @@
 //! What people sign: keys, releases made from a policy file, bindings of guests.
 
-use super::{Person, Programs, Site, command};
+use super::{Agent, Person, Programs, Site, command};
 use crate::guest::{GuestSpec, Service};
 use crate::host::Node;
-use anyhow::Result;
+use crate::wait;
+use anyhow::{Context, Result};
 use lictor_evidence::KeyName;
 use lictor_policy::Labels;
 use lictor_types::{
@@ -12,7 +13,10 @@ use lictor_types::{
 use lictor_wire::{Binding, SigningKey, VnicBinding};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+/// How long an agent may take to report for the first time.
+const LIMIT: Duration = Duration::from_secs(60);
 /// The one segment of a site.
 const SEGMENT: Segment = Segment(1);
 /// The prefix that a site's guests have their addresses in.
@@ -185,7 +189,7 @@ impl Draft {
     /// A command fails; all the policy's diagnostics are in the error.
     pub fn compile(site: &Site, policy: &Path, generation: u64, guests: &[Guest]) -> Result<Self> {
         let author = &site.people.author;
-        let roster = author.types(&["host", "roster"])?;
+        let roster = roster(site)?;
         let sets: Vec<_> = guests.iter().map(Guest::labels_toml).collect();
         let text = format!(
             "deployment = \"{}\"\n\n{roster}\n[[delegations]]\nkey = \"{}\"\n\
@@ -237,4 +241,19 @@ impl Draft {
         }
         Ok(self.file.clone())
     }
+}
+
+/// What `lictor host roster` prints, once every agent of the site is in it: it leaves out those
+/// that have not reported yet.
+fn roster(site: &Site) -> Result<String> {
+    let author = &site.people.author;
+    let whole = wait::seldom("a roster with every agent", LIMIT, || {
+        let roster = author.types(&["host", "roster"])?;
+        let named = |agent: &Agent| roster.contains(&format!("host = \"{}\"", agent.name()));
+        Ok(site.agents().all(named).then_some(roster))
+    });
+    whole.with_context(|| {
+        let logs: Vec<_> = site.agents().map(Agent::log).collect();
+        logs.join("\n")
+    })
 }

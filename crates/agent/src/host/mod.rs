@@ -1,6 +1,7 @@
 //! What one host enforces: the release and bindings it has verified, the vnics it has attached,
 //! and the evidence of both. One owner, one thread: nothing here is shared.
 
+mod drift;
 mod handover;
 mod links;
 mod report;
@@ -10,14 +11,15 @@ pub use handover::Arrival;
 pub(crate) use handover::{Delta, Sessions};
 pub use report::SAMPLES_PER_ROUND_MAX;
 
+use drift::Unrepaired;
 use links::Links;
 
 use crate::custody::Custody;
 use crate::state::{LogFile, StateDir};
 use crate::{AgentError, Config};
-use lictor_datapath::{Datapath, VnicStatus};
+use lictor_datapath::Datapath;
 use lictor_evidence::{Body, Log, SigningKey};
-use lictor_types::{GuestId, HostTables};
+use lictor_types::HostTables;
 use lictor_wire::binding::{self, BindingLog};
 use lictor_wire::release::{self, Floor};
 use lictor_wire::{
@@ -43,6 +45,7 @@ pub struct Host {
     refused: Option<String>,
     kernel: String,
     links: Links,
+    unrepaired: Unrepaired,
 }
 
 /// What happened to something that was offered.
@@ -92,6 +95,7 @@ impl Host {
             refused: None,
             kernel,
             links: Links::new(now_ms),
+            unrepaired: Unrepaired::new(),
         };
         let generation = host.found()?.generation;
         let version = env!("CARGO_PKG_VERSION").to_owned();
@@ -280,77 +284,6 @@ impl Host {
             Body::BindingsLoaded {
                 epoch: self.bindings.epoch(),
                 count,
-            },
-            now_ms,
-        )
-    }
-
-    /// Reads everything back and repairs what differs, with evidence of both. Returns the guests
-    /// whose last device has gone.
-    ///
-    /// # Errors
-    /// [`AgentError`] if the kernel cannot be read or repaired.
-    pub fn reconcile(&mut self, now_ms: u64) -> Result<Vec<GuestId>, AgentError> {
-        let look = self.look()?;
-        let expected = self.desired.digest();
-        if self.release.is_some() && look.tables != expected {
-            self.datapath.load(&self.desired.clone())?;
-            self.drift(
-                "the tables of this host",
-                expected.to_string(),
-                look.tables.to_string(),
-                now_ms,
-            )?;
-        }
-        let mut gone = Vec::new();
-        for status in look.vnics.iter().filter(|status| !status.hooks.intact()) {
-            gone.extend(self.repair(status, now_ms)?);
-        }
-        Ok(gone)
-    }
-
-    fn repair(&mut self, status: &VnicStatus, now_ms: u64) -> Result<Option<GuestId>, AgentError> {
-        let subject = format!("the hooks of vnic {}", status.spec.name);
-        match self.datapath.attach(&status.spec) {
-            Ok(_) => {
-                let (expected, found) = ("first in order".into(), "not intact".into());
-                self.drift(&subject, expected, found, now_ms)?;
-                Ok(None)
-            }
-            // The device went with its guest.
-            Err(lictor_datapath::Error::NoDevice { .. }) => {
-                self.datapath.detach(status.spec.vnic)?;
-                let Some((binding, _)) = self.bindings.by_name(&status.spec.name) else {
-                    return Ok(None);
-                };
-                let (guest, vnic) = (binding.guest.clone(), status.spec.vnic);
-                let cause = "its device is gone".to_owned();
-                let body = Body::VnicDetached {
-                    guest: guest.clone(),
-                    vnic,
-                    cause,
-                };
-                self.record(body, now_ms)?;
-                Ok(self.vnics_of(&guest)?.is_empty().then_some(guest))
-            }
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    fn drift(
-        &mut self,
-        subject: &str,
-        expected: String,
-        found: String,
-        now_ms: u64,
-    ) -> Result<(), AgentError> {
-        let subject = subject.to_owned();
-        self.record(
-            Body::Drift {
-                subject,
-                expected,
-                found,
-                repaired: true,
             },
             now_ms,
         )

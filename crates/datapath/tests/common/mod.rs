@@ -21,6 +21,11 @@ pub const SEGMENT: Segment = Segment(7);
 pub const GUEST_MAC: Mac = Mac([0x52, 0x54, 0, 0, 0, 1]);
 pub const PEER_MAC: Mac = Mac([0x52, 0x54, 0, 0, 0, 2]);
 pub const DEVICE: &str = "host0";
+/// The first Linux with tcx.
+const TCX_SINCE: (u32, u32) = (6, 6);
+
+/// What it is, its way, the packet, and the expected verdict with its reason.
+pub type Case = (&'static str, Direction, Vec<u8>, &'static str);
 
 /// Whether this process may run tests that need root. Without root they fail, unless asked to be
 /// left out, which is said loudly.
@@ -34,6 +39,22 @@ pub fn privileged() -> bool {
     );
     eprintln!("NOT TESTED: this test needs root and LICTOR_SKIP_PRIVILEGED=1 is set");
     false
+}
+
+/// Whether this kernel has tcx; tests that are about it are left out where it does not, loudly. The
+/// kernel's release is asked too, so that a fault in our own detection leaves nothing out.
+pub fn has_tcx() -> bool {
+    let found = Datapath::check_kernel().expect("a kernel that will do").tcx;
+    let names = nix::sys::utsname::uname().expect("the kernel has a name");
+    let release = names.release().to_string_lossy().into_owned();
+    let mut numbers = release.split(['.', '-']).map(str::parse::<u32>);
+    let mut number = || numbers.next().expect("two numbers").expect("a number");
+    let expected = (number(), number()) >= TCX_SINCE;
+    assert_eq!(found, expected, "tcx on Linux {release}");
+    if !found {
+        eprintln!("NOT TESTED: Linux {release} has no tcx");
+    }
+    found
 }
 
 pub fn run(command: &str) {
@@ -140,6 +161,18 @@ impl Bench {
         let found = format!("{} {}", result.verdict, result.reason);
         assert_eq!(found, expected, "{what} ({direction})");
     }
+}
+
+/// Runs the packets in order on one bench.
+pub fn check(cases: Vec<Case>) -> Option<Bench> {
+    if !privileged() {
+        return None;
+    }
+    let bench = Bench::new();
+    for (what, direction, packet, expected) in cases {
+        bench.check(what, direction, &packet, expected);
+    }
+    Some(bench)
 }
 
 pub fn address(prefix: &str, identity: u32, vnic: u32, epoch: u64) -> AddressEntry {

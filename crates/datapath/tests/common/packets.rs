@@ -9,6 +9,14 @@ pub const SYN: u8 = 2;
 pub const RST: u8 = 4;
 pub const ACK: u8 = 16;
 
+/// The broadcast address.
+pub const ALL: Mac = Mac([0xff; 6]);
+/// From the guest to its peer, and back, in both families.
+pub const OUT: (&str, &str) = ("10.0.0.1", "10.0.0.2");
+pub const BACK: (&str, &str) = ("10.0.0.2", "10.0.0.1");
+pub const OUT6: (&str, &str) = ("fd00::1", "fd00::2");
+pub const BACK6: (&str, &str) = ("fd00::2", "fd00::1");
+
 pub fn ether(to: Mac, from: Mac, kind: u16, body: &[u8]) -> Vec<u8> {
     [&to.0[..], &from.0, &kind.to_be_bytes(), body].concat()
 }
@@ -112,4 +120,31 @@ pub fn nd(kind: u8, target: &str, option: u8, mac: Mac) -> Vec<u8> {
         &mac.0,
     ]
     .concat()
+}
+
+/// What a web server on the peer sends to the guest's port 4000.
+pub fn answer(flags: u8, seq: u32, ack: u32) -> Vec<u8> {
+    tcp(Tcp {
+        ports: (80, 4_000),
+        seq,
+        ack,
+        flags,
+        payload: 0,
+    })
+}
+
+/// A TCP segment toward the guest.
+pub fn back(body: &[u8]) -> Vec<u8> {
+    ip(Direction::Ingress, BACK, 6, body)
+}
+
+pub fn syn_to(port: u16, ends: (&str, &str), direction: Direction) -> Vec<u8> {
+    let syn = Tcp {
+        ports: (4_000, port),
+        seq: 1,
+        ack: 0,
+        flags: SYN,
+        payload: 0,
+    };
+    ip(direction, ends, 6, &tcp(syn))
 }
