@@ -3,32 +3,18 @@
 
 mod common;
 
-use common::packets::{ACK, FIN, RST, SYN, arp, ether, icmp, ip, nd, udp};
-use common::{Bench, GUEST_MAC, PEER_MAC, VNIC, privileged};
+use common::packets::{ACK, ALL, BACK, FIN, OUT, OUT6, RST, SYN, arp, ether, icmp, ip, nd, udp};
+use common::{Case, GUEST_MAC, PEER_MAC, VNIC, check};
 use lictor_types::{Direction, Mac, TcpEnd, TcpState};
 
 use Direction::{Egress, Ingress};
-
-type Case = (&'static str, Direction, Vec<u8>, &'static str);
-
-/// Runs the packets in order on one bench.
-fn check(cases: Vec<Case>) -> Option<Bench> {
-    if !privileged() {
-        return None;
-    }
-    let bench = Bench::new();
-    for (what, direction, packet, expected) in cases {
-        bench.check(what, direction, &packet, expected);
-    }
-    Some(bench)
-}
 
 /// RFC 903: QEMU asks for its own address, and nothing else is an announcement.
 #[test]
 fn only_a_request_of_reversed_arp_is_an_announcement() {
     let announce = |operation| {
         let me = (GUEST_MAC, "0.0.0.0");
-        ether(Mac([0xff; 6]), GUEST_MAC, 0x8035, &arp(operation, me, me))
+        ether(ALL, GUEST_MAC, 0x8035, &arp(operation, me, me))
     };
     let mut other_hardware = announce(3);
     other_hardware[14] = 0xb5;
@@ -39,8 +25,6 @@ fn only_a_request_of_reversed_arp_is_an_announcement() {
         ("other hardware", Egress, other_hardware, "deny bad-header"),
     ]);
 }
-
-const OUT: (&str, &str) = ("10.0.0.1", "10.0.0.2");
 
 /// An error passes by the rule of the session that it speaks of.
 #[test]
@@ -60,22 +44,21 @@ fn an_icmp_error_names_the_rule_of_its_session() {
 /// speak of the guest too, and a target is an IPv6 address.
 #[test]
 fn neighbour_messages_are_read_to_their_end() {
-    let ends = ("fd00::1", "fd00::2");
     let asks = |tail: &[u8]| [&nd(135, "fd00::2", 1, GUEST_MAC), tail].concat();
     let too_long = [14, 2, 0, 0, 0, 0, 0, 0];
     let seeks = |mac: Mac| icmp(133, 0, 0, &[&[1, 1][..], &mac.0].concat());
-    let told = |target| ip(Egress, ends, 58, &nd(136, target, 2, GUEST_MAC));
+    let told = |target| ip(Egress, OUT6, 58, &nd(136, target, 2, GUEST_MAC));
     check(vec![
         (
             "whole",
             Egress,
-            ip(Egress, ends, 58, &asks(&[])),
+            ip(Egress, OUT6, 58, &asks(&[])),
             "allow neighbour",
         ),
         (
             "a last option that is cut off",
             Egress,
-            ip(Egress, ends, 58, &asks(&too_long)),
+            ip(Egress, OUT6, 58, &asks(&too_long)),
             "deny truncated",
         ),
         (
@@ -132,8 +115,6 @@ fn an_icmp_error_goes_to_the_sender_of_what_it_quotes() {
         ("cut short", Egress, short, "deny unrelated"),
     ]);
 }
-
-const BACK: (&str, &str) = ("10.0.0.2", "10.0.0.1");
 
 struct Segment<'a> {
     flags: u8,
