@@ -307,8 +307,8 @@ static __always_inline __u16 echo_side(int kind, __u8 direction)
 }
 
 /* The key of the conversation that an ICMP error speaks of. The inner packet went the other way.
- * Only the addressee of the inner packet or a router may complain, and only to its sender (RFC 1122,
- * 3.2.2). The guest is no router.
+ * Only the addressee of the inner packet or a router may complain, and only to its sender (RFC
+ * 1122, 3.2.2). The guest is no router.
  */
 static __always_inline int
 related_key(struct __sk_buff *skb, const struct packet *p, __u32 segment, __u8 direction,

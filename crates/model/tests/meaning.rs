@@ -1,5 +1,5 @@
-//! The model by itself, without a kernel: what needs no packets to be written byte by byte is in the
-//! golden tables of `crates/datapath/tests`, which hold the model too.
+//! The model by itself, without a kernel: time, quota, loads, moves and counters. Packets of every
+//! kind are in the golden tables of `crates/datapath/tests`, which hold the model too.
 
 use lictor_model::{Firewall, Frame, Vnic};
 use lictor_types::{
