@@ -2,7 +2,7 @@
 
 use crate::common::packets::{ACK, FIN, RST, SYN, icmp};
 use crate::generate::odd_flags;
-use crate::world::{FAR4, FAR6, OWN4, OWN6, VNICS};
+use crate::world::{FAR4, FAR6, OWN4, OWN6};
 use lictor_types::Direction;
 use rand::Rng;
 use rand::rngs::StdRng;
@@ -53,7 +53,8 @@ fn other(direction: Direction) -> Direction {
 
 impl Flow {
     pub(crate) fn random(rng: &mut StdRng) -> Self {
-        let vnic = rng.gen_range(0..VNICS.len());
+        // The second vnic's table is soon full.
+        let vnic = usize::from(rng.gen_bool(0.3));
         let v6_family = rng.gen_bool(0.4);
         let (own, far): ([&[&'static str]; 2], &[&'static str]) = match v6_family {
             true => ([&OWN6[0], &OWN6[1]], &FAR6),
@@ -225,7 +226,9 @@ impl Flow {
             &self.ends[direction as usize],
             &self.ends[other(direction) as usize],
         );
+        let answers_fin = peer.fin && !end.fin && rng.gen_bool(0.5);
         let flags = match rng.gen_range(0..100) {
+            _ if answers_fin => FIN | ACK,
             0..8 => FIN | ACK,
             8..11 => RST,
             11..13 => RST | ACK,

@@ -112,7 +112,10 @@ fn atoms(rng: &mut StdRng) -> Vec<AtomRange> {
                     protocol,
                     first,
                     last,
-                    atom: AtomId(rng.gen_range(0..=ATOMS)),
+                    atom: AtomId(match rng.gen_bool(0.03) {
+                        true => 0,
+                        false => rng.gen_range(1..=ATOMS),
+                    }),
                 });
             }
             first = last.saturating_add(1);
@@ -127,7 +130,7 @@ fn decisions(rng: &mut StdRng) -> Vec<Decision> {
         for peer in 0..IDENTITIES {
             for direction in [Direction::Egress, Direction::Ingress] {
                 for atom in 1..=ATOMS {
-                    if rng.gen_bool(0.15) {
+                    if rng.gen_bool(0.1) {
                         continue;
                     }
                     rows.push(Decision {
