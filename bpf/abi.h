@@ -228,6 +228,7 @@ _Static_assert(sizeof(struct session_key) == 44, "session_key");
 #define END_KNOWN 1
 #define END_FIN 2
 #define END_SCALE_KNOWN 4
+#define END_SCALE_OFFERED 8
 struct session_end {
 	__u32 end;
 	__u32 end_max;

@@ -82,6 +82,13 @@ arp_toward_guest(const struct tables *tables, const struct vnic_config *config,
 	return REASON_FOREIGN_ADDRESS;
 }
 
+/* IPv4 over Ethernet. */
+static __always_inline int arp_format(const struct arp *arp)
+{
+	return arp->hardware == bpf_htons(1) && arp->protocol == bpf_htons(TYPE_IPV4) &&
+	       arp->hardware_bytes == 6 && arp->protocol_bytes == 4;
+}
+
 static __always_inline int
 arp_check(struct __sk_buff *skb, const struct tables *tables, const struct vnic_config *config,
 	  __u8 direction)
@@ -91,8 +98,7 @@ arp_check(struct __sk_buff *skb, const struct tables *tables, const struct vnic_
 
 	if (bpf_skb_load_bytes(skb, ETHER_BYTES, &arp, sizeof(arp)))
 		return REASON_TRUNCATED;
-	if (arp.hardware != bpf_htons(1) || arp.protocol != bpf_htons(TYPE_IPV4) ||
-	    arp.hardware_bytes != 6 || arp.protocol_bytes != 4 ||
+	if (!arp_format(&arp) ||
 	    (arp.operation != bpf_htons(1) && arp.operation != bpf_htons(2)))
 		return REASON_BAD_HEADER;
 	map_ipv4(sender, arp.sender);
@@ -112,6 +118,8 @@ rarp_check(struct __sk_buff *skb, const struct vnic_config *config, __u8 directi
 		return REASON_TRUNCATED;
 	if (direction == DIRECTION_INGRESS)
 		return REASON_ETHER_TYPE;
+	if (!arp_format(&arp) || arp.operation != bpf_htons(3))
+		return REASON_BAD_HEADER;
 	return same_mac(arp.sender_mac, config->mac) && same_mac(arp.target_mac, config->mac) ?
 		       REASON_ANNOUNCEMENT : REASON_SPOOFED_NEIGHBOUR;
 }
@@ -123,11 +131,13 @@ static __always_inline int
 nd_options(struct __sk_buff *skb, const struct packet *p, const struct vnic_config *config,
 	   __u8 direction)
 {
-	__u32 at = p->l4 + 24, end = p->l4 + p->l4_bytes;
+	/* A router solicitation has no target. */
+	__u32 at = p->l4 + (p->icmp_type == ND_ROUTER_SOLICITATION ? 8 : 24);
+	__u32 end = p->l4 + p->l4_bytes;
 	__u8 option[8];
 
 	for (int i = 0; i < ND_OPTIONS_MAX; i++) {
-		if (at >= end)
+		if (at == end)
 			return 0;
 		if (at + sizeof(option) > end ||
 		    bpf_skb_load_bytes(skb, at, option, sizeof(option)))
@@ -140,7 +150,9 @@ nd_options(struct __sk_buff *skb, const struct packet *p, const struct vnic_conf
 				return REASON_SPOOFED_NEIGHBOUR;
 		at += option[1] * 8;
 	}
-	return at >= end ? 0 : REASON_BAD_HEADER;
+	if (at > end)
+		return REASON_TRUNCATED;
+	return at == end ? 0 : REASON_BAD_HEADER;
 }
 
 static __always_inline int
@@ -187,8 +199,8 @@ static __always_inline int
 nd_check(struct __sk_buff *skb, const struct tables *tables, const struct vnic_config *config,
 	 const struct packet *p, __u8 direction)
 {
-	__u8 target[16];
-	int reason;
+	__u8 target[16] = {};
+	int reason, has_target = p->icmp_type != ND_ROUTER_SOLICITATION;
 
 	if (p->icmp_type < ND_ROUTER_SOLICITATION || p->icmp_type > ND_REDIRECT)
 		return 0;
@@ -199,19 +211,20 @@ nd_check(struct __sk_buff *skb, const struct tables *tables, const struct vnic_c
 		return 0;
 	if (p->icmp_type == ND_ROUTER_ADVERTISEMENT || p->icmp_type == ND_REDIRECT)
 		return REASON_SPOOFED_NEIGHBOUR;
-	if (p->icmp_type == ND_ROUTER_SOLICITATION) {
-		if (direction == DIRECTION_INGRESS)
-			return REASON_FOREIGN_ADDRESS;
-		return zero16(p->source) || address_bound(tables, config, p->source) ?
-			       REASON_NEIGHBOUR : REASON_SPOOFED_NEIGHBOUR;
-	}
-	if (p->l4_bytes < 24 || bpf_skb_load_bytes(skb, p->l4 + 8, target, sizeof(target)))
+	if (!has_target && direction == DIRECTION_INGRESS)
+		return REASON_FOREIGN_ADDRESS;
+	if (has_target && (p->l4_bytes < 24 ||
+			   bpf_skb_load_bytes(skb, p->l4 + 8, target, sizeof(target))))
 		return REASON_TRUNCATED;
-	if (target[0] == 0xff)
+	/* A v4-mapped target would be taken for the IPv4 address that it contains. */
+	if (target[0] == 0xff || mapped_prefix(target))
 		return REASON_BAD_HEADER;
 	reason = nd_options(skb, p, config, direction);
 	if (reason)
 		return reason;
+	if (!has_target)
+		return zero16(p->source) || address_bound(tables, config, p->source) ?
+			       REASON_NEIGHBOUR : REASON_SPOOFED_NEIGHBOUR;
 	return direction == DIRECTION_EGRESS ? nd_from_guest(tables, config, p, target) :
 					       nd_toward_guest(tables, config, p, target);
 }

@@ -49,7 +49,10 @@ static __always_inline int related(struct __sk_buff *skb, const struct vnic_conf
 	if (!session || session->expires_ns <= c->now)
 		return REASON_UNRELATED;
 	reason = revalidate(config, c, session);
-	return reason ? reason : REASON_RELATED;
+	if (reason)
+		return reason;
+	c->judgement.rule = session->rule;
+	return REASON_RELATED;
 }
 
 /* The packet of a live session, or zero if it begins anew. */

@@ -164,10 +164,12 @@ static __always_inline __u8 parse_scale(struct __sk_buff *skb, __u32 at, __u32 e
 			at++;
 			continue;
 		}
-		if (bpf_skb_load_bytes(skb, at, option, 2) || option[1] < 2)
+		/* What follows the header is payload, not the rest of a cut option. */
+		if (at + 2 > end || bpf_skb_load_bytes(skb, at, option, 2) || option[1] < 2)
 			return 0;
 		if (option[0] == 3) {
-			if (option[1] != 3 || bpf_skb_load_bytes(skb, at, option, 3))
+			if (option[1] != 3 || at + 3 > end ||
+			    bpf_skb_load_bytes(skb, at, option, 3))
 				return 0;
 			/* RFC 7323, 2.3: more than 14 means 14. */
 			return (option[2] > 14 ? 14 : option[2]) + 1;

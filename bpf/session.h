@@ -86,7 +86,7 @@ static __always_inline void tcp_syn_seen(struct session_end *end, const struct p
 	end->window_max = p->window ? p->window : 1;
 	end->end_max = end->end + end->window_max;
 	end->scale = p->scale ? p->scale - 1 : 0;
-	end->flags = END_KNOWN | END_SCALE_KNOWN;
+	end->flags = END_KNOWN | END_SCALE_KNOWN | (p->scale ? END_SCALE_OFFERED : 0);
 }
 
 /* RFC 9293, 3.10.7: flags that no sender combines. */
@@ -103,21 +103,21 @@ static __always_inline int tcp_flags_impossible(__u8 flags)
 static __always_inline void
 tcp_learn(struct session_end *sender, struct session_end *receiver, const struct packet *p)
 {
-	__u32 last = p->sequence + p->payload + !!(p->flags & FLAG_FIN);
-	__u32 window;
+	__u32 last = p->sequence + p->payload + !!(p->flags & (FLAG_SYN | FLAG_FIN));
+	__u32 window = p->window;
 
+	if (!(sender->flags & (END_KNOWN | END_SCALE_KNOWN)))
+		sender->scale = 14;
+	/* RFC 7323, 2.2: the window of a SYN is never scaled. */
+	if (!(p->flags & FLAG_SYN))
+		window <<= sender->scale & 15;
 	if (!(sender->flags & END_KNOWN)) {
-		if (!(sender->flags & END_SCALE_KNOWN))
-			sender->scale = 14;
-		window = (__u32)p->window << (sender->scale & 15);
 		sender->end = last;
 		sender->window_max = window ? window : 1;
 		sender->end_max = last + sender->window_max;
 		sender->flags |= END_KNOWN;
-	} else {
-		window = (__u32)p->window << (sender->scale & 15);
-		if (after(last, sender->end))
-			sender->end = last;
+	} else if (after(last, sender->end)) {
+		sender->end = last;
 	}
 	if (p->flags & FLAG_ACK && (!(receiver->flags & END_KNOWN) ||
 				    after(p->acknowledgement + window, receiver->end_max)))
@@ -138,7 +138,7 @@ tcp_window(struct session_end *sender, struct session_end *receiver, const struc
 	if (!(p->flags & FLAG_SYN))
 		window <<= sender->scale & 15;
 	lag = sender->window_max > ACK_LAG_MIN ? sender->window_max : ACK_LAG_MIN;
-	if (after(seq, sender->end_max + 1) ||
+	if (after(seq, sender->end_max) ||
 	    !after(last, sender->end - receiver->window_max - 1) ||
 	    after(ack, receiver->end) || !after(ack, receiver->end - lag - 1))
 		return 0;
@@ -193,8 +193,8 @@ tcp_track_unreplied(struct session *s, const struct packet *p, __u8 direction)
 		return TRACK_PASS;
 	tcp_syn_seen(other, p);
 	/* RFC 7323, 2.2: scaling holds only if both sides offered it. */
-	if (!p->scale)
-		opener->scale = 0;
+	if (!(opener->flags & other->flags & END_SCALE_OFFERED))
+		opener->scale = other->scale = 0;
 	opener->end_max = p->acknowledgement + (p->window ? p->window : 1);
 	s->state = STATE_SYN_RECEIVED;
 	return TRACK_OK;
@@ -226,7 +226,9 @@ tcp_track(struct session *s, const struct packet *p, __u8 direction)
 		s->state = STATE_CLOSED;
 	} else if (p->flags & FLAG_FIN) {
 		sender->flags |= END_FIN;
-		s->state = receiver->flags & END_FIN ? STATE_TIME_WAIT : STATE_FIN_WAIT;
+		/* A reset is the end; only a SYN begins anew. */
+		if (s->state != STATE_CLOSED)
+			s->state = receiver->flags & END_FIN ? STATE_TIME_WAIT : STATE_FIN_WAIT;
 	} else if (s->state <= STATE_SYN_RECEIVED && direction == s->opened) {
 		s->state = STATE_ESTABLISHED;
 	}
@@ -305,14 +307,17 @@ static __always_inline __u16 echo_side(int kind, __u8 direction)
 }
 
 /* The key of the conversation that an ICMP error speaks of. The inner packet went the other way.
- * Only the addressee of the inner packet or a router may complain, and only to its sender: the
- * outer local address must be the inner one.
+ * Only the addressee of the inner packet or a router may complain, and only to its sender (RFC
+ * 1122, 3.2.2). The guest is no router.
  */
 static __always_inline int
 related_key(struct __sk_buff *skb, const struct packet *p, __u32 segment, __u8 direction,
 	    struct session_key *key)
 {
-	struct packet inner = {};
+	/* Toward the guest an error quotes what the guest sent, from it what it was sent. */
+	int quotes_own = direction == DIRECTION_INGRESS;
+	__u8 *source = quotes_own ? key->local : key->remote;
+	__u8 *destination = quotes_own ? key->remote : key->local;
 	__u32 at = p->l4 + sizeof(struct icmp);
 	__be16 ports[4] = {};
 	int kind;
@@ -326,9 +331,9 @@ related_key(struct __sk_buff *skb, const struct packet *p, __u32 segment, __u8 d
 		/* Only a first fragment has ports. */
 		if (header.fragment & bpf_htons(0x1fff))
 			return 0;
-		map_ipv4(inner.source, header.source);
-		map_ipv4(inner.destination, header.destination);
-		inner.protocol = header.protocol;
+		map_ipv4(source, header.source);
+		map_ipv4(destination, header.destination);
+		key->protocol = header.protocol;
 		at += (header.version_length & 15) * 4;
 	} else {
 		struct ipv6 header;
@@ -336,24 +341,31 @@ related_key(struct __sk_buff *skb, const struct packet *p, __u32 segment, __u8 d
 		if (bpf_skb_load_bytes(skb, at, &header, sizeof(header)) ||
 		    bpf_ntohl(header.version_class_flow) >> 28 != 6)
 			return 0;
-		__builtin_memcpy(inner.source, header.source, 16);
-		__builtin_memcpy(inner.destination, header.destination, 16);
-		inner.protocol = header.next;
+		__builtin_memcpy(source, header.source, 16);
+		__builtin_memcpy(destination, header.destination, 16);
+		key->protocol = header.next;
 		at += sizeof(header);
 	}
-	if (bpf_skb_load_bytes(skb, at, ports, sizeof(ports)))
+	/* Bytes after the IP packet's end are no part of the quote. */
+	if (at + sizeof(ports) > p->l4 + p->l4_bytes ||
+	    bpf_skb_load_bytes(skb, at, ports, sizeof(ports)))
 		return 0;
-	inner.source_port = bpf_ntohs(ports[0]);
-	inner.destination_port = bpf_ntohs(ports[1]);
-	session_key_of(&inner, segment, !direction, key);
-	kind = icmp_kind(inner.protocol, bpf_ntohs(ports[0]) >> 8);
+	key->segment = segment;
+	if (key->protocol == IP_TCP || key->protocol == IP_UDP) {
+		key->local_port = bpf_ntohs(quotes_own ? ports[0] : ports[1]);
+		key->remote_port = bpf_ntohs(quotes_own ? ports[1] : ports[0]);
+	}
+	kind = icmp_kind(key->protocol, bpf_ntohs(ports[0]) >> 8);
 	if (kind == ICMP_ECHO || kind == ICMP_REPLY) {
 		key->local_port = bpf_ntohs(ports[2]);
 		key->remote_port = echo_side(kind, !direction);
 	} else if (kind != ICMP_NOT) {
 		return 0;
 	}
-	return same16(key->local, direction == DIRECTION_EGRESS ? p->source : p->destination);
+	if (direction == DIRECTION_INGRESS)
+		return same16(key->local, p->destination);
+	/* Without the second half a guest could tell anybody anything in an error's body. */
+	return same16(key->local, p->source) && same16(key->remote, p->destination);
 }
 
 #endif

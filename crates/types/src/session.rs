@@ -67,7 +67,8 @@ pub struct TcpEnd {
     pub window_max: u32,
     /// Window scale of this side (RFC 7323), 0 to 14.
     pub scale: u8,
-    /// Bit 0: the window is known. Bit 1: this side sent FIN.
+    /// Bit 0: the window is known. Bit 1: this side sent FIN. Bit 2: the scale is known. Bit 3: its
+    /// SYN offered scaling.
     pub flags: u8,
 }
 

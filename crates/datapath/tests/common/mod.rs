@@ -9,12 +9,14 @@
 pub mod packets;
 
 use lictor_datapath::{Datapath, VnicSpec, mount_bpffs};
+use lictor_model::{Firewall, Frame};
 use lictor_types::{
     AddressEntry, AtomId, AtomRange, Decision, Direction, Epoch, Generation, HostTables,
     IdentityId, Mac, Protocol, RuleId, Segment, Verdict, VnicId, VnicName, VnicState,
 };
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 pub const VNIC: VnicId = VnicId(1);
 pub const SEGMENT: Segment = Segment(7);
@@ -163,8 +165,32 @@ impl Bench {
     }
 }
 
-/// Runs the packets in order on one bench.
+/// The model as a bench begins: open, under the tables of this module.
+fn model() -> Firewall {
+    let mut model = Firewall::new(lictor_model::Vnic {
+        vnic: VNIC,
+        mac: GUEST_MAC,
+        segment: SEGMENT,
+        sessions_max: 1_024,
+    });
+    model.load(&tables());
+    model.set_state(VnicState::Open);
+    model
+}
+
+/// Runs the packets in order on the model, and on one bench: what is expected was written by hand,
+/// so that the two are not wrong together.
 pub fn check(cases: Vec<Case>) -> Option<Bench> {
+    let mut model = model();
+    for (what, direction, packet, expected) in &cases {
+        let answer = model.judge(&Frame {
+            direction: *direction,
+            at: Duration::ZERO,
+            bytes: packet,
+        });
+        let found = format!("{} {}", answer.verdict, answer.reason);
+        assert_eq!(found, *expected, "the model on {what} ({direction})");
+    }
     if !privileged() {
         return None;
     }

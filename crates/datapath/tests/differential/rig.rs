@@ -1,0 +1,421 @@
+//! The loaded programs and the model side by side.
+
+use crate::common::{Bpffs, own_namespace, run};
+use crate::generate::{Case, Memory, Step};
+use crate::world::VNICS;
+use lictor_datapath::{Datapath, RuleCount, VnicCounters, VnicSpec};
+use lictor_model::{Firewall, Frame};
+use lictor_types::{
+    Direction, Reason, RuleId, SessionRecord, TcpEnd, TcpState, VnicName, VnicState,
+};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+/// Steps between two comparisons of sessions and counters.
+const COMPARE_EVERY: usize = 64;
+/// A case that took this long may have met a time-out that the model, whose clock only the case
+/// moves, has not: clock steps are multiples of five seconds, as all time-outs are.
+const CASE_TIME_MAX: Duration = Duration::from_secs(4);
+const REPEATS_MAX: usize = 20;
+/// Runs that shrinking may take.
+const SHRINK_RUNS_MAX: usize = 3_000;
+/// The coarse clock's tick and the rounding to milliseconds.
+const TICK: Duration = Duration::from_millis(25);
+
+const DIRECTIONS: [Direction; 2] = [Direction::Egress, Direction::Ingress];
+
+/// Where the two differ.
+#[derive(Debug)]
+pub(crate) struct Difference {
+    /// The last step before it was seen.
+    pub(crate) step: usize,
+    pub(crate) text: String,
+}
+
+/// What was reached, so that a generator that reaches little is noticed.
+#[derive(Debug, Default)]
+pub(crate) struct Reached {
+    pub(crate) packets: usize,
+    pub(crate) reasons: BTreeMap<Reason, usize>,
+    pub(crate) states: BTreeSet<u8>,
+}
+
+pub(crate) struct Rig {
+    datapath: Datapath,
+    _bpffs: Bpffs,
+    pub(crate) reached: Reached,
+}
+
+/// What the kernel had counted when a case began.
+struct Base {
+    vnics: Vec<VnicCounters>,
+    rules: BTreeMap<RuleId, RuleCount>,
+}
+
+/// One run of a case.
+struct Run<'a> {
+    case: &'a Case,
+    models: [Firewall; 2],
+    base: Base,
+    began: Instant,
+    /// What the case has moved the clock by.
+    now: Duration,
+}
+
+impl Rig {
+    /// Two devices with an attached vnic each, and no tables.
+    pub(crate) fn new() -> Self {
+        own_namespace();
+        let bpffs = Bpffs::new();
+        let mut datapath = Datapath::open(bpffs.path()).expect("opens");
+        for vnic in VNICS {
+            let device = format!("host{}", vnic.vnic);
+            run(&format!(
+                "ip link add {device} type veth peer name guest{}",
+                vnic.vnic
+            ));
+            let spec = VnicSpec {
+                vnic: vnic.vnic,
+                name: VnicName::new(device.clone()).expect("a valid name"),
+                device,
+                mac: vnic.mac,
+                segment: vnic.segment,
+                sessions_max: vnic.sessions_max,
+            };
+            datapath.attach(&spec).expect("attaches");
+        }
+        Self {
+            datapath,
+            _bpffs: bpffs,
+            reached: Reached::default(),
+        }
+    }
+
+    /// Runs a case from a clean start. `None` if both agree in everything.
+    pub(crate) fn run(&mut self, case: &Case) -> Option<Difference> {
+        for _ in 0..REPEATS_MAX {
+            let began = Instant::now();
+            let result = self.attempt(case);
+            if began.elapsed() < CASE_TIME_MAX {
+                return result;
+            }
+        }
+        panic!("a case takes longer than {CASE_TIME_MAX:?} each time; expected milliseconds");
+    }
+
+    fn attempt(&mut self, case: &Case) -> Option<Difference> {
+        let mut models = VNICS.map(Firewall::new);
+        if let Some(first) = case.tables.first() {
+            self.datapath.load(first).expect("loads");
+            models
+                .iter_mut()
+                .for_each(|model| model.load(&case.model_tables[0]));
+        }
+        for (vnic, model) in VNICS.iter().zip(&mut models) {
+            self.datapath.purge(vnic.vnic).expect("purges");
+            self.datapath
+                .set_state(vnic.vnic, VnicState::Open)
+                .expect("opens");
+            model.set_state(VnicState::Open);
+        }
+        let mut run = Run {
+            case,
+            models,
+            base: self.counted(),
+            began: Instant::now(),
+            now: Duration::ZERO,
+        };
+        for (index, step) in case.steps.iter().enumerate() {
+            let mut text = self.step(&mut run, step);
+            let last = index + 1 == case.steps.len();
+            if text.is_none() && (last || index % COMPARE_EVERY == 0) {
+                text = self.compare(&run);
+            }
+            if let Some(text) = text {
+                return Some(Difference { step: index, text });
+            }
+        }
+        None
+    }
+
+    fn counted(&self) -> Base {
+        let read = |vnic: lictor_model::Vnic| self.datapath.counters(vnic.vnic).expect("reads");
+        Base {
+            vnics: VNICS.map(read).to_vec(),
+            rules: self.datapath.rule_counters().expect("reads"),
+        }
+    }
+
+    fn step(&mut self, run: &mut Run<'_>, step: &Step) -> Option<String> {
+        match step {
+            Step::Packet {
+                vnic,
+                direction,
+                bytes,
+            } => {
+                return self.packet(run, (*vnic, *direction), bytes);
+            }
+            Step::Clock { seconds } => {
+                let by = Duration::from_secs(*seconds);
+                run.now += by;
+                for vnic in VNICS {
+                    self.datapath
+                        .advance_clock(vnic.vnic, by)
+                        .expect("advances");
+                }
+            }
+            Step::Load { tables } => {
+                self.datapath
+                    .load(&run.case.tables[*tables])
+                    .expect("loads");
+                let tables = &run.case.model_tables[*tables];
+                run.models.iter_mut().for_each(|model| model.load(tables));
+            }
+            Step::State { vnic, state } => {
+                self.datapath
+                    .set_state(VNICS[*vnic].vnic, *state)
+                    .expect("sets");
+                run.models[*vnic].set_state(*state);
+            }
+            Step::Sweep { vnic } => {
+                self.datapath.sweep(VNICS[*vnic].vnic).expect("sweeps");
+                run.models[*vnic].sweep(run.now);
+            }
+            Step::Handover { vnic, memory } => return self.handover(run, *vnic, *memory),
+        }
+        None
+    }
+
+    fn packet(
+        &mut self,
+        run: &mut Run<'_>,
+        (vnic, direction): (usize, Direction),
+        bytes: &[u8],
+    ) -> Option<String> {
+        let kernel = self
+            .datapath
+            .test_run(VNICS[vnic].vnic, direction, bytes)
+            .unwrap_or_else(|error| panic!("{error:?} on {bytes:02x?}"));
+        let model = run.models[vnic].judge(&Frame {
+            direction,
+            at: run.now,
+            bytes,
+        });
+        self.reached.packets += 1;
+        *self.reached.reasons.entry(model.reason).or_default() += 1;
+        let kernel = (kernel.verdict, kernel.reason, kernel.rule);
+        let model = (model.verdict, model.reason, model.rule);
+        (kernel != model).then(|| format!("kernel {kernel:?}\nmodel  {model:?}"))
+    }
+
+    /// The sessions leave and come back, as at a move.
+    fn handover(&mut self, run: &mut Run<'_>, vnic: usize, memory: Memory) -> Option<String> {
+        if let Some(text) = self.compare(run) {
+            return Some(text);
+        }
+        let id = VNICS[vnic].vnic;
+        let forget = |record: SessionRecord| match memory {
+            Memory::Kept => record,
+            Memory::Lost => SessionRecord {
+                tcp: [TcpEnd::default(); 2],
+                ..record
+            },
+        };
+        let left: Vec<_> = self
+            .datapath
+            .export(id)
+            .expect("exports")
+            .into_iter()
+            .map(forget)
+            .collect();
+        self.datapath.purge(id).expect("purges");
+        let receipt = self.datapath.import(id, &left).expect("imports");
+        assert_eq!(receipt.imported as usize, left.len(), "{receipt:?}");
+        let model = &mut run.models[vnic];
+        let left: Vec<_> = model.sessions(run.now).into_iter().map(forget).collect();
+        model.purge();
+        model.import(&left, run.now);
+        None
+    }
+
+    /// Sessions and counters of both.
+    fn compare(&mut self, run: &Run<'_>) -> Option<String> {
+        for (index, vnic) in VNICS.iter().enumerate() {
+            let mut kernel = self.datapath.export(vnic.vnic).expect("exports");
+            kernel.sort_by_key(|record| record.key);
+            let model = run.models[index].sessions(run.now);
+            let slack = run.began.elapsed() + TICK;
+            self.reached
+                .states
+                .extend(model.iter().map(|record| record.state as u8));
+            let same = kernel.len() == model.len()
+                && kernel
+                    .iter()
+                    .zip(&model)
+                    .all(|(a, b)| same_session(a, b, slack));
+            if !same {
+                let only = |list: &[SessionRecord], others: &[SessionRecord]| -> Vec<String> {
+                    let missing = list.iter().filter(|a| {
+                        !others
+                            .iter()
+                            .any(|b| same_session(a, b, slack) || same_session(b, a, slack))
+                    });
+                    missing.map(|record| format!("{record:?}")).collect()
+                };
+                return Some(format!(
+                    "sessions of vnic {}\nkernel {:#?}\nmodel  {:#?}",
+                    vnic.vnic,
+                    only(&kernel, &model),
+                    only(&model, &kernel)
+                ));
+            }
+        }
+        let (kernel, model) = (self.counts(&run.base), model_counts(&run.models));
+        (kernel != model).then(|| format!("counters\nkernel {kernel:?}\nmodel  {model:?}"))
+    }
+
+    fn counts(&self, base: &Base) -> Counts {
+        let now = self.counted();
+        let mut counts = Counts::default();
+        for (index, (now, base)) in now.vnics.iter().zip(&base.vnics).enumerate() {
+            for direction in DIRECTIONS {
+                let of = |counters: &VnicCounters| match direction {
+                    Direction::Egress => counters.egress.clone(),
+                    Direction::Ingress => counters.ingress.clone(),
+                };
+                let (now, base) = (of(now), of(base));
+                let since = |now: lictor_datapath::Count, base: lictor_datapath::Count| {
+                    (now.packets - base.packets, now.bytes - base.bytes)
+                };
+                counts.insert((index, direction, None), since(now.seen, base.seen));
+                for (reason, count) in &now.reasons {
+                    let key = (index, direction, Some(*reason));
+                    counts.insert(key, since(*count, base.reason(*reason)));
+                }
+            }
+        }
+        let rules = now.rules.iter().map(|(rule, now)| {
+            let base = base.rules.get(rule).copied().unwrap_or_default();
+            let since = [
+                now.packets - base.packets,
+                now.bytes - base.bytes,
+                now.sessions - base.sessions,
+            ];
+            (*rule, since)
+        });
+        Counts::new(counts.vnics, rules.collect())
+    }
+}
+
+type ByReason = BTreeMap<(usize, Direction, Option<Reason>), (u64, u64)>;
+
+/// Counters since a case began; what is zero is left out.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Counts {
+    vnics: ByReason,
+    rules: BTreeMap<RuleId, [u64; 3]>,
+}
+
+impl Counts {
+    fn new(mut vnics: ByReason, mut rules: BTreeMap<RuleId, [u64; 3]>) -> Self {
+        vnics.retain(|_, count| *count != (0, 0));
+        rules.retain(|_, count| *count != [0; 3]);
+        Self { vnics, rules }
+    }
+
+    fn insert(&mut self, key: (usize, Direction, Option<Reason>), count: (u64, u64)) {
+        self.vnics.insert(key, count);
+    }
+}
+
+fn model_counts(models: &[Firewall; 2]) -> Counts {
+    let mut counts = Counts::default();
+    for (index, model) in models.iter().enumerate() {
+        let counters = model.counters();
+        for direction in DIRECTIONS {
+            let seen = counters.seen[direction as usize];
+            counts.insert((index, direction, None), (seen.packets, seen.bytes));
+        }
+        for ((direction, reason), count) in &counters.reasons {
+            counts.insert(
+                (index, *direction, Some(*reason)),
+                (count.packets, count.bytes),
+            );
+        }
+        for (rule, count) in &counters.rules {
+            let sum = counts.rules.entry(*rule).or_default();
+            let add = [count.packets, count.bytes, count.sessions];
+            sum.iter_mut().zip(add).for_each(|(sum, add)| *sum += add);
+        }
+    }
+    Counts::new(counts.vnics, counts.rules)
+}
+
+/// Real time passes in the kernel only: it may have waited longer and have less left, by no more
+/// than the run has taken.
+fn same_session(kernel: &SessionRecord, model: &SessionRecord, slack: Duration) -> bool {
+    let within = |less: u32, more: u32| {
+        more.checked_sub(less)
+            .is_some_and(|by| Duration::from_millis(by.into()) <= slack)
+    };
+    let known = |record: &SessionRecord| {
+        record.tcp.map(|end| match end.flags & 1 {
+            1 => end,
+            _ => TcpEnd {
+                flags: end.flags,
+                ..TcpEnd::default()
+            },
+        })
+    };
+    let same = SessionRecord {
+        idle_ms: model.idle_ms,
+        expires_in_ms: model.expires_in_ms,
+        tcp: known(kernel),
+        ..*kernel
+    } == SessionRecord {
+        tcp: known(model),
+        ..*model
+    };
+    same && within(kernel.expires_in_ms, model.expires_in_ms)
+        && within(model.idle_ms, kernel.idle_ms)
+}
+
+/// The least steps that still differ, by leaving out ever smaller runs of them.
+pub(crate) fn shrink(rig: &mut Rig, case: &Case, found: Difference) -> (Case, Difference) {
+    let with = |steps: Vec<Step>| Case {
+        steps,
+        ..case.clone()
+    };
+    let mut best = with(case.steps[..=found.step].to_vec());
+    let mut difference = found;
+    let mut runs = 0;
+    let mut size = best.steps.len().div_ceil(2);
+    loop {
+        let mut at = 0;
+        let before = best.steps.len();
+        while at < best.steps.len() && runs < SHRINK_RUNS_MAX {
+            let mut steps = best.steps.clone();
+            steps.drain(at..(at + size).min(best.steps.len()));
+            runs += 1;
+            let smaller = with(steps);
+            match rig.run(&smaller) {
+                Some(found) => {
+                    let steps = smaller.steps[..=found.step].to_vec();
+                    (best, difference) = (with(steps), found);
+                }
+                None => at += size,
+            }
+        }
+        if size == 1 && before == best.steps.len() || runs >= SHRINK_RUNS_MAX {
+            return (best, difference);
+        }
+        size = (size / 2).max(1);
+    }
+}
+
+/// All states that a session may have.
+pub(crate) fn all_states() -> BTreeSet<u8> {
+    (0..=u8::MAX)
+        .filter(|number| TcpState::from_number(*number).is_some())
+        .collect()
+}

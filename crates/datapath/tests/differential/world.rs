@@ -1,0 +1,191 @@
+//! Two vnics, the addresses around them, and random tables over both.
+
+use crate::common::address;
+use lictor_model::Vnic;
+use lictor_types::{
+    AddressEntry, AtomId, AtomRange, Decision, Direction, Epoch, Generation, HostTables,
+    IdentityId, Mac, Protocol, RuleId, Segment, Verdict, VnicId,
+};
+use rand::Rng;
+use rand::rngs::StdRng;
+use rand::seq::SliceRandom;
+
+pub(crate) const SEGMENT: Segment = Segment(7);
+
+/// The second vnic has room for few sessions, so that its table fills.
+pub(crate) const VNICS: [Vnic; 2] = [
+    Vnic {
+        vnic: VnicId(1),
+        mac: Mac([0x52, 0x54, 0, 0, 0, 1]),
+        segment: SEGMENT,
+        sessions_max: 512,
+    },
+    Vnic {
+        vnic: VnicId(2),
+        mac: Mac([0x52, 0x54, 0, 0, 0, 2]),
+        segment: SEGMENT,
+        sessions_max: 6,
+    },
+];
+
+/// Some other station on the link.
+pub(crate) const STRANGER: Mac = Mac([0x52, 0x54, 0, 0, 0, 9]);
+
+/// The addresses of the vnics, of each family.
+pub(crate) const OWN4: [[&str; 2]; 2] = [["10.0.0.1", "10.0.1.5"], ["10.0.0.2", "10.0.0.3"]];
+pub(crate) const OWN6: [[&str; 2]; 2] = [["fd00::1", "fd00:1::5"], ["fd00::2", "fd00::3"]];
+/// A guest elsewhere, a named prefix, an address in no row, a group, the limited broadcast.
+pub(crate) const FAR4: [&str; 6] = [
+    "10.0.0.9",
+    "192.0.2.7",
+    "192.0.2.130",
+    "198.51.100.1",
+    "224.0.0.251",
+    "255.255.255.255",
+];
+pub(crate) const FAR6: [&str; 5] = [
+    "fd00::9",
+    "2001:db8::7",
+    "2001:db9::1",
+    "fe80::99",
+    "ff02::fb",
+];
+
+const IDENTITIES: u32 = 5;
+const ATOMS: u16 = 6;
+/// Where runs of ports may begin.
+const CUTS: [u16; 12] = [0, 1, 8, 9, 22, 47, 53, 80, 128, 134, 1_024, 60_000];
+
+fn addresses(rng: &mut StdRng) -> Vec<AddressEntry> {
+    let links = VNICS.map(|vnic| format!("{}/128", vnic.mac.link_local()));
+    let rows = [
+        ("10.0.0.1/32", 1),
+        ("10.0.1.0/28", 1),
+        ("fd00::1/128", 1),
+        ("fd00:1::/64", 1),
+        (links[0].as_str(), 1),
+        ("10.0.0.2/32", 2),
+        ("10.0.0.3/32", 2),
+        ("fd00::2/128", 2),
+        ("fd00::3/128", 2),
+        (links[1].as_str(), 2),
+        ("10.0.0.9/32", 9),
+        ("fd00::9/128", 9),
+        ("10.0.0.0/8", 0),
+        ("192.0.2.0/24", 0),
+        ("192.0.2.128/25", 0),
+        ("::/0", 0),
+        ("2001:db8::/32", 0),
+    ];
+    let mut rows: Vec<AddressEntry> = rows
+        .iter()
+        .filter(|_| !rng.gen_bool(0.02))
+        .copied()
+        .collect::<Vec<_>>()
+        .into_iter()
+        .map(|(prefix, vnic)| {
+            let identity = rng.gen_range(0..IDENTITIES);
+            address(prefix, identity, vnic, rng.gen_range(1..4))
+        })
+        .collect();
+    // The same addresses elsewhere mean something else.
+    let elsewhere = |entry: &AddressEntry| AddressEntry {
+        segment: Segment(8),
+        vnic: Some(VnicId(1)),
+        ..*entry
+    };
+    rows.extend(rows.clone().iter().map(elsewhere));
+    rows
+}
+
+fn atoms(rng: &mut StdRng) -> Vec<AtomRange> {
+    let mut rows = Vec::new();
+    for protocol in Protocol::ALL {
+        let mut first = 0;
+        for next in CUTS[1..].iter().map(|cut| cut - 1).chain([u16::MAX]) {
+            if first > protocol.port_max() || !rng.gen_bool(0.8) {
+                continue;
+            }
+            let last = next.min(protocol.port_max());
+            if rng.gen_bool(0.97) {
+                rows.push(AtomRange {
+                    protocol,
+                    first,
+                    last,
+                    atom: AtomId(match rng.gen_bool(0.03) {
+                        true => 0,
+                        false => rng.gen_range(1..=ATOMS),
+                    }),
+                });
+            }
+            first = last.saturating_add(1);
+        }
+    }
+    rows
+}
+
+fn decisions(rng: &mut StdRng) -> Vec<Decision> {
+    let mut rows = Vec::new();
+    for local in 0..IDENTITIES {
+        for peer in 0..IDENTITIES {
+            for direction in [Direction::Egress, Direction::Ingress] {
+                for atom in 1..=ATOMS {
+                    if rng.gen_bool(0.1) {
+                        continue;
+                    }
+                    rows.push(Decision {
+                        local: IdentityId(local),
+                        peer: IdentityId(peer),
+                        direction,
+                        atom: AtomId(atom),
+                        verdict: match rng.gen_bool(0.92) {
+                            true => Verdict::Allow,
+                            false => Verdict::Deny,
+                        },
+                        rule: RuleId(rng.gen_range(1..60)),
+                        log: rng.gen_bool(0.5),
+                    });
+                }
+            }
+        }
+    }
+    rows
+}
+
+/// Tables of a random policy.
+pub(crate) fn tables(rng: &mut StdRng) -> HostTables {
+    HostTables {
+        generation: Generation(rng.gen_range(1..1_000)),
+        epoch: Epoch(rng.gen_range(1..1_000)),
+        addresses: addresses(rng),
+        atoms: atoms(rng),
+        decisions: decisions(rng),
+    }
+}
+
+/// The next release or binding: a little is different, or nothing is.
+pub(crate) fn successor(tables: &HostTables, rng: &mut StdRng) -> HostTables {
+    let mut next = tables.clone();
+    next.generation = Generation(next.generation.0 + 1);
+    match rng.gen_range(0..4) {
+        0 => {}
+        1 => next.decisions.retain(|_| rng.gen_bool(0.8)),
+        2 => {
+            for decision in &mut next.decisions {
+                if rng.gen_bool(0.3) {
+                    decision.rule = RuleId(rng.gen_range(60..120));
+                }
+            }
+        }
+        _ => {
+            let count = rng.gen_range(1..4);
+            for _ in 0..count {
+                if let Some(entry) = next.addresses.choose_mut(rng) {
+                    entry.identity = IdentityId(rng.gen_range(0..IDENTITIES));
+                    entry.epoch = Epoch(entry.epoch.0 + 1);
+                }
+            }
+        }
+    }
+    next
+}

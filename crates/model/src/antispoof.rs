@@ -1,0 +1,238 @@
+//! Who may say what on the link: MAC addresses, ARP (RFC 826, RFC 5227), neighbour discovery (RFC
+//! 4861, RFC 4862) and the announcement that QEMU sends (RFC 903).
+
+use crate::parse::{Content, IP_ICMPV6, Ip, Message, Packet, Transport, bytes_at};
+use crate::policy::{Place, Tables};
+use lictor_types::{Direction, Mac, Reason};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use Direction::{Egress, Ingress};
+
+/// Options of a neighbour message.
+const ND_OPTIONS_MAX: usize = 6;
+
+const ROUTER_SOLICITATION: u8 = 133;
+pub(crate) const ROUTER_ADVERTISEMENT: u8 = 134;
+const SOLICITATION: u8 = 135;
+const ADVERTISEMENT: u8 = 136;
+const REDIRECT: u8 = 137;
+
+/// Truth about a neighbour, or a lie.
+fn truth(holds: bool) -> Reason {
+    if holds {
+        Reason::Neighbour
+    } else {
+        Reason::SpoofedNeighbour
+    }
+}
+
+/// A guest sends with its own MAC only, and hears its own, all stations, all nodes (ff02::1) and
+/// the solicited-node groups, for which a solicitation must prove itself by its target.
+pub(crate) fn mac(own: Mac, packet: &Packet<'_>, direction: Direction) -> Result<(), Reason> {
+    if direction == Egress {
+        return match packet.from == own {
+            true => Ok(()),
+            false => Err(Reason::SpoofedMac),
+        };
+    }
+    let Content::Ip(ip) = &packet.content else {
+        let heard = packet.to == own || packet.to == Mac([0xff; 6]);
+        return heard.then_some(()).ok_or(Reason::ForeignMac);
+    };
+    let heard = match packet.to.0 {
+        to if to == own.0 || to == [0xff; 6] => true,
+        [0x33, 0x33, 0, 0, 0, 1] => ip.source.is_ipv6(),
+        [0x33, 0x33, 0xff, ..] => is_solicitation(ip),
+        _ => false,
+    };
+    heard.then_some(()).ok_or(Reason::ForeignMac)
+}
+
+fn is_solicitation(ip: &Ip<'_>) -> bool {
+    let solicits = |m: &Message<'_>| m.kind == SOLICITATION;
+    ip.protocol == IP_ICMPV6 && matches!(&ip.transport, Transport::Icmp(m) if solicits(m))
+}
+
+/// An ARP body for IPv4 over Ethernet.
+struct Arp {
+    operation: u16,
+    sender_mac: Mac,
+    sender: Ipv4Addr,
+    target_mac: Mac,
+    target: Ipv4Addr,
+}
+
+fn read_arp(body: &[u8]) -> Result<Arp, Reason> {
+    let body: [u8; 28] = bytes_at(body, 0).ok_or(Reason::Truncated)?;
+    // Ethernet, IPv4, and the lengths of their addresses.
+    if body[..6] != [0, 1, 8, 0, 6, 4] {
+        return Err(Reason::BadHeader);
+    }
+    let mac = |at| bytes_at(&body, at).map(Mac).ok_or(Reason::Truncated);
+    let ipv4 = |at| bytes_at::<4>(&body, at).ok_or(Reason::Truncated);
+    Ok(Arp {
+        operation: u16::from_be_bytes([body[6], body[7]]),
+        sender_mac: mac(8)?,
+        sender: ipv4(14)?.into(),
+        target_mac: mac(18)?,
+        target: ipv4(24)?.into(),
+    })
+}
+
+/// What stands at this vnic: its place and its MAC.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Station {
+    pub(crate) place: Place,
+    pub(crate) mac: Mac,
+}
+
+/// QEMU announces a resumed guest in a reversed ARP for its own station. It needs no release: it
+/// moves the bridges' knowledge of the MAC and nothing else.
+pub(crate) fn rarp(body: &[u8], own: Mac, direction: Direction) -> Reason {
+    if bytes_at::<28>(body, 0).is_none() {
+        return Reason::Truncated;
+    }
+    if direction == Ingress {
+        return Reason::EtherType;
+    }
+    match read_arp(body) {
+        // RFC 903: a request for the sender's own address.
+        Ok(arp) if arp.operation != 3 => Reason::BadHeader,
+        Ok(arp) if arp.sender_mac == own && arp.target_mac == own => Reason::Announcement,
+        Ok(_) => Reason::SpoofedNeighbour,
+        Err(reason) => reason,
+    }
+}
+
+pub(crate) fn arp(body: &[u8], tables: &Tables, station: Station, direction: Direction) -> Reason {
+    let arp = match read_arp(body) {
+        Ok(arp) if matches!(arp.operation, 1 | 2) => arp,
+        Ok(_) => return Reason::BadHeader,
+        Err(reason) => return reason,
+    };
+    let bound = |address: Ipv4Addr| tables.bound(station.place, address.into());
+    let own = arp.sender_mac == station.mac;
+    match direction {
+        Egress if !own => Reason::SpoofedNeighbour,
+        // RFC 5227, 2.1.1: a probe asks without claiming.
+        Egress if arp.sender.is_unspecified() => truth(arp.operation == 1),
+        Egress => truth(bound(arp.sender)),
+        // The guest's own address or station in a stranger's mouth.
+        Ingress if own || bound(arp.sender) => Reason::SpoofedNeighbour,
+        Ingress if bound(arp.target) || arp.target == arp.sender => Reason::Neighbour,
+        Ingress => Reason::ForeignAddress,
+    }
+}
+
+/// The reason for a neighbour message; none if the policy is to decide.
+pub(crate) fn nd(
+    packet: &Packet<'_>,
+    tables: &Tables,
+    station: Station,
+    direction: Direction,
+) -> Option<Reason> {
+    let Content::Ip(ip) = &packet.content else {
+        return None;
+    };
+    let Transport::Icmp(message) = &ip.transport else {
+        return None;
+    };
+    if ip.protocol != IP_ICMPV6 || !(ROUTER_SOLICITATION..=REDIRECT).contains(&message.kind) {
+        return None;
+    }
+    // RFC 4861, 6.1 and 7.1: whoever is not on the link can't send 255.
+    if ip.hops != 255 || message.code != 0 {
+        return Some(Reason::BadHeader);
+    }
+    let bound = |address| tables.bound(station.place, address);
+    let from_own = bound(ip.source);
+    let reason = match (message.kind, direction) {
+        (ROUTER_ADVERTISEMENT, Ingress) => return None,
+        (ROUTER_ADVERTISEMENT, Egress) | (REDIRECT, _) => Err(Reason::SpoofedNeighbour),
+        (ROUTER_SOLICITATION, Ingress) => Err(Reason::ForeignAddress),
+        (ROUTER_SOLICITATION, Egress) => options(message.bytes, 8, station.mac, direction)
+            .map(|()| truth(ip.source.is_unspecified() || from_own)),
+        _ => target(message, station.mac, direction).map(|target| match direction {
+            Egress => said(ip, message.kind, from_own, bound(target.into())),
+            Ingress => heard(packet.to, ip, (message.kind, target), bound),
+        }),
+    };
+    Some(reason.unwrap_or_else(|reason| reason))
+}
+
+/// The target of a solicitation or an advertisement whose options tell the truth.
+fn target(message: &Message<'_>, own: Mac, direction: Direction) -> Result<Ipv6Addr, Reason> {
+    let octets: [u8; 16] = bytes_at(message.bytes, 8).ok_or(Reason::Truncated)?;
+    let target = Ipv6Addr::from(octets);
+    // RFC 4861, 4.3: no group. A v4-mapped one would be taken for the IPv4 address it contains.
+    if target.is_multicast() || target.to_ipv4_mapped().is_some() {
+        return Err(Reason::BadHeader);
+    }
+    options(message.bytes, 24, own, direction)?;
+    Ok(target)
+}
+
+/// Whether the options speak of the right station: from the guest its own, toward it any but its
+/// own.
+fn options(bytes: &[u8], at: usize, own: Mac, direction: Direction) -> Result<(), Reason> {
+    let mut rest = bytes.get(at..).ok_or(Reason::Truncated)?;
+    for _ in 0..ND_OPTIONS_MAX {
+        if rest.is_empty() {
+            return Ok(());
+        }
+        let [kind, units, mac @ ..]: [u8; 8] = bytes_at(rest, 0).ok_or(Reason::Truncated)?;
+        // RFC 4861, 4.6: a length of zero is to be discarded.
+        if units == 0 {
+            return Err(Reason::BadHeader);
+        }
+        let names_station = matches!(kind, 1 | 2);
+        if names_station && (Mac(mac) == own) != (direction == Egress) {
+            return Err(Reason::SpoofedNeighbour);
+        }
+        rest = rest
+            .get(usize::from(units) * 8..)
+            .ok_or(Reason::Truncated)?;
+    }
+    rest.is_empty().then_some(()).ok_or(Reason::BadHeader)
+}
+
+/// From the guest: whoever advertises, or asks whether an address is free (RFC 4862, 5.4), speaks
+/// of an address of its own; an advertisement has a sender.
+fn said(ip: &Ip<'_>, kind: u8, from_own: bool, target_own: bool) -> Reason {
+    let unspecified = ip.source.is_unspecified();
+    truth(match kind {
+        ADVERTISEMENT => from_own && target_own,
+        _ if unspecified => target_own,
+        _ => from_own,
+    })
+}
+
+/// Toward the guest: nobody speaks as the guest or for its address; a question must be about its
+/// address, an answer is for it or for all.
+fn heard(
+    to: Mac,
+    ip: &Ip<'_>,
+    (kind, target): (u8, Ipv6Addr),
+    bound: impl Fn(IpAddr) -> bool,
+) -> Reason {
+    let target_own = bound(target.into());
+    if !ip.source.is_unspecified() && bound(ip.source) {
+        return Reason::SpoofedNeighbour;
+    }
+    if kind == ADVERTISEMENT {
+        return match ip.destination {
+            _ if target_own => Reason::SpoofedNeighbour,
+            to if to.is_multicast() || bound(to) => Reason::Neighbour,
+            _ => Reason::ForeignAddress,
+        };
+    }
+    // A group's MAC must be that of the target (RFC 4291, 2.7.1), or anyone could listen in.
+    let group = to.0[0] == 0x33 && to.0[2] == 0xff;
+    if group && to.0[3..] != target.octets()[13..] {
+        return Reason::ForeignMac;
+    }
+    match target_own {
+        true => Reason::Neighbour,
+        false => Reason::ForeignAddress,
+    }
+}

@@ -1,0 +1,20 @@
+//! The stateful reference firewall of one vnic in plain Rust: packets in; verdicts, sessions and
+//! counters out. It is what the kernel program means, and `crates/datapath/tests/differential.rs`
+//! compares the two packet by packet.
+//!
+//! Speed is no aim here, being read is. The model does no I/O and reads no clock; it knows packets
+//! as they are on the wire, and so neither offloaded super-packets nor tags that a device took off.
+//!
+//! One module for each concern, in the order in which a packet meets them: [`Firewall::judge`] in
+//! `verdict` leads through `parse`, `antispoof`, `session` with `tcp` and `icmp`, and `policy`.
+#![forbid(unsafe_code)]
+
+mod antispoof;
+mod icmp;
+mod parse;
+mod policy;
+mod session;
+mod tcp;
+mod verdict;
+
+pub use verdict::{Answer, Count, Counters, Firewall, Frame, RuleCount, Vnic};

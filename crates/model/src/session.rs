@@ -1,0 +1,143 @@
+//! A conversation of one vnic, and the table of them.
+
+use crate::parse::{IP_ICMP, IP_ICMPV6, IP_TCP, IP_UDP};
+use crate::tcp::Side;
+use lictor_types::{Direction, Epoch, Generation, RuleId, SessionKey, SessionRecord, TcpState};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// A tracked conversation. Arrays are from the guest, toward it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Session {
+    pub(crate) state: TcpState,
+    pub(crate) opened: Direction,
+    pub(crate) rule: RuleId,
+    pub(crate) generation: Generation,
+    pub(crate) epochs: (Epoch, Epoch),
+    /// The load of tables that allowed it; none after an import, so that its next packet is judged.
+    pub(crate) version: Option<u64>,
+    pub(crate) last_seen: Duration,
+    pub(crate) expires: Duration,
+    pub(crate) packets: [u64; 2],
+    pub(crate) bytes: [u64; 2],
+    pub(crate) sides: [Side; 2],
+}
+
+impl Session {
+    /// At its very moment of expiry a session is over.
+    pub(crate) fn live(&self, now: Duration) -> bool {
+        self.expires > now
+    }
+}
+
+/// How long a conversation lives without a packet. Established TCP: RFC 5382, REQ-5 asks for at
+/// least 2 hours and 4 minutes; UDP: RFC 4787, REQ-5 for 2 minutes; ICMP: RFC 5508, REQ-2 for 60
+/// seconds.
+pub(crate) fn timeout(protocol: u8, state: TcpState) -> Duration {
+    use TcpState::{Closed, Established, FinWait, SynReceived, TimeWait, Unreplied};
+    let seconds = match (protocol, state) {
+        (IP_TCP, Established) => 7_440,
+        (IP_TCP, FinWait) => 240,
+        (IP_TCP, Unreplied | SynReceived | TimeWait) => 60,
+        (IP_TCP, Closed) => 10,
+        (IP_UDP, Unreplied) => 30,
+        (IP_UDP, _) => 180,
+        (IP_ICMP | IP_ICMPV6, _) | (_, Unreplied) => 60,
+        _ => 600,
+    };
+    Duration::from_secs(seconds)
+}
+
+/// The sessions of one vnic, at most its quota. An expired one keeps its place until its
+/// conversation begins anew or a sweep removes it.
+#[derive(Debug, Clone)]
+pub(crate) struct Table {
+    rows: BTreeMap<SessionKey, Session>,
+    max: usize,
+}
+
+/// There was no room.
+#[derive(Debug)]
+pub(crate) struct Full;
+
+impl Table {
+    pub(crate) fn new(max: usize) -> Self {
+        Self {
+            rows: BTreeMap::new(),
+            max,
+        }
+    }
+
+    pub(crate) fn live(&mut self, key: &SessionKey, now: Duration) -> Option<&mut Session> {
+        self.rows.get_mut(key).filter(|session| session.live(now))
+    }
+
+    pub(crate) fn insert(&mut self, key: SessionKey, session: Session) -> Result<(), Full> {
+        if self.rows.len() >= self.max {
+            return Err(Full);
+        }
+        self.rows.insert(key, session);
+        Ok(())
+    }
+
+    pub(crate) fn remove(&mut self, key: &SessionKey) {
+        self.rows.remove(key);
+    }
+
+    pub(crate) fn contains(&self, key: &SessionKey) -> bool {
+        self.rows.contains_key(key)
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.rows.clear();
+    }
+
+    pub(crate) fn sweep(&mut self, now: Duration) {
+        self.rows.retain(|_, session| session.live(now));
+    }
+
+    pub(crate) fn records(&self, now: Duration) -> Vec<SessionRecord> {
+        let live = self.rows.iter().filter(|(_, session)| session.live(now));
+        live.map(|(key, session)| record(*key, session, now))
+            .collect()
+    }
+}
+
+fn milliseconds(time: Duration) -> u32 {
+    u32::try_from(time.as_millis()).unwrap_or(u32::MAX)
+}
+
+fn record(key: SessionKey, session: &Session, now: Duration) -> SessionRecord {
+    SessionRecord {
+        key,
+        opened: session.opened,
+        state: session.state,
+        rule: session.rule,
+        generation: session.generation,
+        local_epoch: session.epochs.0,
+        remote_epoch: session.epochs.1,
+        idle_ms: milliseconds(now.saturating_sub(session.last_seen)),
+        expires_in_ms: milliseconds(session.expires.saturating_sub(now)),
+        packets: session.packets,
+        bytes: session.bytes,
+        tcp: session.sides.map(|side| side.record()),
+    }
+}
+
+/// A session that another host hands over.
+pub(crate) fn taken_in(record: &SessionRecord, now: Duration) -> Session {
+    let ago = Duration::from_millis(record.idle_ms.into());
+    Session {
+        state: record.state,
+        opened: record.opened,
+        rule: record.rule,
+        generation: record.generation,
+        epochs: (record.local_epoch, record.remote_epoch),
+        version: None,
+        last_seen: now.saturating_sub(ago),
+        expires: now + Duration::from_millis(record.expires_in_ms.into()),
+        packets: record.packets,
+        bytes: record.bytes,
+        sides: record.tcp.map(|end| Side::of_record(&end)),
+    }
+}

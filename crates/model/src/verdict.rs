@@ -1,0 +1,411 @@
+//! The firewall of one vnic: the order of the steps, and what is counted.
+
+use crate::antispoof::{self, ROUTER_ADVERTISEMENT, Station};
+use crate::icmp::{self, Purpose};
+use crate::parse::{self, Content, Ip, Transport};
+use crate::policy::{Judgement, Place, Tables};
+use crate::session::{self, Session, Table};
+use crate::tcp::{self, Side, Track};
+use lictor_types::{
+    Direction, HostTables, Mac, Reason, RuleId, Segment, SessionKey, SessionRecord, TcpState,
+    Verdict, VnicId, VnicState,
+};
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::Duration;
+
+/// What is protected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Vnic {
+    /// Its number.
+    pub vnic: VnicId,
+    /// The guest's MAC.
+    pub mac: Mac,
+    /// The L2 domain.
+    pub segment: Segment,
+    /// The quota of sessions.
+    pub sessions_max: u32,
+}
+
+/// A packet and its circumstances.
+#[derive(Debug, Clone, Copy)]
+pub struct Frame<'a> {
+    /// From the guest or toward it.
+    pub direction: Direction,
+    /// The time since any fixed moment. It never goes back.
+    pub at: Duration,
+    /// From the Ethernet header to the last byte.
+    pub bytes: &'a [u8],
+}
+
+/// What is to happen to a packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Answer {
+    /// Allow or deny.
+    pub verdict: Verdict,
+    /// Why.
+    pub reason: Reason,
+    /// By which rule; [`RuleId::DEFAULT`] if none was asked or none names it.
+    pub rule: RuleId,
+}
+
+/// Packets and bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Count {
+    /// Packets.
+    pub packets: u64,
+    /// Bytes, Ethernet header included.
+    pub bytes: u64,
+}
+
+/// What a rule decided: packets that opened a session or were denied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct RuleCount {
+    /// The packets.
+    pub packets: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Sessions that it opened.
+    pub sessions: u64,
+}
+
+/// What a vnic has counted.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Counters {
+    /// Every packet, from the guest and toward it.
+    pub seen: [Count; 2],
+    /// By direction and reason.
+    pub reasons: BTreeMap<(Direction, Reason), Count>,
+    /// By rule; the default deny is [`RuleId::DEFAULT`].
+    pub rules: BTreeMap<RuleId, RuleCount>,
+}
+
+/// The stateful firewall of one vnic. It begins in hold and without tables.
+#[derive(Debug, Clone)]
+pub struct Firewall {
+    vnic: Vnic,
+    state: VnicState,
+    tables: Option<Tables>,
+    sessions: Table,
+    counters: Counters,
+}
+
+fn answer(reason: Reason, rule: RuleId) -> Answer {
+    let denies = reason >= Reason::PolicyDeny;
+    Answer {
+        verdict: if denies {
+            Verdict::Deny
+        } else {
+            Verdict::Allow
+        },
+        reason,
+        rule,
+    }
+}
+
+fn ruleless(reason: Reason) -> Answer {
+    answer(reason, RuleId::DEFAULT)
+}
+
+impl Firewall {
+    /// A vnic in hold.
+    #[must_use]
+    pub fn new(vnic: Vnic) -> Self {
+        Self {
+            vnic,
+            state: VnicState::Hold,
+            tables: None,
+            sessions: Table::new(vnic.sessions_max as usize),
+            counters: Counters::default(),
+        }
+    }
+
+    /// Sets whether it forwards.
+    pub fn set_state(&mut self, state: VnicState) {
+        self.state = state;
+    }
+
+    /// Replaces the tables. Every session is judged again with its next packet.
+    pub fn load(&mut self, tables: &HostTables) {
+        let version = self.tables.as_ref().map_or(0, |tables| tables.version) + 1;
+        self.tables = Some(Tables::new(tables, version));
+    }
+
+    /// The live sessions, by key.
+    #[must_use]
+    pub fn sessions(&self, now: Duration) -> Vec<SessionRecord> {
+        self.sessions.records(now)
+    }
+
+    /// Takes sessions in that another host had. What has expired, belongs to another segment, is
+    /// there already or finds no room is left out.
+    pub fn import(&mut self, records: &[SessionRecord], now: Duration) {
+        for record in records {
+            let fits = record.key.segment == self.vnic.segment && record.expires_in_ms > 0;
+            if fits && !self.sessions.contains(&record.key) {
+                // A full table refuses the record; it is no error of the others.
+                let _full = self
+                    .sessions
+                    .insert(record.key, session::taken_in(record, now));
+            }
+        }
+    }
+
+    /// Removes every session.
+    pub fn purge(&mut self) {
+        self.sessions.clear();
+    }
+
+    /// Removes what has expired and still holds a place.
+    pub fn sweep(&mut self, now: Duration) {
+        self.sessions.sweep(now);
+    }
+
+    /// What was counted since the vnic exists.
+    #[must_use]
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Judges a packet, and counts and remembers it.
+    pub fn judge(&mut self, frame: &Frame<'_>) -> Answer {
+        let answer = self.decide(frame).unwrap_or_else(ruleless);
+        let bytes = frame.bytes.len() as u64;
+        let add = |count: &mut Count| {
+            count.packets += 1;
+            count.bytes += bytes;
+        };
+        let counters = &mut self.counters;
+        add(&mut counters.seen[frame.direction as usize]);
+        let of_reason = (frame.direction, answer.reason);
+        add(counters.reasons.entry(of_reason).or_default());
+        let judged = [Reason::PolicyAllow, Reason::PolicyDeny, Reason::DefaultDeny];
+        if judged.contains(&answer.reason) {
+            let rule = counters.rules.entry(answer.rule).or_default();
+            rule.packets += 1;
+            rule.bytes += bytes;
+        }
+        answer
+    }
+
+    /// The steps. An error is the reason of a packet that no rule was asked about.
+    fn decide(&mut self, frame: &Frame<'_>) -> Result<Answer, Reason> {
+        // 1. Unless the vnic is open, everything is dropped.
+        match self.state {
+            VnicState::Open => {}
+            VnicState::Hold => return Err(Reason::Hold),
+            VnicState::HandedOver => return Err(Reason::HandedOver),
+            VnicState::Cut => return Err(Reason::Cut),
+        }
+        // 2. What is not understood is denied.
+        let packet = parse::frame(frame.bytes)?;
+        // 3. The MAC, whose liar is not worth a look-up.
+        antispoof::mac(self.vnic.mac, &packet, frame.direction)?;
+        // 4. The link's own protocols; all but the announcement ask who has an address.
+        if let Content::Rarp(body) = packet.content {
+            return Err(antispoof::rarp(body, self.vnic.mac, frame.direction));
+        }
+        let tables = self.tables.as_ref().ok_or(Reason::NoRelease)?;
+        let station = Station {
+            place: Place {
+                vnic: self.vnic.vnic,
+                segment: self.vnic.segment,
+            },
+            mac: self.vnic.mac,
+        };
+        if let Some(reason) = antispoof::nd(&packet, tables, station, frame.direction) {
+            return Err(reason);
+        }
+        match &packet.content {
+            Content::Arp(body) => Err(antispoof::arp(body, tables, station, frame.direction)),
+            Content::Rarp(_) => Err(Reason::EtherType),
+            Content::Ip(ip) => self.conversation(frame, ip),
+        }
+    }
+
+    /// 5 to 7: the session, or the policy and a new session.
+    fn conversation(&mut self, frame: &Frame<'_>, ip: &Ip<'_>) -> Result<Answer, Reason> {
+        if let Transport::Icmp(message) = &ip.transport
+            && icmp::purpose(ip.protocol, message.kind) == Purpose::Error
+        {
+            let key = icmp::related(ip, message, self.vnic.segment, frame.direction);
+            return self.related(frame, &key.ok_or(Reason::Unrelated)?);
+        }
+        let key = self.key(frame, ip);
+        if self.sessions.live(&key, frame.at).is_some()
+            && let Some(answer) = self.established(frame, ip, &key)
+        {
+            return Ok(answer);
+        }
+        // Expired or ended: it makes room for its successor.
+        self.sessions.remove(&key);
+        Ok(self.begin(frame, ip, key))
+    }
+
+    fn key(&self, frame: &Frame<'_>, ip: &Ip<'_>) -> SessionKey {
+        let ports = match ip.transport {
+            Transport::Tcp(segment) => (segment.source, segment.destination),
+            Transport::Udp {
+                source,
+                destination,
+            } => (source, destination),
+            Transport::Icmp(_) | Transport::Other => (0, 0),
+        };
+        let ends = [(ip.source, ports.0), (ip.destination, ports.1)];
+        let mut key = icmp::key(self.vnic.segment, ip.protocol, ends, frame.direction);
+        let Transport::Icmp(message) = &ip.transport else {
+            return key;
+        };
+        let purpose = icmp::purpose(ip.protocol, message.kind);
+        if matches!(purpose, Purpose::Echo | Purpose::Reply) {
+            (key.local_port, key.remote_port) =
+                icmp::echo_ports(purpose, message.id, frame.direction);
+        }
+        // A router's advertisement names a group; the vnic's own link-local address, which is
+        // bound to every vnic, tells its identity instead.
+        let advertised = frame.direction == Direction::Ingress
+            && ip.source.is_ipv6()
+            && message.kind == ROUTER_ADVERTISEMENT;
+        if advertised && ip.destination.is_multicast() {
+            key.local = IpAddr::V6(self.vnic.mac.link_local());
+        }
+        key
+    }
+
+    /// Judges a live session again if the tables are not those that allowed it, in the direction in
+    /// which it was opened. Gives the answer of a session that is revoked, and removes it.
+    fn revoked(&mut self, key: &SessionKey, now: Duration) -> Option<Answer> {
+        let tables = self.tables.as_ref()?;
+        let session = self.sessions.live(key, now)?;
+        if session.version == Some(tables.version) {
+            return None;
+        }
+        // Of ICMP, only an echo makes a session.
+        let echo = if key.local.is_ipv4() { 8 } else { 128 };
+        let judgement = tables.judge(self.vnic.vnic, key, session.opened, echo);
+        if judgement.reason != Reason::PolicyAllow {
+            self.sessions.remove(key);
+            return Some(answer(Reason::Revoked, judgement.rule));
+        }
+        session.rule = judgement.rule;
+        session.generation = tables.generation;
+        session.epochs = (judgement.local_epoch, judgement.remote_epoch);
+        session.version = Some(tables.version);
+        None
+    }
+
+    /// An ICMP error about a live session passes with it. It is not one of its packets.
+    fn related(&mut self, frame: &Frame<'_>, key: &SessionKey) -> Result<Answer, Reason> {
+        if let Some(revoked) = self.revoked(key, frame.at) {
+            return Ok(revoked);
+        }
+        let session = self.sessions.live(key, frame.at);
+        let rule = session.ok_or(Reason::Unrelated)?.rule;
+        Ok(answer(Reason::Related, rule))
+    }
+
+    /// The answer to a packet of a live session; none if it begins anew under the old key.
+    fn established(&mut self, frame: &Frame<'_>, ip: &Ip<'_>, key: &SessionKey) -> Option<Answer> {
+        if let Some(revoked) = self.revoked(key, frame.at) {
+            return Some(revoked);
+        }
+        let session = self.sessions.live(key, frame.at)?;
+        let track = match &ip.transport {
+            Transport::Tcp(segment) => tcp::track(session, segment, frame.direction),
+            _ => {
+                if session.state == TcpState::Unreplied && frame.direction != session.opened {
+                    session.state = TcpState::Established;
+                }
+                Track::Fits
+            }
+        };
+        match track {
+            Track::Invalid => return Some(answer(Reason::TcpInvalid, session.rule)),
+            Track::Reopens => return None,
+            Track::Fits | Track::Passes => {}
+        }
+        session.packets[frame.direction as usize] += 1;
+        session.bytes[frame.direction as usize] += frame.bytes.len() as u64;
+        session.last_seen = frame.at;
+        if track == Track::Fits || session.state == TcpState::Closed {
+            session.expires = frame.at + session::timeout(key.protocol, session.state);
+        }
+        Some(answer(Reason::Session, session.rule))
+    }
+
+    /// A packet without a session: the policy, and whether it may begin one.
+    fn begin(&mut self, frame: &Frame<'_>, ip: &Ip<'_>, key: SessionKey) -> Answer {
+        let Some(tables) = &self.tables else {
+            return ruleless(Reason::NoRelease);
+        };
+        let kind = match &ip.transport {
+            Transport::Icmp(message) => message.kind,
+            _ => 0,
+        };
+        let judgement = tables.judge(self.vnic.vnic, &key, frame.direction, kind);
+        let told = |reason| answer(reason, judgement.rule);
+        // Spoofing is told apart from a missing session: the address comes first.
+        if matches!(
+            judgement.reason,
+            Reason::SpoofedAddress | Reason::ForeignAddress
+        ) {
+            return told(judgement.reason);
+        }
+        let mut sides = [Side::default(); 2];
+        match &ip.transport {
+            Transport::Tcp(segment) if segment.flags.impossible() => {
+                return told(Reason::TcpInvalid);
+            }
+            Transport::Tcp(segment) if !segment.flags.opens() => return told(Reason::NoSession),
+            Transport::Tcp(segment) => sides[frame.direction as usize] = Side::of_syn(segment),
+            Transport::Icmp(message) => match icmp::purpose(ip.protocol, message.kind) {
+                Purpose::Reply => return told(Reason::NoSession),
+                Purpose::Echo => {}
+                // A message that nobody answers leaves nothing behind.
+                Purpose::Error | Purpose::Other => return told(judgement.reason),
+            },
+            Transport::Udp { .. } | Transport::Other => {}
+        }
+        if judgement.reason != Reason::PolicyAllow {
+            return told(judgement.reason);
+        }
+        self.open(frame, key, (judgement, sides))
+    }
+
+    fn open(
+        &mut self,
+        frame: &Frame<'_>,
+        key: SessionKey,
+        (judgement, sides): (Judgement, [Side; 2]),
+    ) -> Answer {
+        let own = frame.direction as usize;
+        let mut session = Session {
+            state: TcpState::Unreplied,
+            opened: frame.direction,
+            rule: judgement.rule,
+            generation: self
+                .tables
+                .as_ref()
+                .map(|t| t.generation)
+                .unwrap_or_default(),
+            epochs: (judgement.local_epoch, judgement.remote_epoch),
+            version: self.tables.as_ref().map(|tables| tables.version),
+            last_seen: frame.at,
+            expires: frame.at + session::timeout(key.protocol, TcpState::Unreplied),
+            packets: [0; 2],
+            bytes: [0; 2],
+            sides,
+        };
+        session.packets[own] = 1;
+        session.bytes[own] = frame.bytes.len() as u64;
+        if self.sessions.insert(key, session).is_err() {
+            return answer(Reason::SessionTableFull, judgement.rule);
+        }
+        self.counters
+            .rules
+            .entry(judgement.rule)
+            .or_default()
+            .sessions += 1;
+        answer(Reason::PolicyAllow, judgement.rule)
+    }
+}
