@@ -3,6 +3,7 @@
 
 use anyhow::{Context, Result};
 use lictor_agent::state::{self, StateDir};
+use lictor_lab::site::pci::{CORP, DB, WEB};
 use lictor_lab::site::{Agent, Arrival, Guest, PEER_PORT, Programs, key};
 use lictor_lab::{ConnectOutcome, CounterServer, CounterStream, Host, Lab, NsGuest, connect};
 use lictor_policy::{CompileInput, Date, Labels, compile, parse};
@@ -17,21 +18,6 @@ const LIMIT: Duration = Duration::from_secs(10);
 /// A denied connection is one that gets no answer: as long as a first SYN waits for its second.
 const DENIED: Duration = Duration::from_millis(1_500);
 
-const WEB: Guest = Guest {
-    name: "web",
-    number: 10,
-    labels: &[("zone", "cde"), ("tier", "web"), ("app", "pay")],
-};
-const DB: Guest = Guest {
-    name: "db",
-    number: 11,
-    labels: &[("zone", "cde"), ("tier", "db"), ("app", "pay")],
-};
-const CORP: Guest = Guest {
-    name: "corp",
-    number: 12,
-    labels: &[("zone", "corp"), ("app", "office")],
-};
 const GUESTS: [Guest; 3] = [WEB, DB, CORP];
 
 /// An agent on a host, with nothing in its state directory.

@@ -2,6 +2,7 @@
 //! they fail once it is not, each by what really happened there.
 
 use anyhow::{Context, Result};
+use lictor_lab::site::pci::{CORP, DB, WEB};
 use lictor_lab::site::{Arrival, Draft, Guest, Programs, Signed, Site};
 use lictor_lab::{NsGuest, privileged, wait};
 use lictor_types::Generation;
@@ -17,22 +18,6 @@ const POLICY: &str = concat!(
 );
 /// More than the minute after which a host records again what its kernel holds.
 const LIMIT: Duration = Duration::from_secs(120);
-
-const WEB: Guest = Guest {
-    name: "web",
-    number: 10,
-    labels: &[("zone", "cde"), ("tier", "web"), ("app", "pay")],
-};
-const DB: Guest = Guest {
-    name: "db",
-    number: 11,
-    labels: &[("zone", "cde"), ("tier", "db"), ("app", "pay")],
-};
-const CORP: Guest = Guest {
-    name: "corp",
-    number: 12,
-    labels: &[("zone", "corp"), ("app", "office")],
-};
 
 fn start(site: &Site, guest: &Guest) -> Result<NsGuest> {
     let agent = site.agent("a")?;

@@ -3,6 +3,7 @@
 
 use anyhow::{Context as _, Result, bail};
 use lictor_evidence::{Body, Entry, MoveOutcome, MoveRecord, recover};
+use lictor_lab::site::pci::{BATCH, DB, WEB};
 use lictor_lab::site::{Agent, Arrival, Draft, Guest, Programs, Signed, Site};
 use lictor_lab::{CounterStream, Image, MigrateOptions, NsGuest, QemuGuest, Service, image, wait};
 use lictor_types::VnicState;
@@ -15,21 +16,6 @@ use std::time::Duration;
 
 const LIMIT: Duration = Duration::from_secs(60);
 const PG: u16 = 5432;
-const WEB: Guest = Guest {
-    name: "web",
-    number: 10,
-    labels: &[("zone", "cde"), ("tier", "web"), ("app", "pay")],
-};
-const DB: Guest = Guest {
-    name: "db",
-    number: 11,
-    labels: &[("zone", "cde"), ("tier", "db"), ("app", "pay")],
-};
-const BATCH: Guest = Guest {
-    name: "batch",
-    number: 12,
-    labels: &[("zone", "cde"), ("tier", "batch"), ("app", "pay")],
-};
 
 /// Hosts a and b with agents, web on a as a namespace guest, db on a in QEMU, and a stream from one
 /// to the other.

@@ -1,9 +1,10 @@
 //! Flows that pass, and flows that do not.
 
 use super::decisions::{Wanted, find};
-use super::world::{CLIENT, CORP, DB, FLOWS, LIMIT, PG, PORTAL, WEB, World, at};
+use super::world::{FLOWS, LIMIT, PG, PORTAL, World, at};
 use super::{ensure, evidence};
 use crate::frame::{Datagram, IPV4, arp_reply, udp4};
+use crate::site::pci::{CLIENT, CORP, DB, WEB};
 use crate::{ConnectOutcome, CounterStream, connect, inject, wait};
 use anyhow::{Context, Result};
 use lictor_types::{Mac, Reason, Verdict};

@@ -1,9 +1,10 @@
 //! Guests that move, or may not.
 
 use super::summary::MoveRow;
-use super::world::{BATCH, DB, LIMIT, World, attach, batch_services, boot};
+use super::world::{LIMIT, World, attach, batch_services, boot};
 use super::{ensure, evidence, millis};
 use crate::guest::{MigrateOptions, MigrateReport, QemuGuest};
+use crate::site::pci::{BATCH, DB};
 use crate::site::{Agent, Arrival};
 use crate::stream::{StreamLog, StreamReport};
 use crate::wait;

@@ -1,8 +1,9 @@
 //! Releases that change what lives, and releases that nobody approved.
 
 use super::decisions::{Wanted, find};
-use super::world::{ALL, LIMIT, SSH, WEB, World, at, publish};
+use super::world::{ALL, LIMIT, SSH, World, at, publish};
 use super::{ensure, evidence};
+use crate::site::pci::WEB;
 use crate::site::{Agent, Answer, Draft, Person, Signed, key_file, read_key};
 use crate::{CounterStream, wait};
 use anyhow::{Context, Result, bail};

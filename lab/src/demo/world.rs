@@ -5,6 +5,7 @@ use super::summary::MoveRow;
 use super::{Options, evidence};
 use crate::guest::{NsGuest, QemuGuest, Service, Vnic};
 use crate::host::Host;
+use crate::site::pci::{BATCH, CLIENT, CORP, DB, WEB};
 use crate::site::{Agent, Arrival, Draft, Guest, Signed, Site};
 use crate::wait;
 use anyhow::{Context, Result, bail};
@@ -24,31 +25,6 @@ pub(super) const PORTAL: u16 = 8443;
 pub(super) const PG: u16 = 5432;
 pub(super) const SSH: u16 = 22;
 
-pub(super) const WEB: Guest = Guest {
-    name: "web",
-    number: 10,
-    labels: &[("zone", "cde"), ("tier", "web"), ("app", "pay")],
-};
-pub(super) const DB: Guest = Guest {
-    name: "db",
-    number: 11,
-    labels: &[("zone", "cde"), ("tier", "db"), ("app", "pay")],
-};
-pub(super) const CORP: Guest = Guest {
-    name: "corp",
-    number: 12,
-    labels: &[("zone", "corp"), ("app", "office")],
-};
-pub(super) const BATCH: Guest = Guest {
-    name: "batch",
-    number: 13,
-    labels: &[("zone", "cde"), ("tier", "batch"), ("app", "pay")],
-};
-pub(super) const CLIENT: Guest = Guest {
-    name: "client",
-    number: 14,
-    labels: &[("zone", "dmz"), ("tier", "client")],
-};
 pub(super) const ALL: [Guest; 5] = [WEB, DB, CORP, BATCH, CLIENT];
 
 /// Where the guests start.

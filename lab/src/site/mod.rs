@@ -5,6 +5,7 @@
 mod agent;
 pub mod command;
 mod manager;
+pub mod pci;
 mod people;
 mod release;
 
