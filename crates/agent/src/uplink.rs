@@ -4,7 +4,6 @@ use crate::error::chain;
 use crate::input::{Fetched, Input, Upload};
 use crate::manager::Manager;
 use crate::{AgentError, Host};
-use lictor_wire::Envelope;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
@@ -15,7 +14,6 @@ pub(crate) struct Uplink {
     round: Duration,
     /// How much of this host's evidence the manager has; it says so itself.
     next_entry: Option<u64>,
-    unsent: Vec<Envelope>,
 }
 
 impl Uplink {
@@ -33,7 +31,6 @@ impl Uplink {
             inputs,
             round: Duration::from_millis(host.config().round_ms),
             next_entry: None,
-            unsent: Vec::new(),
         })
     }
 
@@ -82,12 +79,14 @@ impl Uplink {
     /// Each part stands alone: a manager that refuses a report still gets the evidence of it. Says
     /// whether there is more evidence than one batch holds.
     fn upload(&mut self, upload: Upload) -> bool {
-        self.unsent.extend(upload.attestations);
         let warn = |what: &str, error: AgentError| {
             tracing::warn!(what, error = chain(&error), "telling the manager failed");
         };
-        if let Err(error) = self.attest() {
-            warn("attest", error);
+        // The manager's own log says which it has: what it refuses now is offered again.
+        for attestation in &upload.attestations {
+            if let Err(error) = self.manager.attest(attestation) {
+                warn("attest", error);
+            }
         }
         match self.manager.report(&upload.report) {
             Ok(known) => self.next_entry = Some(self.next_entry.unwrap_or(known.next)),
@@ -108,13 +107,5 @@ impl Uplink {
                 false
             }
         }
-    }
-
-    fn attest(&mut self) -> Result<(), AgentError> {
-        while let Some(envelope) = self.unsent.first() {
-            self.manager.attest(envelope)?;
-            self.unsent.remove(0);
-        }
-        Ok(())
     }
 }

@@ -156,15 +156,16 @@ impl Host {
         &self.state
     }
 
-    /// The manager's binding log with the attestations of this host that it does not have yet: an
-    /// address that was attested a moment ago must not vanish because the manager is slow.
+    /// The attestations of this host that the manager's log does not have yet: they belong to what
+    /// is loaded all the same, because an address that was attested a moment ago must not vanish
+    /// when the manager is slow, and they are what the manager must be told.
     #[must_use]
-    pub fn with_own_attestations(&self, mut log: BindingLog) -> BindingLog {
+    pub fn missing_attestations(&self, log: &BindingLog) -> Vec<Envelope> {
         let theirs: Vec<AddressAttestation> = log.attestations.iter().filter_map(parse).collect();
         let bound: Vec<Binding> = log.bindings.iter().filter_map(parse).collect();
-        for envelope in &self.bindings_signed.attestations {
+        let missing = |envelope: &&Envelope| {
             let Some(own) = parse::<AddressAttestation>(envelope) else {
-                continue;
+                return false;
             };
             let newest = self.bindings.attestation(own.vnic) == Some(&own);
             let known = theirs
@@ -177,11 +178,10 @@ impl Host {
                     && binding.may_run_on(&self.config.host)
                     && binding.vnics.iter().any(|vnic| vnic.vnic == own.vnic)
             });
-            if own.host == self.config.host && newest && !known && still_bound {
-                log.attestations.push(envelope.clone());
-            }
-        }
-        log
+            own.host == self.config.host && newest && !known && still_bound
+        };
+        let own = self.bindings_signed.attestations.iter();
+        own.filter(missing).cloned().collect()
     }
 
     /// Verifies a release and the bindings that go with it, and loads both whole or not at all.

@@ -7,21 +7,16 @@ use lictor_evidence::Body;
 use lictor_types::{GuestId, VnicId, VnicName, VnicState};
 use lictor_wire::binding::{self, BindingLog};
 use lictor_wire::local::{Attach, Attached};
-use lictor_wire::{AddressAttestation, Binding, Envelope, VnicBinding};
+use lictor_wire::{AddressAttestation, Binding, VnicBinding};
 
 impl Host {
     /// Attaches a bound vnic to its device, in hold, and attests its addresses. A vnic that was
-    /// attached to this device before keeps its state. Returns the attestation for the manager, if
-    /// there is a new one.
+    /// attached to this device before keeps its state.
     ///
     /// # Errors
     /// [`AgentError::Refused`] if no binding names the vnic or an address lies outside its
     /// delegation; nothing is attached then.
-    pub fn attach(
-        &mut self,
-        request: &Attach,
-        now_ms: u64,
-    ) -> Result<(Attached, Option<Envelope>), AgentError> {
+    pub fn attach(&mut self, request: &Attach, now_ms: u64) -> Result<Attached, AgentError> {
         self.attach_as(request, "asked", now_ms)
     }
 
@@ -61,17 +56,17 @@ impl Host {
         request: &Attach,
         how: &str,
         now_ms: u64,
-    ) -> Result<(Attached, Option<Envelope>), AgentError> {
+    ) -> Result<Attached, AgentError> {
         let (binding, vnic) = self.bound(request)?;
         if let Some(reason) = self.refuse_here(&binding) {
             return Err(AgentError::Refused(reason));
         }
-        let attestation = self.attest(&binding, &vnic, request)?;
+        let attested = self.attest(&binding, &vnic, request)?;
         let spec = spec_of(&vnic, &request.device);
         let attachment = self.datapath.attach(&spec)?;
         let named = (how, request.device.as_str());
         self.record_attached((&binding, &vnic), named, &attachment, now_ms)?;
-        if let Some((envelope, log)) = &attestation {
+        if let Some(log) = &attested {
             let release = self.state.release()?;
             let release =
                 release.ok_or_else(|| AgentError::Refused("no release is kept".into()))?;
@@ -80,17 +75,15 @@ impl Host {
                     "the vnic stays in hold: {reason}"
                 )));
             }
-            debug_assert!(self.bindings_signed.attestations.contains(envelope));
         }
-        let attached = Attached {
+        Ok(Attached {
             guest: binding.guest.clone(),
             vnic: vnic.vnic,
             state: self.datapath.state(vnic.vnic)?,
             hook: hook_name(attachment.how).into(),
             before_first_packet: before_first_packet(&attachment),
             excess_frames: attachment.packets_before.iter().sum(),
-        };
-        Ok((attached, attestation.map(|(envelope, _)| envelope)))
+        })
     }
 
     fn bound(&self, request: &Attach) -> Result<(Binding, VnicBinding), AgentError> {
@@ -121,7 +114,7 @@ impl Host {
         binding: &Binding,
         vnic: &VnicBinding,
         request: &Attach,
-    ) -> Result<Option<(Envelope, BindingLog)>, AgentError> {
+    ) -> Result<Option<BindingLog>, AgentError> {
         let known = self.bindings.attestation(vnic.vnic);
         let same = known.is_some_and(|known| {
             known.host == self.config.host && known.addresses == request.addresses
@@ -142,10 +135,10 @@ impl Host {
         }
         .sign(&self.key);
         let mut log = self.bindings_signed.clone();
-        log.attestations.push(envelope.clone());
+        log.attestations.push(envelope);
         binding::verify_since(&log, release, &self.bindings)
             .map_err(|error| AgentError::Refused(error.to_string()))?;
-        Ok(Some((envelope, log)))
+        Ok(Some(log))
     }
 
     /// A device that could carry nothing before has no window: it was down, or no port of a bridge.

@@ -19,7 +19,6 @@ use lictor_estate::qmp::RunState;
 use lictor_evidence::{Body, EvidenceError};
 use lictor_policy::{Cause, Choice};
 use lictor_types::{Digest, GuestId, HostId};
-use lictor_wire::Envelope;
 use lictor_wire::local::{Request, Response};
 use lictor_wire::peer::{Control, Frame, Step};
 use starts::{Departure, Start};
@@ -63,7 +62,6 @@ pub(crate) struct Owner {
     /// When something was noted last.
     noted_ms: u64,
     allowance: Allowance,
-    attestations: Vec<Envelope>,
     watched: u64,
     next_round: Now,
     next_repeat: Now,
@@ -96,7 +94,6 @@ impl Owner {
             left_out: 0,
             noted_ms: 0,
             allowance: Allowance::default(),
-            attestations: Vec::new(),
             watched: 0,
             next_round: now,
             next_repeat: now,
@@ -284,8 +281,10 @@ impl Owner {
             let _ = reply.send(None);
             return Ok(());
         }
+        let mut attestations = Vec::new();
         if let Some(fetched) = fetched {
             warn("offer", self.offer(&fetched, now));
+            attestations = self.host.missing_attestations(&fetched.bindings);
         }
         self.flush()?;
         let evidence = match next_entry {
@@ -294,7 +293,7 @@ impl Owner {
         };
         let report = self.report(now)?;
         let upload = Upload {
-            attestations: std::mem::take(&mut self.attestations),
+            attestations,
             report,
             evidence,
         };
@@ -309,7 +308,9 @@ impl Owner {
             .host
             .release()
             .map(lictor_wire::VerifiedRelease::digest);
-        let log = self.host.with_own_attestations(fetched.bindings.clone());
+        let mut log = fetched.bindings.clone();
+        log.attestations
+            .extend(self.host.missing_attestations(&fetched.bindings));
         if self.host.offer(&fetched.release, &log, now.ms)? != Offered::Loaded {
             return Ok(());
         }

@@ -84,7 +84,7 @@ impl Owner {
         reply: Reply<Response>,
         now: Now,
     ) -> Result<(), AgentError> {
-        let (attached, attestation) = match self.host.attach(request, now.ms) {
+        let attached = match self.host.attach(request, now.ms) {
             Ok(attached) => attached,
             Err(error) => {
                 let error = error.chain();
@@ -92,7 +92,6 @@ impl Owner {
                 return Ok(());
             }
         };
-        self.attestations.extend(attestation);
         let guest = attached.guest.clone();
         if let Some(qmp) = &request.qmp
             && let Err(error) = self.attach_qmp(&guest, qmp, now)
