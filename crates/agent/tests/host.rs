@@ -160,6 +160,23 @@ impl Ground {
         assert!(gone, "the link outlives its last pin");
     }
 
+    /// With the first release and the bindings loaded.
+    fn open_loaded(&self) -> Host {
+        let mut host = self.open();
+        host.offer(&self.approved(1), &self.bindings(), 2)
+            .expect("works");
+        host
+    }
+
+    /// With the tap of db attached, too.
+    fn open_with_db(&self) -> Host {
+        ip("tuntap add dev tap-db mode tap");
+        let mut host = self.open_loaded();
+        host.attach(&attach("tap-db", "10.1.0.10"), 3)
+            .expect("bound");
+        host
+    }
+
     fn release(&self, generation: u64) -> Envelope {
         let (policy, diagnostics) = parse("test.lictor", POLICY.as_bytes());
         let policy = policy.unwrap_or_else(|| panic!("{diagnostics:?}"));
@@ -292,9 +309,7 @@ fn a_bound_vnic_opens_with_what_two_persons_signed_and_stays_open_without_the_ag
 #[test]
 fn what_one_person_signed_is_refused_once_and_the_last_good_release_stays() {
     on_ground(|ground| {
-        let mut host = ground.open();
-        host.offer(&ground.approved(1), &ground.bindings(), 2)
-            .expect("works");
+        let mut host = ground.open_loaded();
         for _ in 0..3 {
             let offered = host
                 .offer(&ground.release(2), &ground.bindings(), 3)
@@ -330,9 +345,7 @@ fn a_vnic_that_no_binding_names_and_an_address_outside_the_delegation_are_refuse
     on_ground(|ground| {
         ip("tuntap add dev tap-db mode tap");
         ip("tuntap add dev tap-other mode tap");
-        let mut host = ground.open();
-        host.offer(&ground.approved(1), &ground.bindings(), 2)
-            .expect("works");
+        let mut host = ground.open_loaded();
         let check = |host: &mut Host, request: &Attach, expected: &str| {
             let error = host
                 .attach(request, 3)
@@ -360,9 +373,7 @@ fn a_vnic_that_no_binding_names_and_an_address_outside_the_delegation_are_refuse
 #[test]
 fn a_device_that_nobody_announced_is_held_and_reported_with_its_window() {
     on_ground(|ground| {
-        let mut host = ground.open();
-        host.offer(&ground.approved(1), &ground.bindings(), 2)
-            .expect("works");
+        let mut host = ground.open_loaded();
         assert!(host.attach_strays(1_000).expect("works").is_empty());
         ip("link add br0 type bridge");
         ip("tuntap add dev tap-db mode tap");
@@ -388,12 +399,7 @@ fn a_device_that_nobody_announced_is_held_and_reported_with_its_window() {
 #[test]
 fn a_device_that_went_with_its_guest_is_let_go_with_evidence() {
     on_ground(|ground| {
-        ip("tuntap add dev tap-db mode tap");
-        let mut host = ground.open();
-        host.offer(&ground.approved(1), &ground.bindings(), 2)
-            .expect("works");
-        host.attach(&attach("tap-db", "10.1.0.10"), 3)
-            .expect("bound");
+        let mut host = ground.open_with_db();
         ip("link del tap-db");
         let gone = host.reconcile(4).expect("works");
         assert_eq!(gone, [GuestId::new("db").expect("valid")]);
@@ -496,12 +502,7 @@ fn has_tcx() -> bool {
 #[test]
 fn a_program_of_a_stranger_before_ours_is_recorded_once_as_not_repaired() {
     on_ground(|ground| {
-        ip("tuntap add dev tap-db mode tap");
-        let mut host = ground.open();
-        host.offer(&ground.approved(1), &ground.bindings(), 2)
-            .expect("works");
-        host.attach(&attach("tap-db", "10.1.0.10"), 3)
-            .expect("bound");
+        let mut host = ground.open_with_db();
         let round = |host: &mut Host, now_ms| {
             assert_eq!(host.reconcile(now_ms).expect("works"), []);
         };
@@ -539,12 +540,7 @@ fn a_program_of_a_stranger_before_ours_is_recorded_once_as_not_repaired() {
 #[test]
 fn a_hook_that_somebody_removed_is_put_back_and_each_time_is_recorded() {
     on_ground(|ground| {
-        ip("tuntap add dev tap-db mode tap");
-        let mut host = ground.open();
-        host.offer(&ground.approved(1), &ground.bindings(), 2)
-            .expect("works");
-        host.attach(&attach("tap-db", "10.1.0.10"), 3)
-            .expect("bound");
+        let mut host = ground.open_with_db();
         for now_ms in [4, 5] {
             ground.unhook();
             assert!(!host.report(now_ms).expect("readable").hooks_ok);
