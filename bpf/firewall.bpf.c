@@ -13,6 +13,7 @@
 #include "maps.h"
 #include "policy.h"
 #include "session.h"
+#include "icmp.h"
 #include "antispoof.h"
 #include "verdict.h"
 
@@ -82,7 +83,7 @@ begin(struct __sk_buff *skb, const struct vnic_config *config, struct context *c
 {
 	const struct packet *p = &c->packet;
 	int kind = icmp_kind(p->protocol, p->icmp_type);
-	struct session new = {};
+	struct session *new = &c->fresh;
 	__u8 own = c->direction & 1;
 
 	__builtin_memset(&c->judgement, 0, sizeof(c->judgement));
@@ -101,20 +102,20 @@ begin(struct __sk_buff *skb, const struct vnic_config *config, struct context *c
 	/* A message that nobody answers leaves nothing behind. */
 	if (c->judgement.reason != REASON_POLICY_ALLOW || kind == ICMP_OTHER)
 		return c->judgement.reason;
-	new.state = STATE_UNREPLIED;
-	new.opened = c->direction;
-	new.rule = c->judgement.rule;
-	new.version = c->tables.version;
-	new.generation = c->tables.generation;
-	new.local_epoch = c->judgement.local_epoch;
-	new.remote_epoch = c->judgement.remote_epoch;
-	new.last_seen_ns = c->now;
-	new.expires_ns = c->now + session_timeout_ns(p->protocol, STATE_UNREPLIED);
-	new.packets[own] = 1;
-	new.bytes[own] = skb->len;
+	new->state = STATE_UNREPLIED;
+	new->opened = c->direction;
+	new->rule = c->judgement.rule;
+	new->version = c->tables.version;
+	new->generation = c->tables.generation;
+	new->local_epoch = c->judgement.local_epoch;
+	new->remote_epoch = c->judgement.remote_epoch;
+	new->last_seen_ns = c->now;
+	new->expires_ns = c->now + session_timeout_ns(p->protocol, STATE_UNREPLIED);
+	new->packets[own] = 1;
+	new->bytes[own] = skb->len;
 	if (p->protocol == IP_TCP)
-		tcp_syn_seen(&new.tcp[own], p);
-	if (session_insert(&c->key, &new))
+		tcp_syn_seen(&new->tcp[own], p);
+	if (session_insert(&c->key, new))
 		return REASON_SESSION_TABLE_FULL;
 	c->new_session = 1;
 	return REASON_POLICY_ALLOW;
@@ -203,16 +204,17 @@ decide(struct __sk_buff *skb, const struct vnic_config *config, struct context *
 
 static __always_inline int process(struct __sk_buff *skb, __u8 direction)
 {
-	struct context c = {};
 	__u32 zero = 0;
 	struct vnic_config *config = bpf_map_lookup_elem(&vnic, &zero);
+	struct context *c = bpf_map_lookup_elem(&scratch, &zero);
 
-	if (!config)
+	if (!config || !c)
 		return RETURN_DENY;
-	c.direction = direction;
-	c.vnic = config->vnic;
-	c.now = bpf_ktime_get_coarse_ns() + config->clock_offset_ns;
-	return finish(skb, &c, decide(skb, config, &c));
+	__builtin_memset(c, 0, sizeof(*c));
+	c->direction = direction;
+	c->vnic = config->vnic;
+	c->now = bpf_ktime_get_coarse_ns() + config->clock_offset_ns;
+	return finish(skb, c, decide(skb, config, c));
 }
 
 /* The one place where hooks become directions: what a tap or a host-side veth receives is what the

@@ -3,25 +3,13 @@
 #ifndef LICTOR_VERDICT_H
 #define LICTOR_VERDICT_H
 
+#include "context.h"
 #include "event.h"
-#include "policy.h"
 
 /* TCX_NEXT (6.6) and TC_ACT_UNSPEC are the same number: the next program or filter goes on. */
 #define RETURN_ALLOW (-1)
 /* TCX_DROP and TC_ACT_SHOT, likewise. */
 #define RETURN_DENY 2
-
-struct context {
-	struct packet packet;
-	struct session_key key;
-	struct tables tables;
-	struct judgement judgement;
-	__u64 now;
-	__u32 vnic;
-	__u8 direction;
-	__u8 new_session;
-	__u8 pad[2];
-};
 
 static __always_inline void count(__u8 direction, __u32 reason, __u32 bytes)
 {

@@ -11,7 +11,9 @@ fn main() {
     // libbpf-sys names its headers to those that depend on it (`links = "bpf"`).
     let helpers = variable("DEP_BPF_INCLUDE");
     let mut clang = Command::new("clang");
-    clang.args(["-target", "bpf", "-O2", "-g", "-Wall", "-Wextra", "-Werror"]);
+    clang.args([
+        "-target", "bpf", "-mcpu=v3", "-O2", "-g", "-Wall", "-Wextra", "-Werror",
+    ]);
     clang.arg("-I").arg(helpers);
     // Debian keeps <asm/types.h> in the folder of the architecture.
     let multiarch = format!(

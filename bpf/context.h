@@ -1,0 +1,33 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* What is known of the packet at hand. It does not fit on the 512 bytes of stack that a program
+ * has, so it lies in a map with one value per CPU: programs run with softirqs off and do not nest
+ * within a vnic and direction.
+ */
+#ifndef LICTOR_CONTEXT_H
+#define LICTOR_CONTEXT_H
+
+#include "parse.h"
+#include "policy.h"
+#include "session.h"
+
+struct context {
+	struct packet packet;
+	struct session_key key;
+	struct tables tables;
+	struct judgement judgement;
+	struct session fresh; /* the one that this packet opens */
+	__u64 now;
+	__u32 vnic;
+	__u8 direction;
+	__u8 new_session;
+	__u8 pad[2];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct context);
+} scratch SEC(".maps");
+
+#endif
