@@ -27,7 +27,7 @@ revalidate(const struct vnic_config *config, struct context *c, struct session *
 	if (session->version == c->tables.version)
 		return 0;
 	policy_judge(&c->tables, config, &c->key, session->opened, echo, &c->judgement);
-	if (c->judgement.reason != REASON_POLICY_ALLOW) {
+	if (c->judgement.reason >= REASON_DENY_FIRST) {
 		session_delete(&c->key);
 		return REASON_REVOKED;
 	}
@@ -102,7 +102,8 @@ begin(struct __sk_buff *skb, const struct vnic_config *config, struct context *c
 	if (kind == ICMP_REPLY)
 		return REASON_NO_SESSION;
 	/* A message that nobody answers leaves nothing behind. */
-	if (c->judgement.reason != REASON_POLICY_ALLOW || kind == ICMP_OTHER)
+	rule_limit(&c->judgement, c->now);
+	if (c->judgement.reason >= REASON_DENY_FIRST || kind == ICMP_OTHER)
 		return c->judgement.reason;
 	new->state = STATE_UNREPLIED;
 	new->opened = c->direction;
@@ -120,7 +121,7 @@ begin(struct __sk_buff *skb, const struct vnic_config *config, struct context *c
 	if (session_insert(&c->key, new))
 		return REASON_SESSION_TABLE_FULL;
 	c->new_session = 1;
-	return REASON_POLICY_ALLOW;
+	return c->judgement.reason;
 }
 
 static __always_inline int closed_reason(__u32 state)
@@ -215,7 +216,8 @@ static __always_inline int process(struct __sk_buff *skb, __u8 direction)
 	__builtin_memset(c, 0, sizeof(*c));
 	c->direction = direction;
 	c->vnic = config->vnic;
-	c->now = bpf_ktime_get_coarse_ns() + config->clock_offset_ns;
+	c->now = config->clock_fixed_ns ? config->clock_fixed_ns :
+					  bpf_ktime_get_coarse_ns() + config->clock_offset_ns;
 	return finish(skb, c, decide(skb, config, c));
 }
 

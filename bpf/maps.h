@@ -61,14 +61,6 @@ struct {
 } release_info SEC(".maps");
 
 struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, RULE_COUNTERS_MAX);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, __u32);
-	__type(value, struct rule_counter);
-} rule_counters SEC(".maps");
-
-struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, HOST_COUNTERS);
 	__type(key, __u32);
@@ -110,5 +102,16 @@ struct {
 	__type(key, __u32);
 	__type(value, struct event_budget);
 } event_budget SEC(".maps");
+
+/* What each rule did at this vnic. It travels with the guest, and one guest's many rules take no
+ * room from another's. Not preallocated: an idle vnic has none.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, RULES_PER_VNIC_MAX);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __u32);
+	__type(value, struct rule_state);
+} rules SEC(".maps");
 
 #endif

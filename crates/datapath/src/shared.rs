@@ -1,8 +1,6 @@
 //! What all vnics of a host share: created once, pinned, found again.
 
-use crate::abi::{
-    self, AddressKey, AddressValue, DecisionKey, DecisionValue, ReleaseInfo, RuleCounter,
-};
+use crate::abi::{self, AddressKey, AddressValue, DecisionKey, DecisionValue, ReleaseInfo};
 use crate::sys::{self, Map, Shape};
 use crate::{Error, sys::Hook};
 use libbpf_sys as c;
@@ -118,14 +116,6 @@ pub(crate) const DECISIONS_INNER: Shape = Shape {
     entries: 1,
     flags: 0,
 };
-const RULE_COUNTERS: Shape = Shape {
-    kind: c::BPF_MAP_TYPE_HASH,
-    name: "rule_counters",
-    key: 4,
-    value: size_of::<RuleCounter>(),
-    entries: abi::RULE_COUNTERS_MAX,
-    flags: c::BPF_F_NO_PREALLOC,
-};
 const EVENTS: Shape = Shape {
     kind: c::BPF_MAP_TYPE_RINGBUF,
     name: "events",
@@ -143,7 +133,6 @@ pub(crate) struct Shared {
     pub(crate) atoms: Map<u32, u32>,
     pub(crate) decisions: Map<u32, u32>,
     pub(crate) release_info: Map<u32, ReleaseInfo>,
-    pub(crate) rule_counters: Map<u32, RuleCounter>,
     pub(crate) host_counters: Map<u32, u64>,
     pub(crate) events: OwnedFd,
 }
@@ -163,7 +152,6 @@ impl Shared {
             atoms: wrap(nest(&outer("atoms"), &ATOMS_INNER)?)?,
             decisions: wrap(nest(&outer("decisions"), &DECISIONS_INNER)?)?,
             release_info: wrap(flat(&info)?)?,
-            rule_counters: wrap(flat(&RULE_COUNTERS)?)?,
             host_counters: wrap(flat(&array("host_counters", 8, abi::HOST_COUNTERS))?)?,
             events: flat(&EVENTS)?,
         })
@@ -177,7 +165,6 @@ impl Shared {
             "atoms" => self.atoms.fd(),
             "decisions" => self.decisions.fd(),
             "release_info" => self.release_info.fd(),
-            "rule_counters" => self.rule_counters.fd(),
             "host_counters" => self.host_counters.fd(),
             "events" => self.events.as_fd(),
             _ => return None,

@@ -4,6 +4,7 @@ use crate::Error;
 use crate::abi::{
     self, AddressKey, AddressValue, AtomBlock, DecisionKey, DecisionValue, Plain, ReleaseInfo,
 };
+use crate::events::would_of;
 use crate::shared::{ADDRESSES_INNER, ATOMS_INNER, DECISIONS_INNER, Shared};
 use crate::sys::{self, Map, Shape};
 use ipnet::IpNet;
@@ -54,6 +55,8 @@ impl Image {
             .map(address_row)
             .collect::<Result<_, _>>()?;
         let atoms = atom_blocks(&tables.atoms)?;
+        kernel_number("generation", tables.generation.0)?;
+        kernel_number("epoch", tables.epoch.0)?;
         let info = ReleaseInfo {
             generation: tables.generation.0,
             epoch: tables.epoch.0,
@@ -123,9 +126,22 @@ fn address_row(entry: &AddressEntry) -> Result<(AddressKey, AddressValue), Error
     let value = AddressValue {
         identity: entry.identity.0,
         vnic: entry.vnic.map_or(0, |vnic| vnic.0),
-        epoch: entry.epoch.0,
+        epoch: kernel_number("epoch", entry.epoch.0)?,
+        flags: if entry.observe {
+            abi::ADDRESS_OBSERVE
+        } else {
+            0
+        },
     };
     Ok((key, value))
+}
+
+/// Sessions keep these numbers in 32 bits: a larger one is refused, never cut.
+fn kernel_number(what: &str, number: u64) -> Result<u32, Error> {
+    u32::try_from(number).map_err(|_| Error::Row {
+        row: format!("{what} {number}"),
+        why: "numbers above 4294967295 do not fit into the kernel's tables",
+    })
 }
 
 fn decision_row(decision: &Decision) -> (DecisionKey, DecisionValue) {
@@ -138,9 +154,15 @@ fn decision_row(decision: &Decision) -> (DecisionKey, DecisionValue) {
     };
     let value = DecisionValue {
         rule: decision.rule.0,
+        would_rule: decision.would.map_or(0, |would| would.rule.0),
+        limit: decision.limit,
+        log_limit: decision.log_limit,
         verdict: decision.verdict as u8,
         log: decision.log.into(),
-        pad: [0; 2],
+        would: decision
+            .would
+            .map_or(abi::VERDICT_NONE, |would| would.verdict as u8),
+        pad: [0; 3],
     };
     (key, value)
 }
@@ -178,7 +200,8 @@ impl Shared {
         let tables = tables.clone().canonical()?;
         let image = Image::of(&tables)?;
         let (version, slot) = self.active()?;
-        let slot = 1 - slot;
+        let (version, slot) = (version + 1, 1 - slot);
+        kernel_number("load", version)?;
         let addresses = build(&ADDRESSES_INNER, &image.addresses)?;
         let atoms = build(&ATOMS_INNER, &image.atoms)?;
         let decisions = build(&DECISIONS_INNER, &image.decisions)?;
@@ -200,7 +223,6 @@ impl Shared {
         if digest != tables.digest() {
             return Err(Error::ReadBack { table: "tables" });
         }
-        let version = version + 1;
         // One aligned 8-byte store: no packet sees the new version with the old slot.
         self.active
             .set(&0, &(version << 1 | u64::from(slot)), 0)
@@ -276,7 +298,8 @@ fn read_addresses(rows: Vec<(AddressKey, AddressValue)>) -> Result<Vec<AddressEn
                 prefix: prefix.ok_or(Error::ReadBack { table: "addresses" })?,
                 identity: IdentityId(value.identity),
                 vnic: (value.vnic != 0).then_some(VnicId(value.vnic)),
-                epoch: Epoch(value.epoch),
+                epoch: Epoch(value.epoch.into()),
+                observe: value.flags & abi::ADDRESS_OBSERVE != 0,
             })
         })
         .collect()
@@ -317,11 +340,8 @@ fn read_decisions(rows: Vec<(DecisionKey, DecisionValue)>) -> Result<Vec<Decisio
                 1 => Direction::Ingress,
                 _ => return Err(Error::ReadBack { table: "decisions" }),
             };
-            let verdict = match value.verdict {
-                0 => Verdict::Deny,
-                1 => Verdict::Allow,
-                _ => return Err(Error::ReadBack { table: "decisions" }),
-            };
+            let unknown = Error::ReadBack { table: "decisions" };
+            let verdict = Verdict::from_number(value.verdict).ok_or(unknown)?;
             Ok(Decision {
                 local: IdentityId(key.local),
                 peer: IdentityId(key.peer),
@@ -330,6 +350,9 @@ fn read_decisions(rows: Vec<(DecisionKey, DecisionValue)>) -> Result<Vec<Decisio
                 verdict,
                 rule: RuleId(value.rule),
                 log: value.log != 0,
+                limit: value.limit,
+                log_limit: value.log_limit,
+                would: would_of(value.would, value.would_rule),
             })
         })
         .collect()

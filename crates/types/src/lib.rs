@@ -21,4 +21,6 @@ pub use limits::*;
 pub use net::{Direction, Mac, MacError, Protocol, Verdict, VnicState};
 pub use reason::Reason;
 pub use session::{SessionKey, SessionRecord, TcpEnd, TcpState};
-pub use tables::{AddressEntry, AtomId, AtomRange, Decision, Digest, HostTables, TableError};
+pub use tables::{
+    AddressEntry, AtomId, AtomRange, Decision, Digest, HostTables, TableError, Would,
+};

@@ -16,6 +16,8 @@ const COMPARE_EVERY: usize = 64;
 /// A case that took this long may have met a time-out that the model, whose clock only the case
 /// moves, has not: clock steps are multiples of five seconds, as all time-outs are.
 const CASE_TIME_MAX: Duration = Duration::from_secs(4);
+/// Longer than all clock steps of one case.
+const CASE_BEGINS_EVERY: Duration = Duration::from_secs(1_000_000);
 const REPEATS_MAX: usize = 20;
 /// Runs that shrinking may take.
 const SHRINK_RUNS_MAX: usize = 3_000;
@@ -43,6 +45,9 @@ pub(crate) struct Reached {
 pub(crate) struct Rig {
     datapath: Datapath,
     _bpffs: Bpffs,
+    /// When the next case begins, on the clock that all cases share: limits of the last one are
+    /// over by then.
+    clock: Duration,
     pub(crate) reached: Reached,
 }
 
@@ -58,7 +63,7 @@ struct Run<'a> {
     models: [Firewall; 2],
     base: Base,
     began: Instant,
-    /// What the case has moved the clock by.
+    /// The clock of both.
     now: Duration,
 }
 
@@ -87,6 +92,7 @@ impl Rig {
         Self {
             datapath,
             _bpffs: bpffs,
+            clock: CASE_BEGINS_EVERY,
             reached: Reached::default(),
         }
     }
@@ -105,6 +111,8 @@ impl Rig {
 
     fn attempt(&mut self, case: &Case) -> Option<Difference> {
         let mut models = VNICS.map(Firewall::new);
+        self.clock += CASE_BEGINS_EVERY;
+        self.fix_clock(self.clock);
         if let Some(first) = case.tables.first() {
             self.datapath.load(first).expect("loads");
             models
@@ -123,7 +131,7 @@ impl Rig {
             models,
             base: self.counted(),
             began: Instant::now(),
-            now: Duration::ZERO,
+            now: self.clock,
         };
         for (index, step) in case.steps.iter().enumerate() {
             let mut text = self.step(&mut run, step);
@@ -136,6 +144,13 @@ impl Rig {
             }
         }
         None
+    }
+
+    /// Time stands still but for the steps of a case.
+    fn fix_clock(&self, at: Duration) {
+        for vnic in VNICS {
+            self.datapath.fix_clock(vnic.vnic, at).expect("sets");
+        }
     }
 
     fn counted(&self) -> Base {
@@ -156,13 +171,8 @@ impl Rig {
                 return self.packet(run, (*vnic, *direction), bytes);
             }
             Step::Clock { seconds } => {
-                let by = Duration::from_secs(*seconds);
-                run.now += by;
-                for vnic in VNICS {
-                    self.datapath
-                        .advance_clock(vnic.vnic, by)
-                        .expect("advances");
-                }
+                run.now += Duration::from_secs(*seconds);
+                self.fix_clock(run.now);
             }
             Step::Load { tables } => {
                 self.datapath
@@ -203,8 +213,8 @@ impl Rig {
         });
         self.reached.packets += 1;
         *self.reached.reasons.entry(model.reason).or_default() += 1;
-        let kernel = (kernel.verdict, kernel.reason, kernel.rule);
-        let model = (model.verdict, model.reason, model.rule);
+        let kernel = (kernel.verdict, kernel.reason, kernel.rule, kernel.would);
+        let model = (model.verdict, model.reason, model.rule, model.would);
         (kernel != model).then(|| format!("kernel {kernel:?}\nmodel  {model:?}"))
     }
 
@@ -300,6 +310,7 @@ impl Rig {
                 now.packets - base.packets,
                 now.bytes - base.bytes,
                 now.sessions - base.sessions,
+                now.observed - base.observed,
             ];
             (*rule, since)
         });
@@ -313,13 +324,13 @@ type ByReason = BTreeMap<(usize, Direction, Option<Reason>), (u64, u64)>;
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Counts {
     vnics: ByReason,
-    rules: BTreeMap<RuleId, [u64; 3]>,
+    rules: BTreeMap<RuleId, [u64; 4]>,
 }
 
 impl Counts {
-    fn new(mut vnics: ByReason, mut rules: BTreeMap<RuleId, [u64; 3]>) -> Self {
+    fn new(mut vnics: ByReason, mut rules: BTreeMap<RuleId, [u64; 4]>) -> Self {
         vnics.retain(|_, count| *count != (0, 0));
-        rules.retain(|_, count| *count != [0; 3]);
+        rules.retain(|_, count| *count != [0; 4]);
         Self { vnics, rules }
     }
 
@@ -344,7 +355,7 @@ fn model_counts(models: &[Firewall; 2]) -> Counts {
         }
         for (rule, count) in &counters.rules {
             let sum = counts.rules.entry(*rule).or_default();
-            let add = [count.packets, count.bytes, count.sessions];
+            let add = [count.packets, count.bytes, count.sessions, count.observed];
             sum.iter_mut().zip(add).for_each(|(sum, add)| *sum += add);
         }
     }
