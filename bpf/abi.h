@@ -10,7 +10,7 @@
 #include <linux/types.h>
 
 /* Pins live below a folder of this name: a program of another layout never adopts them. */
-#define LICTOR_ABI 2
+#define LICTOR_ABI 3
 
 /* Relative to the guest, always. */
 #define DIRECTION_EGRESS 0
@@ -63,7 +63,10 @@
 #define PROTOCOL_ICMP 2
 #define PROTOCOL_ICMPV6 3
 #define PROTOCOL_OTHER 4
-#define PROTOCOL_CLASSES 5
+#define PROTOCOL_SCTP 5
+#define PROTOCOL_UDPLITE 6
+#define PROTOCOL_ETHER 7
+#define PROTOCOL_CLASSES 8
 
 #define STATE_UNREPLIED 1
 #define STATE_SYN_RECEIVED 2

@@ -1,11 +1,11 @@
 //! The mirror of `bpf/abi.h`. A test parses the header and compares.
 
-pub(crate) const ABI: u32 = 2;
+pub(crate) const ABI: u32 = 3;
 pub(crate) const COUNTERS_PER_DIRECTION: u32 = 128;
 pub(crate) const SLOTS: u32 = 2;
 pub(crate) const ADDRESS_PREFIX_BASE: u32 = 64;
 pub(crate) const ATOM_BLOCK_PORTS: usize = 1_024;
-pub(crate) const ATOM_BLOCKS: usize = 5 * 65_536 / ATOM_BLOCK_PORTS;
+pub(crate) const ATOM_BLOCKS: usize = 8 * 65_536 / ATOM_BLOCK_PORTS;
 pub(crate) const ATOM_MASK: u32 = 0xffff;
 pub(crate) const ATOM_FIRST: u32 = 0x8000_0000;
 pub(crate) const ATOM_PRESENT: u32 = 0x4000_0000;
