@@ -1,4 +1,4 @@
-//! Who is there: two guests on one bridge, far prefixes behind the second, and rules about them. The
+//! Who is there: two guests on one bridge, far prefixes behind the second, rules about them. The
 //! conversations are numbered, here as in `bench/bpf/injector.bpf.c`.
 
 use anyhow::Result;
