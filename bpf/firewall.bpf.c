@@ -16,12 +16,12 @@
 
 /* What the policy says of the conversation in the context. */
 __noinline int
-judge(struct context *c, const struct vnic_config *config, __u8 direction, __u8 icmp_type)
+judge(struct context *c, const struct vnic_config *config, __u8 direction, __u16 icmp)
 {
 	if (!c || !config)
 		return 0;
 	__builtin_memset(&c->judgement, 0, sizeof(c->judgement));
-	policy_judge(&c->tables, config, &c->key, direction, icmp_type, &c->judgement);
+	policy_judge(&c->tables, config, &c->key, direction, icmp, &c->judgement);
 	return 0;
 }
 
@@ -30,11 +30,12 @@ static __always_inline int
 revalidate(const struct vnic_config *config, struct table_info *info, struct context *c,
 	   struct session *session)
 {
-	__u8 type = c->key.protocol == IP_ICMP ? 8 : 128;
+	/* Of ICMP, only an echo makes a session (RFC 792: its code is zero). */
+	__u16 echo = icmp_port(c->key.protocol == IP_ICMP ? 8 : 128, 0);
 
 	if (session->version == c->tables.version)
 		return 0;
-	judge(c, config, session->opened, type);
+	judge(c, config, session->opened, echo);
 	if (c->judgement.reason != REASON_POLICY_ALLOW) {
 		session_delete(c, info);
 		return REASON_REVOKED;
@@ -124,7 +125,7 @@ begin(struct __sk_buff *skb, const struct vnic_config *config, struct table_info
 	int inserted;
 	__u8 own = c->direction & 1;
 
-	judge(c, config, c->direction, p->icmp_type);
+	judge(c, config, c->direction, icmp_port(p->icmp_type, p->icmp_code));
 	/* Spoofing is told apart from a missing session: the address comes first. */
 	if (c->judgement.reason >= REASON_SPOOFED_MAC)
 		return c->judgement.reason;

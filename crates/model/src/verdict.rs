@@ -7,8 +7,8 @@ use crate::policy::{Judgement, Place, Tables};
 use crate::session::{self, Session, Table};
 use crate::tcp::{self, Side, Track};
 use lictor_types::{
-    Direction, HostTables, Mac, Reason, RuleId, Segment, SessionKey, SessionRecord, TcpState,
-    Verdict, VnicId, VnicState,
+    Direction, HostTables, Mac, Protocol, Reason, RuleId, Segment, SessionKey, SessionRecord,
+    TcpState, Verdict, VnicId, VnicState,
 };
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -281,7 +281,7 @@ impl Firewall {
             return None;
         }
         // Of ICMP, only an echo makes a session.
-        let echo = if key.local.is_ipv4() { 8 } else { 128 };
+        let echo = Protocol::icmp_port(if key.local.is_ipv4() { 8 } else { 128 }, 0);
         let judgement = tables.judge(self.vnic.vnic, key, session.opened, echo);
         if judgement.reason != Reason::PolicyAllow {
             self.sessions.remove(key);
@@ -349,7 +349,7 @@ impl Firewall {
             return ruleless(Reason::NoRelease);
         };
         let kind = match &ip.transport {
-            Transport::Icmp(message) => message.kind,
+            Transport::Icmp(message) => Protocol::icmp_port(message.kind, message.code),
             _ => 0,
         };
         let judgement = tables.judge(self.vnic.vnic, &key, frame.direction, kind);
