@@ -95,7 +95,7 @@ related_key(struct __sk_buff *skb, const struct packet *p, __u32 segment, __u8 d
 	    bpf_skb_load_bytes(skb, at, ports, sizeof(ports)))
 		return 0;
 	key->segment = segment;
-	if (key->protocol == IP_TCP || key->protocol == IP_UDP) {
+	if (has_ports(key->protocol)) {
 		key->local_port = bpf_ntohs(quotes_own ? ports[0] : ports[1]);
 		key->remote_port = bpf_ntohs(quotes_own ? ports[1] : ports[0]);
 	}

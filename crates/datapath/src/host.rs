@@ -1,5 +1,6 @@
 //! The data plane of one host.
 
+use crate::link::link_of;
 use crate::sessions::{Changes, ImportReceipt, Mark};
 use crate::shared::{self, Features, Shared};
 use crate::sys;
@@ -101,7 +102,8 @@ impl Datapath {
             let same = vnic::is_device(&config, &spec.device, device.ifindex)
                 && config.mac == spec.mac.0
                 && config.segment == spec.segment.0
-                && config.sessions_max == spec.sessions_max;
+                && config.sessions_max == spec.sessions_max
+                && link_of(&config) == spec.link;
             if same {
                 vnic.hang(device.ifindex, vnic::how_of(&config))?;
                 return vnic.attachment(&config, &device, true);

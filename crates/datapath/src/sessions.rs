@@ -3,6 +3,7 @@
 
 use crate::abi::{self, Session, SessionEnd};
 use crate::events::key_of;
+use crate::link::has_segment;
 use crate::sys::{self, Map};
 use crate::tables::mapped;
 use crate::{Error, vnic::Vnic};
@@ -180,10 +181,10 @@ impl Vnic {
     }
 
     pub(crate) fn import(&self, records: &[SessionRecord]) -> Result<ImportReceipt, Error> {
-        let (now, segment) = (self.now()?, self.config()?.segment);
+        let (now, config) = (self.now()?, self.config()?);
         let mut receipt = ImportReceipt::default();
         for record in records {
-            let refusal = if record.key.segment.0 != segment {
+            let refusal = if !has_segment(&config, record.key.segment) {
                 Some(ImportRefusal::OtherSegment)
             } else if record.expires_in_ms == 0 {
                 Some(ImportRefusal::Expired)
