@@ -21,11 +21,12 @@
 static __always_inline int
 revalidate(const struct vnic_config *config, struct context *c, struct session *session)
 {
-	__u8 type = c->key.protocol == IP_ICMP ? 8 : 128;
+	/* Of ICMP, only an echo makes a session (RFC 792: its code is zero). */
+	__u16 echo = icmp_port(c->key.protocol == IP_ICMP ? 8 : 128, 0);
 
 	if (session->version == c->tables.version)
 		return 0;
-	policy_judge(&c->tables, config, &c->key, session->opened, type, &c->judgement);
+	policy_judge(&c->tables, config, &c->key, session->opened, echo, &c->judgement);
 	if (c->judgement.reason != REASON_POLICY_ALLOW) {
 		session_delete(&c->key);
 		return REASON_REVOKED;
@@ -87,7 +88,8 @@ begin(struct __sk_buff *skb, const struct vnic_config *config, struct context *c
 	__u8 own = c->direction & 1;
 
 	__builtin_memset(&c->judgement, 0, sizeof(c->judgement));
-	policy_judge(&c->tables, config, &c->key, c->direction, p->icmp_type, &c->judgement);
+	policy_judge(&c->tables, config, &c->key, c->direction,
+		     icmp_port(p->icmp_type, p->icmp_code), &c->judgement);
 	/* Spoofing is told apart from a missing session: the address comes first. */
 	if (c->judgement.reason >= REASON_SPOOFED_MAC)
 		return c->judgement.reason;
@@ -195,6 +197,10 @@ decide(struct __sk_buff *skb, const struct vnic_config *config, struct context *
 		return REASON_NO_RELEASE;
 	if (p->ether_type == TYPE_ARP)
 		return arp_check(skb, p, &c->tables, config, c->direction);
+	if (!p->family) {
+		policy_judge_ether(&c->tables, config, c->direction, p->ether_type, &c->judgement);
+		return c->judgement.reason;
+	}
 	if (p->fragment)
 		return REASON_FRAGMENT;
 	if (p->protocol == IP_ICMPV6) {

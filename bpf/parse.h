@@ -8,6 +8,7 @@
 #include "extension.h"
 
 #define ETHER_BYTES 14
+#define ETHER_TYPE_MIN 0x0600
 #define TYPE_IPV4 0x0800
 #define TYPE_ARP 0x0806
 #define TYPE_RARP 0x8035
@@ -21,7 +22,7 @@
 #define IP_UDP 17
 #define IP_ICMPV6 58
 #define IP_SCTP 132
-#define IP_UDP_LITE 136
+#define IP_UDPLITE 136
 
 #define FLAG_FIN 0x01
 #define FLAG_SYN 0x02
@@ -248,7 +249,7 @@ static __always_inline int parse_udp(struct __sk_buff *skb, struct packet *p)
 	length = bpf_ntohs(header.length);
 	p->source_port = bpf_ntohs(header.source);
 	p->destination_port = bpf_ntohs(header.destination);
-	if (p->protocol == IP_UDP_LITE && !length)
+	if (p->protocol == IP_UDPLITE && !length)
 		return 0;
 	if (length < sizeof(header) && !skb->gso_size)
 		return p->protocol == IP_UDP ? REASON_TRUNCATED : REASON_BAD_HEADER;
@@ -291,7 +292,7 @@ static __always_inline int parse_icmp(struct __sk_buff *skb, struct packet *p)
 static __always_inline int has_ports(__u8 protocol)
 {
 	return protocol == IP_TCP || protocol == IP_UDP || protocol == IP_SCTP ||
-	       protocol == IP_UDP_LITE;
+	       protocol == IP_UDPLITE;
 }
 
 static __always_inline int parse_l4(struct __sk_buff *skb, struct packet *p)
@@ -300,7 +301,7 @@ static __always_inline int parse_l4(struct __sk_buff *skb, struct packet *p)
 	case IP_TCP:
 		return parse_tcp(skb, p);
 	case IP_UDP:
-	case IP_UDP_LITE:
+	case IP_UDPLITE:
 		return parse_udp(skb, p);
 	case IP_ICMP:
 	case IP_ICMPV6:
@@ -513,7 +514,8 @@ parse(struct __sk_buff *skb, const struct vnic_config *config, struct packet *p)
 	case TYPE_IPV6:
 		return parse_ipv6(skb, p);
 	}
-	return REASON_ETHER_TYPE;
+	/* Smaller numbers are lengths (IEEE 802.3, 3.2.6), whose frames name no protocol here. */
+	return p->ether_type < ETHER_TYPE_MIN ? REASON_ETHER_TYPE : 0;
 }
 
 #endif

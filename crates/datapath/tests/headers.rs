@@ -444,6 +444,26 @@ fn transport_headers_say_what_they_can_hold() {
 }
 
 #[test]
+fn other_ether_types_pass_by_a_rule_that_names_them() {
+    let frame = |direction, kind| link(direction, kind, &[0; 40]);
+    let in_vlan = tagged(&frame(Egress, 0x88cc), &[(0x8100, 10)]);
+    let case =
+        |what, direction, kind, expected| (what, direction, frame(direction, kind), expected);
+    check(vec![
+        case("named", Egress, 0x88cc, "allow policy-allow"),
+        case("named, the other way", Ingress, 0x88cc, "deny ether-type"),
+        case("not named", Egress, 0x8863, "deny ether-type"),
+        case("a length", Egress, 40, "deny ether-type"),
+        (
+            "in a VLAN without the guest",
+            Egress,
+            in_vlan,
+            "deny ether-type",
+        ),
+    ]);
+}
+
+#[test]
 fn a_first_fragment_has_its_whole_transport_header() {
     let fragment = |place: u16, protocol, body: &[u8]| {
         let mut frame = ip(Egress, OUT, protocol, body);

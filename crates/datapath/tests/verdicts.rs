@@ -526,9 +526,9 @@ fn what_is_not_understood_is_denied() {
             "deny vlan",
         ),
         (
-            "LLDP",
+            "PPPoE",
             Egress,
-            link(Egress, 0x88cc, &[0; 40]),
+            link(Egress, 0x8863, &[0; 40]),
             "deny ether-type",
         ),
         (

@@ -36,6 +36,8 @@ pub(crate) struct Packet<'a> {
 pub(crate) enum Content<'a> {
     Arp(&'a [u8]),
     Rarp(&'a [u8]),
+    /// Another EtherType.
+    Other(u16),
     Ip(Ip<'a>),
 }
 
@@ -159,6 +161,8 @@ pub(crate) fn frame<'a>(
         0x8035 => Content::Rarp(body),
         0x0800 => Content::Ip(ipv4(body)?),
         0x86dd => Content::Ip(ipv6(body)?),
+        // Smaller numbers are lengths (IEEE 802.3, 3.2.6), whose frames name no protocol here.
+        0x0600.. => Content::Other(kind),
         _ => return Err(Reason::EtherType),
     };
     Ok(Packet {

@@ -7,8 +7,8 @@ use crate::policy::{Judgement, Place, Tables};
 use crate::session::{self, Session, Table};
 use crate::tcp::{self, Side, Track};
 use lictor_types::{
-    Direction, HostTables, Link, Mac, Reason, RuleId, Segment, SessionKey, SessionRecord, TcpState,
-    Verdict, VnicId, VnicState,
+    Direction, HostTables, Link, Mac, Protocol, Reason, RuleId, Segment, SessionKey, SessionRecord,
+    TcpState, Verdict, VnicId, VnicState,
 };
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -239,6 +239,11 @@ impl Firewall {
         match &packet.content {
             Content::Arp(body) => Err(antispoof::arp(body, tables, station, frame.direction)),
             Content::Rarp(_) => Err(Reason::EtherType),
+            Content::Other(kind) => {
+                let direction = frame.direction;
+                let judgement = tables.judge_ether(station.place, self.vnic.mac, direction, *kind);
+                Ok(answer(judgement.reason, judgement.rule))
+            }
             Content::Ip(ip) => self.conversation(frame, ip, packet.segment),
         }
     }
@@ -310,7 +315,7 @@ impl Firewall {
             return None;
         }
         // Of ICMP, only an echo makes a session.
-        let echo = if key.local.is_ipv4() { 8 } else { 128 };
+        let echo = Protocol::icmp_port(if key.local.is_ipv4() { 8 } else { 128 }, 0);
         let judgement = tables.judge(self.vnic.vnic, key, session.opened, echo);
         if judgement.reason != Reason::PolicyAllow {
             self.sessions.remove(key);
@@ -368,7 +373,7 @@ impl Firewall {
             return ruleless(Reason::NoRelease);
         };
         let kind = match &ip.transport {
-            Transport::Icmp(message) => message.kind,
+            Transport::Icmp(message) => Protocol::icmp_port(message.kind, message.code),
             _ => 0,
         };
         let judgement = tables.judge(self.vnic.vnic, &key, frame.direction, kind);

@@ -285,10 +285,11 @@ pub fn tables() -> HostTables {
             atom(Protocol::Tcp, 80, 80, 1),
             atom(Protocol::Tcp, 81, 65_535, 2),
             atom(Protocol::Udp, 53, 53, 3),
-            atom(Protocol::Icmp, 8, 8, 4),
-            atom(Protocol::Icmpv6, 128, 128, 5),
-            atom(Protocol::Icmpv6, 134, 134, 6),
+            atom(Protocol::Icmp, 8 << 8, 8 << 8 | 255, 4),
+            atom(Protocol::Icmpv6, 128 << 8, 128 << 8 | 255, 5),
+            atom(Protocol::Icmpv6, 134 << 8, 134 << 8, 6),
             atom(Protocol::Other, 47, 47, 7),
+            atom(Protocol::Ether, 0x88cc, 0x88cc, 9),
         ],
         decisions: vec![
             decision(2, Ingress, 1, 100),
@@ -301,6 +302,7 @@ pub fn tables() -> HostTables {
             decision(2, Egress, 7, 107),
             decision(4, Ingress, 6, 108),
             decision(2, Ingress, 8, -200),
+            decision(0, Egress, 9, 109),
         ],
     }
 }
