@@ -15,6 +15,7 @@ use lictor_types::{
 };
 use std::collections::{BTreeMap, HashSet};
 use std::fs;
+use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -378,6 +379,15 @@ impl Datapath {
         mut sink: impl FnMut(Event),
     ) -> Result<usize, Error> {
         events::poll(&self.folder.join("events"), timeout, &mut sink)
+    }
+
+    /// A vnic's program of one direction, for whoever measures it. To run it is all that a caller
+    /// may do with it.
+    ///
+    /// # Errors
+    /// [`Error::UnknownVnic`].
+    pub fn program(&self, vnic: VnicId, direction: Direction) -> Result<BorrowedFd<'_>, Error> {
+        Ok(self.vnic(vnic)?.program(direction))
     }
 
     /// Runs a vnic's own program on a frame that nobody sent. It counts, and it opens and advances

@@ -11,7 +11,7 @@ use lictor_types::{
 };
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 /// What is to be protected.
@@ -514,12 +514,16 @@ impl Vnic {
         })
     }
 
+    pub(crate) fn program(&self, direction: Direction) -> BorrowedFd<'_> {
+        self.programs[direction as usize].as_fd()
+    }
+
     pub(crate) fn test_run(
         &self,
         direction: Direction,
         packet: &[u8],
     ) -> Result<TestVerdict, Error> {
-        let program = self.programs[direction as usize].as_fd();
+        let program = self.program(direction);
         let (returned, reason, rule) =
             sys::test_run(program, packet).map_err(failed("running the program on a packet"))?;
         let unknown = || {
