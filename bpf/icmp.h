@@ -11,7 +11,7 @@
 #define ICMP_ERROR 3
 #define ICMP_OTHER 4
 
-/* RFC 792 and RFC 4443, section 4; errors are those that name an inner packet and are still sent. */
+/* RFC 792 and RFC 4443, section 4; errors are those that quote a packet and are still sent. */
 static __always_inline int icmp_kind(__u8 protocol, __u8 type)
 {
 	if (protocol == IP_ICMP) {

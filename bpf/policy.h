@@ -193,8 +193,8 @@ policy_judge(const struct tables *tables, const struct vnic_config *config,
 }
 
 /* The verdict on a frame that is neither IP nor one of the link's own protocols. It has no
- * addresses: the guest is known by its vnic, the other end is nobody in particular. Only a rule that
- * names the EtherType speaks of it, so what no rule names keeps its own reason.
+ * addresses: the guest is known by its vnic, the other end is nobody in particular. Only a rule
+ * that names the EtherType speaks of it, so what no rule names keeps its own reason.
  */
 static __always_inline void
 policy_judge_ether(const struct tables *tables, const struct vnic_config *config,

@@ -36,8 +36,8 @@ impl Fragment {
     }
 
     /// Whether a sender may make it; `head` is what each fragment of the datagram repeats.
-    /// Reassembled, a datagram has at most 65,535 bytes. The second fragment of a sender that splits
-    /// after eight bytes would hold the rest of the transport header (RFC 3128).
+    /// Reassembled, a datagram has at most 65,535 bytes. The second fragment of a sender that
+    /// splits after eight bytes would hold the rest of the transport header (RFC 3128).
     pub(crate) fn check(self, head: usize) -> Result<(), Reason> {
         let whole_units = !self.more || self.bytes.is_multiple_of(8);
         if self.bytes == 0 || !whole_units {
