@@ -13,6 +13,7 @@ mod link;
 mod netdev;
 mod sessions;
 mod shared;
+mod slots;
 mod sys;
 mod tables;
 mod vnic;

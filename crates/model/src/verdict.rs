@@ -161,7 +161,7 @@ impl Firewall {
                 // A full table refuses the record; it is no error of the others.
                 let _full = self
                     .sessions
-                    .insert(record.key, session::taken_in(record, now));
+                    .insert(record.key, session::taken_in(record, now), now);
             }
         }
     }
@@ -343,7 +343,9 @@ impl Firewall {
         if let Some(revoked) = self.revoked(key, frame.at) {
             return Some(revoked);
         }
+        let has_room = self.sessions.has_room(frame.at);
         let session = self.sessions.live(key, frame.at)?;
+        let before = *session;
         let track = match &ip.transport {
             Transport::Tcp(segment) => tcp::track(session, segment, frame.direction),
             _ => {
@@ -363,6 +365,14 @@ impl Firewall {
         session.last_seen = frame.at;
         if track == Track::Fits || session.state == TcpState::Closed {
             session.expires = frame.at + session::timeout(key.protocol, session.state);
+        }
+        let answered = !matches!(session.state, TcpState::Unreplied | TcpState::Closed);
+        if answered && !session.promoted {
+            if !has_room {
+                *session = before;
+                return Some(answer(Reason::SessionTableFull, before.rule));
+            }
+            session.promoted = true;
         }
         Some(answer(Reason::Session, session.rule))
     }
@@ -416,6 +426,7 @@ impl Firewall {
         let mut session = Session {
             state: TcpState::Unreplied,
             opened: frame.direction,
+            promoted: false,
             rule: judgement.rule,
             generation: self
                 .tables
@@ -432,7 +443,7 @@ impl Firewall {
         };
         session.packets[own] = 1;
         session.bytes[own] = frame.bytes.len() as u64;
-        if self.sessions.insert(key, session).is_err() {
+        if self.sessions.insert(key, session, frame.at).is_err() {
             return answer(Reason::SessionTableFull, judgement.rule);
         }
         self.counters
