@@ -54,7 +54,7 @@ static __always_inline int related(struct __sk_buff *skb, const struct vnic_conf
 	struct session *session;
 	int reason;
 
-	if (!related_key(skb, &c->packet, config->segment, c->direction, &c->key))
+	if (!related_key(skb, &c->packet, c->packet.segment, c->direction, &c->key))
 		return REASON_UNRELATED;
 	session = session_find(c, info).session;
 	if (!session || session->expires_ns <= c->now)
@@ -185,7 +185,7 @@ sessions_and_policy(struct __sk_buff *skb, const struct vnic_config *config,
 
 	if (kind == ICMP_ERROR)
 		return related(skb, config, info, c);
-	session_key_of(p, config->segment, c->direction, &c->key);
+	session_key_of(p, p->segment, c->direction, &c->key);
 	if (kind == ICMP_ECHO || kind == ICMP_REPLY) {
 		c->key.local_port = p->source_port;
 		c->key.remote_port = echo_side(kind, c->direction);
@@ -227,7 +227,7 @@ decide(struct __sk_buff *skb, const struct vnic_config *config, struct context *
 	if (reason)
 		return reason;
 	/* 2. Parse. What is not understood is denied. */
-	reason = parse(skb, p);
+	reason = parse(skb, config, p);
 	if (reason)
 		return reason;
 	/* 3. The MAC, whose liar is not worth a look-up. */
@@ -236,12 +236,20 @@ decide(struct __sk_buff *skb, const struct vnic_config *config, struct context *
 		return reason;
 	/* 4. The link's own protocols; all but the announcement ask who has an address. */
 	if (p->ether_type == TYPE_RARP)
-		return rarp_check(skb, config, c->direction);
+		return rarp_check(skb, p, config, c->direction);
 	tables_read(&c->tables);
+	c->tables.segment = p->segment;
 	if (!c->tables.version)
 		return REASON_NO_RELEASE;
 	if (p->ether_type == TYPE_ARP)
-		return arp_check(skb, &c->tables, config, c->direction);
+		return arp_check(skb, p, &c->tables, config, c->direction);
+	if (!p->family) {
+		policy_judge_ether(&c->tables, config, c->direction, p->ether_type, &c->judgement);
+		rule_limit(&c->judgement, c->now);
+		return c->judgement.reason;
+	}
+	if (p->fragment)
+		return REASON_FRAGMENT;
 	if (p->protocol == IP_ICMPV6) {
 		reason = nd_check(skb, &c->tables, config, p, c->direction);
 		if (reason)

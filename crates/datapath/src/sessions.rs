@@ -3,6 +3,7 @@
 
 use crate::abi::{self, Session, SessionEnd, Slot};
 use crate::events::key_of;
+use crate::link::has_segment;
 use crate::slots::{Inserted, ticks};
 use crate::sys;
 use crate::tables::mapped;
@@ -189,7 +190,7 @@ impl Vnic {
         let (now, config) = (self.now()?, self.config()?);
         let mut receipt = ImportReceipt::default();
         for record in records {
-            let refusal = if record.key.segment.0 != config.segment {
+            let refusal = if !has_segment(&config, record.key.segment) {
                 Some(ImportRefusal::OtherSegment)
             } else if record.expires_in_ms == 0 {
                 Some(ImportRefusal::Expired)

@@ -2,13 +2,14 @@
 
 use crate::abi::{self, Counter, EventBudget, RuleState, VnicConfig};
 use crate::events::would_of;
+use crate::link::{link_of, with_link};
 use crate::shared::Shared;
 use crate::slots::Slots;
 use crate::sys::{self, Hook, Map};
 use crate::{Error, PROGRAM, netdev};
 use libbpf_rs::MapCore;
 use lictor_types::{
-    Direction, Mac, Reason, RuleId, Segment, Verdict, VnicId, VnicName, VnicState, Would,
+    Direction, Link, Mac, Reason, RuleId, Segment, Verdict, VnicId, VnicName, VnicState, Would,
 };
 use std::collections::BTreeMap;
 use std::fs;
@@ -31,6 +32,8 @@ pub struct VnicSpec {
     pub segment: Segment,
     /// The quota of sessions.
     pub sessions_max: u32,
+    /// What it may be on its link beyond that.
+    pub link: Link,
 }
 
 /// By which mechanism the programs hang on the device.
@@ -352,7 +355,7 @@ impl Vnic {
         device: &netdev::Device,
         how: How,
     ) -> Result<Attachment, Error> {
-        self.set_config(&VnicConfig {
+        let config = VnicConfig {
             state: VnicState::Hold as u32,
             vnic: spec.vnic.0,
             segment: spec.segment.0,
@@ -369,7 +372,8 @@ impl Vnic {
             device: fixed(&spec.device),
             name: fixed(spec.name.as_str()),
             ..VnicConfig::default()
-        })?;
+        };
+        self.set_config(&with_link(config, &spec.link))?;
         self.hang(device.ifindex, how)?;
         let mut config = self.config()?;
         // Read again: a packet may have passed between the first look and the attachment.
@@ -494,6 +498,7 @@ impl Vnic {
                 mac: Mac(config.mac),
                 segment: Segment(config.segment),
                 sessions_max: config.sessions_max,
+                link: link_of(&config),
             },
             ifindex: config.ifindex,
             state: VnicState::from_number(config.state)

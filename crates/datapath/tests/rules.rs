@@ -8,13 +8,15 @@ use common::{Bench, GUEST_MAC, PEER_MAC, SEGMENT, VNIC, address, privileged, spe
 use lictor_datapath::{Error, RuleCount};
 use lictor_model::{Firewall, Frame};
 use lictor_types::{
-    AtomId, AtomRange, Decision, Direction, Generation, HostTables, IdentityId, Protocol,
+    AtomId, AtomRange, Decision, Direction, Generation, HostTables, IdentityId, Link, Protocol,
     RULES_PER_VNIC_MAX, RuleId, Verdict, VnicState, Would,
 };
 use std::time::Duration;
 
 use Direction::{Egress, Ingress};
 
+/// Frames of an EtherType, as LLDP sends them.
+const LLDP: u16 = 0x88cc;
 const SECOND: Duration = Duration::from_secs(1);
 
 fn would(verdict: Verdict, rule: u32) -> Option<Would> {
@@ -79,6 +81,7 @@ impl Pair {
             mac: GUEST_MAC,
             segment: SEGMENT,
             sessions_max,
+            link: Link::PLAIN,
         });
         model.set_state(VnicState::Open);
         let bench = privileged().then(|| {
@@ -271,6 +274,40 @@ fn what_policy_denies_passes_at_an_observed_guest_until_it_is_enforced() {
     });
     let end = ip(Egress, OUT, 6, &end);
     pair.check("enforced now", Egress, &end, "deny revoked 41");
+}
+
+#[test]
+fn an_ether_type_passes_by_a_rule_of_its_own_and_leaves_no_session() {
+    let nobody = |direction, verdict, rule| Decision {
+        peer: IdentityId::WORLD,
+        ..row(direction, 1, verdict, rule)
+    };
+    let mut under = tables(vec![
+        nobody(Egress, Verdict::Allow, 61),
+        nobody(Ingress, Verdict::Deny, 62),
+    ]);
+    under.atoms = vec![AtomRange {
+        protocol: Protocol::Ether,
+        first: LLDP,
+        last: LLDP,
+        atom: AtomId(1),
+    }];
+    let out = ether(PEER_MAC, GUEST_MAC, LLDP, &[0; 20]);
+    let back = ether(GUEST_MAC, PEER_MAC, LLDP, &[0; 20]);
+    let other = ether(PEER_MAC, GUEST_MAC, LLDP + 1, &[0; 20]);
+    let mut pair = Pair::new(&under);
+    pair.check("LLDP", Egress, &out, "allow policy-allow 61");
+    pair.check("LLDP", Ingress, &back, "deny policy-deny 62");
+    pair.check("another one", Egress, &other, "deny ether-type 0");
+    pair.counted(61, [1, 0, 0]);
+    under.decisions[0].limit = 1;
+    pair.load(&observed(under.clone()));
+    pair.check("LLDP", Egress, &out, "allow policy-allow 61");
+    let seen = "allow observed 0, would deny 61";
+    pair.check("too much of it", Egress, &out, seen);
+    let seen = "allow observed 0, would deny 62";
+    pair.check("LLDP", Ingress, &back, seen);
+    pair.check("another one", Egress, &other, "deny ether-type 0");
 }
 
 #[test]
