@@ -10,7 +10,7 @@
 #include <linux/types.h>
 
 /* Pins live below a folder of this name: a program of another layout never adopts them. */
-#define LICTOR_ABI 2
+#define LICTOR_ABI 3
 
 /* Relative to the guest, always. */
 #define DIRECTION_EGRESS 0
@@ -51,6 +51,8 @@
 #define REASON_SESSION_TABLE_FULL 66
 #define REASON_UNRELATED 67
 #define REASON_REVOKED 68
+#define REASON_TCP_WINDOW 80
+#define REASON_TCP_FLAGS 81
 
 /* Reasons below this allow, all others deny. */
 #define REASON_DENY_FIRST 16
@@ -229,13 +231,13 @@ _Static_assert(sizeof(struct session_key) == 44, "session_key");
 #define END_FIN 2
 #define END_SCALE_KNOWN 4
 #define END_SCALE_OFFERED 8
+#define END_ACKED 16 /* `acked` is what this end has acknowledged */
+#define END_NOTED 32 /* `acked` is the end of a SYN of its own that was let through */
 struct session_end {
 	__u32 end;
 	__u32 end_max;
 	__u32 window_max;
-	__u8 scale;
-	__u8 flags;
-	__u8 pad[2];
+	__u32 acked;
 };
 _Static_assert(sizeof(struct session_end) == 16, "session_end");
 
@@ -252,9 +254,11 @@ struct session {
 	__u32 rule;
 	__u8 state;
 	__u8 opened;
-	__u8 pad[2];
+	__u8 scale[2];
+	__u8 flags[2]; /* END_* */
+	__u8 pad[6];
 };
-_Static_assert(sizeof(struct session) == 120, "session");
+_Static_assert(sizeof(struct session) == 128, "session");
 
 struct event {
 	__u64 time_ns; /* CLOCK_MONOTONIC */

@@ -67,14 +67,12 @@ established(struct __sk_buff *skb, const struct vnic_config *config, struct cont
 		return reason;
 	c->judgement.rule = session->rule;
 	track = session_track(session, &c->packet, c->direction);
-	if (track == TRACK_INVALID)
-		return REASON_TCP_INVALID;
 	if (track == TRACK_REOPEN)
 		return 0;
+	if (track_reason(track))
+		return track_reason(track);
 	session_update(session, c->direction, skb->len, c->now);
-	if (track == TRACK_OK || session->state == STATE_CLOSED)
-		session->expires_ns =
-			c->now + session_timeout_ns(c->key.protocol, session->state);
+	session_renew(session, track, c->key.protocol, c->now);
 	return REASON_SESSION;
 }
 
@@ -93,7 +91,7 @@ begin(struct __sk_buff *skb, const struct vnic_config *config, struct context *c
 		return c->judgement.reason;
 	if (p->protocol == IP_TCP) {
 		if (tcp_flags_impossible(p->flags))
-			return REASON_TCP_INVALID;
+			return REASON_TCP_FLAGS;
 		if ((p->flags & (FLAG_SYN | FLAG_ACK)) != FLAG_SYN)
 			return REASON_NO_SESSION;
 	}
@@ -114,7 +112,7 @@ begin(struct __sk_buff *skb, const struct vnic_config *config, struct context *c
 	new->packets[own] = 1;
 	new->bytes[own] = skb->len;
 	if (p->protocol == IP_TCP)
-		tcp_syn_seen(&new->tcp[own], p);
+		tcp_syn_seen(new, own, p);
 	if (session_insert(&c->key, new))
 		return REASON_SESSION_TABLE_FULL;
 	c->new_session = 1;

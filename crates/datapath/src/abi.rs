@@ -1,6 +1,6 @@
 //! The mirror of `bpf/abi.h`. A test parses the header and compares.
 
-pub(crate) const ABI: u32 = 2;
+pub(crate) const ABI: u32 = 3;
 pub(crate) const COUNTERS_PER_DIRECTION: u32 = 128;
 pub(crate) const SLOTS: u32 = 2;
 pub(crate) const ADDRESS_PREFIX_BASE: u32 = 64;
@@ -83,12 +83,13 @@ plain! {
         local_port: u16, remote_port: u16, protocol: u8, pad: [u8; 3],
     }
     SessionEnd(16) {
-        end: u32, end_max: u32, window_max: u32, scale: u8, flags: u8, pad: [u8; 2],
+        end: u32, end_max: u32, window_max: u32, acked: u32,
     }
-    Session(120) {
+    Session(128) {
         last_seen_ns: u64, expires_ns: u64, version: u64, generation: u64,
         local_epoch: u64, remote_epoch: u64, packets: [u64; 2], bytes: [u64; 2],
-        tcp: [SessionEnd; 2], rule: u32, state: u8, opened: u8, pad: [u8; 2],
+        tcp: [SessionEnd; 2], rule: u32, state: u8, opened: u8,
+        scale: [u8; 2], flags: [u8; 2], pad: [u8; 6],
     }
     Event(80) {
         time_ns: u64, generation: u64, key: SessionKey,

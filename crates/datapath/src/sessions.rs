@@ -65,13 +65,15 @@ pub(crate) fn raw_key(key: &SessionKey) -> abi::SessionKey {
     }
 }
 
-fn end_of(end: &SessionEnd) -> TcpEnd {
+fn end_of(session: &Session, side: usize) -> TcpEnd {
+    let end = &session.tcp[side];
     TcpEnd {
         end: end.end,
         end_max: end.end_max,
         window_max: end.window_max,
-        scale: end.scale,
-        flags: end.flags,
+        acked: end.acked,
+        scale: session.scale[side],
+        flags: session.flags[side],
     }
 }
 
@@ -80,9 +82,7 @@ fn raw_end(end: &TcpEnd) -> SessionEnd {
         end: end.end,
         end_max: end.end_max,
         window_max: end.window_max,
-        scale: end.scale.min(14),
-        flags: end.flags,
-        pad: [0; 2],
+        acked: end.acked,
     }
 }
 
@@ -112,7 +112,7 @@ fn record(key: &abi::SessionKey, session: &Session, now: u64) -> Option<SessionR
         expires_in_ms: milliseconds(left),
         packets: session.packets,
         bytes: session.bytes,
-        tcp: [end_of(&session.tcp[0]), end_of(&session.tcp[1])],
+        tcp: [end_of(session, 0), end_of(session, 1)],
     })
 }
 
@@ -131,7 +131,9 @@ fn raw_session(record: &SessionRecord, now: u64) -> Session {
         rule: record.rule.0,
         state: record.state as u8,
         opened: record.opened as u8,
-        pad: [0; 2],
+        scale: record.tcp.map(|end| end.scale.min(14)),
+        flags: record.tcp.map(|end| end.flags),
+        pad: [0; 6],
     }
 }
 

@@ -629,7 +629,11 @@ fn what_is_not_understood_is_denied() {
 
 #[test]
 fn every_reason_of_the_program_is_reached_by_some_case() {
-    let source = concat!(include_str!("verdicts.rs"), include_str!("sessions.rs"));
+    let source = concat!(
+        include_str!("verdicts.rs"),
+        include_str!("sessions.rs"),
+        include_str!("tracking.rs")
+    );
     let named: BTreeSet<&str> = Reason::ALL
         .iter()
         .map(|reason| reason.name())

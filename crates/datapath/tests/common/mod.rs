@@ -166,7 +166,7 @@ impl Bench {
 }
 
 /// The model as a bench begins: open, under the tables of this module.
-fn model() -> Firewall {
+pub fn model() -> Firewall {
     let mut model = Firewall::new(lictor_model::Vnic {
         vnic: VNIC,
         mac: GUEST_MAC,
