@@ -65,7 +65,10 @@
 #define PROTOCOL_ICMP 2
 #define PROTOCOL_ICMPV6 3
 #define PROTOCOL_OTHER 4
-#define PROTOCOL_CLASSES 5
+#define PROTOCOL_SCTP 5
+#define PROTOCOL_UDPLITE 6
+#define PROTOCOL_ETHER 7
+#define PROTOCOL_CLASSES 8
 
 #define STATE_UNREPLIED 1
 #define STATE_SYN_RECEIVED 2
@@ -216,16 +219,17 @@ struct event_budget {
 };
 _Static_assert(sizeof(struct event_budget) == 16, "event_budget");
 
+/* The number of an L2 domain has 24 bits, as in VXLAN (RFC 7348), so that the key is five words. */
+#define SEGMENT_MAX 0xffffff
 struct session_key {
 	__u8 local[16];
 	__u8 remote[16];
-	__u32 segment;
 	__u16 local_port;
 	__u16 remote_port;
-	__u8 protocol;
-	__u8 pad[3];
+	__u32 protocol : 8;
+	__u32 segment : 24;
 };
-_Static_assert(sizeof(struct session_key) == 44, "session_key");
+_Static_assert(sizeof(struct session_key) == 40, "session_key");
 
 #define END_KNOWN 1
 #define END_FIN 2
@@ -242,23 +246,76 @@ struct session_end {
 _Static_assert(sizeof(struct session_end) == 16, "session_end");
 
 struct session {
-	__u64 last_seen_ns;
 	__u64 expires_ns;
-	__u64 version; /* of the tables that allowed it; 0: the next packet decides again */
-	__u64 generation;
-	__u64 local_epoch;
-	__u64 remote_epoch;
 	__u64 packets[2];
 	__u64 bytes[2];
 	struct session_end tcp[2];
+	__u32 seen; /* ticks of 2^20 ns, of the last packet; it wraps after 52 days */
+	__u32 version; /* of the tables that allowed it; 0: the next packet decides again */
+	__u32 generation;
 	__u32 rule;
+	__u32 local_epoch;
+	__u32 remote_epoch;
 	__u8 state;
 	__u8 opened;
+	__u16 peer; /* one more than the remote end's place in `locals`; 0: not on this host */
 	__u8 scale[2];
 	__u8 flags[2]; /* END_* */
-	__u8 pad[6];
 };
-_Static_assert(sizeof(struct session) == 128, "session");
+_Static_assert(sizeof(struct session) == 104, "session");
+
+/* `sessions`: three tables of buckets (table.h). Two take turns when one is replaced by a larger
+ * one, the third holds conversations without an answer.
+ */
+#define TABLE_HALF_OPEN 2
+#define TABLES 3
+#define BUCKET_SLOTS 7
+/* Buckets that a key may lie in. At full quota one insertion of a hundred thousand passes eight. */
+#define BUCKET_STEPS 16
+#define HASH_WORDS 10
+#define HASH_MIX 0x9fb21c651e98df25
+#define SLOT_EMPTY 0
+#define SLOT_CLAIMED 1
+#define SLOT_LIVE 2
+#define SLOT_DEAD 3
+/* A control word: tag, time of death, buckets passed, state. */
+#define CONTROL_STATE_MASK 0xf
+#define CONTROL_PASSED_SHIFT 4
+#define CONTROL_PASSED_MASK 0xf
+#define CONTROL_STAMP_SHIFT 8
+#define CONTROL_STAMP_MASK 0xffffff
+/* Ticks until the slot of a session that ended is taken again: longer than any program runs. */
+#define SLOT_REST_TICKS 32
+/* Buckets that are swept before a session is refused for want of room. */
+#define SWEEP_WHEN_FULL 32
+
+struct slot {
+	struct session_key key;
+	struct session session;
+};
+_Static_assert(sizeof(struct slot) == 144, "slot");
+
+struct bucket {
+	__u64 control[BUCKET_SLOTS];
+	__u32 passed; /* sessions that found this bucket full; of a half-open one: whose turn it is */
+	__u32 pad;
+	struct slot slots[BUCKET_SLOTS];
+	__u64 pad2[2];
+};
+_Static_assert(sizeof(struct bucket) == 1088, "bucket");
+
+#define TABLE_CURRENT_MASK 1
+#define TABLE_DRAINING 2
+struct table_info {
+	__u64 hash_keys[HASH_WORDS + 1];
+	__u32 buckets[TABLES];
+	__u32 current; /* bit 0: the table that takes new sessions; bit 1: the other still has some */
+	__u32 pad[6];
+	__u32 live; /* sessions in both, without the half-open; written often, so on a line apart */
+	__u32 hand; /* the bucket that is swept next */
+	__u32 pad2[14];
+};
+_Static_assert(sizeof(struct table_info) == 192, "table_info");
 
 struct event {
 	__u64 time_ns; /* CLOCK_MONOTONIC */
@@ -271,7 +328,7 @@ struct event {
 	__u8 direction;
 	__u8 verdict;
 	__u8 reason;
-	__u8 pad[3];
+	__u8 pad[7];
 };
 _Static_assert(sizeof(struct event) == 80, "event");
 

@@ -229,22 +229,4 @@ nd_check(struct __sk_buff *skb, const struct tables *tables, const struct vnic_c
 					       nd_toward_guest(tables, config, p, target);
 }
 
-/* The address that modified EUI-64 makes of the vnic's MAC (RFC 4291, appendix A). It is bound to
- * every vnic, and so tells its identity where a packet names a group instead.
- */
-static __always_inline void link_local(const struct vnic_config *config, __u8 into[16])
-{
-	__builtin_memset(into, 0, 16);
-	into[0] = 0xfe;
-	into[1] = 0x80;
-	into[8] = config->mac[0] ^ 2;
-	into[9] = config->mac[1];
-	into[10] = config->mac[2];
-	into[11] = 0xff;
-	into[12] = 0xfe;
-	into[13] = config->mac[3];
-	into[14] = config->mac[4];
-	into[15] = config->mac[5];
-}
-
 #endif

@@ -17,6 +17,8 @@
 #define IP_TCP 6
 #define IP_UDP 17
 #define IP_ICMPV6 58
+#define IP_SCTP 132
+#define IP_UDPLITE 136
 #define IP6_HOP_BY_HOP 0
 #define IP6_ROUTING 43
 #define IP6_FRAGMENT 44

@@ -66,6 +66,24 @@ address_bound(const struct tables *tables, const struct vnic_config *config,
 	return value && value->vnic == config->vnic;
 }
 
+/* The address that modified EUI-64 makes of the vnic's MAC (RFC 4291, appendix A). It is bound to
+ * every vnic, and so tells its identity where a packet names a group instead.
+ */
+static __always_inline void link_local(const struct vnic_config *config, __u8 into[16])
+{
+	__builtin_memset(into, 0, 16);
+	into[0] = 0xfe;
+	into[1] = 0x80;
+	into[8] = config->mac[0] ^ 2;
+	into[9] = config->mac[1];
+	into[10] = config->mac[2];
+	into[11] = 0xff;
+	into[12] = 0xfe;
+	into[13] = config->mac[3];
+	into[14] = config->mac[4];
+	into[15] = config->mac[5];
+}
+
 static __always_inline __u32 protocol_class(__u8 protocol)
 {
 	switch (protocol) {
@@ -77,30 +95,42 @@ static __always_inline __u32 protocol_class(__u8 protocol)
 		return PROTOCOL_ICMP;
 	case IP_ICMPV6:
 		return PROTOCOL_ICMPV6;
+	case IP_SCTP:
+		return PROTOCOL_SCTP;
+	case IP_UDPLITE:
+		return PROTOCOL_UDPLITE;
 	}
 	return PROTOCOL_OTHER;
 }
 
-/* What stands in the port's place of a decision: the destination port as the opener sent it, the
- * type of an ICMP message, or the number of any other protocol.
+/* What stands in the port's place of an ICMP message. */
+static __always_inline __u16 icmp_port(__u8 type, __u8 code)
+{
+	return type << 8 | code;
+}
+
+/* What stands in the port's place of a decision: the destination port as the opener sent it, type
+ * and code of an ICMP message, or the number of any other protocol.
  */
 static __always_inline __u16
-policy_port(const struct session_key *key, __u8 direction, __u8 icmp_type)
+policy_port(const struct session_key *key, __u8 direction, __u16 icmp)
 {
 	switch (key->protocol) {
 	case IP_TCP:
 	case IP_UDP:
+	case IP_SCTP:
+	case IP_UDPLITE:
 		return direction == DIRECTION_EGRESS ? key->remote_port : key->local_port;
 	case IP_ICMP:
 	case IP_ICMPV6:
-		return icmp_type;
+		return icmp;
 	}
 	return key->protocol;
 }
 
-static __always_inline __u16 atom_find(const struct tables *tables, __u8 protocol, __u16 port)
+static __always_inline __u16 atom_find(const struct tables *tables, __u32 class, __u16 port)
 {
-	__u32 index = (protocol_class(protocol) * 65536 + port) / ATOM_BLOCK_PORTS;
+	__u32 index = (class * 65536 + port) / ATOM_BLOCK_PORTS;
 	__u32 slot = tables->slot;
 	void *inner = bpf_map_lookup_elem(&atoms, &slot);
 	struct atom_block *block = inner ? bpf_map_lookup_elem(inner, &index) : 0;
@@ -108,19 +138,35 @@ static __always_inline __u16 atom_find(const struct tables *tables, __u8 protoco
 	return block ? block->ports[port % ATOM_BLOCK_PORTS] & ATOM_MASK : 0;
 }
 
+/* The row of a question, if there is one. Atom zero is no atom and never matches. */
+static __always_inline void
+decide_by(const struct tables *tables, const struct decision_key *wanted, struct judgement *out)
+{
+	struct decision_value *decision;
+	__u32 slot = tables->slot;
+	void *inner = bpf_map_lookup_elem(&decisions, &slot);
+
+	decision = inner && wanted->atom ? bpf_map_lookup_elem(inner, wanted) : 0;
+	if (!decision) {
+		out->reason = REASON_DEFAULT_DENY;
+		return;
+	}
+	out->rule = decision->rule;
+	out->log = decision->log;
+	out->reason = decision->verdict == VERDICT_ALLOW ? REASON_POLICY_ALLOW :
+							   REASON_POLICY_DENY;
+}
+
 /* The verdict on a conversation in the direction in which it is, or was, opened. Both ends'
  * bindings are looked up first: an address that is not this vnic's own has no identity to judge by.
  */
 static __always_inline void
 policy_judge(const struct tables *tables, const struct vnic_config *config,
-	     const struct session_key *key, __u8 direction, __u8 icmp_type,
+	     const struct session_key *key, __u8 direction, __u16 icmp,
 	     struct judgement *out)
 {
 	struct address_value *local, *remote;
 	struct decision_key wanted = {};
-	struct decision_value *decision;
-	__u32 slot = tables->slot;
-	void *inner;
 
 	local = address_find(tables, config->segment, key->local);
 	if (!local || local->vnic != config->vnic) {
@@ -141,18 +187,35 @@ policy_judge(const struct tables *tables, const struct vnic_config *config,
 		wanted.peer = remote->identity;
 	}
 	wanted.direction = direction;
-	wanted.atom = atom_find(tables, key->protocol, policy_port(key, direction, icmp_type));
-	inner = bpf_map_lookup_elem(&decisions, &slot);
-	/* Atom zero is no atom and never matches. */
-	decision = inner && wanted.atom ? bpf_map_lookup_elem(inner, &wanted) : 0;
-	if (!decision) {
-		out->reason = REASON_DEFAULT_DENY;
+	wanted.atom = atom_find(tables, protocol_class(key->protocol),
+				policy_port(key, direction, icmp));
+	decide_by(tables, &wanted, out);
+}
+
+/* The verdict on a frame that is neither IP nor one of the link's own protocols. It has no
+ * addresses: the guest is known by its vnic, the other end is nobody in particular. Only a rule that
+ * names the EtherType speaks of it, so what no rule names keeps its own reason.
+ */
+static __always_inline void
+policy_judge_ether(const struct tables *tables, const struct vnic_config *config,
+		   __u8 direction, __u16 ether_type, struct judgement *out)
+{
+	struct decision_key wanted = {};
+	struct address_value *local;
+	__u8 own[16];
+
+	link_local(config, own);
+	local = address_find(tables, config->segment, own);
+	out->reason = REASON_ETHER_TYPE;
+	if (!local || local->vnic != config->vnic)
 		return;
-	}
-	out->rule = decision->rule;
-	out->log = decision->log;
-	out->reason = decision->verdict == VERDICT_ALLOW ? REASON_POLICY_ALLOW :
-							   REASON_POLICY_DENY;
+	out->local_epoch = local->epoch;
+	wanted.local = local->identity;
+	wanted.direction = direction;
+	wanted.atom = atom_find(tables, PROTOCOL_ETHER, ether_type);
+	decide_by(tables, &wanted, out);
+	if (out->reason == REASON_DEFAULT_DENY)
+		out->reason = REASON_ETHER_TYPE;
 }
 
 #endif

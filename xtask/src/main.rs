@@ -5,6 +5,7 @@
 //! clang or libelf.
 #![forbid(unsafe_code)]
 
+mod bench;
 mod check;
 mod demo;
 mod deps;
@@ -49,6 +50,21 @@ enum Task {
         #[arg(long)]
         keep: bool,
     },
+    /// Build the bench and run one of its parts. Needs root and a machine that is otherwise quiet.
+    ///
+    /// `program` is the firewall's program alone.
+    Bench {
+        /// Which part.
+        #[arg(value_parser = PossibleValuesParser::new(bench::NAMES))]
+        name: String,
+        /// How the result is printed: `table` or `json`. Progress goes to standard error.
+        #[arg(long, default_value = "table",
+              value_parser = PossibleValuesParser::new(["table", "json"]))]
+        output: String,
+        /// Less of everything: a look, no figures to compare.
+        #[arg(long)]
+        quick: bool,
+    },
     /// Look for faults of format, lints, tidiness, crate edges and dependencies; changes nothing.
     Check {
         /// Only these parts; all when none is named.
@@ -81,6 +97,15 @@ fn run(task: &Task) -> Result<()> {
                 demo::Ending::Remove
             };
             demo::run(ending)
+        }
+        Task::Bench {
+            name,
+            output,
+            quick,
+        } => {
+            let mut arguments = vec![name.as_str(), "--output", output.as_str()];
+            arguments.extend(quick.then_some("--quick"));
+            bench::run(&arguments)
         }
         Task::Check { parts } => steps::timed(|steps| check::steps(steps, parts)),
         Task::Test => steps::timed(|steps| test::steps(steps, test::Extent::Usual)),

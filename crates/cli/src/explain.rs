@@ -10,7 +10,7 @@ use crate::release::Draft;
 use crate::{CliError, Setting, policy, site};
 use clap::Args;
 use lictor_policy::evaluate::{Question, Ruling, Step, evaluate};
-use lictor_policy::{Compiled, Date, End, Labels, Policy};
+use lictor_policy::{Compiled, Date, End, Labels, Policy, PortRange};
 use lictor_types::{Direction, IdentityId, Protocol, Reason, RuleId, Verdict};
 use serde::Serialize;
 use std::net::IpAddr;
@@ -93,23 +93,16 @@ struct ServiceText {
 impl FromStr for ServiceText {
     type Err = String;
     fn from_str(input: &str) -> Result<Self, String> {
-        let expected = "expected tcp/PORT, udp/PORT, icmp/TYPE, icmpv6/TYPE or ip/NUMBER";
-        let (protocol, port) = input.split_once('/').ok_or(expected)?;
-        let protocol = match protocol {
-            "tcp" => Protocol::Tcp,
-            "udp" => Protocol::Udp,
-            "icmp" => Protocol::Icmp,
-            "icmpv6" => Protocol::Icmpv6,
-            "ip" => Protocol::Other,
-            other => return Err(format!("{other:?} is no protocol; {expected}")),
-        };
-        let max = protocol.port_max();
-        let port = port.parse().ok().filter(|port| *port <= max);
-        let port = port.ok_or_else(|| format!("{input:?}: expected a number up to {max}"))?;
-        // A policy speaks of these by their own names only.
-        if protocol == Protocol::Other && [1, 6, 17, 58].contains(&port) {
-            return Err(format!("ip/{port} has a name of its own; {expected}"));
+        let range: PortRange = input.parse()?;
+        let whole = range.last == range.first
+            || (matches!(range.protocol, Protocol::Icmp | Protocol::Icmpv6)
+                && range.first & 0xff == 0
+                && range.last == range.first | 0xff);
+        if !whole {
+            return Err(format!("{input:?}: expected one service and not a range"));
         }
+        // A type of ICMP alone stands for its code 0, which is what is sent.
+        let (protocol, port) = (range.protocol, range.first);
         Ok(Self { protocol, port })
     }
 }
@@ -421,10 +414,13 @@ fn together(sides: &Sides) -> (Verdict, Reason) {
 }
 
 fn service_text(question: &Question) -> String {
-    match question.protocol {
-        Protocol::Other => format!("ip/{}", question.port),
-        protocol => format!("{protocol}/{}", question.port),
-    }
+    let (protocol, port) = (question.protocol, question.port);
+    let range = PortRange {
+        protocol,
+        first: port,
+        last: port,
+    };
+    range.to_string()
 }
 
 fn end_text(end: &End) -> String {
@@ -637,12 +633,17 @@ mod tests {
         };
         check("tcp/5432", Some((Protocol::Tcp, 5432)));
         check("ip/47", Some((Protocol::Other, 47)));
-        check("icmpv6/255", Some((Protocol::Icmpv6, 255)));
+        check("icmpv6/255", Some((Protocol::Icmpv6, 255 << 8)));
+        check("icmp/3/4", Some((Protocol::Icmp, 3 << 8 | 4)));
+        check("sctp/1", Some((Protocol::Sctp, 1)));
+        check("gre", Some((Protocol::Other, 47)));
+        check("ether/0x88cc", Some((Protocol::Ether, 0x88cc)));
         for bad in [
             "tcp",
             "tcp/65536",
             "icmp/256",
-            "sctp/1",
+            "icmp/3-4",
+            "tcp/1-2",
             "ip/6",
             "tcp/-1",
             "",

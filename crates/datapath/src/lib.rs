@@ -12,6 +12,7 @@ mod host;
 mod netdev;
 mod sessions;
 mod shared;
+mod slots;
 mod sys;
 mod tables;
 mod vnic;

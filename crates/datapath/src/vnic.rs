@@ -1,14 +1,15 @@
 //! One vnic: its pair of programs, its maps, its two hooks.
 
-use crate::abi::{self, Counter, EventBudget, Session, SessionKey, VnicConfig};
+use crate::abi::{self, Counter, EventBudget, VnicConfig};
 use crate::shared::Shared;
+use crate::slots::Slots;
 use crate::sys::{self, Hook, Map};
 use crate::{Error, PROGRAM, netdev};
 use libbpf_rs::MapCore;
 use lictor_types::{Direction, Mac, Reason, RuleId, Segment, Verdict, VnicId, VnicName, VnicState};
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 /// What is to be protected.
@@ -201,14 +202,20 @@ pub struct TestVerdict {
 pub(crate) struct Vnic {
     folder: PathBuf,
     pub(crate) config: Map<u32, VnicConfig>,
-    pub(crate) sessions: Map<SessionKey, Session>,
+    pub(crate) sessions: Slots,
     counters: Map<u32, Counter>,
     programs: [OwnedFd; 2],
 }
 
 const PROGRAM_NAMES: [&str; 2] = ["from_guest", "toward_guest"];
 const LINK_NAMES: [&str; 2] = ["link_from_guest", "link_toward_guest"];
-const MAP_NAMES: [&str; 4] = ["vnic", "sessions", "counters", "event_budget"];
+const MAP_NAMES: [&str; 5] = [
+    "vnic",
+    "sessions",
+    "session_table",
+    "counters",
+    "event_budget",
+];
 const HOOKS: [Hook; 2] = [Hook::Ingress, Hook::Egress];
 const DIRECTIONS: [Direction; 2] = [Direction::Egress, Direction::Ingress];
 
@@ -243,7 +250,7 @@ impl Vnic {
         Ok(Self {
             folder: folder.to_owned(),
             config: Map::new(pin("vnic")?).map_err(&sized)?,
-            sessions: Map::new(pin("sessions")?).map_err(&sized)?,
+            sessions: Slots::open(pin("sessions")?, pin("session_table")?).map_err(&sized)?,
             counters: Map::new(pin("counters")?).map_err(&sized)?,
             programs: [pin(PROGRAM_NAMES[0])?, pin(PROGRAM_NAMES[1])?],
         })
@@ -261,6 +268,8 @@ impl Vnic {
             vnic: spec.vnic,
             source,
         };
+        let sessions =
+            Slots::create(spec.sessions_max).map_err(failed("making the session tables"))?;
         let mut object = libbpf_rs::ObjectBuilder::default()
             .open_memory(PROGRAM)
             .map_err(refused)?;
@@ -269,7 +278,9 @@ impl Vnic {
             if let Some(fd) = shared.fd(&name) {
                 map.reuse_fd(fd).map_err(refused)?;
             } else if name == "sessions" {
-                map.set_max_entries(spec.sessions_max).map_err(refused)?;
+                map.reuse_fd(sessions.outer_fd()).map_err(refused)?;
+            } else if name == "session_table" {
+                map.reuse_fd(sessions.info_fd()).map_err(refused)?;
             }
         }
         let mut object = object.load().map_err(refused)?;
@@ -507,12 +518,16 @@ impl Vnic {
         })
     }
 
+    pub(crate) fn program(&self, direction: Direction) -> BorrowedFd<'_> {
+        self.programs[direction as usize].as_fd()
+    }
+
     pub(crate) fn test_run(
         &self,
         direction: Direction,
         packet: &[u8],
     ) -> Result<TestVerdict, Error> {
-        let program = self.programs[direction as usize].as_fd();
+        let program = self.program(direction);
         let (returned, reason, rule) =
             sys::test_run(program, packet).map_err(failed("running the program on a packet"))?;
         let unknown = || {

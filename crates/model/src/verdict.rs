@@ -7,8 +7,8 @@ use crate::policy::{Judgement, Place, Tables};
 use crate::session::{self, Session, Table};
 use crate::tcp::{self, Side, Track};
 use lictor_types::{
-    Direction, HostTables, Mac, Reason, RuleId, Segment, SessionKey, SessionRecord, TcpState,
-    Verdict, VnicId, VnicState,
+    Direction, HostTables, Mac, Protocol, Reason, RuleId, Segment, SessionKey, SessionRecord,
+    TcpState, Verdict, VnicId, VnicState,
 };
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -146,7 +146,7 @@ impl Firewall {
                 // A full table refuses the record; it is no error of the others.
                 let _full = self
                     .sessions
-                    .insert(record.key, session::taken_in(record, now));
+                    .insert(record.key, session::taken_in(record, now), now);
             }
         }
     }
@@ -281,7 +281,7 @@ impl Firewall {
             return None;
         }
         // Of ICMP, only an echo makes a session.
-        let echo = if key.local.is_ipv4() { 8 } else { 128 };
+        let echo = Protocol::icmp_port(if key.local.is_ipv4() { 8 } else { 128 }, 0);
         let judgement = tables.judge(self.vnic.vnic, key, session.opened, echo);
         if judgement.reason != Reason::PolicyAllow {
             self.sessions.remove(key);
@@ -309,7 +309,9 @@ impl Firewall {
         if let Some(revoked) = self.revoked(key, frame.at) {
             return Some(revoked);
         }
+        let has_room = self.sessions.has_room(frame.at);
         let session = self.sessions.live(key, frame.at)?;
+        let before = *session;
         let track = match &ip.transport {
             Transport::Tcp(segment) => tcp::track(session, segment, frame.direction),
             _ => {
@@ -337,6 +339,14 @@ impl Firewall {
             };
             session.expires = frame.at + session::timeout(key.protocol, state);
         }
+        let answered = !matches!(session.state, TcpState::Unreplied | TcpState::Closed);
+        if answered && !session.promoted {
+            if !has_room {
+                *session = before;
+                return Some(answer(Reason::SessionTableFull, before.rule));
+            }
+            session.promoted = true;
+        }
         Some(answer(Reason::Session, session.rule))
     }
 
@@ -346,7 +356,7 @@ impl Firewall {
             return ruleless(Reason::NoRelease);
         };
         let kind = match &ip.transport {
-            Transport::Icmp(message) => message.kind,
+            Transport::Icmp(message) => Protocol::icmp_port(message.kind, message.code),
             _ => 0,
         };
         let judgement = tables.judge(self.vnic.vnic, &key, frame.direction, kind);
@@ -389,6 +399,7 @@ impl Firewall {
         let mut session = Session {
             state: TcpState::Unreplied,
             opened: frame.direction,
+            promoted: false,
             rule: judgement.rule,
             generation: self
                 .tables
@@ -405,7 +416,7 @@ impl Firewall {
         };
         session.packets[own] = 1;
         session.bytes[own] = frame.bytes.len() as u64;
-        if self.sessions.insert(key, session).is_err() {
+        if self.sessions.insert(key, session, frame.at).is_err() {
             return answer(Reason::SessionTableFull, judgement.rule);
         }
         self.counters

@@ -78,7 +78,7 @@ fn statements_name_what_they_expect() {
     );
     check("service x = tcp/0-65536\n", &["bad-service 1:13"]);
     check(
-        "service x = tcp/9-1 icmp/256 udp/ ip/6 ip gre/1\n",
+        "service x = tcp/9-1 icmp/256 udp/ ip/6 ip gre/1 ether/1 ether\n",
         &[
             "bad-service 1:13",
             "bad-service 1:21",
@@ -86,7 +86,14 @@ fn statements_name_what_they_expect() {
             "bad-service 1:35",
             "bad-service 1:40",
             "bad-service 1:43",
+            "bad-service 1:49",
+            "bad-service 1:57",
         ],
+    );
+    check(
+        "tier t allow-only { allow a from zone:dmz to zone:corp service ether/0x88cc\n\
+         allow b from zone:dmz to outside service ether/0x88cc }\n",
+        &["ether-peer 1:27"],
     );
     check("service tcp = tcp/1\n", &["reserved-name 1:9"]);
     check("policy \"again\" version 2\n", &["defined-twice 1:1"]);

@@ -45,7 +45,7 @@ scope cde = zone:cde
 scope mixed = zone:dmz & tier:web or set:host
 ";
 
-const SERVICES: [&str; 10] = [
+const SERVICES: [&str; 13] = [
     "any",
     "tcp",
     "tcp/22",
@@ -56,6 +56,9 @@ const SERVICES: [&str; 10] = [
     "icmpv6/echo",
     "ip/47",
     "tcp/65535, ip/0-255",
+    "icmp/3/4, sctp/2905",
+    "icmp/3, udplite",
+    "sctp, gre",
 ];
 
 const ADDRESSES: [&str; 12] = [
@@ -176,8 +179,11 @@ fn ports() -> Vec<(Protocol, u16)> {
     let udp = [0, 52, 53, 54, 65_535];
     let mut ports: Vec<(Protocol, u16)> = tcp.map(|port| (Protocol::Tcp, port)).to_vec();
     ports.extend(udp.map(|port| (Protocol::Udp, port)));
-    ports.extend([7, 8, 9, 255].map(|port| (Protocol::Icmp, port)));
-    ports.extend([127, 128, 129].map(|port| (Protocol::Icmpv6, port)));
+    ports.extend([0x07ff, 0x0800, 0x08ff, 0x0900, 0xffff].map(|port| (Protocol::Icmp, port)));
+    ports.extend([0x7fff, 0x8000, 0x8100].map(|port| (Protocol::Icmpv6, port)));
+    ports.extend([0x0303, 0x0304, 0x0305].map(|port| (Protocol::Icmp, port)));
+    ports.extend([2904, 2905, 2906].map(|port| (Protocol::Sctp, port)));
+    ports.extend([0, 5004].map(|port| (Protocol::UdpLite, port)));
     ports.extend([0, 46, 47, 48, 255].map(|port| (Protocol::Other, port)));
     ports
 }

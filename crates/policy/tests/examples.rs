@@ -122,12 +122,12 @@ fn the_demos_flows_have_the_verdicts_of_its_readme() {
         );
         check(
             policy,
-            ("web", "db", Icmp, 8),
+            ("web", "db", Icmp, 8 << 8),
             (Allow, Some("pay/diagnose")),
         );
         check(
             policy,
-            ("web", "db", Icmpv6, 128),
+            ("web", "db", Icmpv6, 128 << 8),
             (Allow, Some("pay/diagnose")),
         );
         check(

@@ -25,7 +25,7 @@ impl fmt::Display for Direction {
 }
 
 /// The protocol classes that port atoms are cut for. Any other IP protocol is `Other` and carries
-/// its number where a port would be.
+/// its number where a port would be. The numbers are an append-only list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[repr(u8)]
@@ -34,25 +34,46 @@ pub enum Protocol {
     Tcp = 0,
     /// UDP; the port is the destination port.
     Udp = 1,
-    /// ICMP for IPv4; the port is the type.
+    /// ICMP for IPv4; the port is the type times 256 plus the code.
     Icmp = 2,
-    /// ICMPv6; the port is the type.
+    /// ICMPv6; the port is the type times 256 plus the code.
     Icmpv6 = 3,
-    /// Everything else; the port is the IP protocol number.
+    /// Every other IP protocol; the port is its number.
     Other = 4,
+    /// SCTP; the port is the destination port.
+    Sctp = 5,
+    /// UDP-Lite; the port is the destination port.
+    UdpLite = 6,
+    /// What is neither IP nor one of the link's own protocols; the port is the EtherType.
+    Ether = 7,
 }
 
 impl Protocol {
     /// All classes, in the order of their numbers.
-    pub const ALL: [Self; 5] = [Self::Tcp, Self::Udp, Self::Icmp, Self::Icmpv6, Self::Other];
+    pub const ALL: [Self; 8] = [
+        Self::Tcp,
+        Self::Udp,
+        Self::Icmp,
+        Self::Icmpv6,
+        Self::Other,
+        Self::Sctp,
+        Self::UdpLite,
+        Self::Ether,
+    ];
 
     /// The largest value that stands in the port's place.
     #[must_use]
     pub const fn port_max(self) -> u16 {
         match self {
-            Self::Tcp | Self::Udp => u16::MAX,
-            Self::Icmp | Self::Icmpv6 | Self::Other => 255,
+            Self::Other => 255,
+            _ => u16::MAX,
         }
+    }
+
+    /// What stands in the port's place of an ICMP message.
+    #[must_use]
+    pub const fn icmp_port(kind: u8, code: u8) -> u16 {
+        u16::from_be_bytes([kind, code])
     }
 
     /// Classifies an IP protocol number.
@@ -63,6 +84,8 @@ impl Protocol {
             17 => Self::Udp,
             1 => Self::Icmp,
             58 => Self::Icmpv6,
+            132 => Self::Sctp,
+            136 => Self::UdpLite,
             _ => Self::Other,
         }
     }
@@ -76,6 +99,9 @@ impl fmt::Display for Protocol {
             Self::Icmp => "icmp",
             Self::Icmpv6 => "icmpv6",
             Self::Other => "other",
+            Self::Sctp => "sctp",
+            Self::UdpLite => "udplite",
+            Self::Ether => "ether",
         })
     }
 }

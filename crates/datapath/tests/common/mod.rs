@@ -259,9 +259,9 @@ pub fn tables() -> HostTables {
             atom(Protocol::Tcp, 80, 80, 1),
             atom(Protocol::Tcp, 81, 65_535, 2),
             atom(Protocol::Udp, 53, 53, 3),
-            atom(Protocol::Icmp, 8, 8, 4),
-            atom(Protocol::Icmpv6, 128, 128, 5),
-            atom(Protocol::Icmpv6, 134, 134, 6),
+            atom(Protocol::Icmp, 8 << 8, 8 << 8 | 255, 4),
+            atom(Protocol::Icmpv6, 128 << 8, 128 << 8 | 255, 5),
+            atom(Protocol::Icmpv6, 134 << 8, 134 << 8, 6),
             atom(Protocol::Other, 47, 47, 7),
         ],
         decisions: vec![

@@ -53,8 +53,10 @@ pub(crate) const FAR6: [&str; 5] = [
 
 const IDENTITIES: u32 = 5;
 const ATOMS: u16 = 6;
-/// Where runs of ports may begin.
-const CUTS: [u16; 12] = [0, 1, 8, 9, 22, 47, 53, 80, 128, 134, 1_024, 60_000];
+/// Where runs of ports may begin; the large ones are types of ICMP, with code 0 or 1.
+const CUTS: [u16; 16] = [
+    0, 1, 9, 22, 47, 53, 80, 134, 1_024, 0x0800, 0x0801, 0x8000, 0x8001, 0x8600, 0x88cc, 60_000,
+];
 
 fn addresses(rng: &mut StdRng) -> Vec<AddressEntry> {
     let links = VNICS.map(|vnic| format!("{}/128", vnic.mac.link_local()));

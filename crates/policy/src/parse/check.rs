@@ -6,6 +6,7 @@ use crate::{
     Action, Choice, Label, Policy, Rule, Scope, Selector, Span, Tier, TierKind,
     diagnostic::Problem, overlap::satisfiable,
 };
+use lictor_types::Protocol;
 use std::collections::{BTreeMap, HashMap};
 
 /// An end as it was read.
@@ -63,6 +64,7 @@ pub(super) fn check(parser: &mut Parser<'_>) {
                 continue;
             }
             rule.touches_sensitive = sensitive.touched_by(rule);
+            nobody_in_particular(rule, spot, &mut problems);
             sensitive_rule(rule, spot, &mut problems);
             if let Some(within) = &within {
                 inside(&parser.policy.labels, within, (rule, spot), &mut problems);
@@ -163,6 +165,27 @@ fn sensitive_rule(rule: &Rule, spot: &RuleSpot, problems: &mut Vec<Problem>) {
     let problem = Problem::new("incomplete-metadata", spot.name, message)
         .expected("needs owner, justification and expires")
         .help("add them, or narrow `from` and `to` until they are outside of the scope");
+    problems.push(problem);
+}
+
+/// A frame that is not IP has no addresses, so its other end is in no set and is no guest: a rule
+/// that asks for more than that would never match.
+fn nobody_in_particular(rule: &Rule, spot: &RuleSpot, problems: &mut Vec<Problem>) {
+    let mut ranges = rule.service.ranges().iter();
+    let nobody = |selector: &Selector| selector.holds(None, &|_| false);
+    if !ranges.any(|range| range.protocol == Protocol::Ether)
+        || nobody(&rule.from)
+        || nobody(&rule.to)
+    {
+        return;
+    }
+    let message = format!(
+        "rule `{}` names an EtherType between particular ends",
+        rule.name
+    );
+    let problem = Problem::new("ether-peer", spot.name, message)
+        .expected("such a frame tells nothing about its other end")
+        .help("write `any` or `outside` for the end that is not the guest");
     problems.push(problem);
 }
 

@@ -1,18 +1,15 @@
 //! Services: `tcp/443`, `udp/1000-2000`, `icmp/echo`, `ip/47`, `any`, or a name.
 
-use super::{Failed, Kind, Noun, Parsed, Parser, short};
+use super::{Kind, Noun, Parsed, Parser, short};
 use crate::{PortRange, Service, Span, diagnostic::Problem};
 use lictor_types::Protocol;
-
-/// Protocols that people expect by name, and how they are written.
-const NUMBERED: [(&str, u8); 4] = [("gre", 47), ("esp", 50), ("ah", 51), ("sctp", 132)];
 
 impl<'a> Parser<'a> {
     /// `service NAME = ITEM...`
     pub(super) fn service_definition(&mut self) -> Parsed<()> {
         self.advance();
         let (name, span) = self.name("a service's name")?;
-        if name == "any" || protocol(&name).is_some() {
+        if name == "any" || is_protocol(&name) {
             let message = format!("`{name}` can't be a service: it has a meaning of its own");
             self.report(
                 Problem::new("reserved-name", span, message).expected("choose another name"),
@@ -61,7 +58,7 @@ impl<'a> Parser<'a> {
         if word == "any" {
             return Ok(Service::any().ranges().to_vec());
         }
-        if word.contains('/') || protocol(word).is_some() || word == "ip" {
+        if word.contains('/') || is_protocol(word) {
             return Ok(self.ports(word, span).into_iter().collect());
         }
         if let Some(service) = self.policy.services.get(word) {
@@ -73,116 +70,98 @@ impl<'a> Parser<'a> {
         Ok(Vec::new())
     }
 
-    /// `tcp`, `tcp/443`, `tcp/1-9`. `None` if it was reported.
+    /// `tcp`, `tcp/443`, `tcp/1-9`, `gre`. `None` if it was reported.
     fn ports(&mut self, word: &'a str, span: Span) -> Option<PortRange> {
+        if let Some(range) = PortRange::numbered(word) {
+            return Some(range);
+        }
         let (name, ports) = match word.split_once('/') {
             Some((name, ports)) => (name, Some(ports)),
             None => (word, None),
         };
-        let Some(protocol) = protocol(name) else {
-            let report = self.unknown_protocol(name, span);
-            return report.ok();
+        let Some(protocol) = PortRange::protocol_of(name) else {
+            self.unknown_protocol(name, span);
+            return None;
         };
         let Some(ports) = ports else {
-            if protocol == Protocol::Other {
-                let problem = Problem::new("bad-service", span, "`ip` alone is not a service")
-                    .expected("expected ip/NUMBER")
-                    .help("write `any` for every packet, or ip/47 for one protocol");
-                self.report(problem);
-                return None;
-            }
-            return Some(PortRange {
-                protocol,
-                first: 0,
-                last: protocol.port_max(),
-            });
+            return self.whole(protocol, span);
         };
-        let range = range(protocol, ports);
-        if range.is_none() {
-            let max = protocol.port_max();
-            let what = match protocol {
-                Protocol::Tcp | Protocol::Udp => "a port",
-                Protocol::Icmp | Protocol::Icmpv6 => "a type (or `echo`)",
-                Protocol::Other => "a protocol number",
-            };
-            let message = format!("`{}` has no valid ports", short(word));
-            let problem = Problem::new("bad-service", span, message).expected(format!(
-                "expected {what} from 0 to {max}, or a range such as 1-9"
-            ));
-            self.report(problem);
-        }
-        let range = range?;
-        let single = (range.first == range.last)
-            .then(|| u8::try_from(range.first).ok())
-            .flatten();
-        let own = single
-            .map(Protocol::from_ip)
-            .filter(|own| *own != Protocol::Other);
-        if let (Protocol::Other, Some(own)) = (protocol, own) {
-            let message = format!("`{}` is {own}, which has ports of its own", short(word));
-            self.report(
-                Problem::new("bad-service", span, message).expected(format!("write {own}")),
-            );
+        let Some(range) = PortRange::ports_of(protocol, ports) else {
+            self.no_ports(protocol, word, span);
+            return None;
+        };
+        if let Some(own) = range.named() {
+            let message = format!("`{}` is not written as a number", short(word));
+            let problem = Problem::new("bad-service", span, message);
+            self.report(problem.expected(format!("write {own}")));
             return None;
         }
         Some(range)
     }
 
-    fn unknown_protocol<T>(&mut self, name: &str, span: Span) -> Parsed<T> {
+    /// A protocol without a slash: all its ports.
+    fn whole(&mut self, protocol: Protocol, span: Span) -> Option<PortRange> {
+        let (message, expected, help) = match protocol {
+            Protocol::Other => (
+                "`ip` alone is not a service",
+                "expected ip/NUMBER",
+                "write `any` for every packet, or ip/47 for one protocol",
+            ),
+            Protocol::Ether => (
+                "`ether` alone is not a service",
+                "expected ether/0xTYPE",
+                "name each EtherType that is wanted, such as ether/0x88cc",
+            ),
+            _ => return Some(PortRange::all(protocol)),
+        };
+        let problem = Problem::new("bad-service", span, message);
+        self.report(problem.expected(expected).help(help));
+        None
+    }
+
+    fn no_ports(&mut self, protocol: Protocol, word: &str, span: Span) {
+        let expected = match protocol {
+            Protocol::Icmp | Protocol::Icmpv6 => {
+                "expected a type (or `echo`) from 0 to 255, or a range such as 1-9, or a type and \
+                 its codes such as 3/4"
+                    .to_owned()
+            }
+            Protocol::Ether => {
+                "expected an EtherType such as 0x88cc, or a range, from 0x0600".to_owned()
+            }
+            _ => {
+                let what = match protocol {
+                    Protocol::Other => "a protocol number",
+                    _ => "a port",
+                };
+                let max = protocol.port_max();
+                format!("expected {what} from 0 to {max}, or a range such as 1-9")
+            }
+        };
+        let message = format!("`{}` has no valid ports", short(word));
+        self.report(Problem::new("bad-service", span, message).expected(expected));
+    }
+
+    fn unknown_protocol(&mut self, name: &str, span: Span) {
         let problem = Problem::new(
             "bad-service",
             span,
             format!("unknown protocol `{}`", short(name)),
         )
-        .expected("expected tcp, udp, icmp, icmpv6 or ip");
-        let problem = match NUMBERED.iter().find(|(known, _)| *known == name) {
-            Some((_, number)) => problem.help(format!("write ip/{number}")),
-            None => problem.nearest(
+        .expected("expected tcp, udp, sctp, udplite, icmp, icmpv6, ip or ether");
+        let problem = if PortRange::numbered(name).is_some() {
+            problem.help(format!("write {name} alone: it has no ports"))
+        } else {
+            problem.nearest(
                 name,
-                ["tcp", "udp", "icmp", "icmpv6"],
-                "a service is written tcp/443, udp/53, icmp/8, icmpv6/128 or ip/47",
-            ),
+                ["tcp", "udp", "sctp", "udplite", "icmp", "icmpv6", "ether"],
+                "a service is written tcp/443, udp/53, icmp/8, icmpv6/128, gre or ip/47",
+            )
         };
         self.report(problem);
-        Err(Failed)
     }
 }
 
-fn protocol(name: &str) -> Option<Protocol> {
-    Some(match name {
-        "tcp" => Protocol::Tcp,
-        "udp" => Protocol::Udp,
-        "icmp" => Protocol::Icmp,
-        "icmpv6" => Protocol::Icmpv6,
-        "ip" => Protocol::Other,
-        _ => return None,
-    })
-}
-
-fn range(protocol: Protocol, text: &str) -> Option<PortRange> {
-    let single = |port| PortRange {
-        protocol,
-        first: port,
-        last: port,
-    };
-    match (protocol, text) {
-        // Echo request: RFC 792 and RFC 4443, section 4.1.
-        (Protocol::Icmp, "echo") => return Some(single(8)),
-        (Protocol::Icmpv6, "echo") => return Some(single(128)),
-        _ => {}
-    }
-    let number = |text: &str| -> Option<u16> {
-        let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-        let number = if digits { text.parse().ok() } else { None };
-        number.filter(|number| *number <= protocol.port_max())
-    };
-    let (first, last) = match text.split_once('-') {
-        Some((first, last)) => (number(first)?, number(last)?),
-        None => (number(text)?, number(text)?),
-    };
-    (first <= last).then_some(PortRange {
-        protocol,
-        first,
-        last,
-    })
+fn is_protocol(name: &str) -> bool {
+    PortRange::protocol_of(name).is_some() || PortRange::numbered(name).is_some()
 }
