@@ -46,6 +46,10 @@
 #define REASON_BAD_HEADER 50
 #define REASON_FRAGMENT 51
 #define REASON_EXTENSION_HEADER 52
+#define REASON_VLAN 53
+#define REASON_IP_OPTION 54
+#define REASON_BAD_FRAGMENT 55
+#define REASON_TINY_FRAGMENT 56
 #define REASON_NO_SESSION 64
 #define REASON_TCP_INVALID 65
 #define REASON_SESSION_TABLE_FULL 66
@@ -98,6 +102,8 @@
 #define TIMEOUT_OTHER_ESTABLISHED_S 600
 
 #define EXTENSION_HEADERS_MAX 4
+#define IPV4_OPTIONS_BYTES_MAX 40
+#define IPV6_OPTIONS_MAX 8
 #define ND_OPTIONS_MAX 6
 #define EVENTS_BYTES 1048576
 /* A flooded guest must not push the events of its neighbours out of the shared ring. */
@@ -188,13 +194,27 @@ _Static_assert(sizeof(struct rule_counter) == 24, "rule_counter");
 #define HOST_RULES_UNCOUNTED 1
 #define HOST_COUNTERS 2
 
+#define VLANS_MAX 4
+#define MORE_MACS_MAX 3
+#define SHARED_MAX 4
+#define ROLE_ROUTER 1
+#define ROLE_DHCP_SERVER 2
+
+struct vlan {
+	__u32 segment;
+	__u16 id; /* 0: none */
+	__u16 pad;
+};
+_Static_assert(sizeof(struct vlan) == 8, "vlan");
+
 struct vnic_config {
 	__u32 state;
 	__u32 vnic;
 	__u32 segment;
 	__u32 ifindex;
 	__u8 mac[6];
-	__u8 pad[2];
+	__u8 roles; /* ROLE_* */
+	__u8 pad;
 	__u64 clock_offset_ns; /* added to the clock: a test moves time without waiting */
 	__u64 attached_at_ns;
 	__u64 device_base[2]; /* the device's packets at attach, from the guest and toward it */
@@ -202,8 +222,11 @@ struct vnic_config {
 	__u32 hook; /* HOOK_* */
 	__u8 device[16];
 	__u8 name[16];
+	struct vlan vlans[VLANS_MAX];
+	__u8 more_macs[MORE_MACS_MAX][8]; /* six of them count; all zero: none */
+	__u32 shared[SHARED_MAX]; /* groups of vnics whose addresses it may use; 0: none */
 };
-_Static_assert(sizeof(struct vnic_config) == 96, "vnic_config");
+_Static_assert(sizeof(struct vnic_config) == 168, "vnic_config");
 #define HOOK_TCX 1
 #define HOOK_CLSACT 2
 

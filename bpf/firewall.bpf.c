@@ -54,7 +54,7 @@ static __always_inline int related(struct __sk_buff *skb, const struct vnic_conf
 	struct session *session;
 	int reason;
 
-	if (!related_key(skb, &c->packet, config->segment, c->direction, &c->key))
+	if (!related_key(skb, &c->packet, c->packet.segment, c->direction, &c->key))
 		return REASON_UNRELATED;
 	session = session_find(c, info).session;
 	if (!session || session->expires_ns <= c->now)
@@ -92,7 +92,9 @@ static __always_inline int may_answer(const struct context *c, const struct sess
 	return half->opened != c->direction || c->key.protocol == IP_TCP;
 }
 
-/* An answer to a session without one is tried on a copy: there may be no room to promote it. */
+/* An answer to a session without one is tried on a copy: there may be no room to promote it. A
+ * guest answers forged SYNs too, so that TCP is promoted by the end of its handshake.
+ */
 static __always_inline int
 answered(struct __sk_buff *skb, const struct vnic_config *config, struct table_info *info,
 	 struct context *c, struct session *half)
@@ -105,7 +107,7 @@ answered(struct __sk_buff *skb, const struct vnic_config *config, struct table_i
 	reason = established(skb, config, info, c, &c->fresh);
 	if (reason != REASON_SESSION)
 		return reason;
-	if (c->fresh.state == STATE_UNREPLIED || c->fresh.state == STATE_CLOSED) {
+	if (c->fresh.state <= STATE_SYN_RECEIVED || c->fresh.state == STATE_CLOSED) {
 		*half = c->fresh;
 		return reason;
 	}
@@ -182,7 +184,7 @@ sessions_and_policy(struct __sk_buff *skb, const struct vnic_config *config,
 
 	if (kind == ICMP_ERROR)
 		return related(skb, config, info, c);
-	session_key_of(p, config->segment, c->direction, &c->key);
+	session_key_of(p, p->segment, c->direction, &c->key);
 	if (kind == ICMP_ECHO || kind == ICMP_REPLY) {
 		c->key.local_port = p->source_port;
 		c->key.remote_port = echo_side(kind, c->direction);
@@ -224,7 +226,7 @@ decide(struct __sk_buff *skb, const struct vnic_config *config, struct context *
 	if (reason)
 		return reason;
 	/* 2. Parse. What is not understood is denied. */
-	reason = parse(skb, p);
+	reason = parse(skb, config, p);
 	if (reason)
 		return reason;
 	/* 3. The MAC, whose liar is not worth a look-up. */
@@ -233,12 +235,19 @@ decide(struct __sk_buff *skb, const struct vnic_config *config, struct context *
 		return reason;
 	/* 4. The link's own protocols; all but the announcement ask who has an address. */
 	if (p->ether_type == TYPE_RARP)
-		return rarp_check(skb, config, c->direction);
+		return rarp_check(skb, p, config, c->direction);
 	tables_read(&c->tables);
+	c->tables.segment = p->segment;
 	if (!c->tables.version)
 		return REASON_NO_RELEASE;
 	if (p->ether_type == TYPE_ARP)
-		return arp_check(skb, &c->tables, config, c->direction);
+		return arp_check(skb, p, &c->tables, config, c->direction);
+	if (!p->family) {
+		policy_judge_ether(&c->tables, config, c->direction, p->ether_type, &c->judgement);
+		return c->judgement.reason;
+	}
+	if (p->fragment)
+		return REASON_FRAGMENT;
 	if (p->protocol == IP_ICMPV6) {
 		reason = nd_check(skb, &c->tables, config, p, c->direction);
 		if (reason)

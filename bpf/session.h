@@ -227,7 +227,7 @@ session_key_of(const struct packet *p, __u32 segment, __u8 direction, struct ses
 	__builtin_memcpy(key->remote, egress ? p->destination : p->source, 16);
 	key->segment = segment;
 	key->protocol = p->protocol;
-	if (p->protocol == IP_TCP || p->protocol == IP_UDP) {
+	if (has_ports(p->protocol)) {
 		key->local_port = egress ? p->source_port : p->destination_port;
 		key->remote_port = egress ? p->destination_port : p->source_port;
 	}

@@ -3,6 +3,7 @@
 
 use crate::abi::{self, Session, SessionEnd, Slot};
 use crate::events::key_of;
+use crate::link::has_segment;
 use crate::slots::{Inserted, ticks};
 use crate::sys;
 use crate::tables::mapped;
@@ -187,7 +188,7 @@ impl Vnic {
         let (now, config) = (self.now()?, self.config()?);
         let mut receipt = ImportReceipt::default();
         for record in records {
-            let refusal = if record.key.segment.0 != config.segment {
+            let refusal = if !has_segment(&config, record.key.segment) {
                 Some(ImportRefusal::OtherSegment)
             } else if record.expires_in_ms == 0 {
                 Some(ImportRefusal::Expired)
@@ -208,8 +209,10 @@ impl Vnic {
             session: raw_session(record, now),
         };
         // What was reset is on its way out; it needs no place among those that may not be lost.
-        let half_open = matches!(record.state, TcpState::Unreplied | TcpState::Closed);
-        match self.sessions.insert(&slot, half_open, quota, now) {
+        match self
+            .sessions
+            .insert(&slot, record.state.half_open(), quota, now)
+        {
             Inserted::Done => None,
             Inserted::Exists => Some(ImportRefusal::Exists),
             Inserted::Full => Some(ImportRefusal::TableFull),

@@ -41,6 +41,13 @@ pub enum TcpState {
 }
 
 impl TcpState {
+    /// Whether a session in this state may be lost to a flood: there is no answer yet, or a guest
+    /// that answers everybody gave it, or the conversation is over.
+    #[must_use]
+    pub const fn half_open(self) -> bool {
+        matches!(self, Self::Unreplied | Self::SynReceived | Self::Closed)
+    }
+
     /// The state with this number, if there is one.
     #[must_use]
     pub const fn from_number(number: u8) -> Option<Self> {
