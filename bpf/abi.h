@@ -46,11 +46,17 @@
 #define REASON_BAD_HEADER 50
 #define REASON_FRAGMENT 51
 #define REASON_EXTENSION_HEADER 52
+#define REASON_VLAN 53
+#define REASON_IP_OPTION 54
+#define REASON_BAD_FRAGMENT 55
+#define REASON_TINY_FRAGMENT 56
 #define REASON_NO_SESSION 64
 #define REASON_TCP_INVALID 65
 #define REASON_SESSION_TABLE_FULL 66
 #define REASON_UNRELATED 67
 #define REASON_REVOKED 68
+#define REASON_TCP_WINDOW 80
+#define REASON_TCP_FLAGS 81
 
 /* Reasons below this allow, all others deny. */
 #define REASON_DENY_FIRST 16
@@ -96,6 +102,8 @@
 #define TIMEOUT_OTHER_ESTABLISHED_S 600
 
 #define EXTENSION_HEADERS_MAX 4
+#define IPV4_OPTIONS_BYTES_MAX 40
+#define IPV6_OPTIONS_MAX 8
 #define ND_OPTIONS_MAX 6
 #define EVENTS_BYTES 1048576
 /* A flooded guest must not push the events of its neighbours out of the shared ring. */
@@ -186,13 +194,27 @@ _Static_assert(sizeof(struct rule_counter) == 24, "rule_counter");
 #define HOST_RULES_UNCOUNTED 1
 #define HOST_COUNTERS 2
 
+#define VLANS_MAX 4
+#define MORE_MACS_MAX 3
+#define SHARED_MAX 4
+#define ROLE_ROUTER 1
+#define ROLE_DHCP_SERVER 2
+
+struct vlan {
+	__u32 segment;
+	__u16 id; /* 0: none */
+	__u16 pad;
+};
+_Static_assert(sizeof(struct vlan) == 8, "vlan");
+
 struct vnic_config {
 	__u32 state;
 	__u32 vnic;
 	__u32 segment;
 	__u32 ifindex;
 	__u8 mac[6];
-	__u8 pad[2];
+	__u8 roles; /* ROLE_* */
+	__u8 pad;
 	__u64 clock_offset_ns; /* added to the clock: a test moves time without waiting */
 	__u64 attached_at_ns;
 	__u64 device_base[2]; /* the device's packets at attach, from the guest and toward it */
@@ -200,8 +222,11 @@ struct vnic_config {
 	__u32 hook; /* HOOK_* */
 	__u8 device[16];
 	__u8 name[16];
+	struct vlan vlans[VLANS_MAX];
+	__u8 more_macs[MORE_MACS_MAX][8]; /* six of them count; all zero: none */
+	__u32 shared[SHARED_MAX]; /* groups of vnics whose addresses it may use; 0: none */
 };
-_Static_assert(sizeof(struct vnic_config) == 96, "vnic_config");
+_Static_assert(sizeof(struct vnic_config) == 168, "vnic_config");
 #define HOOK_TCX 1
 #define HOOK_CLSACT 2
 
@@ -233,13 +258,13 @@ _Static_assert(sizeof(struct session_key) == 40, "session_key");
 #define END_FIN 2
 #define END_SCALE_KNOWN 4
 #define END_SCALE_OFFERED 8
+#define END_ACKED 16 /* `acked` is what this end has acknowledged */
+#define END_NOTED 32 /* `acked` is the end of a SYN of its own that was let through */
 struct session_end {
 	__u32 end;
 	__u32 end_max;
 	__u32 window_max;
-	__u8 scale;
-	__u8 flags;
-	__u8 pad[2];
+	__u32 acked;
 };
 _Static_assert(sizeof(struct session_end) == 16, "session_end");
 
@@ -257,7 +282,8 @@ struct session {
 	__u8 state;
 	__u8 opened;
 	__u16 peer; /* one more than the remote end's place in `locals`; 0: not on this host */
-	__u32 pad;
+	__u8 scale[2];
+	__u8 flags[2]; /* END_* */
 };
 _Static_assert(sizeof(struct session) == 104, "session");
 

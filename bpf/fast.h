@@ -97,7 +97,8 @@ fast_ipv6(const struct __sk_buff *skb, struct packet *p, const struct ipv6 *head
 }
 
 /* Whether the packet was understood. If not, what was written is overwritten by parse(). */
-static __always_inline int parse_fast(const struct __sk_buff *skb, struct packet *p)
+static __always_inline int
+parse_fast(const struct __sk_buff *skb, const struct vnic_config *config, struct packet *p)
 {
 	const void *data = (const void *)(long)skb->data, *end = (const void *)(long)skb->data_end;
 	const struct ether *header = data;
@@ -107,6 +108,8 @@ static __always_inline int parse_fast(const struct __sk_buff *skb, struct packet
 	__builtin_memcpy(p->ether_source, header->source, 6);
 	__builtin_memcpy(p->ether_destination, header->destination, 6);
 	p->ether_type = bpf_ntohs(header->type);
+	p->segment = config->segment;
+	p->network = ETHER_BYTES;
 	if (header->type == bpf_htons(TYPE_IPV4))
 		return fast_ipv4(skb, p, (const void *)(header + 1), end);
 	if (header->type == bpf_htons(TYPE_IPV6))

@@ -16,12 +16,13 @@
 #include "verdict.h"
 
 /* Once for the verifier, and out of the way of the packets that the fast path understands. */
-__noinline int parse_slowly(struct __sk_buff *skb, struct packet *p)
+__noinline int
+parse_slowly(struct __sk_buff *skb, const struct vnic_config *config, struct packet *p)
 {
-	if (!p)
+	if (!config || !p)
 		return REASON_TRUNCATED;
 	__builtin_memset(p, 0, sizeof(*p));
-	return parse(skb, p);
+	return parse(skb, config, p);
 }
 
 /* What the policy says of the conversation in the context. */
@@ -64,7 +65,7 @@ static __always_inline int related(struct __sk_buff *skb, const struct vnic_conf
 	struct session *session;
 	int reason;
 
-	if (!related_key(skb, &c->packet, config->segment, c->direction, &c->key))
+	if (!related_key(skb, &c->packet, c->packet.segment, c->direction, &c->key))
 		return REASON_UNRELATED;
 	session = session_find(c, info).session;
 	if (!session || session->expires_ns <= c->now)
@@ -87,14 +88,12 @@ established(struct __sk_buff *skb, const struct vnic_config *config, struct tabl
 		return reason;
 	c->judgement.rule = session->rule;
 	track = session_track(session, &c->packet, c->direction);
-	if (track == TRACK_INVALID)
-		return REASON_TCP_INVALID;
 	if (track == TRACK_REOPEN)
 		return 0;
+	if (track_reason(track))
+		return track_reason(track);
 	session_update(session, c->direction, skb->len, c->now);
-	if (track == TRACK_OK || session->state == STATE_CLOSED)
-		session->expires_ns =
-			c->now + session_timeout_ns(c->key.protocol, session->state);
+	session_renew(session, track, c->key.protocol, c->now);
 	return REASON_SESSION;
 }
 
@@ -104,7 +103,9 @@ static __always_inline int may_answer(const struct context *c, const struct sess
 	return half->opened != c->direction || c->key.protocol == IP_TCP;
 }
 
-/* An answer to a session without one is tried on a copy: there may be no room to promote it. */
+/* An answer to a session without one is tried on a copy: there may be no room to promote it. A
+ * guest answers forged SYNs too, so that TCP is promoted by the end of its handshake.
+ */
 static __always_inline int
 answered(struct __sk_buff *skb, const struct vnic_config *config, struct table_info *info,
 	 struct context *c, struct session *half)
@@ -117,7 +118,7 @@ answered(struct __sk_buff *skb, const struct vnic_config *config, struct table_i
 	reason = established(skb, config, info, c, &c->fresh);
 	if (reason != REASON_SESSION)
 		return reason;
-	if (c->fresh.state == STATE_UNREPLIED || c->fresh.state == STATE_CLOSED) {
+	if (c->fresh.state <= STATE_SYN_RECEIVED || c->fresh.state == STATE_CLOSED) {
 		*half = c->fresh;
 		return reason;
 	}
@@ -141,7 +142,7 @@ begin(struct __sk_buff *skb, const struct vnic_config *config, struct table_info
 		return c->judgement.reason;
 	if (p->protocol == IP_TCP) {
 		if (tcp_flags_impossible(p->flags))
-			return REASON_TCP_INVALID;
+			return REASON_TCP_FLAGS;
 		if ((p->flags & (FLAG_SYN | FLAG_ACK)) != FLAG_SYN)
 			return REASON_NO_SESSION;
 	}
@@ -163,7 +164,7 @@ begin(struct __sk_buff *skb, const struct vnic_config *config, struct table_info
 	new->packets[own] = 1;
 	new->bytes[own] = skb->len;
 	if (p->protocol == IP_TCP)
-		tcp_syn_seen(&new->tcp[own], p);
+		tcp_syn_seen(new, own, p);
 	inserted = half_insert(c, info->buckets[TABLE_HALF_OPEN]);
 	if (inserted == INSERT_FULL)
 		return REASON_SESSION_TABLE_FULL;
@@ -194,7 +195,7 @@ sessions_and_policy(struct __sk_buff *skb, const struct vnic_config *config,
 
 	if (kind == ICMP_ERROR)
 		return related(skb, config, info, c);
-	session_key_of(p, config->segment, c->direction, &c->key);
+	session_key_of(p, p->segment, c->direction, &c->key);
 	if (kind == ICMP_ECHO || kind == ICMP_REPLY) {
 		c->key.local_port = p->source_port;
 		c->key.remote_port = echo_side(kind, c->direction);
@@ -236,8 +237,8 @@ decide(struct __sk_buff *skb, const struct vnic_config *config, struct context *
 	if (reason)
 		return reason;
 	/* 2. Parse. What is not understood is denied. */
-	if (!parse_fast(skb, p)) {
-		reason = parse_slowly(skb, p);
+	if (!parse_fast(skb, config, p)) {
+		reason = parse_slowly(skb, config, p);
 		if (reason)
 			return reason;
 	}
@@ -247,12 +248,19 @@ decide(struct __sk_buff *skb, const struct vnic_config *config, struct context *
 		return reason;
 	/* 4. The link's own protocols; all but the announcement ask who has an address. */
 	if (p->ether_type == TYPE_RARP)
-		return rarp_check(skb, config, c->direction);
+		return rarp_check(skb, p, config, c->direction);
 	tables_read(&c->tables);
+	c->tables.segment = p->segment;
 	if (!c->tables.version)
 		return REASON_NO_RELEASE;
 	if (p->ether_type == TYPE_ARP)
-		return arp_check(skb, &c->tables, config, c->direction);
+		return arp_check(skb, p, &c->tables, config, c->direction);
+	if (!p->family) {
+		policy_judge_ether(&c->tables, config, c->direction, p->ether_type, &c->judgement);
+		return c->judgement.reason;
+	}
+	if (p->fragment)
+		return REASON_FRAGMENT;
 	if (p->protocol == IP_ICMPV6) {
 		reason = nd_check(skb, &c->tables, config, p, c->direction);
 		if (reason)

@@ -1,5 +1,7 @@
 //! The mirror of `bpf/abi.h`. A test parses the header and compares.
 
+use lictor_types::{MORE_MACS_MAX, SHARED_PER_VNIC_MAX, VLANS_PER_VNIC_MAX};
+
 pub(crate) const ABI: u32 = 3;
 pub(crate) const COUNTERS_PER_DIRECTION: u32 = 128;
 pub(crate) const SLOTS: u32 = 2;
@@ -88,11 +90,14 @@ plain! {
         addresses: u32, atoms: u32, decisions: u32, pad: u32,
     }
     RuleCounter(24) { packets: u64, bytes: u64, sessions: u64, }
-    VnicConfig(96) {
+    Vlan(8) { segment: u32, id: u16, pad: u16, }
+    VnicConfig(168) {
         state: u32, vnic: u32, segment: u32, ifindex: u32,
-        mac: [u8; 6], pad: [u8; 2],
+        mac: [u8; 6], roles: u8, pad: u8,
         clock_offset_ns: u64, attached_at_ns: u64, device_base: [u64; 2],
         sessions_max: u32, hook: u32, device: [u8; 16], name: [u8; 16],
+        vlans: [Vlan; VLANS_PER_VNIC_MAX], more_macs: [[u8; 8]; MORE_MACS_MAX],
+        shared: [u32; SHARED_PER_VNIC_MAX],
     }
     Counter(16) { packets: u64, bytes: u64, }
     EventBudget(16) { second: u64, used: u64, }
@@ -100,12 +105,12 @@ plain! {
         local: [u8; 16], remote: [u8; 16], local_port: u16, remote_port: u16, domain: u32,
     }
     SessionEnd(16) {
-        end: u32, end_max: u32, window_max: u32, scale: u8, flags: u8, pad: [u8; 2],
+        end: u32, end_max: u32, window_max: u32, acked: u32,
     }
     Session(104) {
         expires_ns: u64, packets: [u64; 2], bytes: [u64; 2], tcp: [SessionEnd; 2],
         seen: u32, version: u32, generation: u32, rule: u32, local_epoch: u32, remote_epoch: u32,
-        state: u8, opened: u8, peer: u16, pad: u32,
+        state: u8, opened: u8, peer: u16, scale: [u8; 2], flags: [u8; 2],
     }
     Slot(144) { key: SessionKey, session: Session, }
     Bucket(1088) {
@@ -126,7 +131,7 @@ plain! {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use lictor_types::{Direction, Protocol, Reason, TcpState, Verdict, VnicState};
+    use lictor_types::{Direction, Protocol, Reason, Role, TcpState, Verdict, VnicState};
     use std::collections::BTreeMap;
 
     const HEADER: &str = include_str!("../../../bpf/abi.h");
@@ -233,6 +238,11 @@ mod tests {
         check("TABLE_DRAINING", TABLE_DRAINING);
         check("HOOK_TCX", HOOK_TCX);
         check("HOOK_CLSACT", HOOK_CLSACT);
+        check("VLANS_MAX", VLANS_PER_VNIC_MAX as u64);
+        check("MORE_MACS_MAX", MORE_MACS_MAX as u64);
+        check("SHARED_MAX", SHARED_PER_VNIC_MAX as u64);
+        check("ROLE_ROUTER", Role::Router as u8);
+        check("ROLE_DHCP_SERVER", Role::DhcpServer as u8);
         check(
             "PROTOCOL_CLASSES",
             (ATOM_BLOCKS * ATOM_BLOCK_PORTS / 65_536) as u64,

@@ -1,5 +1,6 @@
 //! The data plane of one host.
 
+use crate::link::link_of;
 use crate::sessions::{Changes, ImportReceipt, Mark};
 use crate::shared::{self, Features, Shared};
 use crate::sys;
@@ -107,7 +108,8 @@ impl Datapath {
             let config = vnic.config()?;
             let same = vnic::is_device(&config, &spec.device, device.ifindex)
                 && config.mac == spec.mac.0
-                && config.segment == spec.segment.0;
+                && config.segment == spec.segment.0
+                && link_of(&config) == spec.link;
             if same {
                 if config.sessions_max != spec.sessions_max {
                     self.resize(spec.vnic, spec.sessions_max)?;

@@ -9,6 +9,7 @@ mod abi;
 mod error;
 mod events;
 mod host;
+mod link;
 mod netdev;
 mod sessions;
 mod shared;

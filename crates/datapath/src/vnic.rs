@@ -1,12 +1,15 @@
 //! One vnic: its pair of programs, its maps, its two hooks.
 
 use crate::abi::{self, Counter, EventBudget, VnicConfig};
+use crate::link::{link_of, with_link};
 use crate::shared::Shared;
 use crate::slots::Slots;
 use crate::sys::{self, Hook, Map};
 use crate::{Error, PROGRAM, netdev};
 use libbpf_rs::MapCore;
-use lictor_types::{Direction, Mac, Reason, RuleId, Segment, Verdict, VnicId, VnicName, VnicState};
+use lictor_types::{
+    Direction, Link, Mac, Reason, RuleId, Segment, Verdict, VnicId, VnicName, VnicState,
+};
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -27,6 +30,8 @@ pub struct VnicSpec {
     pub segment: Segment,
     /// The quota of sessions.
     pub sessions_max: u32,
+    /// What it may be on its link beyond that.
+    pub link: Link,
 }
 
 /// By which mechanism the programs hang on the device.
@@ -319,7 +324,7 @@ impl Vnic {
         device: &netdev::Device,
         how: How,
     ) -> Result<Attachment, Error> {
-        self.set_config(&VnicConfig {
+        let config = VnicConfig {
             state: VnicState::Hold as u32,
             vnic: spec.vnic.0,
             segment: spec.segment.0,
@@ -336,7 +341,8 @@ impl Vnic {
             device: fixed(&spec.device),
             name: fixed(spec.name.as_str()),
             ..VnicConfig::default()
-        })?;
+        };
+        self.set_config(&with_link(config, &spec.link))?;
         self.hang(device.ifindex, how)?;
         let mut config = self.config()?;
         // Read again: a packet may have passed between the first look and the attachment.
@@ -461,6 +467,7 @@ impl Vnic {
                 mac: Mac(config.mac),
                 segment: Segment(config.segment),
                 sessions_max: config.sessions_max,
+                link: link_of(&config),
             },
             ifindex: config.ifindex,
             state: VnicState::from_number(config.state)

@@ -42,6 +42,7 @@ fn record(number: u32) -> SessionRecord {
                 end: 1,
                 end_max: 2,
                 window_max: 3,
+                acked: 0,
                 scale: 7,
                 flags: 1,
             },
@@ -49,6 +50,7 @@ fn record(number: u32) -> SessionRecord {
                 end: 4,
                 end_max: 5,
                 window_max: 6,
+                acked: 0,
                 scale: 8,
                 flags: 1,
             },
@@ -98,7 +100,7 @@ fn an_import_refuses_what_does_not_belong_or_fit() {
     }
     let bench = Bench::with(1);
     let foreign = SessionKey {
-        segment: lictor_types::Segment(8),
+        segment: lictor_types::Segment(9),
         ..record(1).key
     };
     let records = [

@@ -81,6 +81,7 @@ impl Rig {
                 mac: vnic.mac,
                 segment: vnic.segment,
                 sessions_max: vnic.sessions_max,
+                link: vnic.link,
             };
             datapath.attach(&spec).expect("attaches");
         }
@@ -362,6 +363,7 @@ fn same_session(kernel: &SessionRecord, model: &SessionRecord, slack: Duration) 
         record.tcp.map(|end| match end.flags & 1 {
             1 => end,
             _ => TcpEnd {
+                acked: end.acked,
                 flags: end.flags,
                 ..TcpEnd::default()
             },
