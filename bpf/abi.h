@@ -56,6 +56,8 @@
 #define REASON_SESSION_TABLE_FULL 66
 #define REASON_UNRELATED 67
 #define REASON_REVOKED 68
+#define REASON_TCP_WINDOW 80
+#define REASON_TCP_FLAGS 81
 
 /* Reasons below this allow, all others deny. */
 #define REASON_DENY_FIRST 16
@@ -270,13 +272,13 @@ _Static_assert(sizeof(struct session_key) == 40, "session_key");
 #define END_FIN 2
 #define END_SCALE_KNOWN 4
 #define END_SCALE_OFFERED 8
+#define END_ACKED 16 /* `acked` is what this end has acknowledged */
+#define END_NOTED 32 /* `acked` is the end of a SYN of its own that was let through */
 struct session_end {
 	__u32 end;
 	__u32 end_max;
 	__u32 window_max;
-	__u8 scale;
-	__u8 flags;
-	__u8 pad[2];
+	__u32 acked;
 };
 _Static_assert(sizeof(struct session_end) == 16, "session_end");
 
@@ -294,7 +296,8 @@ struct session {
 	__u8 state;
 	__u8 opened;
 	__u16 peer; /* one more than the remote end's place in `locals`; 0: not on this host */
-	__u32 pad;
+	__u8 scale[2];
+	__u8 flags[2]; /* END_* */
 };
 _Static_assert(sizeof(struct session) == 104, "session");
 

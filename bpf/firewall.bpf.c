@@ -80,14 +80,12 @@ established(struct __sk_buff *skb, const struct vnic_config *config, struct tabl
 		return reason;
 	c->judgement.rule = session->rule;
 	track = session_track(session, &c->packet, c->direction);
-	if (track == TRACK_INVALID)
-		return REASON_TCP_INVALID;
 	if (track == TRACK_REOPEN)
 		return 0;
+	if (track_reason(track))
+		return track_reason(track);
 	session_update(session, c->direction, skb->len, c->now);
-	if (track == TRACK_OK || session->state == STATE_CLOSED)
-		session->expires_ns =
-			c->now + session_timeout_ns(c->key.protocol, session->state);
+	session_renew(session, track, c->key.protocol, c->now);
 	return REASON_SESSION;
 }
 
@@ -97,7 +95,9 @@ static __always_inline int may_answer(const struct context *c, const struct sess
 	return half->opened != c->direction || c->key.protocol == IP_TCP;
 }
 
-/* An answer to a session without one is tried on a copy: there may be no room to promote it. */
+/* An answer to a session without one is tried on a copy: there may be no room to promote it. A
+ * guest answers forged SYNs too, so that TCP is promoted by the end of its handshake.
+ */
 static __always_inline int
 answered(struct __sk_buff *skb, const struct vnic_config *config, struct table_info *info,
 	 struct context *c, struct session *half)
@@ -110,7 +110,7 @@ answered(struct __sk_buff *skb, const struct vnic_config *config, struct table_i
 	reason = established(skb, config, info, c, &c->fresh);
 	if (reason != REASON_SESSION)
 		return reason;
-	if (c->fresh.state == STATE_UNREPLIED || c->fresh.state == STATE_CLOSED) {
+	if (c->fresh.state <= STATE_SYN_RECEIVED || c->fresh.state == STATE_CLOSED) {
 		*half = c->fresh;
 		return reason;
 	}
@@ -136,7 +136,7 @@ begin(struct __sk_buff *skb, const struct vnic_config *config, struct table_info
 		return REASON_SPOOFED_LOCAL;
 	if (p->protocol == IP_TCP) {
 		if (tcp_flags_impossible(p->flags))
-			return REASON_TCP_INVALID;
+			return REASON_TCP_FLAGS;
 		if ((p->flags & (FLAG_SYN | FLAG_ACK)) != FLAG_SYN)
 			return REASON_NO_SESSION;
 	}
@@ -158,7 +158,7 @@ begin(struct __sk_buff *skb, const struct vnic_config *config, struct table_info
 	new->packets[own] = 1;
 	new->bytes[own] = skb->len;
 	if (p->protocol == IP_TCP)
-		tcp_syn_seen(&new->tcp[own], p);
+		tcp_syn_seen(new, own, p);
 	inserted = half_insert(c, info->buckets[TABLE_HALF_OPEN]);
 	if (inserted == INSERT_FULL)
 		return REASON_SESSION_TABLE_FULL;

@@ -191,6 +191,32 @@ __noinline int session_track(struct session *s, const struct packet *p, __u8 dir
 	return TRACK_OK;
 }
 
+/* Zero for a packet that passes. */
+static __always_inline int track_reason(int track)
+{
+	switch (track) {
+	case TRACK_INVALID:
+		return REASON_TCP_INVALID;
+	case TRACK_WINDOW:
+		return REASON_TCP_WINDOW;
+	case TRACK_FLAGS:
+		return REASON_TCP_FLAGS;
+	}
+	return 0;
+}
+
+/* A packet that changes nothing does not keep its session alive either. A reset in doubt leaves it
+ * as it is, but only for a moment, unless another packet shows that it goes on.
+ */
+static __always_inline void
+session_renew(struct session *s, int track, __u8 protocol, __u64 now)
+{
+	__u8 state = track == TRACK_DOUBT ? STATE_CLOSED : s->state;
+
+	if (track != TRACK_PASS || s->state == STATE_CLOSED)
+		s->expires_ns = now + session_timeout_ns(protocol, state);
+}
+
 /* The key of a packet: its ends as the vnic sees them. */
 static __always_inline void
 session_key_of(const struct packet *p, __u32 segment, __u8 direction, struct session_key *key)

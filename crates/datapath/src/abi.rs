@@ -107,12 +107,12 @@ plain! {
         local: [u8; 16], remote: [u8; 16], local_port: u16, remote_port: u16, domain: u32,
     }
     SessionEnd(16) {
-        end: u32, end_max: u32, window_max: u32, scale: u8, flags: u8, pad: [u8; 2],
+        end: u32, end_max: u32, window_max: u32, acked: u32,
     }
     Session(104) {
         expires_ns: u64, packets: [u64; 2], bytes: [u64; 2], tcp: [SessionEnd; 2],
         seen: u32, version: u32, generation: u32, rule: u32, local_epoch: u32, remote_epoch: u32,
-        state: u8, opened: u8, peer: u16, pad: u32,
+        state: u8, opened: u8, peer: u16, scale: [u8; 2], flags: [u8; 2],
     }
     Slot(144) { key: SessionKey, session: Session, }
     Bucket(1088) {

@@ -511,8 +511,8 @@ impl Datapath {
         self.vnic(vnic)?.test_run(direction, packet, by)
     }
 
-    /// Runs a vnic's own program on a frame that nobody sent, as if it came from the uplink. It counts, and it opens and advances
-    /// sessions as any packet does; nothing is forwarded.
+    /// Runs a vnic's own program on a frame that nobody sent, as if it came from the uplink. It
+    /// counts, and it opens and advances sessions as any packet does; nothing is forwarded.
     ///
     /// # Errors
     /// [`Error::UnknownVnic`]; [`Error::System`] for a frame shorter than an Ethernet header.

@@ -145,7 +145,7 @@ pub(crate) fn taken_in(record: &SessionRecord, now: Duration) -> Session {
     Session {
         state: record.state,
         opened: record.opened,
-        promoted: !matches!(record.state, TcpState::Unreplied | TcpState::Closed),
+        promoted: !record.state.half_open(),
         rule: record.rule,
         generation: record.generation,
         epochs: (record.local_epoch, record.remote_epoch),

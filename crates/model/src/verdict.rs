@@ -376,17 +376,23 @@ impl Firewall {
         };
         match track {
             Track::Invalid => return Some(answer(Reason::TcpInvalid, session.rule)),
+            Track::Outside => return Some(answer(Reason::TcpWindow, session.rule)),
+            Track::Impossible => return Some(answer(Reason::TcpFlags, session.rule)),
             Track::Reopens => return None,
-            Track::Fits | Track::Passes => {}
+            Track::Fits | Track::Passes | Track::InDoubt => {}
         }
         session.packets[frame.direction as usize] += 1;
         session.bytes[frame.direction as usize] += frame.bytes.len() as u64;
         session.last_seen = frame.at;
-        if track == Track::Fits || session.state == TcpState::Closed {
-            session.expires = frame.at + session::timeout(key.protocol, session.state);
+        // What changes nothing keeps nothing alive.
+        if track != Track::Passes || session.state == TcpState::Closed {
+            let state = match track {
+                Track::InDoubt => TcpState::Closed,
+                _ => session.state,
+            };
+            session.expires = frame.at + session::timeout(key.protocol, state);
         }
-        let answered = !matches!(session.state, TcpState::Unreplied | TcpState::Closed);
-        if answered && !session.promoted {
+        if !session.state.half_open() && !session.promoted {
             if !has_room {
                 *session = before;
                 return Some(answer(Reason::SessionTableFull, before.rule));
@@ -421,7 +427,7 @@ impl Firewall {
         let mut sides = [Side::default(); 2];
         match &ip.transport {
             Transport::Tcp(segment) if segment.flags.impossible() => {
-                return told(Reason::TcpInvalid);
+                return told(Reason::TcpFlags);
             }
             Transport::Tcp(segment) if !segment.flags.opens() => return told(Reason::NoSession),
             Transport::Tcp(segment) => sides[frame.direction as usize] = Side::of_syn(segment),

@@ -109,15 +109,16 @@ fn a_session_ends_at_the_very_moment_of_its_time_out() {
 }
 
 #[test]
-fn an_expired_session_holds_its_place_until_it_is_swept() {
+fn the_quota_counts_answered_sessions_until_they_expire() {
     let mut model = open(1);
     check(&mut model, 0, (Egress, 1), "allow policy-allow 9");
-    check(&mut model, 30, (Egress, 2), "deny session-table-full 9");
-    check(&mut model, 30, (Egress, 1), "allow policy-allow 9");
-    model.sweep(Duration::from_secs(59));
-    check(&mut model, 59, (Egress, 2), "deny session-table-full 9");
-    model.sweep(Duration::from_secs(60));
-    check(&mut model, 60, (Egress, 2), "allow policy-allow 9");
+    check(&mut model, 0, (Egress, 2), "allow policy-allow 9");
+    check(&mut model, 0, (Ingress, 1), "allow session 9");
+    check(&mut model, 1, (Ingress, 2), "deny session-table-full 9");
+    check(&mut model, 1, (Egress, 2), "allow session 9");
+    check(&mut model, 179, (Egress, 2), "allow policy-allow 9");
+    check(&mut model, 179, (Ingress, 2), "deny session-table-full 9");
+    check(&mut model, 180, (Ingress, 2), "allow session 9");
 }
 
 #[test]

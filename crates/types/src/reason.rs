@@ -93,7 +93,7 @@ reasons! {
     56 TinyFragment "tiny-fragment";
     /// A TCP packet that begins nothing and belongs to nothing.
     64 NoSession "no-session";
-    /// A TCP packet outside the session's window or with impossible flags.
+    /// A packet that its conversation has no place for in its present state.
     65 TcpInvalid "tcp-invalid";
     /// The vnic's session table is full.
     66 SessionTableFull "session-table-full";
@@ -101,6 +101,10 @@ reasons! {
     67 Unrelated "unrelated";
     /// A session whose rule was revoked or whose ends were re-bound.
     68 Revoked "revoked";
+    /// A TCP packet outside its conversation's windows.
+    80 TcpWindow "tcp-window";
+    /// A TCP packet with flags that no sender combines.
+    81 TcpFlags "tcp-flags";
 }
 
 impl fmt::Display for Reason {

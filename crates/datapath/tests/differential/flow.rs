@@ -175,7 +175,10 @@ impl Flow {
     fn segment(&mut self, direction: Direction, rng: &mut StdRng) -> Vec<u8> {
         let mut segment = match self.said {
             0 => self.syn(direction, rng),
+            // Both open at once.
+            1 | 2 if rng.gen_bool(0.1) => self.syn(direction, rng),
             1 => self.syn_ack(direction, rng),
+            2 if rng.gen_bool(0.1) => self.syn_ack(direction, rng),
             _ if rng.gen_bool(0.03) => self.syn(direction, rng),
             _ if rng.gen_bool(0.02) => self.syn_ack(direction, rng),
             _ => self.data(direction, rng),
@@ -270,17 +273,29 @@ impl Flow {
             &self.ends[other(direction) as usize],
         );
         let near = rng.gen_range(0..5u32).wrapping_sub(2);
-        match rng.gen_range(0..8) {
+        match rng.gen_range(0..10) {
             0 => segment.seq = segment.seq.wrapping_sub(rng.gen_range(1..2_000)),
             1 => segment.seq = end.allowed.wrapping_add(near),
             2 => {
-                let reach = *[1_000, 1, 65_535, 66_000].choose(rng).expect("some");
+                let reaches = [1_000, 1, 65_535, 66_000, 131_070, 132_000];
+                let reach = *reaches.choose(rng).expect("some");
                 segment.seq = end.next.wrapping_sub(reach).wrapping_add(near);
             }
             3 => segment.ack = peer.next.wrapping_add(near),
-            4 => segment.ack = peer.next.wrapping_sub(66_000).wrapping_add(near),
+            4 => {
+                let lag = *[66_000, 132_000].choose(rng).expect("some");
+                segment.ack = peer.next.wrapping_sub(lag).wrapping_add(near);
+            }
             5 => segment.ack = rng.r#gen(),
             6 => segment.seq = rng.r#gen(),
+            7 => {
+                segment.flags = *[RST, RST | ACK].choose(rng).expect("some");
+                segment.seq = end.next.wrapping_add(near);
+            }
+            8 => {
+                segment.flags = RST;
+                segment.seq = peer.allowed.wrapping_sub(rng.gen_range(0..1_100));
+            }
             _ => segment.flags = odd_flags(rng),
         }
     }

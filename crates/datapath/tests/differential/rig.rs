@@ -375,6 +375,7 @@ fn same_session(kernel: &SessionRecord, model: &SessionRecord, slack: Duration) 
         record.tcp.map(|end| match end.flags & 1 {
             1 => end,
             _ => TcpEnd {
+                acked: end.acked,
                 flags: end.flags,
                 ..TcpEnd::default()
             },
