@@ -67,6 +67,9 @@ static __always_inline int related(struct __sk_buff *skb, const struct vnic_conf
 
 	if (!related_key(skb, &c->packet, c->packet.segment, c->direction, &c->key))
 		return REASON_UNRELATED;
+	if (c->direction == DIRECTION_INGRESS &&
+	    claims_local(skb, &c->tables, c->packet.source))
+		return REASON_SPOOFED_LOCAL;
 	session = session_find(c, info).session;
 	if (!session || session->expires_ns <= c->now)
 		return REASON_UNRELATED;
@@ -140,6 +143,8 @@ begin(struct __sk_buff *skb, const struct vnic_config *config, struct table_info
 	/* Spoofing is told apart from a missing session: the address comes first. */
 	if (c->judgement.reason >= REASON_SPOOFED_MAC)
 		return c->judgement.reason;
+	if (c->direction == DIRECTION_INGRESS && from_elsewhere(skb, c->judgement.remote_vnic))
+		return REASON_SPOOFED_LOCAL;
 	if (p->protocol == IP_TCP) {
 		if (tcp_flags_impossible(p->flags))
 			return REASON_TCP_FLAGS;

@@ -22,6 +22,7 @@ struct judgement {
 	__u32 rule;
 	__u32 would_rule;
 	__u32 limit;
+	__u32 remote_vnic; /* 0: the other end is no guest */
 	__u16 log_limit;
 	__u8 reason;
 	__u8 log;
@@ -217,6 +218,7 @@ policy_judge(const struct tables *tables, const struct vnic_config *config,
 			return;
 		}
 		out->remote_epoch = remote->epoch;
+		out->remote_vnic = remote->vnic;
 		wanted.peer = remote->identity;
 	}
 	wanted.direction = direction;

@@ -1,6 +1,6 @@
 //! The mirror of `bpf/abi.h`. A test parses the header and compares.
 
-use lictor_types::{MORE_MACS_MAX, SHARED_PER_VNIC_MAX, VLANS_PER_VNIC_MAX};
+use lictor_types::{MORE_MACS_MAX, SHARED_PER_VNIC_MAX, VLANS_PER_VNIC_MAX, VNICS_PER_HOST_MAX};
 
 pub(crate) const ABI: u32 = 3;
 pub(crate) const COUNTERS_PER_DIRECTION: u32 = 128;
@@ -36,6 +36,7 @@ pub(crate) const CONTROL_STAMP_MASK: u32 = 0xff_ffff;
 pub(crate) const SLOT_REST_TICKS: u32 = 32;
 pub(crate) const TABLE_CURRENT_MASK: u32 = 1;
 pub(crate) const TABLE_DRAINING: u32 = 2;
+pub(crate) const LOCALS_MAX: u32 = VNICS_PER_HOST_MAX;
 pub(crate) const HOOK_TCX: u32 = 1;
 pub(crate) const HOOK_CLSACT: u32 = 2;
 
@@ -106,6 +107,7 @@ plain! {
         vlans: [Vlan; VLANS_PER_VNIC_MAX], more_macs: [[u8; 8]; MORE_MACS_MAX],
         shared: [u32; SHARED_PER_VNIC_MAX],
     }
+    Local(24) { vnic: u32, ifindex: u32, state: u32, mtu: u32, tenant: u32, pad: u32, }
     Counter(16) { packets: u64, bytes: u64, }
     EventBudget(16) { second: u64, used: u64, }
     SessionKey(40) {
@@ -247,6 +249,7 @@ mod tests {
         check("SLOT_REST_TICKS", SLOT_REST_TICKS);
         check("TABLE_CURRENT_MASK", TABLE_CURRENT_MASK);
         check("TABLE_DRAINING", TABLE_DRAINING);
+        check("LOCALS_MAX", LOCALS_MAX);
         check("HOOK_TCX", HOOK_TCX);
         check("HOOK_CLSACT", HOOK_CLSACT);
         check("VLANS_MAX", VLANS_PER_VNIC_MAX as u64);

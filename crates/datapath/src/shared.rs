@@ -1,6 +1,6 @@
 //! What all vnics of a host share: created once, pinned, found again.
 
-use crate::abi::{self, AddressKey, AddressValue, DecisionKey, DecisionValue, ReleaseInfo};
+use crate::abi::{self, AddressKey, AddressValue, DecisionKey, DecisionValue, Local, ReleaseInfo};
 use crate::sys::{self, Map, Shape};
 use crate::{Error, sys::Hook};
 use libbpf_sys as c;
@@ -116,6 +116,14 @@ pub(crate) const DECISIONS_INNER: Shape = Shape {
     entries: 1,
     flags: 0,
 };
+const LOCAL_PLACES: Shape = Shape {
+    kind: c::BPF_MAP_TYPE_HASH,
+    name: "local_places",
+    key: 4,
+    value: 4,
+    entries: abi::LOCALS_MAX,
+    flags: 0,
+};
 const EVENTS: Shape = Shape {
     kind: c::BPF_MAP_TYPE_RINGBUF,
     name: "events",
@@ -134,6 +142,8 @@ pub(crate) struct Shared {
     pub(crate) decisions: Map<u32, u32>,
     pub(crate) release_info: Map<u32, ReleaseInfo>,
     pub(crate) host_counters: Map<u32, u64>,
+    pub(crate) locals: Map<u32, Local>,
+    pub(crate) local_places: Map<u32, u32>,
     pub(crate) events: OwnedFd,
 }
 
@@ -153,6 +163,8 @@ impl Shared {
             decisions: wrap(nest(&outer("decisions"), &DECISIONS_INNER)?)?,
             release_info: wrap(flat(&info)?)?,
             host_counters: wrap(flat(&array("host_counters", 8, abi::HOST_COUNTERS))?)?,
+            locals: wrap(flat(&array("locals", size_of::<Local>(), abi::LOCALS_MAX))?)?,
+            local_places: wrap(flat(&LOCAL_PLACES)?)?,
             events: flat(&EVENTS)?,
         })
     }
@@ -166,6 +178,8 @@ impl Shared {
             "decisions" => self.decisions.fd(),
             "release_info" => self.release_info.fd(),
             "host_counters" => self.host_counters.fd(),
+            "locals" => self.locals.fd(),
+            "local_places" => self.local_places.fd(),
             "events" => self.events.as_fd(),
             _ => return None,
         })

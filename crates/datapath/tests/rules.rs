@@ -119,6 +119,7 @@ impl Pair {
         let answer = self.model.judge(&Frame {
             direction,
             at: self.now,
+            came_by: None,
             bytes,
         });
         let text = |verdict, reason, rule, would: Option<Would>| {

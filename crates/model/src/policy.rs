@@ -41,6 +41,8 @@ pub(crate) struct Judgement {
     pub(crate) observe: bool,
     pub(crate) local_epoch: Epoch,
     pub(crate) remote_epoch: Epoch,
+    /// The other end, if it is a guest.
+    pub(crate) remote: Option<VnicId>,
 }
 
 impl Judgement {
@@ -53,6 +55,7 @@ impl Judgement {
             observe: false,
             local_epoch: Epoch(0),
             remote_epoch: Epoch(0),
+            remote: None,
         }
     }
 
@@ -100,6 +103,11 @@ impl Tables {
             .max_by_key(|entry| entry.prefix.prefix_len())
     }
 
+    /// The guest's vnic that has this address.
+    pub(crate) fn vnic_of(&self, segment: Segment, address: IpAddr) -> Option<VnicId> {
+        self.owner(segment, address)?.vnic
+    }
+
     /// Whether the address is one of this vnic's own.
     pub(crate) fn bound(&self, place: Place, address: IpAddr) -> bool {
         self.owner(place.segment, address)
@@ -144,6 +152,7 @@ impl Tables {
         let judgement = self.decide((local.identity, peer, direction, atom), epochs);
         Judgement {
             observe: local.observe,
+            remote: remote.and_then(|entry| entry.vnic),
             ..judgement
         }
         .with(judgement.reason)
@@ -198,6 +207,7 @@ impl Tables {
             observe: false,
             local_epoch,
             remote_epoch,
+            remote: None,
         }
     }
 }
