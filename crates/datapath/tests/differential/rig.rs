@@ -18,6 +18,10 @@ const COMPARE_EVERY: usize = 64;
 const CASE_TIME_MAX: Duration = Duration::from_secs(4);
 /// Longer than all clock steps of one case.
 const CASE_BEGINS_EVERY: Duration = Duration::from_secs(1_000_000);
+/// What a packet takes.
+const PACKET_TIME: Duration = Duration::from_millis(5);
+/// Longer than the place of a session that ended waits before it is taken again.
+const SLOTS_REST: Duration = Duration::from_millis(50);
 const REPEATS_MAX: usize = 20;
 /// Runs that shrinking may take.
 const SHRINK_RUNS_MAX: usize = 3_000;
@@ -175,6 +179,8 @@ impl Rig {
                 came_by,
                 bytes,
             } => {
+                run.now += PACKET_TIME;
+                self.fix_clock(run.now);
                 return self.packet(run, (*vnic, *direction, *came_by), bytes);
             }
             Step::Clock { seconds } => {
@@ -252,6 +258,8 @@ impl Rig {
             .map(forget)
             .collect();
         self.datapath.purge(id).expect("purges");
+        run.now += SLOTS_REST;
+        self.fix_clock(run.now);
         let receipt = self.datapath.import(id, &left).expect("imports");
         assert_eq!(receipt.imported as usize, left.len(), "{receipt:?}");
         let model = &mut run.models[vnic];
