@@ -258,14 +258,15 @@ impl Rig {
             .map(forget)
             .collect();
         self.datapath.purge(id).expect("purges");
+        let of_model = run.models[vnic].sessions(run.now).into_iter();
+        let of_model: Vec<_> = of_model.map(forget).collect();
         run.now += SLOTS_REST;
         self.fix_clock(run.now);
         let receipt = self.datapath.import(id, &left).expect("imports");
         assert_eq!(receipt.imported as usize, left.len(), "{receipt:?}");
         let model = &mut run.models[vnic];
-        let left: Vec<_> = model.sessions(run.now).into_iter().map(forget).collect();
         model.purge();
-        model.import(&left, run.now);
+        model.import(&of_model, run.now);
         None
     }
 
