@@ -16,6 +16,7 @@ mod shared;
 mod slots;
 mod sys;
 mod tables;
+mod timeouts;
 mod vnic;
 
 pub use error::Error;
