@@ -41,6 +41,7 @@
 #define REASON_SPOOFED_NEIGHBOUR 34
 #define REASON_FOREIGN_MAC 35
 #define REASON_FOREIGN_ADDRESS 36
+#define REASON_SPOOFED_LOCAL 37
 #define REASON_TRUNCATED 48
 #define REASON_ETHER_TYPE 49
 #define REASON_BAD_HEADER 50
@@ -245,6 +246,19 @@ struct vnic_config {
 	__u32 shared[SHARED_MAX]; /* groups of vnics whose addresses it may use; 0: none */
 };
 _Static_assert(sizeof(struct vnic_config) == 168, "vnic_config");
+
+/* `locals`: the vnics of this host, each at a place that it keeps while it is attached. */
+#define LOCALS_MAX 1024
+struct local {
+	__u32 vnic; /* 0: the place is free */
+	__u32 ifindex;
+	__u32 state; /* VNIC_*, as in its own value */
+	__u32 mtu; /* of the device, when it was attached */
+	__u32 tenant; /* grows whenever another vnic takes the place */
+	__u32 pad;
+};
+_Static_assert(sizeof(struct local) == 24, "local");
+
 #define HOOK_TCX 1
 #define HOOK_CLSACT 2
 

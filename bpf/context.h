@@ -6,6 +6,8 @@
 #ifndef LICTOR_CONTEXT_H
 #define LICTOR_CONTEXT_H
 
+#include <stddef.h>
+
 #include "parse.h"
 #include "policy.h"
 
@@ -14,7 +16,6 @@ struct context {
 	struct session_key key;
 	struct tables tables;
 	struct judgement judgement;
-	struct session fresh; /* the one that this packet opens */
 	__u64 hash; /* of the key */
 	__u64 now;
 	__u32 removed; /* copies that an insertion took out again */
@@ -22,6 +23,7 @@ struct context {
 	__u8 direction;
 	__u8 new_session;
 	__u8 pad[6];
+	struct session fresh; /* the one that this packet opens; not cleared */
 };
 
 struct {

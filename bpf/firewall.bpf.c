@@ -12,7 +12,18 @@
 #include "session.h"
 #include "icmp.h"
 #include "antispoof.h"
+#include "fast.h"
 #include "verdict.h"
+
+/* Once for the verifier, and out of the way of the packets that the fast path understands. */
+__noinline int
+parse_slowly(struct __sk_buff *skb, const struct vnic_config *config, struct packet *p)
+{
+	if (!config || !p)
+		return REASON_TRUNCATED;
+	__builtin_memset(p, 0, sizeof(*p));
+	return parse(skb, config, p);
+}
 
 /* What the policy says of the conversation in the context. */
 __noinline int
@@ -56,6 +67,9 @@ static __always_inline int related(struct __sk_buff *skb, const struct vnic_conf
 
 	if (!related_key(skb, &c->packet, c->packet.segment, c->direction, &c->key))
 		return REASON_UNRELATED;
+	if (c->direction == DIRECTION_INGRESS &&
+	    claims_local(skb, &c->tables, c->packet.source))
+		return REASON_SPOOFED_LOCAL;
 	session = session_find(c, info).session;
 	if (!session || session->expires_ns <= c->now)
 		return REASON_UNRELATED;
@@ -131,6 +145,8 @@ begin(struct __sk_buff *skb, const struct vnic_config *config, struct table_info
 	/* Spoofing is told apart from a missing session: the address comes first. */
 	if (c->judgement.reason >= REASON_SPOOFED_MAC)
 		return c->judgement.reason;
+	if (c->direction == DIRECTION_INGRESS && from_elsewhere(skb, c->judgement.remote_vnic))
+		return REASON_SPOOFED_LOCAL;
 	if (p->protocol == IP_TCP) {
 		if (tcp_flags_impossible(p->flags))
 			return REASON_TCP_FLAGS;
@@ -232,9 +248,11 @@ decide(struct __sk_buff *skb, const struct vnic_config *config, struct context *
 	if (reason)
 		return reason;
 	/* 2. Parse. What is not understood is denied. */
-	reason = parse(skb, config, p);
-	if (reason)
-		return reason;
+	if (!parse_fast(skb, config, p)) {
+		reason = parse_slowly(skb, config, p);
+		if (reason)
+			return reason;
+	}
 	/* 3. The MAC, whose liar is not worth a look-up. */
 	reason = mac_check(config, p, c->direction);
 	if (reason)
@@ -270,7 +288,8 @@ static __always_inline int process(struct __sk_buff *skb, __u8 direction)
 
 	if (!config || !c)
 		return RETURN_DENY;
-	__builtin_memset(c, 0, sizeof(*c));
+	/* All but the session that the packet may open. */
+	__builtin_memset(c, 0, offsetof(struct context, fresh));
 	c->direction = direction;
 	c->vnic = config->vnic;
 	c->now = bpf_ktime_get_coarse_ns() + config->clock_offset_ns;

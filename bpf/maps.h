@@ -83,6 +83,21 @@ struct {
 } timeouts SEC(".maps");
 
 struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, LOCALS_MAX);
+	__type(key, __u32);
+	__type(value, struct local);
+} locals SEC(".maps");
+
+/* From a vnic's number to its place in `locals`. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, LOCALS_MAX);
+	__type(key, __u32);
+	__type(value, __u32);
+} local_places SEC(".maps");
+
+struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, EVENTS_BYTES);
 } events SEC(".maps");

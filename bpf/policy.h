@@ -17,6 +17,7 @@ struct judgement {
 	__u64 local_epoch;
 	__u64 remote_epoch;
 	__u32 rule;
+	__u32 remote_vnic; /* 0: the other end is no guest */
 	__u8 reason;
 	__u8 log;
 	__u8 pad[2];
@@ -184,6 +185,7 @@ policy_judge(const struct tables *tables, const struct vnic_config *config,
 			return;
 		}
 		out->remote_epoch = remote->epoch;
+		out->remote_vnic = remote->vnic;
 		wanted.peer = remote->identity;
 	}
 	wanted.direction = direction;

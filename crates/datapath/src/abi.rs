@@ -1,6 +1,6 @@
 //! The mirror of `bpf/abi.h`. A test parses the header and compares.
 
-use lictor_types::{MORE_MACS_MAX, SHARED_PER_VNIC_MAX, VLANS_PER_VNIC_MAX};
+use lictor_types::{MORE_MACS_MAX, SHARED_PER_VNIC_MAX, VLANS_PER_VNIC_MAX, VNICS_PER_HOST_MAX};
 
 pub(crate) const ABI: u32 = 3;
 pub(crate) const COUNTERS_PER_DIRECTION: u32 = 128;
@@ -40,6 +40,7 @@ pub(crate) const TIMEOUT_UDP: usize = 16;
 pub(crate) const TIMEOUT_ICMP: usize = 18;
 pub(crate) const TIMEOUT_OTHER: usize = 19;
 pub(crate) const TIMEOUTS: usize = 24;
+pub(crate) const LOCALS_MAX: u32 = VNICS_PER_HOST_MAX;
 pub(crate) const HOOK_TCX: u32 = 1;
 pub(crate) const HOOK_CLSACT: u32 = 2;
 
@@ -106,6 +107,7 @@ plain! {
         shared: [u32; SHARED_PER_VNIC_MAX],
     }
     HostTimeouts(96) { seconds: [u32; TIMEOUTS], }
+    Local(24) { vnic: u32, ifindex: u32, state: u32, mtu: u32, tenant: u32, pad: u32, }
     Counter(16) { packets: u64, bytes: u64, }
     EventBudget(16) { second: u64, used: u64, }
     SessionKey(40) {
@@ -250,6 +252,7 @@ mod tests {
         check("SLOT_REST_TICKS", SLOT_REST_TICKS);
         check("TABLE_CURRENT_MASK", TABLE_CURRENT_MASK);
         check("TABLE_DRAINING", TABLE_DRAINING);
+        check("LOCALS_MAX", LOCALS_MAX);
         check("HOOK_TCX", HOOK_TCX);
         check("TIMEOUT_TCP", TIMEOUT_TCP as u64);
         check("TIMEOUT_SCTP", TIMEOUT_SCTP as u64);

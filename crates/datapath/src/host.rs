@@ -71,6 +71,8 @@ impl Datapath {
                 _ => vnic::remove_pins(&path)?,
             }
         }
+        let known = vnics.iter().map(|(id, vnic)| Ok((*id, vnic.config()?)));
+        shared.restore_locals(&known.collect::<Result<_, Error>>()?)?;
         let cpus = sys::possible_cpus().map_err(failed("counting CPUs"))?;
         let how = if features.tcx { How::Tcx } else { How::Clsact };
         Ok(Self {
@@ -115,6 +117,7 @@ impl Datapath {
                     self.resize(spec.vnic, spec.sessions_max)?;
                 }
                 let vnic = self.vnic(spec.vnic)?;
+                self.shared.set_local(&config, Some(device.mtu))?;
                 vnic.hang(device.ifindex, vnic::how_of(&config))?;
                 return vnic.attachment(&config, &device, true);
             }
@@ -124,7 +127,12 @@ impl Datapath {
         vnic::remove_pins(&folder)?;
         let how = self.how;
         let attached = Vnic::load(&folder, &self.shared, spec).and_then(|vnic| {
-            match vnic.attach(spec, &device, how) {
+            let attached = vnic.attach(spec, &device, how).and_then(|attachment| {
+                self.shared
+                    .set_local(&vnic.config()?, Some(device.mtu))
+                    .map(|()| attachment)
+            });
+            match attached {
                 Ok(attachment) => Ok((vnic, attachment)),
                 Err(error) => vnic.detach().and(Err(error)),
             }
@@ -134,7 +142,10 @@ impl Datapath {
                 self.vnics.insert(spec.vnic, vnic);
                 Ok(attachment)
             }
-            Err(error) => vnic::remove_pins(&folder).and(Err(error)),
+            Err(error) => {
+                self.shared.remove_local(spec.vnic)?;
+                vnic::remove_pins(&folder).and(Err(error))
+            }
         }
     }
 
@@ -159,6 +170,13 @@ impl Datapath {
             ));
         }
         self.check_budget(spec.vnic, spec.sessions_max)?;
+        let mut vlans = spec.link.vlans.iter().flatten();
+        if let Some(vlan) = vlans.find(|vlan| vlan.segment.0 > abi::SEGMENT_MAX) {
+            let (id, segment, max) = (vlan.id, vlan.segment, abi::SEGMENT_MAX);
+            return refused(format!(
+                "VLAN {id} leads to segment {segment}; the largest number is {max}"
+            ));
+        }
         if spec.mac.0[0] & 1 == 1 {
             return refused(format!("{} names a group of stations, not one", spec.mac));
         }
@@ -246,6 +264,8 @@ impl Datapath {
     /// # Errors
     /// [`Error::UnknownVnic`], [`Error::Pin`].
     pub fn detach(&mut self, vnic: VnicId) -> Result<(), Error> {
+        self.vnic(vnic)?;
+        self.shared.remove_local(vnic)?;
         self.vnic(vnic)?.detach()?;
         self.vnics.remove(&vnic);
         Ok(())
@@ -308,10 +328,19 @@ impl Datapath {
     /// [`Error::UnknownVnic`], [`Error::System`].
     pub fn set_state(&self, vnic: VnicId, state: VnicState) -> Result<(), Error> {
         let vnic = self.vnic(vnic)?;
-        vnic.set_config(&abi::VnicConfig {
+        let config = abi::VnicConfig {
             state: state as u32,
             ..vnic.config()?
-        })
+        };
+        // Others forget where it is before it is closed, and learn it after it has opened.
+        if state != VnicState::Open {
+            self.shared.set_local(&config, None)?;
+        }
+        vnic.set_config(&config)?;
+        match state {
+            VnicState::Open => self.shared.set_local(&config, None),
+            _ => Ok(()),
+        }
     }
 
     /// Whether a vnic forwards.
@@ -484,8 +513,23 @@ impl Datapath {
         Ok(self.vnic(vnic)?.program(direction))
     }
 
-    /// Runs a vnic's own program on a frame that nobody sent. It counts, and it opens and advances
-    /// sessions as any packet does; nothing is forwarded.
+    /// As [`Datapath::test_run`], for a frame that comes in by another local vnic's device.
+    ///
+    /// # Errors
+    /// As [`Datapath::test_run`]; [`Error::UnknownVnic`] for either.
+    pub fn test_run_from(
+        &self,
+        from: VnicId,
+        vnic: VnicId,
+        direction: Direction,
+        packet: &[u8],
+    ) -> Result<TestVerdict, Error> {
+        let by = self.vnic(from)?.config()?.ifindex;
+        self.vnic(vnic)?.test_run(direction, packet, by)
+    }
+
+    /// Runs a vnic's own program on a frame that nobody sent, as if it came from the uplink. It
+    /// counts, and it opens and advances sessions as any packet does; nothing is forwarded.
     ///
     /// # Errors
     /// [`Error::UnknownVnic`]; [`Error::System`] for a frame shorter than an Ethernet header.
@@ -495,6 +539,6 @@ impl Datapath {
         direction: Direction,
         packet: &[u8],
     ) -> Result<TestVerdict, Error> {
-        self.vnic(vnic)?.test_run(direction, packet)
+        self.vnic(vnic)?.test_run(direction, packet, 0)
     }
 }

@@ -10,6 +10,7 @@ mod error;
 mod events;
 mod host;
 mod link;
+mod locals;
 mod netdev;
 mod sessions;
 mod shared;

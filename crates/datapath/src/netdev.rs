@@ -10,6 +10,7 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 
 const IFLA_IFNAME: u16 = 3;
+const IFLA_MTU: u16 = 4;
 const IFLA_MASTER: u16 = 10;
 const IFLA_STATS64: u16 = 23;
 const NLMSG_ERROR: u16 = 2;
@@ -29,6 +30,7 @@ const MESSAGE_BYTES_MAX: usize = 65_536;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Device {
     pub(crate) ifindex: u32,
+    pub(crate) mtu: u32,
     pub(crate) up: bool,
     pub(crate) enslaved: bool,
     pub(crate) rx_packets: u64,
@@ -146,6 +148,7 @@ fn device(body: &[u8]) -> Device {
     let stats = value(IFLA_STATS64).unwrap_or_default();
     Device {
         ifindex: word(body, 4),
+        mtu: value(IFLA_MTU).map_or(0, |bytes| word(bytes, 0)),
         up: word(body, 8) & libc::IFF_UP as u32 != 0,
         enslaved: value(IFLA_MASTER).is_some(),
         rx_packets: number(stats, 0),

@@ -1,7 +1,7 @@
 //! What all vnics of a host share: created once, pinned, found again.
 
 use crate::abi::{
-    self, AddressKey, AddressValue, DecisionKey, DecisionValue, HostTimeouts, ReleaseInfo,
+    self, AddressKey, AddressValue, DecisionKey, DecisionValue, HostTimeouts, Local, ReleaseInfo,
     RuleCounter,
 };
 use crate::sys::{self, Map, Shape};
@@ -128,6 +128,14 @@ const RULE_COUNTERS: Shape = Shape {
     entries: abi::RULE_COUNTERS_MAX,
     flags: c::BPF_F_NO_PREALLOC,
 };
+const LOCAL_PLACES: Shape = Shape {
+    kind: c::BPF_MAP_TYPE_HASH,
+    name: "local_places",
+    key: 4,
+    value: 4,
+    entries: abi::LOCALS_MAX,
+    flags: 0,
+};
 const EVENTS: Shape = Shape {
     kind: c::BPF_MAP_TYPE_RINGBUF,
     name: "events",
@@ -148,6 +156,8 @@ pub(crate) struct Shared {
     pub(crate) rule_counters: Map<u32, RuleCounter>,
     pub(crate) host_counters: Map<u32, u64>,
     pub(crate) timeouts: Map<u32, HostTimeouts>,
+    pub(crate) locals: Map<u32, Local>,
+    pub(crate) local_places: Map<u32, u32>,
     pub(crate) events: OwnedFd,
 }
 
@@ -169,6 +179,8 @@ impl Shared {
             rule_counters: wrap(flat(&RULE_COUNTERS)?)?,
             host_counters: wrap(flat(&array("host_counters", 8, abi::HOST_COUNTERS))?)?,
             timeouts: wrap(flat(&array("timeouts", size_of::<HostTimeouts>(), 1))?)?,
+            locals: wrap(flat(&array("locals", size_of::<Local>(), abi::LOCALS_MAX))?)?,
+            local_places: wrap(flat(&LOCAL_PLACES)?)?,
             events: flat(&EVENTS)?,
         };
         // None of them is zero once they were set.
@@ -207,6 +219,8 @@ impl Shared {
             "rule_counters" => self.rule_counters.fd(),
             "host_counters" => self.host_counters.fd(),
             "timeouts" => self.timeouts.fd(),
+            "locals" => self.locals.fd(),
+            "local_places" => self.local_places.fd(),
             "events" => self.events.as_fd(),
             _ => return None,
         })

@@ -455,15 +455,24 @@ pub(crate) fn clsact_detach(ifindex: u32, hook: Hook) -> io::Result<()> {
 
 /// Words of `struct __sk_buff`, with room for what newer kernels add, and where its `cb` begins.
 const SK_BUFF_WORDS: usize = 64;
+const SK_BUFF_INGRESS_IFINDEX: usize = 9;
 const SK_BUFF_CB: usize = 12;
 
 /// The program's return code and the first two words of its control block.
-pub(crate) fn test_run(prog: BorrowedFd<'_>, packet: &[u8]) -> io::Result<(i32, u32, u32)> {
+pub(crate) fn test_run(
+    prog: BorrowedFd<'_>,
+    packet: &[u8],
+    ingress_ifindex: u32,
+) -> io::Result<(i32, u32, u32)> {
+    let mut given = [0u32; SK_BUFF_WORDS];
+    given[SK_BUFF_INGRESS_IFINDEX] = ingress_ifindex;
     let mut context = [0u32; SK_BUFF_WORDS];
     let mut opts = c::bpf_test_run_opts {
         sz: size_of::<c::bpf_test_run_opts>() as c::size_t,
         data_in: packet.as_ptr().cast(),
         data_size_in: packet.len() as u32,
+        ctx_in: given.as_ptr().cast(),
+        ctx_size_in: size_of_val(&given) as u32,
         ctx_out: context.as_mut_ptr().cast(),
         ctx_size_out: size_of_val(&context) as u32,
         repeat: 1,

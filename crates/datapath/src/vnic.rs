@@ -533,10 +533,11 @@ impl Vnic {
         &self,
         direction: Direction,
         packet: &[u8],
+        ingress_ifindex: u32,
     ) -> Result<TestVerdict, Error> {
         let program = self.program(direction);
-        let (returned, reason, rule) =
-            sys::test_run(program, packet).map_err(failed("running the program on a packet"))?;
+        let (returned, reason, rule) = sys::test_run(program, packet, ingress_ifindex)
+            .map_err(failed("running the program on a packet"))?;
         let unknown = || {
             let source = io::Error::other(format!("the program answered {returned}, {reason}"));
             Error::System {

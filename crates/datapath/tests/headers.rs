@@ -579,6 +579,7 @@ fn every_header_cut_at_every_byte_is_denied_by_program_and_model() {
                     direction: Egress,
                     at: Duration::ZERO,
                     bytes: &cut,
+                    came_by: None,
                 });
                 let expected = format!("{} {}", answer.verdict, answer.reason);
                 assert_eq!(

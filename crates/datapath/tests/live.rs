@@ -3,8 +3,8 @@
 mod common;
 
 use common::{DEVICE, GUEST_MAC, PEER_MAC, SEGMENT, VNIC, privileged, run, spec, tables};
-use lictor_datapath::{Datapath, How};
-use lictor_types::{Reason, VnicState};
+use lictor_datapath::{Datapath, How, VnicSpec};
+use lictor_types::{Decision, Direction, IdentityId, Link, Reason, Verdict, VnicId, VnicState};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -130,7 +130,10 @@ fn check(how: How) {
     let world = common::address(&format!("{}/128", PEER_MAC.link_local()), 2, 2, 2);
     assert_eq!(world.segment, SEGMENT);
     tables.addresses.push(world);
+    tables.decisions.extend(mirrored(&tables.decisions));
     datapath.load(&tables).expect("loads");
+    datapath.attach(&peer_spec()).expect("attaches");
+    datapath.set_state(PEER, VnicState::Open).expect("opens");
     run(&format!("ip link set {DEVICE} up"));
     run("ip link set host1 up");
     assert!(
@@ -167,7 +170,68 @@ fn check(how: How) {
     let lies = counters.egress.reason(Reason::SpoofedAddress).packets
         + counters.egress.reason(Reason::SpoofedNeighbour).packets;
     assert!(lies > 0, "{counters:?}");
+    let [own, peers] = [VNIC, PEER].map(|vnic| datapath.counters(vnic).expect("reads"));
+    assert_eq!(from_elsewhere(&datapath), 0, "{own:?}");
+    assert_eq!(
+        peers.ingress.reason(Reason::SpoofedLocal).packets,
+        0,
+        "{peers:?}"
+    );
+    impostor(&datapath, &guest);
     reconcile(&datapath);
+}
+
+const PEER: VnicId = VnicId(2);
+
+fn peer_spec() -> VnicSpec {
+    VnicSpec {
+        vnic: PEER,
+        name: "guest-2".parse().expect("a valid name"),
+        device: "host1".into(),
+        mac: PEER_MAC,
+        link: Link::PLAIN,
+        ..spec(64)
+    }
+}
+
+/// What the peer may do: whatever the guest lets it, and hear what the guest may say.
+fn mirrored(decisions: &[Decision]) -> Vec<Decision> {
+    let with_peer = decisions.iter().filter(|row| row.peer == IdentityId(2));
+    let mirror = |row: &Decision| Decision {
+        local: IdentityId(2),
+        peer: IdentityId(1),
+        direction: match row.direction {
+            Direction::Egress => Direction::Ingress,
+            Direction::Ingress => Direction::Egress,
+        },
+        verdict: Verdict::Allow,
+        ..*row
+    };
+    with_peer.map(mirror).collect()
+}
+
+/// A station on the uplink in the peer's name, heard by nobody.
+fn impostor(datapath: &Datapath, guest: &Guest) {
+    let rogue = Guest::new();
+    plug(&rogue, "uplink0", "52:54:00:00:00:77", 2);
+    run("ip link set uplink0 up");
+    guest.run(|| run("ip neigh flush dev eth0"));
+    let before = from_elsewhere(datapath);
+    assert!(
+        !talk(&rogue, guest, "10.0.0.1:80"),
+        "as the peer, from the uplink"
+    );
+    assert!(
+        from_elsewhere(datapath) > before,
+        "{:?}",
+        datapath.counters(VNIC)
+    );
+    run("ip link del uplink0");
+}
+
+fn from_elsewhere(datapath: &Datapath) -> u64 {
+    let counters = datapath.counters(VNIC).expect("reads");
+    counters.ingress.reason(Reason::SpoofedLocal).packets
 }
 
 /// Everything the device received was judged, and it sent exactly what was allowed.

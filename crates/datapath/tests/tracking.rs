@@ -133,6 +133,7 @@ fn on_model(lines: &[Line]) {
                     direction: *direction,
                     at: now,
                     bytes,
+                    came_by: None,
                 });
                 let found = format!("{} {}", answer.verdict, answer.reason);
                 assert_eq!(found, *expected, "the model on line {number}, {what}");

@@ -12,6 +12,7 @@
 mod antispoof;
 mod extension;
 mod icmp;
+mod locals;
 mod parse;
 mod policy;
 mod sctp;

@@ -35,6 +35,8 @@ pub(crate) struct Judgement {
     pub(crate) rule: RuleId,
     pub(crate) local_epoch: Epoch,
     pub(crate) remote_epoch: Epoch,
+    /// The other end, if it is a guest.
+    pub(crate) remote: Option<VnicId>,
 }
 
 impl Judgement {
@@ -44,6 +46,7 @@ impl Judgement {
             rule: RuleId::DEFAULT,
             local_epoch: Epoch(0),
             remote_epoch: Epoch(0),
+            remote: None,
         }
     }
 }
@@ -66,6 +69,11 @@ impl Tables {
             .iter()
             .filter(|entry| entry.segment == segment && entry.prefix.contains(&address))
             .max_by_key(|entry| entry.prefix.prefix_len())
+    }
+
+    /// The guest's vnic that has this address.
+    pub(crate) fn vnic_of(&self, segment: Segment, address: IpAddr) -> Option<VnicId> {
+        self.owner(segment, address)?.vnic
     }
 
     /// Whether the address is one of this vnic's own.
@@ -109,7 +117,10 @@ impl Tables {
         let port = policy_port(key, direction, icmp);
         let atom = self.atom(Protocol::from_ip(key.protocol), port);
         let epochs = (local.epoch, remote.map_or(Epoch(0), |entry| entry.epoch));
-        self.decide((local.identity, peer, direction, atom), epochs)
+        Judgement {
+            remote: remote.and_then(|entry| entry.vnic),
+            ..self.decide((local.identity, peer, direction, atom), epochs)
+        }
     }
 
     /// The verdict on a frame that is neither IP nor one of the link's own protocols. It has no
@@ -153,6 +164,7 @@ impl Tables {
             rule: decision.map_or(RuleId::DEFAULT, |decision| decision.rule),
             local_epoch,
             remote_epoch,
+            remote: None,
         }
     }
 }

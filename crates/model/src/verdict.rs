@@ -2,6 +2,7 @@
 
 use crate::antispoof::{self, ROUTER_ADVERTISEMENT, Station};
 use crate::icmp::{self, Purpose};
+use crate::locals::Locals;
 use crate::parse::{self, Content, Ip, Transport};
 use crate::policy::{Judgement, Place, Tables};
 use crate::sctp::{self, Tags};
@@ -52,6 +53,9 @@ pub struct Frame<'a> {
     pub at: Duration,
     /// From the Ethernet header to the last byte.
     pub bytes: &'a [u8],
+    /// The vnic of this host by whose device it came in; none for the uplink. Of a packet from the
+    /// guest nothing is asked.
+    pub came_by: Option<VnicId>,
 }
 
 /// What is to happen to a packet.
@@ -105,6 +109,7 @@ pub struct Firewall {
     sessions: Table,
     counters: Counters,
     timeouts: Timeouts,
+    locals: Locals,
 }
 
 fn answer(reason: Reason, rule: RuleId) -> Answer {
@@ -135,6 +140,7 @@ impl Firewall {
             sessions: Table::new(vnic.sessions_max as usize),
             counters: Counters::default(),
             timeouts: Timeouts::default(),
+            locals: Locals::default(),
         }
     }
 
@@ -146,6 +152,11 @@ impl Firewall {
     /// Sets the host's time-outs. What lives keeps the time that it has until its next packet.
     pub fn set_timeouts(&mut self, timeouts: &Timeouts) {
         self.timeouts = *timeouts;
+    }
+
+    /// Tells it of a vnic on the same host, itself or another.
+    pub fn set_local(&mut self, vnic: VnicId, state: VnicState) {
+        self.locals.set(vnic, state);
     }
 
     /// Replaces the tables. Every session is judged again with its next packet.
@@ -235,6 +246,8 @@ impl Firewall {
                 segment: packet.segment,
             },
             vnic: &self.vnic,
+            locals: &self.locals,
+            came_by: frame.came_by,
         };
         if let Content::Ip(ip) = &packet.content
             && ip.fragment.is_some()
@@ -267,7 +280,13 @@ impl Firewall {
             && icmp::purpose(ip.protocol, message.kind) == Purpose::Error
         {
             let key = icmp::related(ip, message, segment, frame.direction);
-            return self.related(frame, &key.ok_or(Reason::Unrelated)?);
+            let key = key.ok_or(Reason::Unrelated)?;
+            let tables = self.tables.as_ref().ok_or(Reason::NoRelease)?;
+            let source = tables.vnic_of(segment, ip.source);
+            if frame.direction == Direction::Ingress && self.locals.lies(source, frame.came_by) {
+                return Err(Reason::SpoofedLocal);
+            }
+            return self.related(frame, &key);
         }
         let key = self.key(frame, ip, segment);
         if self.sessions.live(&key, frame.at).is_some()
@@ -416,6 +435,10 @@ impl Firewall {
             Reason::SpoofedAddress | Reason::ForeignAddress
         ) {
             return told(judgement.reason);
+        }
+        let lies = self.locals.lies(judgement.remote, frame.came_by);
+        if frame.direction == Direction::Ingress && lies {
+            return told(Reason::SpoofedLocal);
         }
         let mut sides = [Side::default(); 2];
         let mut tags = [Tags::default(); 2];

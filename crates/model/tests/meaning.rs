@@ -88,6 +88,7 @@ fn check(model: &mut Firewall, at_s: u64, packet: (Direction, u16), expected: &s
         direction,
         at: Duration::from_secs(at_s),
         bytes: &datagram(direction, port),
+        came_by: None,
     });
     let found = format!("{} {} {}", answer.verdict, answer.reason, answer.rule);
     assert_eq!(found, expected, "{direction} port {port} at {at_s} s");

@@ -71,6 +71,8 @@ reasons! {
     35 ForeignMac "foreign-mac";
     /// The destination address is not bound to the vnic.
     36 ForeignAddress "foreign-address";
+    /// The source is a guest of this host, but the packet did not come in by its device.
+    37 SpoofedLocal "spoofed-local";
     /// The frame is shorter than its headers say, or its lengths contradict each other.
     48 Truncated "truncated";
     /// Neither IPv4, IPv6, ARP nor QEMU's announcement, and no rule names it.

@@ -203,6 +203,7 @@ pub fn check(cases: Vec<Case>) -> Option<Bench> {
             direction: *direction,
             at: Duration::ZERO,
             bytes: packet,
+            came_by: None,
         });
         let found = format!("{} {}", answer.verdict, answer.reason);
         assert_eq!(found, *expected, "the model on {what} ({direction})");

@@ -38,6 +38,8 @@ pub(crate) enum Step {
     Packet {
         vnic: usize,
         direction: Direction,
+        /// By which local vnic's device it came in.
+        came_by: Option<usize>,
         bytes: Vec<u8>,
     },
     Clock {
@@ -68,9 +70,11 @@ impl fmt::Debug for Step {
             Self::Packet {
                 vnic,
                 direction,
+                came_by,
                 bytes,
             } => {
-                write!(f, "vnic {} {direction} ", VNICS[*vnic].vnic)?;
+                let by = came_by.map(|other| VNICS[other].vnic);
+                write!(f, "vnic {} {direction} by {by:?} ", VNICS[*vnic].vnic)?;
                 bytes.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
             }
             Self::Clock { seconds } => write!(f, "clock + {seconds} s"),
@@ -168,9 +172,16 @@ impl Generator {
         }
         bytes.resize(bytes.len().max(14 + 1), 0);
         bytes.resize(bytes.len().max(frame_min(&bytes)), 0);
+        let other = 1 - vnic;
+        let came_by = match direction {
+            // What speaks of the other vnic mostly comes from it.
+            Ingress if self.rng.gen_bool(0.97) == world::speaks_of(other, &bytes) => Some(other),
+            _ => None,
+        };
         steps.push(Step::Packet {
             vnic,
             direction,
+            came_by,
             bytes,
         });
     }

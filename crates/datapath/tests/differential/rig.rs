@@ -106,6 +106,11 @@ impl Rig {
 
     fn attempt(&mut self, case: &Case) -> Option<Difference> {
         let mut models = VNICS.map(Firewall::new);
+        for model in &mut models {
+            for vnic in &VNICS {
+                model.set_local(vnic.vnic, VnicState::Open);
+            }
+        }
         if let Some(first) = case.tables.first() {
             self.datapath.load(first).expect("loads");
             models
@@ -160,9 +165,10 @@ impl Rig {
             Step::Packet {
                 vnic,
                 direction,
+                came_by,
                 bytes,
             } => {
-                return self.packet(run, (*vnic, *direction), bytes);
+                return self.packet(run, (*vnic, *direction, *came_by), bytes);
             }
             Step::Clock { seconds } => {
                 let by = Duration::from_secs(*seconds);
@@ -185,6 +191,9 @@ impl Rig {
                     .set_state(VNICS[*vnic].vnic, *state)
                     .expect("sets");
                 run.models[*vnic].set_state(*state);
+                let local = VNICS[*vnic].vnic;
+                let models = run.models.iter_mut();
+                models.for_each(|model| model.set_local(local, *state));
             }
             Step::Timeouts { timeouts } => self.set_timeouts(&mut run.models, timeouts),
             Step::Sweep { vnic } => {
@@ -199,17 +208,20 @@ impl Rig {
     fn packet(
         &mut self,
         run: &mut Run<'_>,
-        (vnic, direction): (usize, Direction),
+        (vnic, direction, came_by): (usize, Direction, Option<usize>),
         bytes: &[u8],
     ) -> Option<String> {
-        let kernel = self
-            .datapath
-            .test_run(VNICS[vnic].vnic, direction, bytes)
-            .unwrap_or_else(|error| panic!("{error:?} on {bytes:02x?}"));
+        let (own, came_by) = (VNICS[vnic].vnic, came_by.map(|other| VNICS[other].vnic));
+        let kernel = match came_by {
+            Some(from) => self.datapath.test_run_from(from, own, direction, bytes),
+            None => self.datapath.test_run(own, direction, bytes),
+        };
+        let kernel = kernel.unwrap_or_else(|error| panic!("{error:?} on {bytes:02x?}"));
         let model = run.models[vnic].judge(&Frame {
             direction,
             at: run.now,
             bytes,
+            came_by,
         });
         self.reached.packets += 1;
         *self.reached.reasons.entry(model.reason).or_default() += 1;

@@ -9,6 +9,7 @@ use lictor_types::{
 use rand::Rng;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
+use std::net::IpAddr;
 
 pub(crate) const SEGMENT: Segment = Segment(7);
 
@@ -68,6 +69,18 @@ pub(crate) const FAR6: [&str; 5] = [
     "fe80::99",
     "ff02::fb",
 ];
+
+/// Whether an address of this vnic is somewhere in a frame.
+pub(crate) fn speaks_of(vnic: usize, frame: &[u8]) -> bool {
+    let own = OWN4[vnic].iter().chain(&OWN6[vnic]);
+    let link_local = IpAddr::V6(VNICS[vnic].mac.link_local());
+    let addresses = own.map(|text| text.parse().expect("an address"));
+    let mut octets = addresses.chain([link_local]).map(|address| match address {
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => address.octets().to_vec(),
+    });
+    octets.any(|octets| frame.windows(octets.len()).any(|part| part == octets))
+}
 
 const IDENTITIES: u32 = 5;
 const ATOMS: u16 = 6;
