@@ -91,7 +91,6 @@ static __always_inline int finish(struct __sk_buff *skb, const struct context *c
 {
 	__u32 bytes = skb->len;
 
-	count(c->direction, COUNTER_SEEN, bytes);
 	count(c->direction, reason, bytes);
 	if (reason == REASON_POLICY_ALLOW || reason == REASON_POLICY_DENY ||
 	    reason == REASON_DEFAULT_DENY)
