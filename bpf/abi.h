@@ -58,6 +58,7 @@
 #define REASON_REVOKED 68
 #define REASON_TCP_WINDOW 80
 #define REASON_TCP_FLAGS 81
+#define REASON_SCTP_INVALID 82
 
 /* Reasons below this allow, all others deny. */
 #define REASON_DENY_FIRST 16
@@ -85,7 +86,7 @@
 #define ECHO_GUEST_ASKED 1
 #define ECHO_GUEST_WAS_ASKED 2
 
-/* Time-outs without a packet, in seconds.
+/* Time-outs without a packet, in seconds, unless a host sets others.
  * Established TCP: RFC 5382 REQ-5 asks for at least 2 hours and 4 minutes.
  * UDP: RFC 4787 REQ-5 asks for at least 2 minutes. ICMP: RFC 5508 REQ-2 asks for 60 seconds.
  */
@@ -98,8 +99,25 @@
 #define TIMEOUT_UDP_UNREPLIED_S 30
 #define TIMEOUT_UDP_ESTABLISHED_S 180
 #define TIMEOUT_ICMP_S 60
+#define TIMEOUT_SCTP_UNREPLIED_S 60
+#define TIMEOUT_SCTP_SYN_RECEIVED_S 60
+#define TIMEOUT_SCTP_ESTABLISHED_S 600
+#define TIMEOUT_SCTP_FIN_WAIT_S 60
+#define TIMEOUT_SCTP_TIME_WAIT_S 60
+#define TIMEOUT_SCTP_CLOSED_S 10
 #define TIMEOUT_OTHER_UNREPLIED_S 60
 #define TIMEOUT_OTHER_ESTABLISHED_S 600
+/* `timeouts`: a host's own, by these places. TCP and SCTP have one for each state. */
+#define TIMEOUT_TCP 0
+#define TIMEOUT_SCTP 8
+#define TIMEOUT_UDP 16 /* unreplied, then established */
+#define TIMEOUT_ICMP 18
+#define TIMEOUT_OTHER 19
+#define TIMEOUTS 24
+struct timeouts {
+	__u32 seconds[TIMEOUTS];
+};
+_Static_assert(sizeof(struct timeouts) == 96, "timeouts");
 
 #define EXTENSION_HEADERS_MAX 4
 #define IPV4_OPTIONS_BYTES_MAX 40

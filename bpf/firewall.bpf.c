@@ -93,17 +93,19 @@ established(struct __sk_buff *skb, const struct vnic_config *config, struct tabl
 	track = session_track(session, &c->packet, c->direction);
 	if (track == TRACK_REOPEN)
 		return 0;
-	if (track_reason(track))
-		return track_reason(track);
+	reason = track_reason(track, c->key.protocol);
+	if (reason)
+		return reason;
 	session_update(session, c->direction, skb->len, c->now);
 	session_renew(session, track, c->key.protocol, c->now);
 	return REASON_SESSION;
 }
 
-/* Windows that were lost on a move let the opener's own packet establish a TCP session. */
+/* The opener's own packet ends the handshake of TCP, and that of SCTP if both began at once. */
 static __always_inline int may_answer(const struct context *c, const struct session *half)
 {
-	return half->opened != c->direction || c->key.protocol == IP_TCP;
+	return half->opened != c->direction || c->key.protocol == IP_TCP ||
+	       c->key.protocol == IP_SCTP;
 }
 
 /* An answer to a session without one is tried on a copy: there may be no room to promote it. A
@@ -151,7 +153,9 @@ begin(struct __sk_buff *skb, const struct vnic_config *config, struct table_info
 		if ((p->flags & (FLAG_SYN | FLAG_ACK)) != FLAG_SYN)
 			return REASON_NO_SESSION;
 	}
-	if (kind == ICMP_REPLY)
+	if (p->protocol == IP_SCTP && sctp_impossible(p))
+		return REASON_SCTP_INVALID;
+	if (kind == ICMP_REPLY || (p->protocol == IP_SCTP && !sctp_opens(p)))
 		return REASON_NO_SESSION;
 	/* A message that nobody answers leaves nothing behind. */
 	if (c->judgement.reason != REASON_POLICY_ALLOW || kind == ICMP_OTHER)
@@ -170,6 +174,8 @@ begin(struct __sk_buff *skb, const struct vnic_config *config, struct table_info
 	new->bytes[own] = skb->len;
 	if (p->protocol == IP_TCP)
 		tcp_syn_seen(new, own, p);
+	if (p->protocol == IP_SCTP)
+		sctp_first(new, p);
 	inserted = half_insert(c, info->buckets[TABLE_HALF_OPEN]);
 	if (inserted == INSERT_FULL)
 		return REASON_SESSION_TABLE_FULL;

@@ -34,6 +34,12 @@ pub(crate) const CONTROL_STAMP_MASK: u32 = 0xff_ffff;
 pub(crate) const SLOT_REST_TICKS: u32 = 32;
 pub(crate) const TABLE_CURRENT_MASK: u32 = 1;
 pub(crate) const TABLE_DRAINING: u32 = 2;
+pub(crate) const TIMEOUT_TCP: usize = 0;
+pub(crate) const TIMEOUT_SCTP: usize = 8;
+pub(crate) const TIMEOUT_UDP: usize = 16;
+pub(crate) const TIMEOUT_ICMP: usize = 18;
+pub(crate) const TIMEOUT_OTHER: usize = 19;
+pub(crate) const TIMEOUTS: usize = 24;
 pub(crate) const LOCALS_MAX: u32 = VNICS_PER_HOST_MAX;
 pub(crate) const HOOK_TCX: u32 = 1;
 pub(crate) const HOOK_CLSACT: u32 = 2;
@@ -100,6 +106,7 @@ plain! {
         vlans: [Vlan; VLANS_PER_VNIC_MAX], more_macs: [[u8; 8]; MORE_MACS_MAX],
         shared: [u32; SHARED_PER_VNIC_MAX],
     }
+    HostTimeouts(96) { seconds: [u32; TIMEOUTS], }
     Local(24) { vnic: u32, ifindex: u32, state: u32, mtu: u32, tenant: u32, pad: u32, }
     Counter(16) { packets: u64, bytes: u64, }
     EventBudget(16) { second: u64, used: u64, }
@@ -133,7 +140,7 @@ plain! {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use lictor_types::{Direction, Protocol, Reason, Role, TcpState, Verdict, VnicState};
+    use lictor_types::{Direction, Protocol, Reason, Role, TcpState, Timeouts, Verdict, VnicState};
     use std::collections::BTreeMap;
 
     const HEADER: &str = include_str!("../../../bpf/abi.h");
@@ -207,6 +214,13 @@ mod tests {
     }
 
     #[test]
+    fn timeouts_equal_those_of_the_header() {
+        for (name, seconds) in Timeouts::default().named() {
+            check(&format!("TIMEOUT_{}_S", name.to_uppercase()), seconds);
+        }
+    }
+
+    #[test]
     fn numbers_equal_those_of_the_header() {
         check("LICTOR_ABI", ABI);
         check("COUNTERS_PER_DIRECTION", COUNTERS_PER_DIRECTION);
@@ -240,6 +254,12 @@ mod tests {
         check("TABLE_DRAINING", TABLE_DRAINING);
         check("LOCALS_MAX", LOCALS_MAX);
         check("HOOK_TCX", HOOK_TCX);
+        check("TIMEOUT_TCP", TIMEOUT_TCP as u64);
+        check("TIMEOUT_SCTP", TIMEOUT_SCTP as u64);
+        check("TIMEOUT_UDP", TIMEOUT_UDP as u64);
+        check("TIMEOUT_ICMP", TIMEOUT_ICMP as u64);
+        check("TIMEOUT_OTHER", TIMEOUT_OTHER as u64);
+        check("TIMEOUTS", TIMEOUTS as u64);
         check("HOOK_CLSACT", HOOK_CLSACT);
         check("VLANS_MAX", VLANS_PER_VNIC_MAX as u64);
         check("MORE_MACS_MAX", MORE_MACS_MAX as u64);

@@ -11,7 +11,7 @@ use crate::{
     VnicStatus, abi, events, netdev,
 };
 use lictor_types::{
-    Direction, HostTables, RuleId, SESSIONS_PER_HOST_DEFAULT, SessionKey, SessionRecord,
+    Direction, HostTables, RuleId, SESSIONS_PER_HOST_DEFAULT, SessionKey, SessionRecord, Timeouts,
     VNICS_PER_HOST_MAX, VnicId, VnicState,
 };
 use std::collections::{BTreeMap, HashSet};
@@ -303,6 +303,23 @@ impl Datapath {
     /// [`Error::NothingLoaded`], [`Error::ReadBack`], [`Error::System`].
     pub fn read_back(&self) -> Result<HostTables, Error> {
         self.shared.read_back()
+    }
+
+    /// Sets this host's time-outs. A live session keeps the time that it has until its next packet.
+    ///
+    /// # Errors
+    /// [`Error::Timeouts`] names the one that is outside the limits; [`Error::System`].
+    pub fn set_timeouts(&self, timeouts: &Timeouts) -> Result<(), Error> {
+        timeouts.check()?;
+        self.shared.set_timeouts(timeouts)
+    }
+
+    /// This host's time-outs, as the programs have them.
+    ///
+    /// # Errors
+    /// [`Error::System`].
+    pub fn timeouts(&self) -> Result<Timeouts, Error> {
+        self.shared.timeouts()
     }
 
     /// Sets whether a vnic forwards. The next packet obeys.

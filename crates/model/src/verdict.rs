@@ -5,11 +5,12 @@ use crate::icmp::{self, Purpose};
 use crate::locals::Locals;
 use crate::parse::{self, Content, Ip, Transport};
 use crate::policy::{Judgement, Place, Tables};
+use crate::sctp::{self, Tags};
 use crate::session::{self, Session, Table};
 use crate::tcp::{self, Side, Track};
 use lictor_types::{
     Direction, HostTables, Link, Mac, Protocol, Reason, RuleId, Segment, SessionKey, SessionRecord,
-    TcpState, Verdict, VnicId, VnicState,
+    TcpState, Timeouts, Verdict, VnicId, VnicState,
 };
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -107,6 +108,7 @@ pub struct Firewall {
     tables: Option<Tables>,
     sessions: Table,
     counters: Counters,
+    timeouts: Timeouts,
     locals: Locals,
 }
 
@@ -137,6 +139,7 @@ impl Firewall {
             tables: None,
             sessions: Table::new(vnic.sessions_max as usize),
             counters: Counters::default(),
+            timeouts: Timeouts::default(),
             locals: Locals::default(),
         }
     }
@@ -144,6 +147,11 @@ impl Firewall {
     /// Sets whether it forwards.
     pub fn set_state(&mut self, state: VnicState) {
         self.state = state;
+    }
+
+    /// Sets the host's time-outs. What lives keeps the time that it has until its next packet.
+    pub fn set_timeouts(&mut self, timeouts: &Timeouts) {
+        self.timeouts = *timeouts;
     }
 
     /// Tells it of a vnic on the same host, itself or another.
@@ -301,6 +309,7 @@ impl Firewall {
             | Transport::Sctp {
                 source,
                 destination,
+                ..
             } => (source, destination),
             Transport::Icmp(_) | Transport::Other => (0, 0),
         };
@@ -367,6 +376,7 @@ impl Firewall {
         let before = *session;
         let track = match &ip.transport {
             Transport::Tcp(segment) => tcp::track(session, segment, frame.direction),
+            Transport::Sctp { chunk, .. } => sctp::track(session, chunk, frame.direction),
             _ => {
                 if session.state == TcpState::Unreplied && frame.direction != session.opened {
                     session.state = TcpState::Established;
@@ -375,7 +385,13 @@ impl Firewall {
             }
         };
         match track {
-            Track::Invalid => return Some(answer(Reason::TcpInvalid, session.rule)),
+            Track::Invalid => {
+                let reason = match &ip.transport {
+                    Transport::Sctp { .. } => Reason::SctpInvalid,
+                    _ => Reason::TcpInvalid,
+                };
+                return Some(answer(reason, session.rule));
+            }
             Track::Outside => return Some(answer(Reason::TcpWindow, session.rule)),
             Track::Impossible => return Some(answer(Reason::TcpFlags, session.rule)),
             Track::Reopens => return None,
@@ -390,7 +406,7 @@ impl Firewall {
                 Track::InDoubt => TcpState::Closed,
                 _ => session.state,
             };
-            session.expires = frame.at + session::timeout(key.protocol, state);
+            session.expires = frame.at + self.timeouts.of(key.protocol, state);
         }
         if !session.state.half_open() && !session.promoted {
             if !has_room {
@@ -425,6 +441,7 @@ impl Firewall {
             return told(Reason::SpoofedLocal);
         }
         let mut sides = [Side::default(); 2];
+        let mut tags = [Tags::default(); 2];
         match &ip.transport {
             Transport::Tcp(segment) if segment.flags.impossible() => {
                 return told(Reason::TcpFlags);
@@ -437,19 +454,24 @@ impl Firewall {
                 // A message that nobody answers leaves nothing behind.
                 Purpose::Error | Purpose::Other => return told(judgement.reason),
             },
-            Transport::Udp { .. } | Transport::Sctp { .. } | Transport::Other => {}
+            Transport::Sctp { chunk, .. } if chunk.impossible() => {
+                return told(Reason::SctpInvalid);
+            }
+            Transport::Sctp { chunk, .. } if !chunk.opens() => return told(Reason::NoSession),
+            Transport::Sctp { chunk, .. } => tags = sctp::first(chunk, frame.direction),
+            Transport::Udp { .. } | Transport::Other => {}
         }
         if judgement.reason != Reason::PolicyAllow {
             return told(judgement.reason);
         }
-        self.open(frame, key, (judgement, sides))
+        self.open(frame, key, (judgement, sides, tags))
     }
 
     fn open(
         &mut self,
         frame: &Frame<'_>,
         key: SessionKey,
-        (judgement, sides): (Judgement, [Side; 2]),
+        (judgement, sides, tags): (Judgement, [Side; 2], [Tags; 2]),
     ) -> Answer {
         let own = frame.direction as usize;
         let mut session = Session {
@@ -465,10 +487,11 @@ impl Firewall {
             epochs: (judgement.local_epoch, judgement.remote_epoch),
             version: self.tables.as_ref().map(|tables| tables.version),
             last_seen: frame.at,
-            expires: frame.at + session::timeout(key.protocol, TcpState::Unreplied),
+            expires: frame.at + self.timeouts.of(key.protocol, TcpState::Unreplied),
             packets: [0; 2],
             bytes: [0; 2],
             sides,
+            tags,
         };
         session.packets[own] = 1;
         session.bytes[own] = frame.bytes.len() as u64;

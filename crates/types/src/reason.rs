@@ -105,6 +105,8 @@ reasons! {
     80 TcpWindow "tcp-window";
     /// A TCP packet with flags that no sender combines.
     81 TcpFlags "tcp-flags";
+    /// An SCTP packet with another tag than its association's, or out of place.
+    82 SctpInvalid "sctp-invalid";
 }
 
 impl fmt::Display for Reason {

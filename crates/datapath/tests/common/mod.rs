@@ -291,6 +291,7 @@ pub fn tables() -> HostTables {
             atom(Protocol::Icmpv6, 134 << 8, 134 << 8, 6),
             atom(Protocol::Other, 47, 47, 7),
             atom(Protocol::Ether, 0x88cc, 0x88cc, 9),
+            atom(Protocol::Sctp, 80, 80, 10),
         ],
         decisions: vec![
             decision(2, Ingress, 1, 100),
@@ -304,6 +305,7 @@ pub fn tables() -> HostTables {
             decision(4, Ingress, 6, 108),
             decision(2, Ingress, 8, -200),
             decision(0, Egress, 9, 109),
+            decision(2, Egress, 10, 110),
         ],
     }
 }

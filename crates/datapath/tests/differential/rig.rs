@@ -6,7 +6,7 @@ use crate::world::VNICS;
 use lictor_datapath::{Datapath, RuleCount, VnicCounters, VnicSpec};
 use lictor_model::{Firewall, Frame};
 use lictor_types::{
-    Direction, Reason, RuleId, SessionRecord, TcpEnd, TcpState, VnicName, VnicState,
+    Direction, Reason, RuleId, SessionRecord, TcpEnd, TcpState, Timeouts, VnicName, VnicState,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -124,6 +124,7 @@ impl Rig {
                 .expect("opens");
             model.set_state(VnicState::Open);
         }
+        self.set_timeouts(&mut models, &Timeouts::default());
         let mut run = Run {
             case,
             models,
@@ -142,6 +143,13 @@ impl Rig {
             }
         }
         None
+    }
+
+    fn set_timeouts(&self, models: &mut [Firewall; 2], timeouts: &Timeouts) {
+        self.datapath.set_timeouts(timeouts).expect("sets");
+        models
+            .iter_mut()
+            .for_each(|model| model.set_timeouts(timeouts));
     }
 
     fn counted(&self) -> Base {
@@ -187,6 +195,7 @@ impl Rig {
                 let models = run.models.iter_mut();
                 models.for_each(|model| model.set_local(local, *state));
             }
+            Step::Timeouts { timeouts } => self.set_timeouts(&mut run.models, timeouts),
             Step::Sweep { vnic } => {
                 self.datapath.sweep(VNICS[*vnic].vnic).expect("sweeps");
                 run.models[*vnic].sweep(run.now);
