@@ -67,9 +67,8 @@
 
 /* Reasons below this allow, all others deny. */
 #define REASON_DENY_FIRST 16
-/* Counters per direction: index 0 counts every packet seen, the others are the reasons. */
+/* Counters per direction: each packet has one reason, so what was seen is their sum. */
 #define COUNTERS_PER_DIRECTION 128
-#define COUNTER_SEEN 0
 
 #define PROTOCOL_TCP 0
 #define PROTOCOL_UDP 1

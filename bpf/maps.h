@@ -29,6 +29,19 @@ struct {
 	});
 } addresses SEC(".maps");
 
+/* Addresses of full length: one look-up however many there are, where a trie grows deep. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__uint(max_entries, SLOTS);
+	__type(key, __u32);
+	__array(values, struct {
+		__uint(type, BPF_MAP_TYPE_HASH);
+		__uint(max_entries, 1);
+		__uint(key_size, sizeof(struct address_key));
+		__uint(value_size, sizeof(struct address_value));
+	});
+} hosts SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
 	__uint(max_entries, SLOTS);

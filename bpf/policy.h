@@ -56,7 +56,8 @@ address_find(const struct tables *tables, __u32 segment, const __u8 address[16])
 {
 	struct address_key key = {};
 	__u32 slot = tables->slot;
-	void *inner = bpf_map_lookup_elem(&addresses, &slot);
+	void *inner = bpf_map_lookup_elem(&hosts, &slot);
+	struct address_value *value;
 
 	if (!inner)
 		return 0;
@@ -64,7 +65,11 @@ address_find(const struct tables *tables, __u32 segment, const __u8 address[16])
 	key.segment = segment;
 	key.family = mapped_prefix(address) ? 4 : 6;
 	__builtin_memcpy(key.address, address, 16);
-	return bpf_map_lookup_elem(inner, &key);
+	value = bpf_map_lookup_elem(inner, &key);
+	if (value)
+		return value;
+	inner = bpf_map_lookup_elem(&addresses, &slot);
+	return inner ? bpf_map_lookup_elem(inner, &key) : 0;
 }
 
 static __always_inline int

@@ -110,7 +110,6 @@ static __always_inline int finish(struct __sk_buff *skb, struct context *c, __u8
 {
 	__u32 bytes = skb->len;
 
-	count(c->direction, COUNTER_SEEN, bytes);
 	count(c->direction, reason, bytes);
 	if (judged(reason))
 		count_judged(c, reason, bytes);

@@ -106,6 +106,14 @@ pub(crate) const ADDRESSES_INNER: Shape = Shape {
     entries: 1,
     flags: c::BPF_F_NO_PREALLOC,
 };
+pub(crate) const HOSTS_INNER: Shape = Shape {
+    kind: c::BPF_MAP_TYPE_HASH,
+    name: "hosts_slot",
+    key: size_of::<AddressKey>(),
+    value: size_of::<AddressValue>(),
+    entries: 1,
+    flags: 0,
+};
 pub(crate) const ATOMS_INNER: Shape = array(
     "atoms_slot",
     size_of::<abi::AtomBlock>(),
@@ -141,6 +149,7 @@ const EVENTS: Shape = Shape {
 pub(crate) struct Shared {
     pub(crate) active: Map<u32, u64>,
     pub(crate) addresses: Map<u32, u32>,
+    pub(crate) hosts: Map<u32, u32>,
     pub(crate) atoms: Map<u32, u32>,
     pub(crate) decisions: Map<u32, u32>,
     pub(crate) release_info: Map<u32, ReleaseInfo>,
@@ -163,6 +172,7 @@ impl Shared {
         let shared = Self {
             active: wrap(flat(&array("active", 8, 1))?)?,
             addresses: wrap(nest(&outer("addresses"), &ADDRESSES_INNER)?)?,
+            hosts: wrap(nest(&outer("hosts"), &HOSTS_INNER)?)?,
             atoms: wrap(nest(&outer("atoms"), &ATOMS_INNER)?)?,
             decisions: wrap(nest(&outer("decisions"), &DECISIONS_INNER)?)?,
             release_info: wrap(flat(&info)?)?,
@@ -202,6 +212,7 @@ impl Shared {
         Some(match name {
             "active" => self.active.fd(),
             "addresses" => self.addresses.fd(),
+            "hosts" => self.hosts.fd(),
             "atoms" => self.atoms.fd(),
             "decisions" => self.decisions.fd(),
             "release_info" => self.release_info.fd(),

@@ -5,7 +5,7 @@ use crate::abi::{
     self, AddressKey, AddressValue, AtomBlock, DecisionKey, DecisionValue, Plain, ReleaseInfo,
 };
 use crate::events::would_of;
-use crate::shared::{ADDRESSES_INNER, ATOMS_INNER, DECISIONS_INNER, Shared};
+use crate::shared::{ADDRESSES_INNER, ATOMS_INNER, DECISIONS_INNER, HOSTS_INNER, Shared};
 use crate::sys::{self, Map, Shape};
 use ipnet::IpNet;
 use lictor_types::{
@@ -28,6 +28,8 @@ type Rows<K, V> = (Vec<K>, Vec<V>);
 
 struct Image {
     addresses: Rows<AddressKey, AddressValue>,
+    /// Addresses of full length, which one look-up finds however many there are.
+    hosts: Rows<AddressKey, AddressValue>,
     atoms: Rows<u32, AtomBlock>,
     decisions: Rows<DecisionKey, DecisionValue>,
     info: ReleaseInfo,
@@ -49,11 +51,15 @@ pub(crate) fn unmapped(octets: [u8; 16]) -> IpAddr {
 
 impl Image {
     fn of(tables: &HostTables) -> Result<Self, Error> {
-        let addresses = tables
+        let rows: Vec<_> = tables
             .addresses
             .iter()
             .map(address_row)
             .collect::<Result<_, _>>()?;
+        let whole = abi::ADDRESS_PREFIX_BASE + 128;
+        let (hosts, prefixes): (Vec<_>, Vec<_>) = rows
+            .into_iter()
+            .partition(|(key, _)| key.prefix_bits == whole);
         let atoms = atom_blocks(&tables.atoms)?;
         kernel_number("generation", tables.generation.0)?;
         kernel_number("epoch", tables.epoch.0)?;
@@ -68,7 +74,8 @@ impl Image {
         };
         let decisions = tables.decisions.iter().map(decision_row).collect();
         Ok(Self {
-            addresses,
+            addresses: prefixes.into_iter().unzip(),
+            hosts: hosts.into_iter().unzip(),
             atoms,
             decisions,
             info,
@@ -203,6 +210,7 @@ impl Shared {
         let (version, slot) = (version + 1, 1 - slot);
         kernel_number("load", version)?;
         let addresses = build(&ADDRESSES_INNER, &image.addresses)?;
+        let hosts = build(&HOSTS_INNER, &image.hosts)?;
         let atoms = build(&ATOMS_INNER, &image.atoms)?;
         let decisions = build(&DECISIONS_INNER, &image.decisions)?;
         // A program that began before the last switch may still read the slot that is replaced.
@@ -213,6 +221,7 @@ impl Shared {
                 .map_err(failed("placing the new tables"))
         };
         place(&self.addresses, addresses.fd().as_raw_fd())?;
+        place(&self.hosts, hosts.fd().as_raw_fd())?;
         place(&self.atoms, atoms.fd().as_raw_fd())?;
         place(&self.decisions, decisions.fd().as_raw_fd())?;
         let info = &image.info;
@@ -245,10 +254,12 @@ impl Shared {
             .get(&slot)
             .map_err(&reading)?
             .unwrap_or_default();
+        let mut addresses = rows(&self.addresses, slot)?;
+        addresses.extend(rows(&self.hosts, slot)?);
         let tables = HostTables {
             generation: Generation(info.generation),
             epoch: Epoch(info.epoch),
-            addresses: read_addresses(rows(&self.addresses, slot)?)?,
+            addresses: read_addresses(addresses)?,
             atoms: read_atoms(rows(&self.atoms, slot)?),
             decisions: read_decisions(rows(&self.decisions, slot)?)?,
         };

@@ -527,13 +527,12 @@ impl Vnic {
                 bytes: values.iter().map(|value| value.bytes).sum(),
             })
         };
-        let mut counters = DirectionCounters {
-            seen: read(0)?,
-            reasons: Vec::new(),
-        };
+        let mut counters = DirectionCounters::default();
         for reason in Reason::ALL {
             let count = read(*reason as u32)?;
             if count.packets > 0 {
+                counters.seen.packets += count.packets;
+                counters.seen.bytes += count.bytes;
                 counters.reasons.push((*reason, count));
             }
         }
