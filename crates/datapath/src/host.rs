@@ -223,9 +223,9 @@ impl Datapath {
             } else {
                 None
             };
-            let (bridge, refresh) = found.unwrap_or_default();
-            self.shared.set_local_bridge(*id, bridge, refresh)?;
-            steered += u32::from(bridge != 0);
+            let found = found.unwrap_or_default();
+            self.shared.set_local_bridge(*id, found)?;
+            steered += u32::from(found.0 != 0);
         }
         Ok(steered)
     }

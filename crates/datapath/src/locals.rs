@@ -49,12 +49,11 @@ impl Shared {
     }
 
     /// Says by which bridge a vnic may be steered to and from, if by any, and after how many ticks
-    /// the bridge must hear of it again.
+    /// the bridge must hear of it again; with its MTU.
     pub(crate) fn set_local_bridge(
         &self,
         vnic: VnicId,
-        bridge: u32,
-        refresh: u32,
+        (bridge, refresh, mtu): (u32, u32, u32),
     ) -> Result<(), Error> {
         let Some(place) = self.local_places.get(&vnic.0).map_err(failed)? else {
             return Ok(());
@@ -63,6 +62,7 @@ impl Shared {
         let local = Local {
             bridge,
             refresh,
+            mtu,
             ..before
         };
         if local == before {

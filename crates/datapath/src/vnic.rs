@@ -361,8 +361,8 @@ impl Vnic {
     }
 
     /// The bridge by which the vnic may be steered to and from, and the ticks after which a packet
-    /// must go through it: a quarter of the time after which it forgets a station.
-    pub(crate) fn steering_bridge(&self) -> Result<Option<(u32, u32)>, Error> {
+    /// must go through it: a quarter of the time after which it forgets a station. And the MTU.
+    pub(crate) fn steering_bridge(&self) -> Result<Option<(u32, u32, u32)>, Error> {
         let config = self.config()?;
         let reading = failed("reading the bridge of a vnic");
         let device = netdev::find(&loose(&config.device)).map_err(&reading)?;
@@ -380,7 +380,8 @@ impl Vnic {
         let fit = bridge.filter(|bridge| !bridge.vlan_filtering && bridge.ageing > 0);
         Ok(fit.map(|bridge| {
             let quarter = u64::from(bridge.ageing) * HUNDREDTH_NS / 4;
-            (device.master, crate::slots::ticks(quarter).max(1))
+            let refresh = crate::slots::ticks(quarter).max(1);
+            (device.master, refresh, device.mtu)
         }))
     }
 
