@@ -1,6 +1,6 @@
 //! One vnic: its pair of programs, its maps, its two hooks.
 
-use crate::abi::{self, Counter, EventBudget, VnicConfig};
+use crate::abi::{self, Counter, EventBudget, Fragment, FragmentKey, VnicConfig};
 use crate::link::{link_of, with_link};
 use crate::shared::Shared;
 use crate::slots::Slots;
@@ -208,14 +208,16 @@ pub(crate) struct Vnic {
     folder: PathBuf,
     pub(crate) config: Map<u32, VnicConfig>,
     pub(crate) sessions: Slots,
+    fragments: Map<FragmentKey, Fragment>,
     counters: Map<u32, Counter>,
     programs: [OwnedFd; 2],
 }
 
 const PROGRAM_NAMES: [&str; 2] = ["from_guest", "toward_guest"];
 const LINK_NAMES: [&str; 2] = ["link_from_guest", "link_toward_guest"];
-const MAP_NAMES: [&str; 5] = [
+const MAP_NAMES: [&str; 6] = [
     "vnic",
+    "fragments",
     "sessions",
     "session_table",
     "counters",
@@ -256,6 +258,7 @@ impl Vnic {
             folder: folder.to_owned(),
             config: Map::new(pin("vnic")?).map_err(&sized)?,
             sessions: Slots::open(pin("sessions")?, pin("session_table")?).map_err(&sized)?,
+            fragments: Map::new(pin("fragments")?).map_err(&sized)?,
             counters: Map::new(pin("counters")?).map_err(&sized)?,
             programs: [pin(PROGRAM_NAMES[0])?, pin(PROGRAM_NAMES[1])?],
         })
@@ -304,6 +307,15 @@ impl Vnic {
             .map_err(failed("checking the maps of a vnic"))?;
         drop(budget);
         Self::open(folder)
+    }
+
+    /// Forgets the datagrams that are under way in pieces.
+    pub(crate) fn forget_fragments(&self) -> Result<(), Error> {
+        let reading = failed("reading the table of fragments");
+        for (key, _) in self.fragments.rows().map_err(&reading)? {
+            self.fragments.remove(&key).map_err(&reading)?;
+        }
+        Ok(())
     }
 
     pub(crate) fn config(&self) -> Result<VnicConfig, Error> {

@@ -49,6 +49,8 @@ reasons! {
     4 Announcement "announcement";
     /// An ICMP error whose inner packet belongs to a live session.
     5 Related "related";
+    /// A later fragment of a datagram whose first one was allowed.
+    8 FragmentFollows "fragment-follows";
     /// A rule denies it.
     16 PolicyDeny "policy-deny";
     /// No rule names it: the default deny.
