@@ -48,7 +48,7 @@ revalidate(const struct vnic_config *config, struct table_info *info, struct con
 	if (session->version == c->tables.version)
 		return 0;
 	judge(c, config, session->opened, echo);
-	if (c->judgement.reason != REASON_POLICY_ALLOW) {
+	if (c->judgement.reason >= REASON_DENY_FIRST) {
 		session_delete(c, info);
 		return REASON_REVOKED;
 	}
@@ -129,17 +129,19 @@ established(struct __sk_buff *skb, const struct vnic_config *config, struct tabl
 	track = session_track(session, &c->packet, c->direction);
 	if (track == TRACK_REOPEN)
 		return 0;
-	if (track_reason(track))
-		return track_reason(track);
+	reason = track_reason(track, c->key.protocol);
+	if (reason)
+		return reason;
 	session_update(session, c->direction, skb->len, c->now);
 	session_renew(session, track, c->key.protocol, c->now);
 	return REASON_SESSION;
 }
 
-/* Windows that were lost on a move let the opener's own packet establish a TCP session. */
+/* The opener's own packet ends the handshake of TCP, and that of SCTP if both began at once. */
 static __always_inline int may_answer(const struct context *c, const struct session *half)
 {
-	return half->opened != c->direction || c->key.protocol == IP_TCP;
+	return half->opened != c->direction || c->key.protocol == IP_TCP ||
+	       c->key.protocol == IP_SCTP;
 }
 
 /* An answer to a session without one is tried on a copy: there may be no room to promote it. A
@@ -187,10 +189,13 @@ begin(struct __sk_buff *skb, const struct vnic_config *config, struct table_info
 		if ((p->flags & (FLAG_SYN | FLAG_ACK)) != FLAG_SYN)
 			return REASON_NO_SESSION;
 	}
-	if (kind == ICMP_REPLY)
+	if (p->protocol == IP_SCTP && sctp_impossible(p))
+		return REASON_SCTP_INVALID;
+	if (kind == ICMP_REPLY || (p->protocol == IP_SCTP && !sctp_opens(p)))
 		return REASON_NO_SESSION;
 	/* A message that nobody answers leaves nothing behind. */
-	if (c->judgement.reason != REASON_POLICY_ALLOW || kind == ICMP_OTHER)
+	rule_limit(&c->judgement, c->now);
+	if (c->judgement.reason >= REASON_DENY_FIRST || kind == ICMP_OTHER)
 		return c->judgement.reason;
 	__builtin_memset(new, 0, sizeof(*new));
 	new->state = STATE_UNREPLIED;
@@ -206,11 +211,13 @@ begin(struct __sk_buff *skb, const struct vnic_config *config, struct table_info
 	new->bytes[own] = skb->len;
 	if (p->protocol == IP_TCP)
 		tcp_syn_seen(new, own, p);
+	if (p->protocol == IP_SCTP)
+		sctp_first(new, p);
 	inserted = half_insert(c, info->buckets[TABLE_HALF_OPEN]);
 	if (inserted == INSERT_FULL)
 		return REASON_SESSION_TABLE_FULL;
 	c->new_session = inserted == INSERT_DONE;
-	return REASON_POLICY_ALLOW;
+	return c->judgement.reason;
 }
 
 static __always_inline int closed_reason(__u32 state)
@@ -298,6 +305,7 @@ decide(struct __sk_buff *skb, const struct vnic_config *config, struct context *
 		return arp_check(skb, p, &c->tables, config, c->direction);
 	if (!p->family) {
 		policy_judge_ether(&c->tables, config, c->direction, p->ether_type, &c->judgement);
+		rule_limit(&c->judgement, c->now);
 		return c->judgement.reason;
 	}
 	if (p->fragment) {
@@ -329,7 +337,8 @@ static __always_inline int process(struct __sk_buff *skb, __u8 direction)
 	__builtin_memset(c, 0, offsetof(struct context, fresh));
 	c->direction = direction;
 	c->vnic = config->vnic;
-	c->now = bpf_ktime_get_coarse_ns() + config->clock_offset_ns;
+	c->now = config->clock_fixed_ns ? config->clock_fixed_ns :
+					  bpf_ktime_get_coarse_ns() + config->clock_offset_ns;
 	return finish(skb, c, decide(skb, config, c));
 }
 

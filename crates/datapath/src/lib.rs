@@ -17,6 +17,7 @@ mod shared;
 mod slots;
 mod sys;
 mod tables;
+mod timeouts;
 mod vnic;
 
 pub use error::Error;

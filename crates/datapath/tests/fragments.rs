@@ -197,7 +197,7 @@ fn the_answer_to_a_segment_in_pieces_is_inside_the_window() {
             "one byte more",
             Ingress,
             inward(ACK, 101, 2 + 45),
-            "deny tcp-invalid",
+            "deny tcp-window",
         ),
     ];
     check(cases);

@@ -421,7 +421,7 @@ fn transport_headers_say_what_they_can_hold() {
         frame
     };
     check(vec![
-        case("SCTP", 132, sctp(1, 20), "deny default-deny"),
+        case("an INIT for no tag", 132, sctp(1, 20), "deny sctp-invalid"),
         case("a chunk of three bytes", 132, sctp(1, 3), "deny bad-header"),
         case("a chunk beyond", 132, sctp(1, 21), "deny truncated"),
         case("UDP-Lite, all covered", 136, lite(0), "deny default-deny"),

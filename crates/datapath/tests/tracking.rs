@@ -5,8 +5,9 @@ mod common;
 
 use common::packets::{ACK, BACK, FIN, OUT, RST, SYN, icmp, ip, udp};
 use common::{Bench, VNIC, model, privileged};
+use lictor_datapath::Datapath;
 use lictor_model::{Firewall, Frame};
-use lictor_types::{Direction, TcpState};
+use lictor_types::{Direction, TcpState, Timeouts};
 use std::time::Duration;
 
 use Direction::{Egress, Ingress};
@@ -738,6 +739,51 @@ fn ends_after(seconds: u64, state: TcpState, lines: Vec<Line>) -> Vec<Line> {
     lines.into_iter().chain(end).collect()
 }
 
+/// A host may set other time-outs; a session has them from its next packet on.
+#[test]
+fn a_host_sets_its_own_times() {
+    if !privileged() {
+        return;
+    }
+    let bench = Bench::new();
+    let datapath = &bench.datapath;
+    assert_eq!(datapath.timeouts().expect("reads"), Timeouts::default());
+    let timeouts = Timeouts {
+        udp_established: 1_000,
+        tcp_established: 604_800,
+        ..Timeouts::default()
+    };
+    datapath.set_timeouts(&timeouts).expect("sets");
+    assert_eq!(datapath.timeouts().expect("reads"), timeouts);
+    let never = Timeouts {
+        icmp: 0,
+        ..timeouts
+    };
+    let error = datapath.set_timeouts(&never).expect_err("zero is no time");
+    assert_eq!(
+        error.to_string(),
+        "the time-out icmp is 0 s; expected 1 to 604800: choose one in between"
+    );
+    let again = Datapath::open(bench.bpffs.path()).expect("opens");
+    assert_eq!(
+        again.timeouts().expect("reads"),
+        timeouts,
+        "they outlive the process"
+    );
+    let [query, answer] = [(Egress, OUT, (5_000, 53)), (Ingress, BACK, (53, 5_000))]
+        .map(|(from, ends, ports)| ip(from, ends, 17, &udp(ports)));
+    bench.check("a query", Egress, &query, NEW);
+    bench.check("an answer", Ingress, &answer, PASSES);
+    let by = Duration::from_secs(999);
+    datapath.advance_clock(VNIC, by).expect("advances");
+    bench.check("before the end", Ingress, &answer, PASSES);
+    datapath.advance_clock(VNIC, by).expect("advances");
+    assert_eq!(datapath.session_count(VNIC).expect("counts"), 1);
+    let by = Duration::from_secs(2);
+    datapath.advance_clock(VNIC, by).expect("advances");
+    assert_eq!(datapath.session_count(VNIC).expect("counts"), 0);
+}
+
 // Datagrams and errors.
 
 fn ask(ends: (&str, &str)) -> Line {
@@ -837,4 +883,176 @@ fn an_echo_answers_a_question() {
         Packet("asked back", Ingress, ping(8, 7, Ingress), NEW),
         Packet("answered", Egress, ping(0, 7, Egress), PASSES),
     ]);
+}
+
+// SCTP. The guest's tag is 70, its peer's 90: packets from the guest carry 90.
+
+const INIT: u8 = 1;
+const INIT_ACK: u8 = 2;
+const ABORT: u8 = 6;
+const SHUTDOWN: u8 = 7;
+const SHUTDOWN_ACK: u8 = 8;
+const COOKIE_ECHO: u8 = 10;
+const COOKIE_ACK: u8 = 11;
+const SHUTDOWN_COMPLETE: u8 = 14;
+const DATA: u8 = 0;
+const HEARTBEAT: u8 = 4;
+const HEARTBEAT_ACK: u8 = 5;
+const OTHER_TAG: &str = "deny sctp-invalid";
+
+/// One chunk: its kind and flags, the packet's tag and, of an INIT, the tag that it wants.
+fn chunk(from: Direction, (kind, flags): (u8, u8), (tag, wants): (u32, u32)) -> Vec<u8> {
+    let (ends, ports) = match from {
+        Egress => (OUT, [4_000u16, 80]),
+        Ingress => (BACK, [80, 4_000]),
+    };
+    let mut bytes = ports.map(u16::to_be_bytes).concat();
+    bytes.extend(tag.to_be_bytes());
+    bytes.extend([0; 4]);
+    bytes.extend([kind, flags, 0, 8]);
+    bytes.extend(wants.to_be_bytes());
+    ip(from, ends, 132, &bytes)
+}
+
+fn says(what: &'static str, kind: u8, tag: u32, expected: &'static str) -> Line {
+    Packet(what, Egress, chunk(Egress, (kind, 0), (tag, 0)), expected)
+}
+
+fn hears(what: &'static str, kind: u8, tag: u32, expected: &'static str) -> Line {
+    Packet(what, Ingress, chunk(Ingress, (kind, 0), (tag, 0)), expected)
+}
+
+fn begins(from: Direction, kind: u8, tags: (u32, u32), expected: &'static str) -> Line {
+    let what = if kind == INIT { "INIT" } else { "INIT-ACK" };
+    Packet(what, from, chunk(from, (kind, 0), tags), expected)
+}
+
+fn associated() -> Vec<Line> {
+    vec![
+        begins(Egress, INIT, (0, 70), NEW),
+        stands(Unreplied),
+        hears("data too early", DATA, 70, OTHER_TAG),
+        says("a cookie too early", COOKIE_ECHO, 90, OTHER_TAG),
+        begins(Ingress, INIT_ACK, (71, 90), OTHER_TAG),
+        begins(Ingress, INIT_ACK, (70, 90), PASSES),
+        stands(SynReceived),
+        says("another's cookie", COOKIE_ECHO, 91, OTHER_TAG),
+        says("cookie", COOKIE_ECHO, 90, PASSES),
+        stands(SynReceived),
+        hears("taken", COOKIE_ACK, 70, PASSES),
+        stands(Established),
+        says("data", DATA, 90, PASSES),
+        hears("data", DATA, 70, PASSES),
+        hears("data of another", DATA, 90, OTHER_TAG),
+    ]
+}
+
+/// RFC 9260, 5.1 and 9.2.
+#[test]
+fn sctp_begins_and_ends_in_four_steps() {
+    check(&after(
+        associated(),
+        vec![
+            says("shut down", SHUTDOWN, 90, PASSES),
+            stands(FinWait),
+            hears("the rest", DATA, 70, PASSES),
+            hears("agreed", SHUTDOWN_ACK, 70, PASSES),
+            stands(TimeWait),
+            says("complete", SHUTDOWN_COMPLETE, 90, PASSES),
+            stands(Closed),
+            begins(Egress, INIT, (0, 71), NEW),
+        ],
+    ));
+}
+
+/// RFC 9260, 8.5.1: who gives back the receiver's tag says so.
+#[test]
+fn sctp_aborts_with_either_tag() {
+    let abort = |flags, tag| chunk(Ingress, (ABORT, flags), (tag, 0));
+    check(&after(
+        associated(),
+        vec![
+            Packet("of another", Ingress, abort(0, 71), OTHER_TAG),
+            Packet("not marked", Ingress, abort(0, 90), OTHER_TAG),
+            Packet("not its own", Ingress, abort(1, 70), OTHER_TAG),
+            stands(Established),
+            Packet("given back", Ingress, abort(1, 90), PASSES),
+            stands(Closed),
+        ],
+    ));
+    check(&[
+        begins(Egress, INIT, (0, 70), NEW),
+        Packet("refused", Ingress, abort(0, 70), PASSES),
+        stands(Closed),
+    ]);
+}
+
+/// RFC 9260, 5.2: a side that has restarted, and both sides at once.
+#[test]
+fn sctp_begins_anew_and_from_both_sides() {
+    check(&after(
+        associated(),
+        vec![
+            begins(Egress, INIT, (0, 75), PASSES),
+            hears("data all the same", DATA, 70, PASSES),
+            begins(Ingress, INIT_ACK, (76, 95), OTHER_TAG),
+            begins(Ingress, INIT_ACK, (75, 95), PASSES),
+            says("with the old tag", DATA, 90, PASSES),
+            says("not yet", DATA, 95, OTHER_TAG),
+            says("cookie", COOKIE_ECHO, 95, PASSES),
+            stands(Established),
+            hears("taken", COOKIE_ACK, 75, PASSES),
+            hears("of before", DATA, 70, OTHER_TAG),
+        ],
+    ));
+    check(&[
+        begins(Egress, INIT, (0, 70), NEW),
+        begins(Ingress, INIT, (0, 90), PASSES),
+        begins(Egress, INIT_ACK, (90, 70), PASSES),
+        hears("cookie", COOKIE_ECHO, 70, PASSES),
+        says("taken", COOKIE_ACK, 90, PASSES),
+        stands(Established),
+    ]);
+}
+
+/// RFC 9260, 8.3: another path of an association begins with a heartbeat.
+#[test]
+fn sctp_takes_another_path() {
+    check(&[
+        says("data", DATA, 90, "deny no-session"),
+        says("no tag", HEARTBEAT, 0, OTHER_TAG),
+        says("heartbeat", HEARTBEAT, 90, NEW),
+        stands(Unreplied),
+        says("another's", HEARTBEAT, 91, OTHER_TAG),
+        hears("answer", HEARTBEAT_ACK, 70, PASSES),
+        stands(Established),
+        hears("data of another", DATA, 71, OTHER_TAG),
+    ]);
+    check(&after(
+        associated(),
+        vec![
+            Moves,
+            hears("any tag is learnt", DATA, 77, PASSES),
+            hears("and kept", DATA, 78, OTHER_TAG),
+        ],
+    ));
+}
+
+#[test]
+fn each_state_of_sctp_has_its_time() {
+    let shut = || says("shut down", SHUTDOWN, 90, PASSES);
+    let agreed = || hears("agreed", SHUTDOWN_ACK, 70, PASSES);
+    let aborted = || hears("aborted", ABORT, 70, PASSES);
+    let asked = || begins(Egress, INIT, (0, 70), NEW);
+    let answered = || begins(Ingress, INIT_ACK, (70, 90), PASSES);
+    for (seconds, state, lines) in [
+        (60, Unreplied, vec![asked()]),
+        (60, SynReceived, vec![asked(), answered()]),
+        (600, Established, associated()),
+        (60, FinWait, after(associated(), vec![shut()])),
+        (60, TimeWait, after(associated(), vec![shut(), agreed()])),
+        (10, Closed, after(associated(), vec![aborted()])),
+    ] {
+        check(&ends_after(seconds, state, lines));
+    }
 }

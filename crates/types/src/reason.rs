@@ -49,6 +49,8 @@ reasons! {
     4 Announcement "announcement";
     /// An ICMP error whose inner packet belongs to a live session.
     5 Related "related";
+    /// The policy would not allow it, but the guest is in observe mode.
+    6 Observed "observed";
     /// A later fragment of a datagram whose first one was allowed.
     8 FragmentFollows "fragment-follows";
     /// A rule denies it.
@@ -63,6 +65,10 @@ reasons! {
     20 HandedOver "handed-over";
     /// The vnic was cut.
     21 Cut "cut";
+    /// A rule denies it and has the sender told.
+    22 Rejected "rejected";
+    /// A rule allows it, but not so many new sessions in one second.
+    23 Limited "limited";
     /// The source MAC is not the vnic's.
     32 SpoofedMac "spoofed-mac";
     /// The source address is not bound to the vnic.
@@ -107,6 +113,8 @@ reasons! {
     80 TcpWindow "tcp-window";
     /// A TCP packet with flags that no sender combines.
     81 TcpFlags "tcp-flags";
+    /// An SCTP packet with another tag than its association's, or out of place.
+    82 SctpInvalid "sctp-invalid";
 }
 
 impl fmt::Display for Reason {

@@ -31,6 +31,8 @@ pub(crate) struct Flow {
     opener: Direction,
     ports: (u16, u16),
     ends: [End; 2],
+    /// Of SCTP: what each side's packets carry.
+    tags: [u32; 2],
     /// Packets so far.
     said: usize,
 }
@@ -72,7 +74,7 @@ impl Flow {
             _ => pick(&far[..4], rng),
         };
         let icmp = if v6_family { 58 } else { 1 };
-        let protocol = *[6, 6, 6, 6, 6, 17, 17, icmp, icmp, 47, 132]
+        let protocol = *[6, 6, 6, 6, 6, 17, 17, icmp, icmp, 47, 132, 132]
             .choose(rng)
             .expect("some");
         let client = *[4_000, 4_001, 60_000].choose(rng).expect("some");
@@ -86,6 +88,7 @@ impl Flow {
             opener,
             ports: (client, server),
             ends: Default::default(),
+            tags: [1, 2],
             said: 0,
         }
     }
@@ -114,6 +117,7 @@ impl Flow {
         };
         let body = match self.protocol {
             6 => self.segment(direction, rng),
+            132 => self.chunk(direction, rng),
             _ => self.sample(direction, rng),
         };
         self.said += 1;
@@ -153,8 +157,53 @@ impl Flow {
                 };
                 icmp(kind, 0, self.ports.0, &[0; 16])
             }
+            132 => self.chunked(direction, (0, 0), (self.tags[direction as usize], 0)),
             _ => vec![0; rng.gen_range(0..40)],
         }
+    }
+
+    /// An SCTP packet of one chunk: its kind and flags, its tag and the tag that it wants.
+    fn chunked(&self, direction: Direction, (kind, flags): (u8, u8), tags: (u32, u32)) -> Vec<u8> {
+        let ports = self.ports(direction);
+        let mut bytes = [ports.0.to_be_bytes(), ports.1.to_be_bytes()].concat();
+        bytes.extend(tags.0.to_be_bytes());
+        bytes.extend([0; 4]);
+        bytes.extend([kind, flags, 0, 8]);
+        bytes.extend(tags.1.to_be_bytes());
+        bytes
+    }
+
+    /// What is said next of an association: mostly what belongs there.
+    fn chunk(&mut self, direction: Direction, rng: &mut StdRng) -> Vec<u8> {
+        let orderly = [1, 2, 10, 11];
+        let kind = match orderly.get(self.said) {
+            Some(kind) if rng.gen_bool(0.85) => *kind,
+            _ => {
+                let kinds = [0, 0, 0, 3, 4, 5, 1, 2, 10, 11, 6, 7, 8, 9, 14, 15, 192];
+                *kinds.choose(rng).expect("some")
+            }
+        };
+        let tag = match (kind, rng.gen_range(0..20)) {
+            (1, 1..) => 0,
+            (_, 0) => *[0, 1, 2, 3, 4, 5].choose(rng).expect("some"),
+            (_, 1) => self.tags[other(direction) as usize],
+            _ => self.tags[direction as usize],
+        };
+        let wanted = match kind {
+            1 | 2 => *[0, 1, 2, 3, 4, 5, 6, 7].choose(rng).expect("some"),
+            _ => 0,
+        };
+        // Sometimes the flow goes on as if it had begun anew.
+        if wanted != 0 && (self.said < 2 || rng.gen_bool(0.7)) {
+            self.tags[other(direction) as usize] = wanted;
+        }
+        let flags = u8::from(rng.gen_bool(0.2));
+        let mut bytes = self.chunked(direction, (kind, flags), (tag, wanted));
+        if rng.gen_bool(0.03) {
+            bytes[15] = *[4, 5, 7].choose(rng).expect("some");
+            bytes.truncate(12 + usize::from(bytes[15]));
+        }
+        bytes
     }
 
     fn written(&self, direction: Direction, segment: &Segment) -> Vec<u8> {

@@ -5,7 +5,7 @@ use crate::flow::Flow;
 use crate::headers::{extended, tagged, with_options};
 use crate::pieces::cut;
 use crate::world::{self, FAR4, FAR6, OWN4, OWN6, STRANGER, VIRTUAL, VNICS};
-use lictor_types::{Direction, HostTables, Mac, VnicState};
+use lictor_types::{Direction, HostTables, Mac, Timeouts, VnicState};
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
@@ -56,6 +56,9 @@ pub(crate) enum Step {
     Sweep {
         vnic: usize,
     },
+    Timeouts {
+        timeouts: Timeouts,
+    },
     Handover {
         vnic: usize,
         memory: Memory,
@@ -78,6 +81,7 @@ impl fmt::Debug for Step {
             Self::Clock { seconds } => write!(f, "clock + {seconds} s"),
             Self::Load { tables } => write!(f, "load tables {tables}"),
             Self::State { vnic, state } => write!(f, "vnic {} {state}", VNICS[*vnic].vnic),
+            Self::Timeouts { timeouts } => write!(f, "{timeouts:?}"),
             Self::Sweep { vnic } => write!(f, "vnic {} sweep", VNICS[*vnic].vnic),
             Self::Handover { vnic, memory } => {
                 write!(
@@ -243,6 +247,9 @@ impl Generator {
                 steps.push(Step::State { vnic, state });
             }
             14..17 => steps.push(Step::Sweep { vnic }),
+            17 => steps.push(Step::Timeouts {
+                timeouts: self.timeouts(),
+            }),
             _ => steps.push(Step::Handover {
                 vnic,
                 memory: match self.rng.gen_bool(0.5) {
@@ -251,6 +258,18 @@ impl Generator {
                 },
             }),
         }
+    }
+
+    /// Multiples of five seconds, as all time-outs are, or those of a host that sets none.
+    fn timeouts(&mut self) -> Timeouts {
+        let mut timeouts = Timeouts::default();
+        for (name, _) in Timeouts::default().named() {
+            if self.rng.gen_bool(0.4) {
+                let seconds = [5, 10, 30, 60, 240, 600];
+                timeouts.set(name, *seconds.choose(&mut self.rng).expect("some"));
+            }
+        }
+        timeouts
     }
 
     fn packet(&mut self) -> Sent {
