@@ -1,6 +1,6 @@
-//! Fragments follow the verdict of the first one of their datagram. Each begins where the one before
-//! ended or later, so that none can overlap what the receiver has (RFC 5722); one that comes after
-//! its successor is lost, as any packet may be.
+//! Fragments follow the verdict of the first one of their datagram. Each begins where the one
+//! before ended or later, so that none can overlap what the receiver has (RFC 5722); one that comes
+//! after its successor is lost, as any packet may be.
 
 use crate::extension::Fragment;
 use crate::parse::{Ip, Segment as TcpSegment, Transport};
