@@ -2,11 +2,45 @@
 
 mod common;
 
-use common::guests::{Guest, plug, talk};
+use common::guests::{Guest, bridge, plug};
 use common::{DEVICE, GUEST_MAC, PEER_MAC, SEGMENT, VNIC, privileged, run, spec, tables};
 use lictor_datapath::{Datapath, How, VnicSpec};
 use lictor_types::{Decision, Direction, IdentityId, Link, Reason, Verdict, VnicId, VnicState};
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
+
+const WAIT: Duration = Duration::from_millis(1_000);
+
+/// Whether a line sent to a listener at `to` comes back.
+fn talk(from: &Guest, server: &Guest, to: &str) -> bool {
+    let address: SocketAddr = to.parse().expect("a valid address");
+    let listener = server.run(move || TcpListener::bind(address).expect("binds"));
+    let echo = std::thread::spawn(move || {
+        listener.set_nonblocking(true).expect("sets");
+        for _ in 0..30 {
+            if let Ok((mut stream, _)) = listener.accept() {
+                stream.set_nonblocking(false).expect("sets");
+                let mut line = [0; 5];
+                return stream
+                    .read_exact(&mut line)
+                    .and_then(|()| stream.write_all(&line))
+                    .is_ok();
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        false
+    });
+    let heard = from.run(move || {
+        let Ok(mut stream) = TcpStream::connect_timeout(&address, WAIT) else {
+            return false;
+        };
+        stream.set_read_timeout(Some(WAIT)).expect("sets");
+        let mut line = [0; 5];
+        stream.write_all(b"hello").is_ok() && stream.read_exact(&mut line).is_ok()
+    });
+    echo.join().expect("the server ends") && heard
+}
 
 fn check(how: How) {
     if !privileged() {
@@ -18,8 +52,7 @@ fn check(how: How) {
     if how == How::Clsact {
         datapath.prefer_clsact();
     }
-    run("ip link add br0 type bridge forward_delay 0 mcast_snooping 0");
-    run("ip link set br0 up");
+    bridge();
     let (guest, peer) = (Guest::new(), Guest::new());
     plug(&guest, DEVICE, &GUEST_MAC.to_string(), 1);
     plug(&peer, "host1", &PEER_MAC.to_string(), 2);
