@@ -26,6 +26,7 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Bench {
+    Trial,
     /// The firewall's program alone: nanoseconds for each kind of packet.
     Program,
 }
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
 
 fn run(arguments: &Arguments) -> Result<()> {
     match arguments.bench {
+        Bench::Trial => lictor_bench::datapath::trial(),
         Bench::Program => {
             let extent = if arguments.quick {
                 program::Extent::QUICK
