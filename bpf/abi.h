@@ -46,6 +46,10 @@
 #define REASON_BAD_HEADER 50
 #define REASON_FRAGMENT 51
 #define REASON_EXTENSION_HEADER 52
+#define REASON_VLAN 53
+#define REASON_IP_OPTION 54
+#define REASON_BAD_FRAGMENT 55
+#define REASON_TINY_FRAGMENT 56
 #define REASON_NO_SESSION 64
 #define REASON_TCP_INVALID 65
 #define REASON_SESSION_TABLE_FULL 66
@@ -96,6 +100,8 @@
 #define TIMEOUT_OTHER_ESTABLISHED_S 600
 
 #define EXTENSION_HEADERS_MAX 4
+#define IPV4_OPTIONS_BYTES_MAX 40
+#define IPV6_OPTIONS_MAX 8
 #define ND_OPTIONS_MAX 6
 #define EVENTS_BYTES 1048576
 /* A flooded guest must not push the events of its neighbours out of the shared ring. */
@@ -186,13 +192,27 @@ _Static_assert(sizeof(struct rule_counter) == 24, "rule_counter");
 #define HOST_RULES_UNCOUNTED 1
 #define HOST_COUNTERS 2
 
+#define VLANS_MAX 4
+#define MORE_MACS_MAX 3
+#define SHARED_MAX 4
+#define ROLE_ROUTER 1
+#define ROLE_DHCP_SERVER 2
+
+struct vlan {
+	__u32 segment;
+	__u16 id; /* 0: none */
+	__u16 pad;
+};
+_Static_assert(sizeof(struct vlan) == 8, "vlan");
+
 struct vnic_config {
 	__u32 state;
 	__u32 vnic;
 	__u32 segment;
 	__u32 ifindex;
 	__u8 mac[6];
-	__u8 pad[2];
+	__u8 roles; /* ROLE_* */
+	__u8 pad;
 	__u64 clock_offset_ns; /* added to the clock: a test moves time without waiting */
 	__u64 attached_at_ns;
 	__u64 device_base[2]; /* the device's packets at attach, from the guest and toward it */
@@ -200,8 +220,11 @@ struct vnic_config {
 	__u32 hook; /* HOOK_* */
 	__u8 device[16];
 	__u8 name[16];
+	struct vlan vlans[VLANS_MAX];
+	__u8 more_macs[MORE_MACS_MAX][8]; /* six of them count; all zero: none */
+	__u32 shared[SHARED_MAX]; /* groups of vnics whose addresses it may use; 0: none */
 };
-_Static_assert(sizeof(struct vnic_config) == 96, "vnic_config");
+_Static_assert(sizeof(struct vnic_config) == 168, "vnic_config");
 #define HOOK_TCX 1
 #define HOOK_CLSACT 2
 
@@ -217,16 +240,17 @@ struct event_budget {
 };
 _Static_assert(sizeof(struct event_budget) == 16, "event_budget");
 
+/* The number of an L2 domain has 24 bits, as in VXLAN (RFC 7348), so that the key is five words. */
+#define SEGMENT_MAX 0xffffff
 struct session_key {
 	__u8 local[16];
 	__u8 remote[16];
-	__u32 segment;
 	__u16 local_port;
 	__u16 remote_port;
-	__u8 protocol;
-	__u8 pad[3];
+	__u32 protocol : 8;
+	__u32 segment : 24;
 };
-_Static_assert(sizeof(struct session_key) == 44, "session_key");
+_Static_assert(sizeof(struct session_key) == 40, "session_key");
 
 #define END_KNOWN 1
 #define END_FIN 2
@@ -243,21 +267,75 @@ struct session_end {
 _Static_assert(sizeof(struct session_end) == 16, "session_end");
 
 struct session {
-	__u64 last_seen_ns;
 	__u64 expires_ns;
-	__u64 version; /* of the tables that allowed it; 0: the next packet decides again */
-	__u64 generation;
-	__u64 local_epoch;
-	__u64 remote_epoch;
 	__u64 packets[2];
 	__u64 bytes[2];
 	struct session_end tcp[2];
+	__u32 seen; /* ticks of 2^20 ns, of the last packet; it wraps after 52 days */
+	__u32 version; /* of the tables that allowed it; 0: the next packet decides again */
+	__u32 generation;
 	__u32 rule;
+	__u32 local_epoch;
+	__u32 remote_epoch;
 	__u8 state;
 	__u8 opened;
-	__u8 pad[2];
+	__u16 peer; /* one more than the remote end's place in `locals`; 0: not on this host */
+	__u32 pad;
 };
-_Static_assert(sizeof(struct session) == 120, "session");
+_Static_assert(sizeof(struct session) == 104, "session");
+
+/* `sessions`: three tables of buckets (table.h). Two take turns when one is replaced by a larger
+ * one, the third holds conversations without an answer.
+ */
+#define TABLE_HALF_OPEN 2
+#define TABLES 3
+#define BUCKET_SLOTS 7
+/* Buckets that a key may lie in. At full quota one insertion of a hundred thousand passes eight. */
+#define BUCKET_STEPS 16
+#define HASH_WORDS 10
+#define HASH_MIX 0x9fb21c651e98df25
+#define SLOT_EMPTY 0
+#define SLOT_CLAIMED 1
+#define SLOT_LIVE 2
+#define SLOT_DEAD 3
+/* A control word: tag, time of death, buckets passed, state. */
+#define CONTROL_STATE_MASK 0xf
+#define CONTROL_PASSED_SHIFT 4
+#define CONTROL_PASSED_MASK 0xf
+#define CONTROL_STAMP_SHIFT 8
+#define CONTROL_STAMP_MASK 0xffffff
+/* Ticks until the slot of a session that ended is taken again: longer than any program runs. */
+#define SLOT_REST_TICKS 32
+/* Buckets that are swept before a session is refused for want of room. */
+#define SWEEP_WHEN_FULL 32
+
+struct slot {
+	struct session_key key;
+	struct session session;
+};
+_Static_assert(sizeof(struct slot) == 144, "slot");
+
+struct bucket {
+	__u64 control[BUCKET_SLOTS];
+	__u32 passed; /* sessions that found this bucket full; of a half-open one: whose turn it is */
+	__u32 pad;
+	struct slot slots[BUCKET_SLOTS];
+	__u64 pad2[2];
+};
+_Static_assert(sizeof(struct bucket) == 1088, "bucket");
+
+#define TABLE_CURRENT_MASK 1
+#define TABLE_DRAINING 2
+struct table_info {
+	__u64 hash_keys[HASH_WORDS + 1];
+	__u32 buckets[TABLES];
+	__u32 current; /* bit 0: the table that takes new sessions; bit 1: the other still has some */
+	__u32 pad[6];
+	__u32 live; /* sessions in both, without the half-open; written often, so on a line apart */
+	__u32 hand; /* the bucket that is swept next */
+	__u32 pad2[14];
+};
+_Static_assert(sizeof(struct table_info) == 192, "table_info");
 
 struct event {
 	__u64 time_ns; /* CLOCK_MONOTONIC */
@@ -270,7 +348,7 @@ struct event {
 	__u8 direction;
 	__u8 verdict;
 	__u8 reason;
-	__u8 pad[3];
+	__u8 pad[7];
 };
 _Static_assert(sizeof(struct event) == 80, "event");
 

@@ -12,6 +12,9 @@
 #define ND_SOLICITATION 135
 #define ND_ADVERTISEMENT 136
 #define ND_REDIRECT 137
+#define MLD_QUERY 130
+#define MLD_DONE 132
+#define MLD_REPORT_2 143
 #define ND_OPTION_SOURCE_MAC 1
 #define ND_OPTION_TARGET_MAC 2
 
@@ -33,6 +36,22 @@ static __always_inline int is_solicitation(const struct packet *p)
 	return p->family == 6 && p->protocol == IP_ICMPV6 && p->icmp_type == ND_SOLICITATION;
 }
 
+static __always_inline int zero_mac(const __u8 mac[6])
+{
+	return !(mac[0] | mac[1] | mac[2] | mac[3] | mac[4] | mac[5]);
+}
+
+/* Whether this is one of the vnic's own stations. */
+static __always_inline int own_mac(const struct vnic_config *config, const __u8 mac[6])
+{
+	if (same_mac(mac, config->mac))
+		return 1;
+	for (int i = 0; i < MORE_MACS_MAX; i++)
+		if (!zero_mac(config->more_macs[i]) && same_mac(mac, config->more_macs[i]))
+			return 1;
+	return 0;
+}
+
 /* Zero, or the reason to deny. Groups that a guest may hear: all stations, all nodes (ff02::1), and
  * the solicited-node group, which a solicitation must prove by its target (nd_check).
  */
@@ -42,8 +61,8 @@ mac_check(const struct vnic_config *config, const struct packet *p, __u8 directi
 	const __u8 *to = p->ether_destination;
 
 	if (direction == DIRECTION_EGRESS)
-		return same_mac(p->ether_source, config->mac) ? 0 : REASON_SPOOFED_MAC;
-	if (same_mac(to, config->mac))
+		return own_mac(config, p->ether_source) ? 0 : REASON_SPOOFED_MAC;
+	if (own_mac(config, to))
 		return 0;
 	if (to[0] == 0xff && to[1] == 0xff && to[2] == 0xff && to[3] == 0xff && to[4] == 0xff &&
 	    to[5] == 0xff)
@@ -59,7 +78,7 @@ static __always_inline int
 arp_from_guest(const struct tables *tables, const struct vnic_config *config,
 	       const struct arp *arp, const __u8 sender[16])
 {
-	if (!same_mac(arp->sender_mac, config->mac))
+	if (!own_mac(config, arp->sender_mac))
 		return REASON_SPOOFED_NEIGHBOUR;
 	/* RFC 5227, 2.1.1: a probe asks without claiming. */
 	if (!(arp->sender[0] | arp->sender[1] | arp->sender[2] | arp->sender[3]))
@@ -74,7 +93,7 @@ arp_toward_guest(const struct tables *tables, const struct vnic_config *config,
 	__u8 target[16];
 
 	/* The guest's own address or station in a stranger's mouth. */
-	if (same_mac(arp->sender_mac, config->mac) || address_bound(tables, config, sender))
+	if (own_mac(config, arp->sender_mac) || address_bound(tables, config, sender))
 		return REASON_SPOOFED_NEIGHBOUR;
 	map_ipv4(target, arp->target);
 	if (address_bound(tables, config, target) || same16(target, sender))
@@ -90,13 +109,13 @@ static __always_inline int arp_format(const struct arp *arp)
 }
 
 static __always_inline int
-arp_check(struct __sk_buff *skb, const struct tables *tables, const struct vnic_config *config,
-	  __u8 direction)
+arp_check(struct __sk_buff *skb, const struct packet *p, const struct tables *tables,
+	  const struct vnic_config *config, __u8 direction)
 {
 	struct arp arp;
 	__u8 sender[16];
 
-	if (bpf_skb_load_bytes(skb, ETHER_BYTES, &arp, sizeof(arp)))
+	if (bpf_skb_load_bytes(skb, p->network, &arp, sizeof(arp)))
 		return REASON_TRUNCATED;
 	if (!arp_format(&arp) ||
 	    (arp.operation != bpf_htons(1) && arp.operation != bpf_htons(2)))
@@ -110,17 +129,18 @@ arp_check(struct __sk_buff *skb, const struct tables *tables, const struct vnic_
  * release: it moves the bridges' knowledge of the MAC and nothing else.
  */
 static __always_inline int
-rarp_check(struct __sk_buff *skb, const struct vnic_config *config, __u8 direction)
+rarp_check(struct __sk_buff *skb, const struct packet *p, const struct vnic_config *config,
+	   __u8 direction)
 {
 	struct arp arp;
 
-	if (bpf_skb_load_bytes(skb, ETHER_BYTES, &arp, sizeof(arp)))
+	if (bpf_skb_load_bytes(skb, p->network, &arp, sizeof(arp)))
 		return REASON_TRUNCATED;
 	if (direction == DIRECTION_INGRESS)
 		return REASON_ETHER_TYPE;
 	if (!arp_format(&arp) || arp.operation != bpf_htons(3))
 		return REASON_BAD_HEADER;
-	return same_mac(arp.sender_mac, config->mac) && same_mac(arp.target_mac, config->mac) ?
+	return own_mac(config, arp.sender_mac) && same_mac(arp.target_mac, arp.sender_mac) ?
 		       REASON_ANNOUNCEMENT : REASON_SPOOFED_NEIGHBOUR;
 }
 
@@ -146,7 +166,7 @@ nd_options(struct __sk_buff *skb, const struct packet *p, const struct vnic_conf
 		if (!option[1])
 			return REASON_BAD_HEADER;
 		if (option[0] == ND_OPTION_SOURCE_MAC || option[0] == ND_OPTION_TARGET_MAC)
-			if (same_mac(&option[2], config->mac) != (direction == DIRECTION_EGRESS))
+			if (own_mac(config, &option[2]) != (direction == DIRECTION_EGRESS))
 				return REASON_SPOOFED_NEIGHBOUR;
 		at += option[1] * 8;
 	}
@@ -201,7 +221,12 @@ nd_check(struct __sk_buff *skb, const struct tables *tables, const struct vnic_c
 {
 	__u8 target[16] = {};
 	int reason, has_target = p->icmp_type != ND_ROUTER_SOLICITATION;
+	int listener = p->icmp_type == MLD_REPORT_2 ||
+		       (p->icmp_type >= MLD_QUERY && p->icmp_type <= MLD_DONE);
 
+	/* RFC 2710, 3: listeners and their routers do not speak beyond the link. */
+	if (listener)
+		return p->hops == 1 ? 0 : REASON_BAD_HEADER;
 	if (p->icmp_type < ND_ROUTER_SOLICITATION || p->icmp_type > ND_REDIRECT)
 		return 0;
 	/* RFC 4861, 6.1 and 7.1: whoever is not on the link can't send 255. */

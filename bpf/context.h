@@ -8,7 +8,6 @@
 
 #include "parse.h"
 #include "policy.h"
-#include "session.h"
 
 struct context {
 	struct packet packet;
@@ -16,11 +15,13 @@ struct context {
 	struct tables tables;
 	struct judgement judgement;
 	struct session fresh; /* the one that this packet opens */
+	__u64 hash; /* of the key */
 	__u64 now;
+	__u32 removed; /* copies that an insertion took out again */
 	__u32 vnic;
 	__u8 direction;
 	__u8 new_session;
-	__u8 pad[2];
+	__u8 pad[6];
 };
 
 struct {

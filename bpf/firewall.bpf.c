@@ -9,26 +9,35 @@
 #include <bpf/bpf_endian.h>
 
 #include "abi.h"
-#include "parse.h"
-#include "maps.h"
-#include "policy.h"
 #include "session.h"
 #include "icmp.h"
 #include "antispoof.h"
 #include "verdict.h"
 
+/* What the policy says of the conversation in the context. */
+__noinline int
+judge(struct context *c, const struct vnic_config *config, __u8 direction, __u16 icmp)
+{
+	if (!c || !config)
+		return 0;
+	__builtin_memset(&c->judgement, 0, sizeof(c->judgement));
+	policy_judge(&c->tables, config, &c->key, direction, icmp, &c->judgement);
+	return 0;
+}
+
 /* A conversation whose tables changed is judged again, in the direction in which it was opened. */
 static __always_inline int
-revalidate(const struct vnic_config *config, struct context *c, struct session *session)
+revalidate(const struct vnic_config *config, struct table_info *info, struct context *c,
+	   struct session *session)
 {
 	/* Of ICMP, only an echo makes a session (RFC 792: its code is zero). */
 	__u16 echo = icmp_port(c->key.protocol == IP_ICMP ? 8 : 128, 0);
 
 	if (session->version == c->tables.version)
 		return 0;
-	policy_judge(&c->tables, config, &c->key, session->opened, echo, &c->judgement);
+	judge(c, config, session->opened, echo);
 	if (c->judgement.reason != REASON_POLICY_ALLOW) {
-		session_delete(&c->key);
+		session_delete(c, info);
 		return REASON_REVOKED;
 	}
 	session->rule = c->judgement.rule;
@@ -40,17 +49,17 @@ revalidate(const struct vnic_config *config, struct context *c, struct session *
 }
 
 static __always_inline int related(struct __sk_buff *skb, const struct vnic_config *config,
-				   struct context *c)
+				   struct table_info *info, struct context *c)
 {
 	struct session *session;
 	int reason;
 
-	if (!related_key(skb, &c->packet, config->segment, c->direction, &c->key))
+	if (!related_key(skb, &c->packet, c->packet.segment, c->direction, &c->key))
 		return REASON_UNRELATED;
-	session = session_lookup(&c->key);
+	session = session_find(c, info).session;
 	if (!session || session->expires_ns <= c->now)
 		return REASON_UNRELATED;
-	reason = revalidate(config, c, session);
+	reason = revalidate(config, info, c, session);
 	if (reason)
 		return reason;
 	c->judgement.rule = session->rule;
@@ -59,10 +68,10 @@ static __always_inline int related(struct __sk_buff *skb, const struct vnic_conf
 
 /* The packet of a live session, or zero if it begins anew. */
 static __always_inline int
-established(struct __sk_buff *skb, const struct vnic_config *config, struct context *c,
-	    struct session *session)
+established(struct __sk_buff *skb, const struct vnic_config *config, struct table_info *info,
+	    struct context *c, struct session *session)
 {
-	int track, reason = revalidate(config, c, session);
+	int track, reason = revalidate(config, info, c, session);
 
 	if (reason)
 		return reason;
@@ -79,17 +88,44 @@ established(struct __sk_buff *skb, const struct vnic_config *config, struct cont
 	return REASON_SESSION;
 }
 
+/* Windows that were lost on a move let the opener's own packet establish a TCP session. */
+static __always_inline int may_answer(const struct context *c, const struct session *half)
+{
+	return half->opened != c->direction || c->key.protocol == IP_TCP;
+}
+
+/* An answer to a session without one is tried on a copy: there may be no room to promote it. */
 static __always_inline int
-begin(struct __sk_buff *skb, const struct vnic_config *config, struct context *c)
+answered(struct __sk_buff *skb, const struct vnic_config *config, struct table_info *info,
+	 struct context *c, struct session *half)
+{
+	int reason = revalidate(config, info, c, half);
+
+	if (reason)
+		return reason;
+	c->fresh = *half;
+	reason = established(skb, config, info, c, &c->fresh);
+	if (reason != REASON_SESSION)
+		return reason;
+	if (c->fresh.state == STATE_UNREPLIED || c->fresh.state == STATE_CLOSED) {
+		*half = c->fresh;
+		return reason;
+	}
+	return session_promote(c, info, config->sessions_max) ? reason :
+								REASON_SESSION_TABLE_FULL;
+}
+
+static __always_inline int
+begin(struct __sk_buff *skb, const struct vnic_config *config, struct table_info *info,
+      struct context *c)
 {
 	const struct packet *p = &c->packet;
 	int kind = icmp_kind(p->protocol, p->icmp_type);
 	struct session *new = &c->fresh;
+	int inserted;
 	__u8 own = c->direction & 1;
 
-	__builtin_memset(&c->judgement, 0, sizeof(c->judgement));
-	policy_judge(&c->tables, config, &c->key, c->direction,
-		     icmp_port(p->icmp_type, p->icmp_code), &c->judgement);
+	judge(c, config, c->direction, icmp_port(p->icmp_type, p->icmp_code));
 	/* Spoofing is told apart from a missing session: the address comes first. */
 	if (c->judgement.reason >= REASON_SPOOFED_MAC)
 		return c->judgement.reason;
@@ -104,6 +140,7 @@ begin(struct __sk_buff *skb, const struct vnic_config *config, struct context *c
 	/* A message that nobody answers leaves nothing behind. */
 	if (c->judgement.reason != REASON_POLICY_ALLOW || kind == ICMP_OTHER)
 		return c->judgement.reason;
+	__builtin_memset(new, 0, sizeof(*new));
 	new->state = STATE_UNREPLIED;
 	new->opened = c->direction;
 	new->rule = c->judgement.rule;
@@ -111,15 +148,16 @@ begin(struct __sk_buff *skb, const struct vnic_config *config, struct context *c
 	new->generation = c->tables.generation;
 	new->local_epoch = c->judgement.local_epoch;
 	new->remote_epoch = c->judgement.remote_epoch;
-	new->last_seen_ns = c->now;
+	new->seen = ticks(c->now);
 	new->expires_ns = c->now + session_timeout_ns(p->protocol, STATE_UNREPLIED);
 	new->packets[own] = 1;
 	new->bytes[own] = skb->len;
 	if (p->protocol == IP_TCP)
 		tcp_syn_seen(&new->tcp[own], p);
-	if (session_insert(&c->key, new))
+	inserted = half_insert(c, info->buckets[TABLE_HALF_OPEN]);
+	if (inserted == INSERT_FULL)
 		return REASON_SESSION_TABLE_FULL;
-	c->new_session = 1;
+	c->new_session = inserted == INSERT_DONE;
 	return REASON_POLICY_ALLOW;
 }
 
@@ -137,15 +175,16 @@ static __always_inline int closed_reason(__u32 state)
 }
 
 static __always_inline int
-sessions_and_policy(struct __sk_buff *skb, const struct vnic_config *config, struct context *c)
+sessions_and_policy(struct __sk_buff *skb, const struct vnic_config *config,
+		    struct table_info *info, struct context *c)
 {
 	struct packet *p = &c->packet;
 	int reason, kind = icmp_kind(p->protocol, p->icmp_type);
-	struct session *session;
+	struct found found;
 
 	if (kind == ICMP_ERROR)
-		return related(skb, config, c);
-	session_key_of(p, config->segment, c->direction, &c->key);
+		return related(skb, config, info, c);
+	session_key_of(p, p->segment, c->direction, &c->key);
 	if (kind == ICMP_ECHO || kind == ICMP_REPLY) {
 		c->key.local_port = p->source_port;
 		c->key.remote_port = echo_side(kind, c->direction);
@@ -156,32 +195,38 @@ sessions_and_policy(struct __sk_buff *skb, const struct vnic_config *config, str
 		link_local(config, c->key.local);
 
 	/* 5. A live session. An expired one is a miss, and makes room for its successor. */
-	session = session_lookup(&c->key);
-	if (session) {
-		reason = 0;
-		if (session->expires_ns > c->now)
-			reason = established(skb, config, c, session);
+	found = session_find(c, info);
+	if (found.session) {
+		if (found.session->expires_ns <= c->now)
+			reason = 0;
+		else if (found.where == FOUND_HALF_OPEN && may_answer(c, found.session))
+			reason = answered(skb, config, info, c, found.session);
+		else
+			reason = established(skb, config, info, c, found.session);
 		if (reason)
 			return reason;
-		session_delete(&c->key);
+		session_delete(c, info);
 	}
 	/* 6. A miss: the ends' bindings, the peer's identity, the atom, the decision. 7. Insert. */
 	c->tables.generation = tables_generation(&c->tables);
-	return begin(skb, config, c);
+	return begin(skb, config, info, c);
 }
 
 static __always_inline int
 decide(struct __sk_buff *skb, const struct vnic_config *config, struct context *c)
 {
+	struct table_info *info = bpf_map_lookup_elem(&session_table, &(__u32){ 0 });
 	struct packet *p = &c->packet;
 	int reason;
 
+	if (!info)
+		return REASON_HOLD;
 	/* 1. The vnic's state: unless it is open, everything is dropped and counted. */
 	reason = closed_reason(*(volatile __u32 *)&config->state);
 	if (reason)
 		return reason;
 	/* 2. Parse. What is not understood is denied. */
-	reason = parse(skb, p);
+	reason = parse(skb, config, p);
 	if (reason)
 		return reason;
 	/* 3. The MAC, whose liar is not worth a look-up. */
@@ -190,18 +235,25 @@ decide(struct __sk_buff *skb, const struct vnic_config *config, struct context *
 		return reason;
 	/* 4. The link's own protocols; all but the announcement ask who has an address. */
 	if (p->ether_type == TYPE_RARP)
-		return rarp_check(skb, config, c->direction);
+		return rarp_check(skb, p, config, c->direction);
 	tables_read(&c->tables);
+	c->tables.segment = p->segment;
 	if (!c->tables.version)
 		return REASON_NO_RELEASE;
 	if (p->ether_type == TYPE_ARP)
-		return arp_check(skb, &c->tables, config, c->direction);
+		return arp_check(skb, p, &c->tables, config, c->direction);
+	if (!p->family) {
+		policy_judge_ether(&c->tables, config, c->direction, p->ether_type, &c->judgement);
+		return c->judgement.reason;
+	}
+	if (p->fragment)
+		return REASON_FRAGMENT;
 	if (p->protocol == IP_ICMPV6) {
 		reason = nd_check(skb, &c->tables, config, p, c->direction);
 		if (reason)
 			return reason;
 	}
-	return sessions_and_policy(skb, config, c);
+	return sessions_and_policy(skb, config, info, c);
 }
 
 static __always_inline int process(struct __sk_buff *skb, __u8 direction)

@@ -11,7 +11,7 @@
 #define ICMP_ERROR 3
 #define ICMP_OTHER 4
 
-/* RFC 792 and RFC 4443, section 4; errors are those that name an inner packet and are still sent. */
+/* RFC 792 and RFC 4443, section 4; errors are those that quote a packet and are still sent. */
 static __always_inline int icmp_kind(__u8 protocol, __u8 type)
 {
 	if (protocol == IP_ICMP) {
@@ -95,7 +95,7 @@ related_key(struct __sk_buff *skb, const struct packet *p, __u32 segment, __u8 d
 	    bpf_skb_load_bytes(skb, at, ports, sizeof(ports)))
 		return 0;
 	key->segment = segment;
-	if (key->protocol == IP_TCP || key->protocol == IP_UDP) {
+	if (has_ports(key->protocol)) {
 		key->local_port = bpf_ntohs(quotes_own ? ports[0] : ports[1]);
 		key->remote_port = bpf_ntohs(quotes_own ? ports[1] : ports[0]);
 	}

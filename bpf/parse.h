@@ -5,13 +5,17 @@
 #ifndef LICTOR_PARSE_H
 #define LICTOR_PARSE_H
 
-#include "abi.h"
+#include "extension.h"
 
 #define ETHER_BYTES 14
+#define ETHER_TYPE_MIN 0x0600
 #define TYPE_IPV4 0x0800
 #define TYPE_ARP 0x0806
 #define TYPE_RARP 0x8035
 #define TYPE_IPV6 0x86dd
+#define TYPE_VLAN 0x8100 /* IEEE 802.1Q, a customer's tag */
+#define TYPE_SERVICE_VLAN 0x88a8 /* IEEE 802.1ad, a provider's tag */
+#define VLAN_ID_MASK 0x0fff
 
 #define IP_ICMP 1
 #define IP_TCP 6
@@ -19,14 +23,6 @@
 #define IP_ICMPV6 58
 #define IP_SCTP 132
 #define IP_UDPLITE 136
-#define IP6_HOP_BY_HOP 0
-#define IP6_ROUTING 43
-#define IP6_FRAGMENT 44
-#define IP6_AUTHENTICATION 51
-#define IP6_DESTINATION 60
-#define IP6_MOBILITY 135
-#define IP6_HIP 139
-#define IP6_SHIM 140
 
 #define FLAG_FIN 0x01
 #define FLAG_SYN 0x02
@@ -36,6 +32,11 @@
 struct ether {
 	__u8 destination[6];
 	__u8 source[6];
+	__be16 type;
+};
+
+struct vlan_tag {
+	__be16 control;
 	__be16 type;
 };
 
@@ -101,12 +102,32 @@ struct icmp {
 	__be16 sequence;
 };
 
+/* The common header and the head of the first chunk (RFC 9260, 3). */
+struct sctp {
+	__be16 source;
+	__be16 destination;
+	__be32 tag;
+	__be32 checksum;
+	__u8 chunk;
+	__u8 flags;
+	__be16 length;
+};
+
+#define FRAGMENT_MORE 0x2000
+#define FRAGMENT_OFFSET 0x1fff
+
 /* One packet as far as it is understood. Addresses are 16 octets, IPv4 v4-mapped. */
 struct packet {
 	__u8 ether_source[6];
 	__u8 ether_destination[6];
-	__u16 ether_type;
-	__u16 pad;
+	__u16 ether_type; /* what follows the VLAN tag, if there is one */
+	__u8 fragment; /* FRAGMENT_* */
+	__u8 more_fragments;
+	__u32 fragment_id;
+	__u32 fragment_at; /* bytes of the datagram before this fragment */
+	__u32 fragment_bytes; /* bytes of the datagram in it */
+	__u32 segment; /* the vnic's own, or that of the VLAN */
+	__u32 network; /* offset of the header that the EtherType names */
 	__u32 l4_bytes; /* bytes of the transport header and its payload */
 	__u32 l4; /* offset of the transport header */
 	__u32 family; /* 4, 6, or 0: not IP */
@@ -124,6 +145,8 @@ struct packet {
 	__u16 window;
 	__u8 flags;
 	__u8 scale; /* of a SYN: window scale plus one; 0: none offered */
+	__u8 chunk; /* of SCTP: the kind of the first one */
+	__u8 pad[3];
 };
 
 static __always_inline int mapped_prefix(const __u8 address[16])
@@ -205,45 +228,126 @@ static __always_inline int parse_tcp(struct __sk_buff *skb, struct packet *p)
 	return 0;
 }
 
+/* A segmentation offload may leave the length of one segment in the header, and a fragment has
+ * the length of the whole datagram.
+ */
+static __always_inline int length_is_exact(const struct __sk_buff *skb, const struct packet *p)
+{
+	return !skb->gso_size && !p->fragment;
+}
+
+/* UDP (RFC 768), and UDP-Lite (RFC 3828), whose length field says how much the checksum covers:
+ * nothing less than the header, and zero for everything.
+ */
+static __always_inline int parse_udp(struct __sk_buff *skb, struct packet *p)
+{
+	struct udp header;
+	__u16 length;
+
+	if (p->l4_bytes < sizeof(header) || bpf_skb_load_bytes(skb, p->l4, &header, sizeof(header)))
+		return REASON_TRUNCATED;
+	length = bpf_ntohs(header.length);
+	p->source_port = bpf_ntohs(header.source);
+	p->destination_port = bpf_ntohs(header.destination);
+	if (p->protocol == IP_UDPLITE && !length)
+		return 0;
+	if (length < sizeof(header) && !skb->gso_size)
+		return p->protocol == IP_UDP ? REASON_TRUNCATED : REASON_BAD_HEADER;
+	return length > p->l4_bytes && length_is_exact(skb, p) ? REASON_TRUNCATED : 0;
+}
+
+static __always_inline int parse_sctp(struct __sk_buff *skb, struct packet *p)
+{
+	struct sctp header;
+	__u32 length, left = p->l4_bytes - 12;
+
+	if (p->l4_bytes < sizeof(header) || bpf_skb_load_bytes(skb, p->l4, &header, sizeof(header)))
+		return REASON_TRUNCATED;
+	length = bpf_ntohs(header.length);
+	if (length < 4)
+		return REASON_BAD_HEADER;
+	if (length > left && length_is_exact(skb, p))
+		return REASON_TRUNCATED;
+	p->source_port = bpf_ntohs(header.source);
+	p->destination_port = bpf_ntohs(header.destination);
+	p->chunk = header.chunk;
+	return 0;
+}
+
+static __always_inline int parse_icmp(struct __sk_buff *skb, struct packet *p)
+{
+	struct icmp header;
+
+	/* ICMP belongs to one family each (RFC 4443, section 1). */
+	if ((p->protocol == IP_ICMP) != (p->family == 4))
+		return REASON_BAD_HEADER;
+	if (p->l4_bytes < sizeof(header) || bpf_skb_load_bytes(skb, p->l4, &header, sizeof(header)))
+		return REASON_TRUNCATED;
+	p->icmp_type = header.type;
+	p->icmp_code = header.code;
+	p->source_port = bpf_ntohs(header.id);
+	return 0;
+}
+
+static __always_inline int has_ports(__u8 protocol)
+{
+	return protocol == IP_TCP || protocol == IP_UDP || protocol == IP_SCTP ||
+	       protocol == IP_UDPLITE;
+}
+
 static __always_inline int parse_l4(struct __sk_buff *skb, struct packet *p)
 {
-	struct udp udp;
-	struct icmp icmp;
-
 	switch (p->protocol) {
 	case IP_TCP:
 		return parse_tcp(skb, p);
 	case IP_UDP:
-		if (p->l4_bytes < sizeof(udp) || bpf_skb_load_bytes(skb, p->l4, &udp, sizeof(udp)))
-			return REASON_TRUNCATED;
-		/* A segmentation offload may leave the length of one segment in the header. */
-		if (!skb->gso_size && (bpf_ntohs(udp.length) < sizeof(udp) ||
-				       bpf_ntohs(udp.length) > p->l4_bytes))
-			return REASON_TRUNCATED;
-		p->source_port = bpf_ntohs(udp.source);
-		p->destination_port = bpf_ntohs(udp.destination);
-		return 0;
+	case IP_UDPLITE:
+		return parse_udp(skb, p);
 	case IP_ICMP:
 	case IP_ICMPV6:
-		/* ICMP belongs to one family each (RFC 4443, section 1). */
-		if ((p->protocol == IP_ICMP) != (p->family == 4))
-			return REASON_BAD_HEADER;
-		if (p->l4_bytes < sizeof(icmp) || bpf_skb_load_bytes(skb, p->l4, &icmp, sizeof(icmp)))
-			return REASON_TRUNCATED;
-		p->icmp_type = icmp.type;
-		p->icmp_code = icmp.code;
-		p->source_port = bpf_ntohs(icmp.id);
-		return 0;
+		return parse_icmp(skb, p);
+	case IP_SCTP:
+		return parse_sctp(skb, p);
 	}
 	return 0;
+}
+
+/* The transport header of a whole packet or of a first fragment, which must have all of it: what
+ * lies in the next fragment can't be judged (RFC 1858, RFC 7112).
+ */
+static __always_inline int parse_transport(struct __sk_buff *skb, struct packet *p)
+{
+	int reason;
+
+	if (p->fragment == FRAGMENT_LATER)
+		return 0;
+	reason = parse_l4(skb, p);
+	return p->fragment && reason == REASON_TRUNCATED ? REASON_TINY_FRAGMENT : reason;
+}
+
+/* Whether a fragment is one that a sender may make; `head` is what each one repeats. Reassembled,
+ * a datagram has at most 65,535 bytes. The second fragment of a sender that splits after eight
+ * bytes would hold the rest of the transport header (RFC 3128).
+ */
+static __always_inline int fragment_check(const struct packet *p, __u32 head)
+{
+	__u32 bytes = p->fragment_bytes;
+
+	if (!bytes || (p->more_fragments && bytes & 7))
+		return REASON_BAD_FRAGMENT;
+	if (p->fragment_at == 8)
+		return REASON_TINY_FRAGMENT;
+	return head + p->fragment_at + bytes > 65535 ? REASON_BAD_FRAGMENT : 0;
 }
 
 static __always_inline int parse_ipv4(struct __sk_buff *skb, struct packet *p)
 {
 	struct ipv4 header;
-	__u32 length, bytes, frame = skb->len - ETHER_BYTES;
+	__u32 length, bytes, frame = skb->len - p->network;
+	__u16 fragment;
+	int reason;
 
-	if (bpf_skb_load_bytes(skb, ETHER_BYTES, &header, sizeof(header)))
+	if (bpf_skb_load_bytes(skb, p->network, &header, sizeof(header)))
 		return REASON_TRUNCATED;
 	bytes = (header.version_length & 15) * 4;
 	if (header.version_length >> 4 != 4 || bytes < sizeof(header))
@@ -254,9 +358,11 @@ static __always_inline int parse_ipv4(struct __sk_buff *skb, struct packet *p)
 		length = frame;
 	if (length < bytes || length > frame)
 		return REASON_TRUNCATED;
-	/* More fragments, or an offset: without reassembly the ports can't be trusted. */
-	if (header.fragment & bpf_htons(0x3fff))
-		return REASON_FRAGMENT;
+	if (bytes > sizeof(header)) {
+		reason = ipv4_options(skb, p->network + sizeof(header), p->network + bytes);
+		if (reason)
+			return reason;
+	}
 	/* RFC 1122, 3.2.1.3: neither a group nor the loopback network may be a source. */
 	if (header.source[0] >= 224 || header.source[0] == 127)
 		return REASON_BAD_HEADER;
@@ -265,60 +371,51 @@ static __always_inline int parse_ipv4(struct __sk_buff *skb, struct packet *p)
 	p->family = 4;
 	p->protocol = header.protocol;
 	p->hops = header.ttl;
-	p->l4 = ETHER_BYTES + bytes;
+	p->l4 = p->network + bytes;
 	p->l4_bytes = length - bytes;
-	return parse_l4(skb, p);
+	fragment = bpf_ntohs(header.fragment);
+	if (fragment & (FRAGMENT_MORE | FRAGMENT_OFFSET)) {
+		p->fragment_at = (fragment & FRAGMENT_OFFSET) * 8;
+		p->fragment_bytes = p->l4_bytes;
+		p->more_fragments = !!(fragment & FRAGMENT_MORE);
+		p->fragment = p->fragment_at ? FRAGMENT_LATER : FRAGMENT_FIRST;
+		p->fragment_id = bpf_ntohs(header.id);
+		reason = fragment_check(p, bytes);
+		if (reason)
+			return reason;
+	}
+	return parse_transport(skb, p);
 }
 
-/* Follows the headers that may precede a transport header. Routing headers can carry a packet past
- * the check of its destination (RFC 5095); AH and mobility are not followed either.
- */
 static __always_inline int parse_extensions(struct __sk_buff *skb, struct packet *p, __u32 left)
 {
-	__u8 option[2];
-	__u32 bytes;
+	struct chain chain = { .at = p->l4, .left = left, .next = p->protocol };
+	int reason = follow_extensions(skb, &chain);
 
-	for (int i = 0; i <= EXTENSION_HEADERS_MAX; i++) {
-		switch (p->protocol) {
-		case IP6_FRAGMENT:
-			return REASON_FRAGMENT;
-		case IP6_ROUTING:
-		case IP6_AUTHENTICATION:
-		case IP6_MOBILITY:
-		case IP6_HIP:
-		case IP6_SHIM:
-			return REASON_EXTENSION_HEADER;
-		case IP6_HOP_BY_HOP:
-			/* RFC 8200, 4.1: only directly after the IPv6 header. */
-			if (i)
-				return REASON_BAD_HEADER;
-			break;
-		case IP6_DESTINATION:
-			break;
-		default:
-			p->l4_bytes = left;
-			return 0;
-		}
-		if (left < 8 || bpf_skb_load_bytes(skb, p->l4, option, 2))
-			return REASON_TRUNCATED;
-		bytes = ((__u32)option[1] + 1) * 8;
-		if (bytes > left)
-			return REASON_TRUNCATED;
-		left -= bytes;
-		p->l4 += bytes;
-		p->protocol = option[0];
-	}
-	return REASON_EXTENSION_HEADER;
+	p->protocol = chain.next;
+	p->l4 = chain.at;
+	p->l4_bytes = chain.left;
+	p->fragment = chain.fragment;
+	p->more_fragments = chain.more_fragments;
+	p->fragment_at = chain.fragment_at;
+	p->fragment_bytes = chain.fragment_bytes;
+	p->fragment_id = chain.fragment_id;
+	/* RFC 7112: a first fragment has all headers. */
+	if (reason)
+		return p->fragment == FRAGMENT_FIRST && reason == REASON_TRUNCATED ?
+			       REASON_TINY_FRAGMENT : reason;
+	return p->fragment ? fragment_check(p, chain.repeated - p->network - sizeof(struct ipv6)) :
+			     0;
 }
 
 static __always_inline int parse_ipv6(struct __sk_buff *skb, struct packet *p)
 {
 	struct ipv6 header;
-	__u32 length, frame = skb->len - ETHER_BYTES;
+	__u32 length, frame = skb->len - p->network;
 	const __u32 *source = (const __u32 *)p->source;
 	int reason;
 
-	if (bpf_skb_load_bytes(skb, ETHER_BYTES, &header, sizeof(header)))
+	if (bpf_skb_load_bytes(skb, p->network, &header, sizeof(header)))
 		return REASON_TRUNCATED;
 	if ((bpf_ntohl(header.version_class_flow) >> 28) != 6)
 		return REASON_BAD_HEADER;
@@ -340,24 +437,74 @@ static __always_inline int parse_ipv6(struct __sk_buff *skb, struct packet *p)
 	p->family = 6;
 	p->protocol = header.next;
 	p->hops = header.hops;
-	p->l4 = ETHER_BYTES + sizeof(header);
-	reason = parse_extensions(skb, p, length);
-	return reason ? reason : parse_l4(skb, p);
+	p->l4 = p->network + sizeof(header);
+	p->l4_bytes = length;
+	if (is_extension(header.next)) {
+		reason = parse_extensions(skb, p, length);
+		if (reason)
+			return reason;
+	}
+	return parse_transport(skb, p);
+}
+
+static __always_inline int is_tag(__u16 ether_type)
+{
+	return ether_type == TYPE_VLAN || ether_type == TYPE_SERVICE_VLAN;
+}
+
+/* The VLAN of a tagged frame, whose tag is in it or was taken off by the device. A frame with
+ * VLAN 0 belongs to no VLAN: its tag carries a priority only (IEEE 802.1Q, 6.9). A second tag and
+ * a provider's tag lead to networks that no binding can name. Zero, or the reason to deny.
+ */
+static __always_inline int
+parse_tag(struct __sk_buff *skb, const struct vnic_config *config, struct packet *p)
+{
+	struct vlan_tag tag;
+	__u16 vlan;
+
+	if (skb->vlan_present) {
+		if (skb->vlan_proto != bpf_htons(TYPE_VLAN) || is_tag(p->ether_type))
+			return REASON_VLAN;
+		vlan = skb->vlan_tci & VLAN_ID_MASK;
+	} else {
+		if (bpf_skb_load_bytes(skb, ETHER_BYTES, &tag, sizeof(tag)))
+			return REASON_TRUNCATED;
+		if (p->ether_type != TYPE_VLAN || is_tag(bpf_ntohs(tag.type)))
+			return REASON_VLAN;
+		vlan = bpf_ntohs(tag.control) & VLAN_ID_MASK;
+		p->ether_type = bpf_ntohs(tag.type);
+		p->network = ETHER_BYTES + sizeof(tag);
+	}
+	if (!vlan)
+		return 0;
+	for (int i = 0; i < VLANS_MAX; i++) {
+		if (config->vlans[i].id == vlan) {
+			p->segment = config->vlans[i].segment;
+			return 0;
+		}
+	}
+	return REASON_VLAN;
 }
 
 /* Zero, or the reason to deny. */
-static __always_inline int parse(struct __sk_buff *skb, struct packet *p)
+static __always_inline int
+parse(struct __sk_buff *skb, const struct vnic_config *config, struct packet *p)
 {
 	struct ether header;
+	int reason;
 
 	if (bpf_skb_load_bytes(skb, 0, &header, sizeof(header)))
 		return REASON_TRUNCATED;
 	__builtin_memcpy(p->ether_source, header.source, 6);
 	__builtin_memcpy(p->ether_destination, header.destination, 6);
 	p->ether_type = bpf_ntohs(header.type);
-	/* A tag that the device took off the frame: the segment would be another one. */
-	if (skb->vlan_present)
-		return REASON_ETHER_TYPE;
+	p->network = ETHER_BYTES;
+	p->segment = config->segment;
+	if (skb->vlan_present || is_tag(p->ether_type)) {
+		reason = parse_tag(skb, config, p);
+		if (reason)
+			return reason;
+	}
 	switch (p->ether_type) {
 	case TYPE_ARP:
 	case TYPE_RARP:
@@ -367,7 +514,8 @@ static __always_inline int parse(struct __sk_buff *skb, struct packet *p)
 	case TYPE_IPV6:
 		return parse_ipv6(skb, p);
 	}
-	return REASON_ETHER_TYPE;
+	/* Smaller numbers are lengths (IEEE 802.3, 3.2.6), whose frames name no protocol here. */
+	return p->ether_type < ETHER_TYPE_MIN ? REASON_ETHER_TYPE : 0;
 }
 
 #endif

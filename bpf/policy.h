@@ -10,7 +10,7 @@ struct tables {
 	__u64 version;
 	__u64 generation;
 	__u32 slot;
-	__u32 pad;
+	__u32 segment; /* in which the packet is */
 };
 
 struct judgement {
@@ -61,7 +61,7 @@ static __always_inline int
 address_bound(const struct tables *tables, const struct vnic_config *config,
 	      const __u8 address[16])
 {
-	struct address_value *value = address_find(tables, config->segment, address);
+	struct address_value *value = address_find(tables, tables->segment, address);
 
 	return value && value->vnic == config->vnic;
 }
@@ -168,7 +168,7 @@ policy_judge(const struct tables *tables, const struct vnic_config *config,
 	struct address_value *local, *remote;
 	struct decision_key wanted = {};
 
-	local = address_find(tables, config->segment, key->local);
+	local = address_find(tables, key->segment, key->local);
 	if (!local || local->vnic != config->vnic) {
 		out->reason = direction == DIRECTION_EGRESS ? REASON_SPOOFED_ADDRESS :
 							      REASON_FOREIGN_ADDRESS;
@@ -176,7 +176,7 @@ policy_judge(const struct tables *tables, const struct vnic_config *config,
 	}
 	out->local_epoch = local->epoch;
 	wanted.local = local->identity;
-	remote = address_find(tables, config->segment, key->remote);
+	remote = address_find(tables, key->segment, key->remote);
 	if (remote) {
 		/* The guest's own address as the sender of what comes toward it. */
 		if (direction == DIRECTION_INGRESS && remote->vnic == config->vnic) {
@@ -193,8 +193,8 @@ policy_judge(const struct tables *tables, const struct vnic_config *config,
 }
 
 /* The verdict on a frame that is neither IP nor one of the link's own protocols. It has no
- * addresses: the guest is known by its vnic, the other end is nobody in particular. Only a rule that
- * names the EtherType speaks of it, so what no rule names keeps its own reason.
+ * addresses: the guest is known by its vnic, the other end is nobody in particular. Only a rule
+ * that names the EtherType speaks of it, so what no rule names keeps its own reason.
  */
 static __always_inline void
 policy_judge_ether(const struct tables *tables, const struct vnic_config *config,
@@ -205,7 +205,7 @@ policy_judge_ether(const struct tables *tables, const struct vnic_config *config
 	__u8 own[16];
 
 	link_local(config, own);
-	local = address_find(tables, config->segment, own);
+	local = address_find(tables, tables->segment, own);
 	out->reason = REASON_ETHER_TYPE;
 	if (!local || local->vnic != config->vnic)
 		return;

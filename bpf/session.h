@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* The session table behind four functions, and what a packet does to its session.
+/* Finding, promoting and ending sessions, and what a packet does to its session.
  *
  * No bpf_spin_lock: it costs 42 ns a packet. Counters are atomic; each end's window is written by
  * packets of both directions, and a lost race there only widens or narrows a window by the packets
@@ -8,32 +8,140 @@
 #ifndef LICTOR_SESSION_H
 #define LICTOR_SESSION_H
 
-#include "maps.h"
+#include "table.h"
 #include "tcp.h"
 
 #define SECOND_NS 1000000000ULL
-
-static __always_inline struct session *session_lookup(const struct session_key *key)
-{
-	return bpf_map_lookup_elem(&sessions, key);
-}
-
-static __always_inline long session_insert(const struct session_key *key, const struct session *new)
-{
-	return bpf_map_update_elem(&sessions, key, new, BPF_NOEXIST);
-}
 
 static __always_inline void
 session_update(struct session *session, __u8 direction, __u32 bytes, __u64 now)
 {
 	__sync_fetch_and_add(&session->packets[direction & 1], 1);
 	__sync_fetch_and_add(&session->bytes[direction & 1], bytes);
-	session->last_seen_ns = now;
+	session->seen = ticks(now);
 }
 
-static __always_inline void session_delete(const struct session_key *key)
+/* Where a session was found. */
+#define FOUND_NOT 0
+#define FOUND_SESSION 1
+#define FOUND_HALF_OPEN 2
+
+struct found {
+	struct session *session;
+	__u32 where;
+};
+
+/* Looks among the sessions, then among those without an answer, then among the sessions again: an
+ * answer on another processor may have promoted it meanwhile.
+ */
+static __always_inline struct found
+session_find(struct context *c, const struct table_info *info)
 {
-	bpf_map_delete_elem(&sessions, key);
+	/* Volatile: one load, so that both bits belong together. */
+	__u32 current = *(volatile __u32 *)&info->current, table = current & TABLE_CURRENT_MASK;
+	struct found found = {};
+	struct slot *slot;
+	__u64 place;
+
+	c->hash = table_hash(info, &c->key);
+	slot = table_find(c, table, info->buckets[table]);
+	if (!slot && current & TABLE_DRAINING)
+		slot = slot_at(!table, table_search(c, !table, info->buckets[!table], 0));
+	if (!slot) {
+		place = table_search(c, TABLE_HALF_OPEN, info->buckets[TABLE_HALF_OPEN], 0);
+		slot = slot_at(TABLE_HALF_OPEN, place);
+		if (slot) {
+			found.session = &slot->session;
+			found.where = FOUND_HALF_OPEN;
+			return found;
+		}
+		slot = slot_at(table, table_search(c, table, info->buckets[table], 0));
+	}
+	if (slot) {
+		found.session = &slot->session;
+		found.where = FOUND_SESSION;
+	}
+	return found;
+}
+
+__noinline int half_remove(struct context *c, __u32 buckets)
+{
+	struct bucket *bucket;
+	__u64 live;
+
+	if (!c)
+		return 0;
+	bucket = bucket_at(TABLE_HALF_OPEN, buckets, c->hash, 0);
+	if (!bucket)
+		return 0;
+	live = control_word(c->hash, 0, SLOT_LIVE);
+	for (__u32 i = 0; i < BUCKET_SLOTS; i++)
+		if (bucket->control[i] == live && same_key(&bucket->slots[i].key, &c->key))
+			slot_kill(&bucket->control[i], live, ticks(c->now));
+	return 0;
+}
+
+/* Wherever it is. */
+__noinline int session_delete(struct context *c, struct table_info *info)
+{
+	__u32 table, removed;
+
+	if (!c || !info)
+		return 0;
+	table = info->current & TABLE_CURRENT_MASK;
+	removed = table_remove(c, table, info->buckets[table], 0);
+	if (info->current & TABLE_DRAINING)
+		removed += table_remove(c, !table, info->buckets[!table], 0);
+	__sync_fetch_and_add(&info->live, -removed);
+	half_remove(c, info->buckets[TABLE_HALF_OPEN]);
+	return 0;
+}
+
+/* A place among the quota, if need be by taking out what has expired. */
+__noinline int
+session_reserve(struct context *c, struct table_info *info, __u32 quota)
+{
+	__u32 table;
+
+	if (!c || !info)
+		return 0;
+	table = info->current & TABLE_CURRENT_MASK;
+	if (__sync_fetch_and_add(&info->live, 1) < quota)
+		return 1;
+	for (int i = 0; i < SWEEP_WHEN_FULL; i++)
+		table_sweep(c, info, table, info->buckets[table]);
+	if (*(volatile __u32 *)&info->live <= quota)
+		return 1;
+	__sync_fetch_and_add(&info->live, -1);
+	return 0;
+}
+
+/* Makes the session in the context, which was answered, one that no flood can push out. Returns
+ * whether there was room. With each one a bucket is swept, so that the table needs no agent to stay
+ * clean.
+ */
+__noinline int
+session_promote(struct context *c, struct table_info *info, __u32 quota)
+{
+	__u32 table, buckets;
+	int inserted;
+
+	if (!c || !info)
+		return 0;
+	table = info->current & TABLE_CURRENT_MASK;
+	buckets = info->buckets[table];
+	if (!session_reserve(c, info, quota))
+		return 0;
+	inserted = table_insert(c, table, buckets);
+	if (inserted == INSERT_FULL) {
+		__sync_fetch_and_add(&info->live, -1);
+		return 0;
+	}
+	if (inserted == INSERT_EXISTS)
+		__sync_fetch_and_add(&info->live, -c->removed);
+	half_remove(c, info->buckets[TABLE_HALF_OPEN]);
+	table_sweep(c, info, table, buckets);
+	return 1;
 }
 
 static __always_inline __u64 session_timeout_ns(__u8 protocol, __u8 state)
@@ -72,9 +180,10 @@ static __always_inline __u64 session_timeout_ns(__u8 protocol, __u8 state)
 	return seconds * SECOND_NS;
 }
 
-static __always_inline int
-session_track(struct session *s, const struct packet *p, __u8 direction)
+__noinline int session_track(struct session *s, const struct packet *p, __u8 direction)
 {
+	if (!s || !p)
+		return TRACK_INVALID;
 	if (p->protocol == IP_TCP)
 		return tcp_track(s, p, direction);
 	if (s->state == STATE_UNREPLIED && direction != s->opened)
@@ -92,7 +201,7 @@ session_key_of(const struct packet *p, __u32 segment, __u8 direction, struct ses
 	__builtin_memcpy(key->remote, egress ? p->destination : p->source, 16);
 	key->segment = segment;
 	key->protocol = p->protocol;
-	if (p->protocol == IP_TCP || p->protocol == IP_UDP) {
+	if (has_ports(p->protocol)) {
 		key->local_port = egress ? p->source_port : p->destination_port;
 		key->remote_port = egress ? p->destination_port : p->source_port;
 	}

@@ -220,6 +220,7 @@ fn prepare(datapath: &mut Datapath, case: &Case) -> Result<()> {
         mac: Side::Near.mac(),
         segment: world::SEGMENT,
         sessions_max: SESSIONS_PER_VNIC_DEFAULT.max(case.flows).max(room),
+        link: lictor_types::Link::PLAIN,
     })?;
     datapath.load(&world::tables(case.rules, FarIs::Elsewhere).canonical()?)?;
     datapath.set_state(vnic, VnicState::Open)?;

@@ -6,7 +6,7 @@ use lictor_datapath::{Datapath, VnicSpec, mount_bpffs};
 use lictor_evidence::{Body, Entry, KeyName};
 use lictor_policy::{CompileInput, Date, Labels, compile, parse};
 use lictor_types::{
-    DeploymentId, Direction, Epoch, Generation, GuestId, HostId, RuleId, Segment, SessionKey,
+    DeploymentId, Direction, Epoch, Generation, GuestId, HostId, Link, RuleId, Segment, SessionKey,
     SessionRecord, TcpEnd, TcpState, VnicId, VnicState,
 };
 use lictor_wire::binding::BindingLog;
@@ -464,6 +464,7 @@ impl Stranger {
             mac: "52:54:00:00:00:01".parse().expect("valid"),
             segment: Segment(1),
             sessions_max: 16,
+            link: Link::PLAIN,
         };
         self.datapath.attach(&spec).expect("attaches");
     }

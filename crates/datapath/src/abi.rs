@@ -1,5 +1,7 @@
 //! The mirror of `bpf/abi.h`. A test parses the header and compares.
 
+use lictor_types::{MORE_MACS_MAX, SHARED_PER_VNIC_MAX, VLANS_PER_VNIC_MAX};
+
 pub(crate) const ABI: u32 = 3;
 pub(crate) const COUNTERS_PER_DIRECTION: u32 = 128;
 pub(crate) const SLOTS: u32 = 2;
@@ -14,6 +16,24 @@ pub(crate) const EVENTS_BYTES: u32 = 1_048_576;
 pub(crate) const HOST_EVENTS_LOST: u32 = 0;
 pub(crate) const HOST_RULES_UNCOUNTED: u32 = 1;
 pub(crate) const HOST_COUNTERS: u32 = 2;
+pub(crate) const SEGMENT_MAX: u32 = 0xff_ffff;
+pub(crate) const TABLE_HALF_OPEN: u32 = 2;
+pub(crate) const TABLES: u32 = 3;
+pub(crate) const BUCKET_SLOTS: usize = 7;
+pub(crate) const BUCKET_STEPS: u32 = 16;
+pub(crate) const HASH_WORDS: usize = 10;
+pub(crate) const HASH_MIX: u64 = 0x9fb2_1c65_1e98_df25;
+pub(crate) const SLOT_CLAIMED: u64 = 1;
+pub(crate) const SLOT_LIVE: u64 = 2;
+pub(crate) const SLOT_DEAD: u64 = 3;
+pub(crate) const CONTROL_STATE_MASK: u64 = 0xf;
+pub(crate) const CONTROL_PASSED_SHIFT: u32 = 4;
+pub(crate) const CONTROL_PASSED_MASK: u64 = 0xf;
+pub(crate) const CONTROL_STAMP_SHIFT: u32 = 8;
+pub(crate) const CONTROL_STAMP_MASK: u32 = 0xff_ffff;
+pub(crate) const SLOT_REST_TICKS: u32 = 32;
+pub(crate) const TABLE_CURRENT_MASK: u32 = 1;
+pub(crate) const TABLE_DRAINING: u32 = 2;
 pub(crate) const HOOK_TCX: u32 = 1;
 pub(crate) const HOOK_CLSACT: u32 = 2;
 
@@ -70,37 +90,48 @@ plain! {
         addresses: u32, atoms: u32, decisions: u32, pad: u32,
     }
     RuleCounter(24) { packets: u64, bytes: u64, sessions: u64, }
-    VnicConfig(96) {
+    Vlan(8) { segment: u32, id: u16, pad: u16, }
+    VnicConfig(168) {
         state: u32, vnic: u32, segment: u32, ifindex: u32,
-        mac: [u8; 6], pad: [u8; 2],
+        mac: [u8; 6], roles: u8, pad: u8,
         clock_offset_ns: u64, attached_at_ns: u64, device_base: [u64; 2],
         sessions_max: u32, hook: u32, device: [u8; 16], name: [u8; 16],
+        vlans: [Vlan; VLANS_PER_VNIC_MAX], more_macs: [[u8; 8]; MORE_MACS_MAX],
+        shared: [u32; SHARED_PER_VNIC_MAX],
     }
     Counter(16) { packets: u64, bytes: u64, }
     EventBudget(16) { second: u64, used: u64, }
-    SessionKey(44) {
-        local: [u8; 16], remote: [u8; 16], segment: u32,
-        local_port: u16, remote_port: u16, protocol: u8, pad: [u8; 3],
+    SessionKey(40) {
+        local: [u8; 16], remote: [u8; 16], local_port: u16, remote_port: u16, domain: u32,
     }
     SessionEnd(16) {
         end: u32, end_max: u32, window_max: u32, scale: u8, flags: u8, pad: [u8; 2],
     }
-    Session(120) {
-        last_seen_ns: u64, expires_ns: u64, version: u64, generation: u64,
-        local_epoch: u64, remote_epoch: u64, packets: [u64; 2], bytes: [u64; 2],
-        tcp: [SessionEnd; 2], rule: u32, state: u8, opened: u8, pad: [u8; 2],
+    Session(104) {
+        expires_ns: u64, packets: [u64; 2], bytes: [u64; 2], tcp: [SessionEnd; 2],
+        seen: u32, version: u32, generation: u32, rule: u32, local_epoch: u32, remote_epoch: u32,
+        state: u8, opened: u8, peer: u16, pad: u32,
+    }
+    Slot(144) { key: SessionKey, session: Session, }
+    Bucket(1088) {
+        control: [u64; BUCKET_SLOTS], passed: u32, pad: u32,
+        slots: [Slot; BUCKET_SLOTS], pad2: [u64; 2],
+    }
+    TableInfo(192) {
+        hash_keys: [u64; HASH_WORDS + 1], buckets: [u32; TABLES as usize], current: u32,
+        pad: [u32; 6], live: u32, hand: u32, pad2: [u32; 14],
     }
     Event(80) {
         time_ns: u64, generation: u64, key: SessionKey,
         vnic: u32, rule: u32, length: u32, ether_type: u16,
-        direction: u8, verdict: u8, reason: u8, pad: [u8; 3],
+        direction: u8, verdict: u8, reason: u8, pad: [u8; 7],
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use lictor_types::{Direction, Protocol, Reason, TcpState, Verdict, VnicState};
+    use lictor_types::{Direction, Protocol, Reason, Role, TcpState, Verdict, VnicState};
     use std::collections::BTreeMap;
 
     const HEADER: &str = include_str!("../../../bpf/abi.h");
@@ -187,8 +218,31 @@ mod tests {
         check("HOST_EVENTS_LOST", HOST_EVENTS_LOST);
         check("HOST_RULES_UNCOUNTED", HOST_RULES_UNCOUNTED);
         check("HOST_COUNTERS", HOST_COUNTERS);
+        check("SEGMENT_MAX", SEGMENT_MAX);
+        check("TABLE_HALF_OPEN", TABLE_HALF_OPEN);
+        check("TABLES", TABLES);
+        check("BUCKET_SLOTS", BUCKET_SLOTS as u64);
+        check("BUCKET_STEPS", BUCKET_STEPS);
+        check("HASH_WORDS", HASH_WORDS as u64);
+        check("HASH_MIX", HASH_MIX);
+        check("SLOT_CLAIMED", SLOT_CLAIMED);
+        check("SLOT_LIVE", SLOT_LIVE);
+        check("SLOT_DEAD", SLOT_DEAD);
+        check("CONTROL_STATE_MASK", CONTROL_STATE_MASK);
+        check("CONTROL_PASSED_SHIFT", CONTROL_PASSED_SHIFT);
+        check("CONTROL_PASSED_MASK", CONTROL_PASSED_MASK);
+        check("CONTROL_STAMP_SHIFT", CONTROL_STAMP_SHIFT);
+        check("CONTROL_STAMP_MASK", CONTROL_STAMP_MASK);
+        check("SLOT_REST_TICKS", SLOT_REST_TICKS);
+        check("TABLE_CURRENT_MASK", TABLE_CURRENT_MASK);
+        check("TABLE_DRAINING", TABLE_DRAINING);
         check("HOOK_TCX", HOOK_TCX);
         check("HOOK_CLSACT", HOOK_CLSACT);
+        check("VLANS_MAX", VLANS_PER_VNIC_MAX as u64);
+        check("MORE_MACS_MAX", MORE_MACS_MAX as u64);
+        check("SHARED_MAX", SHARED_PER_VNIC_MAX as u64);
+        check("ROLE_ROUTER", Role::Router as u8);
+        check("ROLE_DHCP_SERVER", Role::DhcpServer as u8);
         check(
             "PROTOCOL_CLASSES",
             (ATOM_BLOCKS * ATOM_BLOCK_PORTS / 65_536) as u64,

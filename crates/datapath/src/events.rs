@@ -61,8 +61,8 @@ impl Event {
 
 pub(crate) fn key_of(key: &abi::SessionKey) -> SessionKey {
     SessionKey {
-        segment: Segment(key.segment),
-        protocol: key.protocol,
+        segment: Segment(key.domain >> 8),
+        protocol: key.domain as u8,
         local: unmapped(key.local),
         remote: unmapped(key.remote),
         local_port: key.local_port,

@@ -1,5 +1,6 @@
 //! The data plane of one host.
 
+use crate::link::link_of;
 use crate::sessions::{Changes, ImportReceipt, Mark};
 use crate::shared::{self, Features, Shared};
 use crate::sys;
@@ -10,7 +11,8 @@ use crate::{
     VnicStatus, abi, events, netdev,
 };
 use lictor_types::{
-    Direction, HostTables, RuleId, SessionKey, SessionRecord, VNICS_PER_HOST_MAX, VnicId, VnicState,
+    Direction, HostTables, RuleId, SESSIONS_PER_HOST_DEFAULT, SessionKey, SessionRecord,
+    VNICS_PER_HOST_MAX, VnicId, VnicState,
 };
 use std::collections::{BTreeMap, HashSet};
 use std::fs;
@@ -26,6 +28,7 @@ pub struct Datapath {
     vnics: BTreeMap<VnicId, Vnic>,
     how: How,
     cpus: usize,
+    budget: u64,
 }
 
 fn failed(action: &'static str) -> impl Fn(std::io::Error) -> Error {
@@ -61,7 +64,10 @@ impl Datapath {
                 continue;
             };
             match Vnic::open(&path) {
-                Ok(vnic) if vnic.config()?.vnic == id => drop(vnics.insert(VnicId(id), vnic)),
+                Ok(mut vnic) if vnic.config()?.vnic == id => {
+                    vnic.finish_resize()?;
+                    vnics.insert(VnicId(id), vnic);
+                }
                 _ => vnic::remove_pins(&path)?,
             }
         }
@@ -73,6 +79,7 @@ impl Datapath {
             vnics,
             how,
             cpus,
+            budget: SESSIONS_PER_HOST_DEFAULT,
         })
     }
 
@@ -86,7 +93,7 @@ impl Datapath {
     }
 
     /// Attaches a vnic's programs to its device, in hold. Again with the same device: whatever is
-    /// missing of the hooks is repaired; state and sessions stay. With another device (or a new one
+    /// missing of the hooks is repaired, another quota is taken over; state and sessions stay. With another device (or a new one
     /// of the same name): the old attachment and its sessions are removed first.
     ///
     /// # Errors
@@ -102,8 +109,12 @@ impl Datapath {
             let same = vnic::is_device(&config, &spec.device, device.ifindex)
                 && config.mac == spec.mac.0
                 && config.segment == spec.segment.0
-                && config.sessions_max == spec.sessions_max;
+                && link_of(&config) == spec.link;
             if same {
+                if config.sessions_max != spec.sessions_max {
+                    self.resize(spec.vnic, spec.sessions_max)?;
+                }
+                let vnic = self.vnic(spec.vnic)?;
                 vnic.hang(device.ifindex, vnic::how_of(&config))?;
                 return vnic.attachment(&config, &device, true);
             }
@@ -140,6 +151,14 @@ impl Datapath {
         if spec.sessions_max == 0 {
             return refused("its quota of sessions is zero; give it at least one".into());
         }
+        if spec.segment.0 > abi::SEGMENT_MAX {
+            return refused(format!(
+                "segment {} is beyond {}, the largest number of an L2 domain",
+                spec.segment,
+                abi::SEGMENT_MAX
+            ));
+        }
+        self.check_budget(spec.vnic, spec.sessions_max)?;
         if spec.mac.0[0] & 1 == 1 {
             return refused(format!("{} names a group of stations, not one", spec.mac));
         }
@@ -159,6 +178,66 @@ impl Datapath {
             ));
         }
         Ok(())
+    }
+
+    /// How many sessions all vnics of the host may have together. Those that are attached stay,
+    /// whatever they have.
+    pub fn set_budget(&mut self, sessions: u64) {
+        self.budget = sessions;
+    }
+
+    /// What is left of the budget for another vnic.
+    ///
+    /// # Errors
+    /// [`Error::System`].
+    pub fn budget_left(&self) -> Result<u64, Error> {
+        Ok(self.budget.saturating_sub(self.quotas(None)?))
+    }
+
+    /// The quotas of all vnics but one.
+    fn quotas(&self, but: Option<VnicId>) -> Result<u64, Error> {
+        let mut sum = 0;
+        for (id, vnic) in &self.vnics {
+            if Some(*id) != but {
+                sum += u64::from(vnic.config()?.sessions_max);
+            }
+        }
+        Ok(sum)
+    }
+
+    fn check_budget(&self, vnic: VnicId, quota: u32) -> Result<(), Error> {
+        let left = self.budget.saturating_sub(self.quotas(Some(vnic))?);
+        if u64::from(quota) <= left {
+            return Ok(());
+        }
+        let why = format!(
+            "a quota of {quota} sessions does not fit: {left} of the host's budget of {} are left; \
+             lower the quota, or raise the host's budget",
+            self.budget
+        );
+        Err(Error::Refused { vnic, why })
+    }
+
+    /// Gives a vnic room for more or fewer sessions while packets pass. Every session stays; where
+    /// there are more than a lower quota allows, only new ones are refused.
+    ///
+    /// # Errors
+    /// [`Error::UnknownVnic`]; [`Error::Refused`] beyond the host's budget; [`Error::System`], after
+    /// which the old table stays in use.
+    pub fn resize(&mut self, vnic: VnicId, quota: u32) -> Result<(), Error> {
+        self.vnic(vnic)?;
+        self.check_budget(vnic, quota)?;
+        let found = self.vnics.get_mut(&vnic);
+        found.ok_or(Error::UnknownVnic { vnic })?.resize(quota)
+    }
+
+    /// Bytes that the kernel keeps for a vnic's session tables, and how many sessions fit.
+    ///
+    /// # Errors
+    /// [`Error::UnknownVnic`], [`Error::System`].
+    pub fn session_memory(&self, vnic: VnicId) -> Result<(u64, u32), Error> {
+        let vnic = self.vnic(vnic)?;
+        Ok((vnic.sessions.bytes(), vnic.config()?.sessions_max))
     }
 
     /// Takes the programs off the device and forgets the vnic with its sessions. The device, if it

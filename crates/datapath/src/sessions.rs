@@ -1,15 +1,16 @@
 //! Sessions on their way out of and into a vnic's table. Times leave as ages, so that two hosts'
 //! clocks need not agree.
 
-use crate::abi::{self, Session, SessionEnd};
+use crate::abi::{self, Session, SessionEnd, Slot};
 use crate::events::key_of;
-use crate::sys::{self, Map};
+use crate::link::has_segment;
+use crate::slots::{Inserted, ticks};
+use crate::sys;
 use crate::tables::mapped;
 use crate::{Error, vnic::Vnic};
 use lictor_types::{
     Direction, Epoch, Generation, RuleId, SessionKey, SessionRecord, TcpEnd, TcpState,
 };
-use nix::libc;
 use std::collections::HashSet;
 
 const MILLISECOND_NS: u64 = 1_000_000;
@@ -57,11 +58,9 @@ pub(crate) fn raw_key(key: &SessionKey) -> abi::SessionKey {
     abi::SessionKey {
         local: mapped(key.local),
         remote: mapped(key.remote),
-        segment: key.segment.0,
         local_port: key.local_port,
         remote_port: key.remote_port,
-        protocol: key.protocol,
-        pad: [0; 3],
+        domain: key.segment.0 << 8 | u32::from(key.protocol),
     }
 }
 
@@ -86,6 +85,11 @@ fn raw_end(end: &TcpEnd) -> SessionEnd {
     }
 }
 
+/// Nanoseconds since the begin of a tick: never less than what has passed.
+fn since(seen: u32, now: u64) -> u64 {
+    (u64::from(ticks(now).wrapping_sub(seen)) << 20) + (now & 0xf_ffff)
+}
+
 fn milliseconds(ns: u64) -> u32 {
     u32::try_from(ns / MILLISECOND_NS).unwrap_or(u32::MAX)
 }
@@ -105,10 +109,10 @@ fn record(key: &abi::SessionKey, session: &Session, now: u64) -> Option<SessionR
         },
         state: TcpState::from_number(session.state)?,
         rule: RuleId(session.rule),
-        generation: Generation(session.generation),
-        local_epoch: Epoch(session.local_epoch),
-        remote_epoch: Epoch(session.remote_epoch),
-        idle_ms: milliseconds(now.saturating_sub(session.last_seen_ns)),
+        generation: Generation(session.generation.into()),
+        local_epoch: Epoch(session.local_epoch.into()),
+        remote_epoch: Epoch(session.remote_epoch.into()),
+        idle_ms: milliseconds(since(session.seen, now)),
         expires_in_ms: milliseconds(left),
         packets: session.packets,
         bytes: session.bytes,
@@ -116,22 +120,26 @@ fn record(key: &abi::SessionKey, session: &Session, now: u64) -> Option<SessionR
     })
 }
 
-/// Version zero: the first packet judges the session by this host's own release.
+/// Version zero: the first packet judges the session by this host's own release. Numbers that a
+/// table here could not have are kept as the largest that it could: they are for people to read.
 fn raw_session(record: &SessionRecord, now: u64) -> Session {
+    let number = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
+    let last_seen = now.saturating_sub(u64::from(record.idle_ms) * MILLISECOND_NS);
     Session {
-        last_seen_ns: now.saturating_sub(u64::from(record.idle_ms) * MILLISECOND_NS),
         expires_ns: now.saturating_add(u64::from(record.expires_in_ms) * MILLISECOND_NS),
-        version: 0,
-        generation: record.generation.0,
-        local_epoch: record.local_epoch.0,
-        remote_epoch: record.remote_epoch.0,
         packets: record.packets,
         bytes: record.bytes,
         tcp: [raw_end(&record.tcp[0]), raw_end(&record.tcp[1])],
+        seen: ticks(last_seen),
+        version: 0,
+        generation: number(record.generation.0),
         rule: record.rule.0,
+        local_epoch: number(record.local_epoch.0),
+        remote_epoch: number(record.remote_epoch.0),
         state: record.state as u8,
         opened: record.opened as u8,
-        pad: [0; 2],
+        peer: 0,
+        pad: 0,
     }
 }
 
@@ -144,17 +152,12 @@ impl Vnic {
             .wrapping_add(offset))
     }
 
-    fn rows(&self) -> Result<Vec<(abi::SessionKey, Session)>, Error> {
-        self.sessions.rows().map_err(failed("reading sessions"))
-    }
-
     pub(crate) fn export(&self) -> Result<Vec<SessionRecord>, Error> {
         let now = self.now()?;
-        Ok(self
-            .rows()?
-            .iter()
-            .filter_map(|(key, value)| record(key, value, now))
-            .collect())
+        let mut records = Vec::new();
+        self.sessions
+            .each(|key, session| records.extend(record(key, session, now)));
+        Ok(records)
     }
 
     pub(crate) fn export_changed(
@@ -165,30 +168,31 @@ impl Vnic {
         let now = self.now()?;
         let mut changes = Changes::default();
         let mut alive = HashSet::new();
-        for (key, session) in self.rows()? {
-            let Some(record) = record(&key, &session, now) else {
-                continue;
+        self.sessions.each(|key, session| {
+            let Some(record) = record(key, session, now) else {
+                return;
             };
             alive.insert(record.key);
             // The clock is coarse: a packet within the mark's own tick counts as later.
-            if session.last_seen_ns >= since.0 || !known.contains(&record.key) {
+            let later = session.seen.wrapping_sub(ticks(since.0)) as i32 >= 0;
+            if later || !known.contains(&record.key) {
                 changes.touched.push(record);
             }
-        }
+        });
         changes.gone = known.difference(&alive).copied().collect();
         Ok(changes)
     }
 
     pub(crate) fn import(&self, records: &[SessionRecord]) -> Result<ImportReceipt, Error> {
-        let (now, segment) = (self.now()?, self.config()?.segment);
+        let (now, config) = (self.now()?, self.config()?);
         let mut receipt = ImportReceipt::default();
         for record in records {
-            let refusal = if record.key.segment.0 != segment {
+            let refusal = if !has_segment(&config, record.key.segment) {
                 Some(ImportRefusal::OtherSegment)
             } else if record.expires_in_ms == 0 {
                 Some(ImportRefusal::Expired)
             } else {
-                insert(&self.sessions, record, now)?
+                self.take_in(record, config.sessions_max, now)
             };
             match refusal {
                 Some(refusal) => receipt.refused.push((record.key, refusal)),
@@ -198,69 +202,63 @@ impl Vnic {
         Ok(receipt)
     }
 
-    pub(crate) fn remove_sessions(&self, keys: &[SessionKey]) -> Result<u64, Error> {
-        let mut removed = 0;
-        for key in keys {
-            let there = self
-                .sessions
-                .remove(&raw_key(key))
-                .map_err(failed("removing a session"))?;
-            removed += u64::from(there);
+    fn take_in(&self, record: &SessionRecord, quota: u32, now: u64) -> Option<ImportRefusal> {
+        let slot = Slot {
+            key: raw_key(&record.key),
+            session: raw_session(record, now),
+        };
+        // What was reset is on its way out; it needs no place among those that may not be lost.
+        let half_open = matches!(record.state, TcpState::Unreplied | TcpState::Closed);
+        match self.sessions.insert(&slot, half_open, quota, now) {
+            Inserted::Done => None,
+            Inserted::Exists => Some(ImportRefusal::Exists),
+            Inserted::Full => Some(ImportRefusal::TableFull),
         }
-        Ok(removed)
+    }
+
+    pub(crate) fn remove_sessions(&self, keys: &[SessionKey]) -> Result<u64, Error> {
+        let now = self.now()?;
+        let there = keys
+            .iter()
+            .filter(|key| self.sessions.remove(&raw_key(key), now));
+        Ok(there.count() as u64)
     }
 
     pub(crate) fn purge(&self) -> Result<u64, Error> {
-        let keys: Vec<SessionKey> = self.rows()?.iter().map(|(key, _)| key_of(key)).collect();
-        self.remove_sessions(&keys)
+        Ok(self.sessions.remove_where(self.now()?, |_| true))
     }
 
-    /// Removes what has expired. A session that revives while the sweep runs is looked at again
-    /// before it is removed.
+    /// Removes what has expired. A session that revives while the sweep runs stays: its packet
+    /// comes before the removal, or finds no session any more.
     pub(crate) fn sweep(&self) -> Result<u64, Error> {
         let now = self.now()?;
-        let mut removed = 0;
-        for (key, session) in self.rows()? {
-            if session.expires_ns > now {
-                continue;
-            }
-            let again = self
-                .sessions
-                .get(&key)
-                .map_err(failed("reading a session"))?;
-            if again.is_some_and(|session| session.expires_ns <= now) {
-                let there = self
-                    .sessions
-                    .remove(&key)
-                    .map_err(failed("removing a session"))?;
-                removed += u64::from(there);
-            }
-        }
-        Ok(removed)
+        let expired = |session: &Session| session.expires_ns <= now;
+        Ok(self.sessions.remove_where(now, expired))
     }
 
     pub(crate) fn session_count(&self) -> Result<u64, Error> {
         let now = self.now()?;
-        Ok(self
-            .rows()?
-            .iter()
-            .filter(|(_, session)| session.expires_ns > now)
-            .count() as u64)
+        let mut count = 0;
+        self.sessions
+            .each(|_, session| count += u64::from(session.expires_ns > now));
+        Ok(count)
     }
-}
 
-fn insert(
-    sessions: &Map<abi::SessionKey, Session>,
-    record: &SessionRecord,
-    now: u64,
-) -> Result<Option<ImportRefusal>, Error> {
-    let no_exist = u64::from(libbpf_sys::BPF_NOEXIST);
-    match sessions.set(&raw_key(&record.key), &raw_session(record, now), no_exist) {
-        Ok(()) => Ok(None),
-        Err(error) => match error.raw_os_error() {
-            Some(libc::EEXIST) => Ok(Some(ImportRefusal::Exists)),
-            Some(libc::E2BIG | libc::ENOMEM) => Ok(Some(ImportRefusal::TableFull)),
-            _ => Err(failed("importing a session")(error)),
-        },
+    /// Goes on with a change of the quota that a crash cut off.
+    pub(crate) fn finish_resize(&mut self) -> Result<(), Error> {
+        let now = self.now()?;
+        let resizing = failed("replacing a session table");
+        self.sessions.finish_resize(now).map_err(resizing)
+    }
+
+    /// Another quota, while packets pass.
+    pub(crate) fn resize(&mut self, quota: u32) -> Result<(), Error> {
+        let now = self.now()?;
+        let resizing = failed("replacing a session table");
+        self.sessions.resize(quota, now).map_err(resizing)?;
+        self.set_config(&abi::VnicConfig {
+            sessions_max: quota,
+            ..self.config()?
+        })
     }
 }

@@ -85,10 +85,7 @@ impl<K: Plain, V: Plain> Map<K, V> {
     /// Wraps a descriptor after asking the kernel whether its sizes are ours: every call below
     /// lets the kernel write that many bytes.
     pub(crate) fn new(fd: OwnedFd) -> io::Result<Self> {
-        let mut info = c::bpf_map_info::default();
-        let mut length = size_of::<c::bpf_map_info>() as u32;
-        // SAFETY: the kernel writes at most `length` bytes into `info`.
-        check(unsafe { c::bpf_map_get_info_by_fd(fd.as_raw_fd(), &mut info, &mut length) })?;
+        let info = map_info(fd.as_fd())?;
         if (info.key_size as usize, info.value_size as usize) != (size_of::<K>(), size_of::<V>()) {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidData,
@@ -103,6 +100,10 @@ impl<K: Plain, V: Plain> Map<K, V> {
 
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
+    }
+
+    pub(crate) fn into_fd(self) -> OwnedFd {
+        self.fd
     }
 
     pub(crate) fn get(&self, key: &K) -> io::Result<Option<V>> {
@@ -219,6 +220,104 @@ impl<K: Plain, V: Plain> Map<K, V> {
     }
 }
 
+/// The values of an array map, in this process's memory. Each word that the kernel's programs also
+/// write is read and written as an atomic one; values are copied out and in whole, and a copy that a
+/// program was writing to may be torn: the table's control words say when that matters.
+#[derive(Debug)]
+pub(crate) struct Mapped<V> {
+    start: std::ptr::NonNull<c_void>,
+    length: usize,
+    values: usize,
+    kind: std::marker::PhantomData<V>,
+}
+
+// SAFETY: the mapping belongs to no thread, and all access to it is atomic or by volatile copy.
+unsafe impl<V> Send for Mapped<V> {}
+// SAFETY: as above.
+unsafe impl<V> Sync for Mapped<V> {}
+
+impl<V: Plain> Mapped<V> {
+    /// Maps the values of a map that was made with `BPF_F_MMAPABLE`.
+    pub(crate) fn new(fd: BorrowedFd<'_>) -> io::Result<Self> {
+        let info = map_info(fd)?;
+        if info.value_size as usize != size_of::<V>() || !size_of::<V>().is_multiple_of(8) {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "the map has values of another size",
+            ));
+        }
+        let values = info.max_entries as usize;
+        let bytes = (values * size_of::<V>()).next_multiple_of(PAGE_BYTES);
+        let length = std::num::NonZeroUsize::new(bytes).ok_or(io::ErrorKind::InvalidData)?;
+        use nix::sys::mman::{MapFlags, ProtFlags};
+        let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        // SAFETY: a new shared mapping at an address of the kernel's choice.
+        let start =
+            unsafe { nix::sys::mman::mmap(None, length, access, MapFlags::MAP_SHARED, fd, 0) }?;
+        Ok(Self {
+            start,
+            length: bytes,
+            values,
+            kind: std::marker::PhantomData,
+        })
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.values
+    }
+
+    fn at<W>(&self, index: usize, offset: usize) -> *mut W {
+        assert!(index < self.values && offset + size_of::<W>() <= size_of::<V>());
+        assert!(offset.is_multiple_of(align_of::<W>()));
+        let byte = index * size_of::<V>() + offset;
+        // SAFETY: inside the mapping, by the assertion; values are multiples of eight bytes and
+        // begin on a page, so an aligned offset gives an aligned pointer.
+        unsafe { self.start.as_ptr().cast::<u8>().add(byte).cast() }
+    }
+
+    /// A word of a value.
+    pub(crate) fn word(&self, index: usize, offset: usize) -> &std::sync::atomic::AtomicU64 {
+        // SAFETY: valid and aligned (`at`), for as long as the mapping, which `self` keeps.
+        unsafe { std::sync::atomic::AtomicU64::from_ptr(self.at(index, offset)) }
+    }
+
+    /// Half a word of a value.
+    pub(crate) fn half(&self, index: usize, offset: usize) -> &std::sync::atomic::AtomicU32 {
+        // SAFETY: as for `word`.
+        unsafe { std::sync::atomic::AtomicU32::from_ptr(self.at(index, offset)) }
+    }
+
+    /// A copy of a part of a value.
+    pub(crate) fn load<W: Plain>(&self, index: usize, offset: usize) -> W {
+        // SAFETY: valid and aligned (`at`); any bytes are a `W`.
+        unsafe { self.at::<W>(index, offset).read_volatile() }
+    }
+
+    /// Overwrites a part of a value.
+    pub(crate) fn store<W: Plain>(&self, index: usize, offset: usize, part: W) {
+        // SAFETY: valid and aligned (`at`).
+        unsafe { self.at::<W>(index, offset).write_volatile(part) }
+    }
+}
+
+impl<V> Drop for Mapped<V> {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is ours, and no reference into it outlives this value.
+        let _ = unsafe { nix::sys::mman::munmap(self.start, self.length) };
+    }
+}
+
+/// BPF maps are mapped in pages of the least size there is.
+const PAGE_BYTES: usize = 4_096;
+
+fn map_info(fd: BorrowedFd<'_>) -> io::Result<c::bpf_map_info> {
+    let mut info = c::bpf_map_info::default();
+    let mut length = size_of::<c::bpf_map_info>() as u32;
+    // SAFETY: the kernel writes at most `length` bytes into `info`.
+    check(unsafe { c::bpf_map_get_info_by_fd(fd.as_raw_fd(), &mut info, &mut length) })?;
+    Ok(info)
+}
+
 fn batch_opts() -> c::bpf_map_batch_opts {
     c::bpf_map_batch_opts {
         sz: size_of::<c::bpf_map_batch_opts>() as c::size_t,
@@ -233,6 +332,11 @@ pub(crate) fn inner_map(outer: &Map<u32, u32>, slot: u32) -> io::Result<Option<O
     };
     // SAFETY: takes and returns plain numbers.
     own(unsafe { c::bpf_map_get_fd_by_id(id) }).map(Some)
+}
+
+/// Puts a map into a slot of a map of maps.
+pub(crate) fn set_inner(outer: &Map<u32, u32>, slot: u32, inner: BorrowedFd<'_>) -> io::Result<()> {
+    outer.set(&slot, &(inner.as_raw_fd() as u32), 0)
 }
 
 pub(crate) fn prog_id(fd: BorrowedFd<'_>) -> io::Result<u32> {

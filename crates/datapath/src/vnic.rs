@@ -1,11 +1,15 @@
 //! One vnic: its pair of programs, its maps, its two hooks.
 
-use crate::abi::{self, Counter, EventBudget, Session, SessionKey, VnicConfig};
+use crate::abi::{self, Counter, EventBudget, VnicConfig};
+use crate::link::{link_of, with_link};
 use crate::shared::Shared;
+use crate::slots::Slots;
 use crate::sys::{self, Hook, Map};
 use crate::{Error, PROGRAM, netdev};
 use libbpf_rs::MapCore;
-use lictor_types::{Direction, Mac, Reason, RuleId, Segment, Verdict, VnicId, VnicName, VnicState};
+use lictor_types::{
+    Direction, Link, Mac, Reason, RuleId, Segment, Verdict, VnicId, VnicName, VnicState,
+};
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -26,6 +30,8 @@ pub struct VnicSpec {
     pub segment: Segment,
     /// The quota of sessions.
     pub sessions_max: u32,
+    /// What it may be on its link beyond that.
+    pub link: Link,
 }
 
 /// By which mechanism the programs hang on the device.
@@ -201,14 +207,20 @@ pub struct TestVerdict {
 pub(crate) struct Vnic {
     folder: PathBuf,
     pub(crate) config: Map<u32, VnicConfig>,
-    pub(crate) sessions: Map<SessionKey, Session>,
+    pub(crate) sessions: Slots,
     counters: Map<u32, Counter>,
     programs: [OwnedFd; 2],
 }
 
 const PROGRAM_NAMES: [&str; 2] = ["from_guest", "toward_guest"];
 const LINK_NAMES: [&str; 2] = ["link_from_guest", "link_toward_guest"];
-const MAP_NAMES: [&str; 4] = ["vnic", "sessions", "counters", "event_budget"];
+const MAP_NAMES: [&str; 5] = [
+    "vnic",
+    "sessions",
+    "session_table",
+    "counters",
+    "event_budget",
+];
 const HOOKS: [Hook; 2] = [Hook::Ingress, Hook::Egress];
 const DIRECTIONS: [Direction; 2] = [Direction::Egress, Direction::Ingress];
 
@@ -243,7 +255,7 @@ impl Vnic {
         Ok(Self {
             folder: folder.to_owned(),
             config: Map::new(pin("vnic")?).map_err(&sized)?,
-            sessions: Map::new(pin("sessions")?).map_err(&sized)?,
+            sessions: Slots::open(pin("sessions")?, pin("session_table")?).map_err(&sized)?,
             counters: Map::new(pin("counters")?).map_err(&sized)?,
             programs: [pin(PROGRAM_NAMES[0])?, pin(PROGRAM_NAMES[1])?],
         })
@@ -261,6 +273,8 @@ impl Vnic {
             vnic: spec.vnic,
             source,
         };
+        let sessions =
+            Slots::create(spec.sessions_max).map_err(failed("making the session tables"))?;
         let mut object = libbpf_rs::ObjectBuilder::default()
             .open_memory(PROGRAM)
             .map_err(refused)?;
@@ -269,7 +283,9 @@ impl Vnic {
             if let Some(fd) = shared.fd(&name) {
                 map.reuse_fd(fd).map_err(refused)?;
             } else if name == "sessions" {
-                map.set_max_entries(spec.sessions_max).map_err(refused)?;
+                map.reuse_fd(sessions.outer_fd()).map_err(refused)?;
+            } else if name == "session_table" {
+                map.reuse_fd(sessions.info_fd()).map_err(refused)?;
             }
         }
         let mut object = object.load().map_err(refused)?;
@@ -308,7 +324,7 @@ impl Vnic {
         device: &netdev::Device,
         how: How,
     ) -> Result<Attachment, Error> {
-        self.set_config(&VnicConfig {
+        let config = VnicConfig {
             state: VnicState::Hold as u32,
             vnic: spec.vnic.0,
             segment: spec.segment.0,
@@ -325,7 +341,8 @@ impl Vnic {
             device: fixed(&spec.device),
             name: fixed(spec.name.as_str()),
             ..VnicConfig::default()
-        })?;
+        };
+        self.set_config(&with_link(config, &spec.link))?;
         self.hang(device.ifindex, how)?;
         let mut config = self.config()?;
         // Read again: a packet may have passed between the first look and the attachment.
@@ -450,6 +467,7 @@ impl Vnic {
                 mac: Mac(config.mac),
                 segment: Segment(config.segment),
                 sessions_max: config.sessions_max,
+                link: link_of(&config),
             },
             ifindex: config.ifindex,
             state: VnicState::from_number(config.state)

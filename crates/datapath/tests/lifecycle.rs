@@ -98,7 +98,7 @@ fn an_import_refuses_what_does_not_belong_or_fit() {
     }
     let bench = Bench::with(1);
     let foreign = SessionKey {
-        segment: lictor_types::Segment(8),
+        segment: lictor_types::Segment(9),
         ..record(1).key
     };
     let records = [

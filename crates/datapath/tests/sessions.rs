@@ -307,23 +307,112 @@ fn without_a_release_only_the_announcement_passes() {
     bench.check("ARP", Egress, &ask, "deny no-release");
 }
 
+fn query(port: u16) -> Vec<u8> {
+    ip(Egress, OUT, 17, &udp((port, 53)))
+}
+
+fn reply(port: u16) -> Vec<u8> {
+    ip(Ingress, BACK, 17, &udp((53, port)))
+}
+
 #[test]
-fn a_full_table_denies_only_what_is_new() {
+fn a_full_table_denies_only_what_is_answered_anew() {
     if !privileged() {
         return;
     }
     let bench = Bench::with(2);
-    let query = |port| ip(Egress, OUT, 17, &udp((port, 53)));
-    bench.check("first", Egress, &query(1), "allow policy-allow");
-    bench.check("second", Egress, &query(2), "allow policy-allow");
-    bench.check("one too many", Egress, &query(3), "deny session-table-full");
+    for port in [1, 2] {
+        bench.check("asked", Egress, &query(port), "allow policy-allow");
+        bench.check("answered", Ingress, &reply(port), "allow session");
+    }
+    bench.check("one more asks", Egress, &query(3), "allow policy-allow");
+    bench.check(
+        "one too many",
+        Ingress,
+        &reply(3),
+        "deny session-table-full",
+    );
     bench.check("first again", Egress, &query(1), "allow session");
-    bench
+    let later = |seconds| {
+        let by = Duration::from_secs(seconds);
+        bench.datapath.advance_clock(VNIC, by).expect("advances");
+    };
+    later(181);
+    bench.check("asks again", Egress, &query(3), "allow policy-allow");
+    bench.check(
+        "those that expired make room",
+        Ingress,
+        &reply(3),
+        "allow session",
+    );
+    later(181);
+    assert_eq!(bench.datapath.sweep(VNIC).expect("sweeps"), 1);
+    assert_eq!(bench.datapath.sweep(VNIC).expect("sweeps"), 0);
+}
+
+#[test]
+fn a_flood_pushes_out_no_session_that_was_answered() {
+    if !privileged() {
+        return;
+    }
+    const QUOTA: u32 = 1_024;
+    let bench = Bench::with(QUOTA);
+    for port in 1..=500 {
+        bench.check("asked", Egress, &query(port), "allow policy-allow");
+        bench.check("answered", Ingress, &reply(port), "allow session");
+    }
+    let before = bench.datapath.session_count(VNIC).expect("counts");
+    for number in 0..10 * QUOTA as u16 {
+        let asked = query(1_000 + number);
+        bench.check("one of the flood", Egress, &asked, "allow policy-allow");
+    }
+    let after = bench.datapath.session_count(VNIC).expect("counts");
+    assert!(after - before < 2 * u64::from(QUOTA), "{after} sessions");
+    for port in 1..=500 {
+        bench.check("still there", Ingress, &reply(port), "allow session");
+    }
+    bench.check("a new one", Egress, &query(501), "allow policy-allow");
+    bench.check("and its answer", Ingress, &reply(501), "allow session");
+}
+
+#[test]
+fn a_larger_quota_keeps_every_session_and_its_counters() {
+    if !privileged() {
+        return;
+    }
+    let mut bench = Bench::with(500);
+    for port in 1..=500 {
+        bench.check("asked", Egress, &query(port), "allow policy-allow");
+        bench.check("answered", Ingress, &reply(port), "allow session");
+    }
+    let sorted = |bench: &Bench| {
+        let mut sessions = bench.datapath.export(VNIC).expect("exports");
+        sessions.sort_by_key(|session| session.key);
+        let without_age = |session: &mut lictor_types::SessionRecord| {
+            (session.idle_ms, session.expires_in_ms) = (0, 0);
+        };
+        sessions.iter_mut().for_each(without_age);
+        sessions
+    };
+    let before = sorted(&bench);
+    assert_eq!(before.len(), 500);
+    bench.check("asked", Egress, &query(501), "allow policy-allow");
+    bench.check("no room", Ingress, &reply(501), "deny session-table-full");
+    bench.datapath.resize(VNIC, 100_000).expect("grows");
+    bench.check("room", Ingress, &reply(501), "allow session");
+    let mut after = sorted(&bench);
+    after.retain(|session| session.key.local_port != 501);
+    assert_eq!(after, before);
+    bench.datapath.resize(VNIC, 100).expect("shrinks");
+    assert_eq!(bench.datapath.export(VNIC).expect("exports").len(), 501);
+    bench.check("asked", Egress, &query(502), "allow policy-allow");
+    bench.check("no room", Ingress, &reply(502), "deny session-table-full");
+    bench.datapath.set_budget(1_000);
+    let refused = bench
         .datapath
-        .advance_clock(VNIC, Duration::from_secs(31))
-        .expect("advances");
-    assert_eq!(bench.datapath.sweep(VNIC).expect("sweeps"), 2);
-    bench.check("after the sweep", Egress, &query(3), "allow policy-allow");
+        .resize(VNIC, 1_001)
+        .expect_err("beyond the budget");
+    assert!(refused.to_string().contains("1000"), "{refused}");
 }
 
 #[test]

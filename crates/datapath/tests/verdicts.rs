@@ -522,13 +522,13 @@ fn what_is_not_understood_is_denied() {
         (
             "a VLAN tag",
             Egress,
-            link(Egress, 0x8100, &[0; 40]),
-            "deny ether-type",
+            link(Egress, 0x8100, &[0x0f; 40]),
+            "deny vlan",
         ),
         (
-            "LLDP",
+            "PPPoE",
             Egress,
-            link(Egress, 0x88cc, &[0; 40]),
+            link(Egress, 0x8863, &[0; 40]),
             "deny ether-type",
         ),
         (
@@ -540,12 +540,12 @@ fn what_is_not_understood_is_denied() {
         ("version 5", Egress, edit(14, 0x55), "deny bad-header"),
         ("header length 4", Egress, edit(14, 0x44), "deny bad-header"),
         (
-            "more fragments",
+            "more fragments, but no multiple of eight",
             Egress,
             edit(14 + 6, 0x20),
-            "deny fragment",
+            "deny bad-fragment",
         ),
-        ("a later fragment", Egress, edit(14 + 7, 1), "deny fragment"),
+        ("a later fragment", Egress, edit(14 + 7, 2), "deny fragment"),
         (
             "a group as source",
             Egress,
@@ -597,7 +597,7 @@ fn what_is_not_understood_is_denied() {
         (
             "a fragment header",
             Egress,
-            ip(Egress, OUT6, 44, &[6, 0, 0, 0, 0, 0, 0, 0]),
+            ip(Egress, OUT6, 44, &[17, 0, 0, 16, 0, 0, 0, 0, 0]),
             "deny fragment",
         ),
         (
@@ -629,7 +629,11 @@ fn what_is_not_understood_is_denied() {
 
 #[test]
 fn every_reason_of_the_program_is_reached_by_some_case() {
-    let source = concat!(include_str!("verdicts.rs"), include_str!("sessions.rs"));
+    let source = concat!(
+        include_str!("verdicts.rs"),
+        include_str!("sessions.rs"),
+        include_str!("headers.rs")
+    );
     let named: BTreeSet<&str> = Reason::ALL
         .iter()
         .map(|reason| reason.name())

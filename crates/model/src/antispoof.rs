@@ -3,6 +3,7 @@
 
 use crate::parse::{Content, IP_ICMPV6, Ip, Message, Packet, Transport, bytes_at};
 use crate::policy::{Place, Tables};
+use crate::verdict::Vnic;
 use lictor_types::{Direction, Mac, Reason};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -16,6 +17,8 @@ pub(crate) const ROUTER_ADVERTISEMENT: u8 = 134;
 const SOLICITATION: u8 = 135;
 const ADVERTISEMENT: u8 = 136;
 const REDIRECT: u8 = 137;
+/// Queries, reports and farewells of MLD (RFC 2710, RFC 3810).
+const LISTENERS: [u8; 4] = [130, 131, 132, 143];
 
 /// Truth about a neighbour, or a lie.
 fn truth(holds: bool) -> Reason {
@@ -28,19 +31,19 @@ fn truth(holds: bool) -> Reason {
 
 /// A guest sends with its own MAC only, and hears its own, all stations, all nodes (ff02::1) and
 /// the solicited-node groups, for which a solicitation must prove itself by its target.
-pub(crate) fn mac(own: Mac, packet: &Packet<'_>, direction: Direction) -> Result<(), Reason> {
+pub(crate) fn mac(vnic: &Vnic, packet: &Packet<'_>, direction: Direction) -> Result<(), Reason> {
     if direction == Egress {
-        return match packet.from == own {
+        return match vnic.is(packet.from) {
             true => Ok(()),
             false => Err(Reason::SpoofedMac),
         };
     }
     let Content::Ip(ip) = &packet.content else {
-        let heard = packet.to == own || packet.to == Mac([0xff; 6]);
+        let heard = vnic.is(packet.to) || packet.to == Mac([0xff; 6]);
         return heard.then_some(()).ok_or(Reason::ForeignMac);
     };
     let heard = match packet.to.0 {
-        to if to == own.0 || to == [0xff; 6] => true,
+        to if vnic.is(Mac(to)) || to == [0xff; 6] => true,
         [0x33, 0x33, 0, 0, 0, 1] => ip.source.is_ipv6(),
         [0x33, 0x33, 0xff, ..] => is_solicitation(ip),
         _ => false,
@@ -79,16 +82,16 @@ fn read_arp(body: &[u8]) -> Result<Arp, Reason> {
     })
 }
 
-/// What stands at this vnic: its place and its MAC.
+/// What stands at this vnic, and where a packet is.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Station {
+pub(crate) struct Station<'a> {
     pub(crate) place: Place,
-    pub(crate) mac: Mac,
+    pub(crate) vnic: &'a Vnic,
 }
 
 /// QEMU announces a resumed guest in a reversed ARP for its own station. It needs no release: it
 /// moves the bridges' knowledge of the MAC and nothing else.
-pub(crate) fn rarp(body: &[u8], own: Mac, direction: Direction) -> Reason {
+pub(crate) fn rarp(body: &[u8], vnic: &Vnic, direction: Direction) -> Reason {
     if bytes_at::<28>(body, 0).is_none() {
         return Reason::Truncated;
     }
@@ -98,20 +101,27 @@ pub(crate) fn rarp(body: &[u8], own: Mac, direction: Direction) -> Reason {
     match read_arp(body) {
         // RFC 903: a request for the sender's own address.
         Ok(arp) if arp.operation != 3 => Reason::BadHeader,
-        Ok(arp) if arp.sender_mac == own && arp.target_mac == own => Reason::Announcement,
+        Ok(arp) if vnic.is(arp.sender_mac) && arp.target_mac == arp.sender_mac => {
+            Reason::Announcement
+        }
         Ok(_) => Reason::SpoofedNeighbour,
         Err(reason) => reason,
     }
 }
 
-pub(crate) fn arp(body: &[u8], tables: &Tables, station: Station, direction: Direction) -> Reason {
+pub(crate) fn arp(
+    body: &[u8],
+    tables: &Tables,
+    station: Station<'_>,
+    direction: Direction,
+) -> Reason {
     let arp = match read_arp(body) {
         Ok(arp) if matches!(arp.operation, 1 | 2) => arp,
         Ok(_) => return Reason::BadHeader,
         Err(reason) => return reason,
     };
     let bound = |address: Ipv4Addr| tables.bound(station.place, address.into());
-    let own = arp.sender_mac == station.mac;
+    let own = station.vnic.is(arp.sender_mac);
     match direction {
         Egress if !own => Reason::SpoofedNeighbour,
         // RFC 5227, 2.1.1: a probe asks without claiming.
@@ -128,7 +138,7 @@ pub(crate) fn arp(body: &[u8], tables: &Tables, station: Station, direction: Dir
 pub(crate) fn nd(
     packet: &Packet<'_>,
     tables: &Tables,
-    station: Station,
+    station: Station<'_>,
     direction: Direction,
 ) -> Option<Reason> {
     let Content::Ip(ip) = &packet.content else {
@@ -137,6 +147,10 @@ pub(crate) fn nd(
     let Transport::Icmp(message) = &ip.transport else {
         return None;
     };
+    // RFC 2710, 3: listeners and their routers do not speak beyond the link.
+    if ip.protocol == IP_ICMPV6 && LISTENERS.contains(&message.kind) && ip.hops != 1 {
+        return Some(Reason::BadHeader);
+    }
     if ip.protocol != IP_ICMPV6 || !(ROUTER_SOLICITATION..=REDIRECT).contains(&message.kind) {
         return None;
     }
@@ -150,9 +164,9 @@ pub(crate) fn nd(
         (ROUTER_ADVERTISEMENT, Ingress) => return None,
         (ROUTER_ADVERTISEMENT, Egress) | (REDIRECT, _) => Err(Reason::SpoofedNeighbour),
         (ROUTER_SOLICITATION, Ingress) => Err(Reason::ForeignAddress),
-        (ROUTER_SOLICITATION, Egress) => options(message.bytes, 8, station.mac, direction)
+        (ROUTER_SOLICITATION, Egress) => options(message.bytes, 8, station.vnic, direction)
             .map(|()| truth(ip.source.is_unspecified() || from_own)),
-        _ => target(message, station.mac, direction).map(|target| match direction {
+        _ => target(message, station.vnic, direction).map(|target| match direction {
             Egress => said(ip, message.kind, from_own, bound(target.into())),
             Ingress => heard(packet.to, ip, (message.kind, target), bound),
         }),
@@ -161,20 +175,20 @@ pub(crate) fn nd(
 }
 
 /// The target of a solicitation or an advertisement whose options tell the truth.
-fn target(message: &Message<'_>, own: Mac, direction: Direction) -> Result<Ipv6Addr, Reason> {
+fn target(message: &Message<'_>, vnic: &Vnic, direction: Direction) -> Result<Ipv6Addr, Reason> {
     let octets: [u8; 16] = bytes_at(message.bytes, 8).ok_or(Reason::Truncated)?;
     let target = Ipv6Addr::from(octets);
     // RFC 4861, 4.3: no group. A v4-mapped one would be taken for the IPv4 address it contains.
     if target.is_multicast() || target.to_ipv4_mapped().is_some() {
         return Err(Reason::BadHeader);
     }
-    options(message.bytes, 24, own, direction)?;
+    options(message.bytes, 24, vnic, direction)?;
     Ok(target)
 }
 
 /// Whether the options speak of the right station: from the guest its own, toward it any but its
 /// own.
-fn options(bytes: &[u8], at: usize, own: Mac, direction: Direction) -> Result<(), Reason> {
+fn options(bytes: &[u8], at: usize, vnic: &Vnic, direction: Direction) -> Result<(), Reason> {
     let mut rest = bytes.get(at..).ok_or(Reason::Truncated)?;
     for _ in 0..ND_OPTIONS_MAX {
         if rest.is_empty() {
@@ -186,7 +200,7 @@ fn options(bytes: &[u8], at: usize, own: Mac, direction: Direction) -> Result<()
             return Err(Reason::BadHeader);
         }
         let names_station = matches!(kind, 1 | 2);
-        if names_station && (Mac(mac) == own) != (direction == Egress) {
+        if names_station && vnic.is(Mac(mac)) != (direction == Egress) {
             return Err(Reason::SpoofedNeighbour);
         }
         rest = rest

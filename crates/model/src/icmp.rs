@@ -1,6 +1,6 @@
 //! ICMP as conversations: echoes that are asked and answered, and errors about other conversations.
 
-use crate::parse::{IP_ICMP, IP_ICMPV6, IP_TCP, IP_UDP, Ip, Message, bytes_at, u16_at};
+use crate::parse::{IP_ICMP, IP_ICMPV6, Ip, Message, bytes_at, has_ports, u16_at};
 use lictor_types::{Direction, Segment, SessionKey};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -116,9 +116,9 @@ pub(crate) fn related(
         Direction::Ingress => Direction::Egress,
     };
     let port = |at| u16_at(&inner.transport, at);
-    let ports = match inner.protocol {
-        IP_TCP | IP_UDP => (port(0)?, port(2)?),
-        _ => (0, 0),
+    let ports = match has_ports(inner.protocol) {
+        true => (port(0)?, port(2)?),
+        false => (0, 0),
     };
     let ends = [(inner.source, ports.0), (inner.destination, ports.1)];
     let mut key = key(segment, inner.protocol, ends, inner_direction);

@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 mod antispoof;
+mod extension;
 mod icmp;
 mod parse;
 mod policy;

@@ -1,10 +1,9 @@
 //! From bytes to fields. What is not understood has a reason instead.
 
-use lictor_types::{Mac, Reason};
+use crate::extension::{Chain, Fragment, ipv4_fragment, ipv4_options};
+use lictor_types::{Link, Mac, Reason};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// IPv6 headers that are followed to the transport header.
-const EXTENSION_HEADERS_MAX: usize = 4;
 /// Options of a SYN that are looked at for the window scale.
 const TCP_OPTIONS_MAX: usize = 10;
 /// The largest window scale (RFC 7323, 2.3: more means this).
@@ -14,12 +13,21 @@ pub(crate) const IP_ICMP: u8 = 1;
 pub(crate) const IP_TCP: u8 = 6;
 pub(crate) const IP_UDP: u8 = 17;
 pub(crate) const IP_ICMPV6: u8 = 58;
+pub(crate) const IP_SCTP: u8 = 132;
+pub(crate) const IP_UDP_LITE: u8 = 136;
+
+/// Whether a protocol's conversations are told apart by ports.
+pub(crate) fn has_ports(protocol: u8) -> bool {
+    matches!(protocol, IP_TCP | IP_UDP | IP_SCTP | IP_UDP_LITE)
+}
 
 /// A frame as far as it is understood.
 #[derive(Debug)]
 pub(crate) struct Packet<'a> {
     pub(crate) to: Mac,
     pub(crate) from: Mac,
+    /// The L2 domain: the vnic's own, or that of the VLAN.
+    pub(crate) segment: lictor_types::Segment,
     pub(crate) content: Content<'a>,
 }
 
@@ -28,6 +36,8 @@ pub(crate) struct Packet<'a> {
 pub(crate) enum Content<'a> {
     Arp(&'a [u8]),
     Rarp(&'a [u8]),
+    /// Another EtherType.
+    Other(u16),
     Ip(Ip<'a>),
 }
 
@@ -37,14 +47,24 @@ pub(crate) struct Ip<'a> {
     pub(crate) destination: IpAddr,
     pub(crate) hops: u8,
     pub(crate) protocol: u8,
+    pub(crate) fragment: Option<Fragment>,
     pub(crate) transport: Transport<'a>,
 }
 
 #[derive(Debug)]
 pub(crate) enum Transport<'a> {
     Tcp(Segment),
-    Udp { source: u16, destination: u16 },
+    /// UDP and UDP-Lite.
+    Udp {
+        source: u16,
+        destination: u16,
+    },
+    Sctp {
+        source: u16,
+        destination: u16,
+    },
     Icmp(Message<'a>),
+    /// No ports: another protocol, or a later fragment.
     Other,
 }
 
@@ -126,20 +146,57 @@ fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
     bytes_at(bytes, at).map(u32::from_be_bytes)
 }
 
-/// A whole frame.
-pub(crate) fn frame(bytes: &[u8]) -> Result<Packet<'_>, Reason> {
+/// A whole frame. `own` is the segment of untagged ones.
+pub(crate) fn frame<'a>(
+    bytes: &'a [u8],
+    own: lictor_types::Segment,
+    link: &Link,
+) -> Result<Packet<'a>, Reason> {
     let to = Mac(bytes_at(bytes, 0).ok_or(Reason::Truncated)?);
     let from = Mac(bytes_at(bytes, 6).ok_or(Reason::Truncated)?);
     let kind = u16_at(bytes, 12).ok_or(Reason::Truncated)?;
-    let body = &bytes[14..];
+    let (segment, kind, body) = untagged(kind, &bytes[14..], own, link)?;
     let content = match kind {
         0x0806 => Content::Arp(body),
         0x8035 => Content::Rarp(body),
         0x0800 => Content::Ip(ipv4(body)?),
         0x86dd => Content::Ip(ipv6(body)?),
+        // Smaller numbers are lengths (IEEE 802.3, 3.2.6), whose frames name no protocol here.
+        0x0600.. => Content::Other(kind),
         _ => return Err(Reason::EtherType),
     };
-    Ok(Packet { to, from, content })
+    Ok(Packet {
+        to,
+        from,
+        segment,
+        content,
+    })
+}
+
+/// Segment, EtherType and body behind a VLAN tag, if there is one. VLAN 0 is no VLAN: such a tag
+/// carries a priority only (IEEE 802.1Q, 6.9). A second tag and a provider's tag lead to networks
+/// that no binding can name.
+fn untagged<'a>(
+    kind: u16,
+    body: &'a [u8],
+    own: lictor_types::Segment,
+    link: &Link,
+) -> Result<(lictor_types::Segment, u16, &'a [u8]), Reason> {
+    const CUSTOMER: u16 = 0x8100;
+    const PROVIDER: u16 = 0x88a8;
+    if !matches!(kind, CUSTOMER | PROVIDER) {
+        return Ok((own, kind, body));
+    }
+    let control = u16_at(body, 0).ok_or(Reason::Truncated)?;
+    let inner = u16_at(body, 2).ok_or(Reason::Truncated)?;
+    if kind != CUSTOMER || matches!(inner, CUSTOMER | PROVIDER) {
+        return Err(Reason::Vlan);
+    }
+    let segment = match control & 0x0fff {
+        0 => own,
+        vlan => link.segment(vlan).ok_or(Reason::Vlan)?,
+    };
+    Ok((segment, inner, &body[4..]))
 }
 
 fn ipv4(bytes: &[u8]) -> Result<Ip<'_>, Reason> {
@@ -151,10 +208,7 @@ fn ipv4(bytes: &[u8]) -> Result<Ip<'_>, Reason> {
     let length = usize::from(u16::from_be_bytes([header[2], header[3]]));
     let whole = bytes.get(..length).ok_or(Reason::Truncated)?;
     let body = whole.get(header_bytes..).ok_or(Reason::Truncated)?;
-    // More fragments, or an offset: without reassembly the ports can't be trusted.
-    if u16::from_be_bytes([header[6], header[7]]) & 0x3fff != 0 {
-        return Err(Reason::Fragment);
-    }
+    ipv4_options(&whole[header.len()..header_bytes])?;
     let source = Ipv4Addr::new(header[12], header[13], header[14], header[15]);
     // RFC 1122, 3.2.1.3: neither a group nor the loopback network may be a source; class E and the
     // limited broadcast are no station either.
@@ -162,12 +216,17 @@ fn ipv4(bytes: &[u8]) -> Result<Ip<'_>, Reason> {
         return Err(Reason::BadHeader);
     }
     let destination = Ipv4Addr::new(header[16], header[17], header[18], header[19]);
+    let fragment = ipv4_fragment(&header, body.len());
+    if let Some(fragment) = fragment {
+        fragment.check(header_bytes)?;
+    }
     Ok(Ip {
         source: source.into(),
         destination: destination.into(),
         hops: header[8],
         protocol: header[9],
-        transport: transport(header[9], IP_ICMP, body)?,
+        fragment,
+        transport: transport(header[9], IP_ICMP, body, fragment)?,
     })
 }
 
@@ -186,48 +245,52 @@ fn ipv6(bytes: &[u8]) -> Result<Ip<'_>, Reason> {
     if source.is_multicast() || source.is_loopback() || mapped(source) || mapped(destination) {
         return Err(Reason::BadHeader);
     }
-    let (protocol, body) = extensions(header[6], body)?;
+    let (chain, end) = Chain::follow(header[6], body);
+    let fragment = chain.fragment;
+    end.map_err(|reason| complete(reason, fragment))?;
+    if let Some(fragment) = fragment {
+        fragment.check(chain.repeated)?;
+    }
     Ok(Ip {
         source: source.into(),
         destination: destination.into(),
         hops: header[7],
-        protocol,
-        transport: transport(protocol, IP_ICMPV6, body)?,
+        protocol: chain.protocol,
+        fragment,
+        transport: transport(chain.protocol, IP_ICMPV6, chain.body, fragment)?,
     })
 }
 
-/// Follows the headers that may precede a transport header. A routing header can carry a packet
-/// past the check of its destination (RFC 5095); AH, mobility, HIP and Shim6 are not followed.
-fn extensions(mut next: u8, mut body: &[u8]) -> Result<(u8, &[u8]), Reason> {
-    const HOP_BY_HOP: u8 = 0;
-    const DESTINATION: u8 = 60;
-    for place in 0..=EXTENSION_HEADERS_MAX {
-        match next {
-            44 => return Err(Reason::Fragment),
-            43 | 51 | 135 | 139 | 140 => return Err(Reason::ExtensionHeader),
-            // RFC 8200, 4.1: only directly after the IPv6 header.
-            HOP_BY_HOP if place > 0 => return Err(Reason::BadHeader),
-            HOP_BY_HOP | DESTINATION => {}
-            _ => return Ok((next, body)),
-        }
-        let [following, units] = bytes_at(body, 0).ok_or(Reason::Truncated)?;
-        body = body
-            .get((usize::from(units) + 1) * 8..)
-            .ok_or(Reason::Truncated)?;
-        next = following;
+/// A first fragment must have all headers up to the transport header: what lies in the next one
+/// can't be judged (RFC 1858, RFC 7112).
+fn complete(reason: Reason, fragment: Option<Fragment>) -> Reason {
+    match (reason, fragment) {
+        (Reason::Truncated, Some(_)) => Reason::TinyFragment,
+        _ => reason,
     }
-    Err(Reason::ExtensionHeader)
 }
 
-/// ICMP belongs to one family each (RFC 4443, section 1).
-fn transport(protocol: u8, icmp_of_family: u8, body: &[u8]) -> Result<Transport<'_>, Reason> {
-    match protocol {
+/// ICMP belongs to one family each (RFC 4443, section 1). A later fragment has no header.
+fn transport(
+    protocol: u8,
+    icmp_of_family: u8,
+    body: &[u8],
+    fragment: Option<Fragment>,
+) -> Result<Transport<'_>, Reason> {
+    if fragment.is_some_and(|fragment| !fragment.first()) {
+        return Ok(Transport::Other);
+    }
+    let whole = fragment.is_none();
+    let parsed = match protocol {
         IP_TCP => tcp(body).map(Transport::Tcp),
-        IP_UDP => udp(body),
+        IP_UDP => udp(body, whole),
+        IP_UDP_LITE => udp_lite(body, whole),
+        IP_SCTP => sctp(body, whole),
         IP_ICMP | IP_ICMPV6 if protocol != icmp_of_family => Err(Reason::BadHeader),
         IP_ICMP | IP_ICMPV6 => icmp(body).map(Transport::Icmp),
         _ => Ok(Transport::Other),
-    }
+    };
+    parsed.map_err(|reason| complete(reason, fragment))
 }
 
 fn tcp(bytes: &[u8]) -> Result<Segment, Reason> {
@@ -267,13 +330,44 @@ fn scale(mut options: &[u8]) -> Option<u8> {
     None
 }
 
-fn udp(bytes: &[u8]) -> Result<Transport<'_>, Reason> {
+fn ports(header: &[u8; 8]) -> Transport<'static> {
+    Transport::Udp {
+        source: u16::from_be_bytes([header[0], header[1]]),
+        destination: u16::from_be_bytes([header[2], header[3]]),
+    }
+}
+
+/// A fragment has the length of the whole datagram.
+fn udp(bytes: &[u8], whole: bool) -> Result<Transport<'_>, Reason> {
     let header: [u8; 8] = bytes_at(bytes, 0).ok_or(Reason::Truncated)?;
     let length = usize::from(u16::from_be_bytes([header[4], header[5]]));
-    if length < header.len() || length > bytes.len() {
+    if length < header.len() || (whole && length > bytes.len()) {
         return Err(Reason::Truncated);
     }
-    Ok(Transport::Udp {
+    Ok(ports(&header))
+}
+
+/// UDP-Lite (RFC 3828): the checksum covers everything, or at least the header.
+fn udp_lite(bytes: &[u8], whole: bool) -> Result<Transport<'_>, Reason> {
+    let header: [u8; 8] = bytes_at(bytes, 0).ok_or(Reason::Truncated)?;
+    match usize::from(u16::from_be_bytes([header[4], header[5]])) {
+        1..8 => Err(Reason::BadHeader),
+        covered if whole && covered > bytes.len() => Err(Reason::Truncated),
+        _ => Ok(ports(&header)),
+    }
+}
+
+/// The common header and the head of the first chunk (RFC 9260, 3).
+fn sctp(bytes: &[u8], whole: bool) -> Result<Transport<'_>, Reason> {
+    let header: [u8; 16] = bytes_at(bytes, 0).ok_or(Reason::Truncated)?;
+    let length = usize::from(u16::from_be_bytes([header[14], header[15]]));
+    if length < 4 {
+        return Err(Reason::BadHeader);
+    }
+    if whole && length > bytes.len() - 12 {
+        return Err(Reason::Truncated);
+    }
+    Ok(Transport::Sctp {
         source: u16::from_be_bytes([header[0], header[1]]),
         destination: u16::from_be_bytes([header[2], header[3]]),
     })

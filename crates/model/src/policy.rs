@@ -115,7 +115,6 @@ impl Tables {
     /// The verdict on a frame that is neither IP nor one of the link's own protocols. It has no
     /// addresses: the guest is known by its vnic, the other end is nobody in particular. Only a
     /// rule that names the EtherType speaks of it; what no rule names keeps its own reason.
-    #[expect(dead_code, reason = "such frames end in `parse` so far")]
     pub(crate) fn judge_ether(
         &self,
         place: Place,

@@ -11,6 +11,8 @@ use std::time::Duration;
 pub(crate) struct Session {
     pub(crate) state: TcpState,
     pub(crate) opened: Direction,
+    /// It was answered, and so counts against the quota and is pushed out by nobody.
+    pub(crate) promoted: bool,
     pub(crate) rule: RuleId,
     pub(crate) generation: Generation,
     pub(crate) epochs: (Epoch, Epoch),
@@ -48,8 +50,9 @@ pub(crate) fn timeout(protocol: u8, state: TcpState) -> Duration {
     Duration::from_secs(seconds)
 }
 
-/// The sessions of one vnic, at most its quota. An expired one keeps its place until its
-/// conversation begins anew or a sweep removes it.
+/// The sessions of one vnic. Its quota counts those that were answered; the others have a table of
+/// their own in the program, from which new ones push out the oldest. That is not modelled: a
+/// comparison has to stay below its size.
 #[derive(Debug, Clone)]
 pub(crate) struct Table {
     rows: BTreeMap<SessionKey, Session>,
@@ -72,12 +75,24 @@ impl Table {
         self.rows.get_mut(key).filter(|session| session.live(now))
     }
 
-    pub(crate) fn insert(&mut self, key: SessionKey, session: Session) -> Result<(), Full> {
-        if self.rows.len() >= self.max {
+    /// A session begins, or comes from another host.
+    pub(crate) fn insert(
+        &mut self,
+        key: SessionKey,
+        session: Session,
+        now: Duration,
+    ) -> Result<(), Full> {
+        if session.promoted && !self.has_room(now) {
             return Err(Full);
         }
         self.rows.insert(key, session);
         Ok(())
+    }
+
+    /// Whether one more may be promoted.
+    pub(crate) fn has_room(&self, now: Duration) -> bool {
+        let counted = |session: &&Session| session.promoted && session.live(now);
+        self.rows.values().filter(counted).count() < self.max
     }
 
     pub(crate) fn remove(&mut self, key: &SessionKey) {
@@ -130,6 +145,7 @@ pub(crate) fn taken_in(record: &SessionRecord, now: Duration) -> Session {
     Session {
         state: record.state,
         opened: record.opened,
+        promoted: !matches!(record.state, TcpState::Unreplied | TcpState::Closed),
         rule: record.rule,
         generation: record.generation,
         epochs: (record.local_epoch, record.remote_epoch),

@@ -7,7 +7,7 @@ use crate::policy::{Judgement, Place, Tables};
 use crate::session::{self, Session, Table};
 use crate::tcp::{self, Side, Track};
 use lictor_types::{
-    Direction, HostTables, Mac, Protocol, Reason, RuleId, Segment, SessionKey, SessionRecord,
+    Direction, HostTables, Link, Mac, Protocol, Reason, RuleId, Segment, SessionKey, SessionRecord,
     TcpState, Verdict, VnicId, VnicState,
 };
 use std::collections::BTreeMap;
@@ -25,6 +25,21 @@ pub struct Vnic {
     pub segment: Segment,
     /// The quota of sessions.
     pub sessions_max: u32,
+    /// What it may be on its link beyond that.
+    pub link: Link,
+}
+
+impl Vnic {
+    /// Whether this is one of its own stations.
+    pub(crate) fn is(&self, mac: Mac) -> bool {
+        mac == self.mac || self.link.more_macs.contains(&Some(mac))
+    }
+
+    /// Whether this is one of its domains.
+    pub(crate) fn is_in(&self, segment: Segment) -> bool {
+        let mut vlans = self.link.vlans.iter().flatten();
+        segment == self.segment || vlans.any(|vlan| vlan.segment == segment)
+    }
 }
 
 /// A packet and its circumstances.
@@ -141,12 +156,12 @@ impl Firewall {
     /// there already or finds no room is left out.
     pub fn import(&mut self, records: &[SessionRecord], now: Duration) {
         for record in records {
-            let fits = record.key.segment == self.vnic.segment && record.expires_in_ms > 0;
+            let fits = self.vnic.is_in(record.key.segment) && record.expires_in_ms > 0;
             if fits && !self.sessions.contains(&record.key) {
                 // A full table refuses the record; it is no error of the others.
                 let _full = self
                     .sessions
-                    .insert(record.key, session::taken_in(record, now));
+                    .insert(record.key, session::taken_in(record, now), now);
             }
         }
     }
@@ -198,40 +213,55 @@ impl Firewall {
             VnicState::Cut => return Err(Reason::Cut),
         }
         // 2. What is not understood is denied.
-        let packet = parse::frame(frame.bytes)?;
+        let packet = parse::frame(frame.bytes, self.vnic.segment, &self.vnic.link)?;
         // 3. The MAC, whose liar is not worth a look-up.
-        antispoof::mac(self.vnic.mac, &packet, frame.direction)?;
+        antispoof::mac(&self.vnic, &packet, frame.direction)?;
         // 4. The link's own protocols; all but the announcement ask who has an address.
         if let Content::Rarp(body) = packet.content {
-            return Err(antispoof::rarp(body, self.vnic.mac, frame.direction));
+            return Err(antispoof::rarp(body, &self.vnic, frame.direction));
         }
         let tables = self.tables.as_ref().ok_or(Reason::NoRelease)?;
         let station = Station {
             place: Place {
                 vnic: self.vnic.vnic,
-                segment: self.vnic.segment,
+                segment: packet.segment,
             },
-            mac: self.vnic.mac,
+            vnic: &self.vnic,
         };
+        if let Content::Ip(ip) = &packet.content
+            && ip.fragment.is_some()
+        {
+            return Err(Reason::Fragment);
+        }
         if let Some(reason) = antispoof::nd(&packet, tables, station, frame.direction) {
             return Err(reason);
         }
         match &packet.content {
             Content::Arp(body) => Err(antispoof::arp(body, tables, station, frame.direction)),
             Content::Rarp(_) => Err(Reason::EtherType),
-            Content::Ip(ip) => self.conversation(frame, ip),
+            Content::Other(kind) => {
+                let direction = frame.direction;
+                let judgement = tables.judge_ether(station.place, self.vnic.mac, direction, *kind);
+                Ok(answer(judgement.reason, judgement.rule))
+            }
+            Content::Ip(ip) => self.conversation(frame, ip, packet.segment),
         }
     }
 
     /// 5 to 7: the session, or the policy and a new session.
-    fn conversation(&mut self, frame: &Frame<'_>, ip: &Ip<'_>) -> Result<Answer, Reason> {
+    fn conversation(
+        &mut self,
+        frame: &Frame<'_>,
+        ip: &Ip<'_>,
+        segment: Segment,
+    ) -> Result<Answer, Reason> {
         if let Transport::Icmp(message) = &ip.transport
             && icmp::purpose(ip.protocol, message.kind) == Purpose::Error
         {
-            let key = icmp::related(ip, message, self.vnic.segment, frame.direction);
+            let key = icmp::related(ip, message, segment, frame.direction);
             return self.related(frame, &key.ok_or(Reason::Unrelated)?);
         }
-        let key = self.key(frame, ip);
+        let key = self.key(frame, ip, segment);
         if self.sessions.live(&key, frame.at).is_some()
             && let Some(answer) = self.established(frame, ip, &key)
         {
@@ -242,17 +272,21 @@ impl Firewall {
         Ok(self.begin(frame, ip, key))
     }
 
-    fn key(&self, frame: &Frame<'_>, ip: &Ip<'_>) -> SessionKey {
+    fn key(&self, frame: &Frame<'_>, ip: &Ip<'_>, segment: Segment) -> SessionKey {
         let ports = match ip.transport {
             Transport::Tcp(segment) => (segment.source, segment.destination),
             Transport::Udp {
+                source,
+                destination,
+            }
+            | Transport::Sctp {
                 source,
                 destination,
             } => (source, destination),
             Transport::Icmp(_) | Transport::Other => (0, 0),
         };
         let ends = [(ip.source, ports.0), (ip.destination, ports.1)];
-        let mut key = icmp::key(self.vnic.segment, ip.protocol, ends, frame.direction);
+        let mut key = icmp::key(segment, ip.protocol, ends, frame.direction);
         let Transport::Icmp(message) = &ip.transport else {
             return key;
         };
@@ -309,7 +343,9 @@ impl Firewall {
         if let Some(revoked) = self.revoked(key, frame.at) {
             return Some(revoked);
         }
+        let has_room = self.sessions.has_room(frame.at);
         let session = self.sessions.live(key, frame.at)?;
+        let before = *session;
         let track = match &ip.transport {
             Transport::Tcp(segment) => tcp::track(session, segment, frame.direction),
             _ => {
@@ -329,6 +365,14 @@ impl Firewall {
         session.last_seen = frame.at;
         if track == Track::Fits || session.state == TcpState::Closed {
             session.expires = frame.at + session::timeout(key.protocol, session.state);
+        }
+        let answered = !matches!(session.state, TcpState::Unreplied | TcpState::Closed);
+        if answered && !session.promoted {
+            if !has_room {
+                *session = before;
+                return Some(answer(Reason::SessionTableFull, before.rule));
+            }
+            session.promoted = true;
         }
         Some(answer(Reason::Session, session.rule))
     }
@@ -364,7 +408,7 @@ impl Firewall {
                 // A message that nobody answers leaves nothing behind.
                 Purpose::Error | Purpose::Other => return told(judgement.reason),
             },
-            Transport::Udp { .. } | Transport::Other => {}
+            Transport::Udp { .. } | Transport::Sctp { .. } | Transport::Other => {}
         }
         if judgement.reason != Reason::PolicyAllow {
             return told(judgement.reason);
@@ -382,6 +426,7 @@ impl Firewall {
         let mut session = Session {
             state: TcpState::Unreplied,
             opened: frame.direction,
+            promoted: false,
             rule: judgement.rule,
             generation: self
                 .tables
@@ -398,7 +443,7 @@ impl Firewall {
         };
         session.packets[own] = 1;
         session.bytes[own] = frame.bytes.len() as u64;
-        if self.sessions.insert(key, session).is_err() {
+        if self.sessions.insert(key, session, frame.at).is_err() {
             return answer(Reason::SessionTableFull, judgement.rule);
         }
         self.counters

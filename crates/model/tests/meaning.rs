@@ -4,7 +4,7 @@
 use lictor_model::{Firewall, Frame, Vnic};
 use lictor_types::{
     AddressEntry, AtomId, AtomRange, Decision, Direction, Epoch, Generation, HostTables,
-    IdentityId, Mac, Protocol, RuleId, Segment, Verdict, VnicId, VnicState,
+    IdentityId, Link, Mac, Protocol, RuleId, Segment, Verdict, VnicId, VnicState,
 };
 use std::time::Duration;
 
@@ -51,6 +51,7 @@ fn open(sessions_max: u32) -> Firewall {
         mac: GUEST,
         segment: Segment(7),
         sessions_max,
+        link: Link::PLAIN,
     });
     model.load(&tables(9));
     model.set_state(VnicState::Open);

@@ -8,6 +8,7 @@
 
 mod id;
 mod limits;
+mod link;
 mod net;
 mod reason;
 mod session;
@@ -18,6 +19,10 @@ pub use id::{
     VnicName,
 };
 pub use limits::*;
+pub use link::{
+    Link, LinkError, MORE_MACS_MAX, Role, SHARED_PER_VNIC_MAX, SharedId, VLANS_PER_VNIC_MAX, Vlan,
+    VlanId,
+};
 pub use net::{Direction, Mac, MacError, Protocol, Verdict, VnicState};
 pub use reason::Reason;
 pub use session::{SessionKey, SessionRecord, TcpEnd, TcpState};

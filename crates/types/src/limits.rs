@@ -2,6 +2,8 @@
 
 /// Sessions per vnic unless its binding says otherwise.
 pub const SESSIONS_PER_VNIC_DEFAULT: u32 = 16_384;
+/// Sessions of all vnics of a host together, unless the host says otherwise: about 3.2 GB.
+pub const SESSIONS_PER_HOST_DEFAULT: u64 = 16_777_216;
 /// Vnics that one host may protect.
 pub const VNICS_PER_HOST_MAX: u32 = 1_024;
 /// Vnics of one guest.

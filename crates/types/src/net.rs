@@ -177,6 +177,12 @@ pub struct Mac(pub [u8; 6]);
 pub struct MacError(pub String);
 
 impl Mac {
+    /// Whether one station may have it: it names no group and is not all zero.
+    #[must_use]
+    pub fn is_station(self) -> bool {
+        self.0[0] & 1 == 0 && self.0 != [0; 6]
+    }
+
     /// The IPv6 link-local address that modified EUI-64 (RFC 4291, appendix A) makes of it.
     #[must_use]
     pub fn link_local(self) -> std::net::Ipv6Addr {

@@ -73,14 +73,22 @@ reasons! {
     36 ForeignAddress "foreign-address";
     /// The frame is shorter than its headers say, or its lengths contradict each other.
     48 Truncated "truncated";
-    /// Neither IPv4, IPv6, ARP nor QEMU's announcement.
+    /// Neither IPv4, IPv6, ARP nor QEMU's announcement, and no rule names it.
     49 EtherType "ether-type";
     /// A header field has a value that no sender may use.
     50 BadHeader "bad-header";
-    /// An IP fragment.
+    /// A later fragment of a datagram whose first one was not seen, was denied or is too old.
     51 Fragment "fragment";
     /// An IPv6 extension header chain that is too long or has a header that is not followed.
     52 ExtensionHeader "extension-header";
+    /// A VLAN tag that the vnic may not use, a provider's tag, or two tags.
+    53 Vlan "vlan";
+    /// An option of IPv4 or IPv6 that is malformed or changes what the packet means.
+    54 IpOption "ip-option";
+    /// A fragment that overlaps another, comes after a later one or makes too long a datagram.
+    55 BadFragment "bad-fragment";
+    /// A first fragment without its whole transport header, or one that could hold its rest.
+    56 TinyFragment "tiny-fragment";
     /// A TCP packet that begins nothing and belongs to nothing.
     64 NoSession "no-session";
     /// A TCP packet outside the session's window or with impossible flags.

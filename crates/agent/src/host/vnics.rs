@@ -4,7 +4,7 @@ use super::{Host, Offered};
 use crate::AgentError;
 use lictor_datapath::{Attachment, How, VnicSpec, VnicStatus};
 use lictor_evidence::Body;
-use lictor_types::{GuestId, VnicId, VnicName, VnicState};
+use lictor_types::{GuestId, Link, VnicId, VnicName, VnicState};
 use lictor_wire::binding::{self, BindingLog};
 use lictor_wire::local::{Attach, Attached};
 use lictor_wire::{AddressAttestation, Binding, VnicBinding};
@@ -262,6 +262,7 @@ fn spec_of(vnic: &VnicBinding, device: &str) -> VnicSpec {
         mac: vnic.mac,
         segment: vnic.segment,
         sessions_max: vnic.sessions_max,
+        link: Link::PLAIN,
     }
 }
 

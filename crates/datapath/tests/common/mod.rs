@@ -12,7 +12,8 @@ use lictor_datapath::{Datapath, VnicSpec, mount_bpffs};
 use lictor_model::{Firewall, Frame};
 use lictor_types::{
     AddressEntry, AtomId, AtomRange, Decision, Direction, Epoch, Generation, HostTables,
-    IdentityId, Mac, Protocol, RuleId, Segment, Verdict, VnicId, VnicName, VnicState,
+    IdentityId, Link, Mac, Protocol, RuleId, Segment, Verdict, Vlan, VlanId, VnicId, VnicName,
+    VnicState,
 };
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -22,6 +23,7 @@ pub const VNIC: VnicId = VnicId(1);
 pub const SEGMENT: Segment = Segment(7);
 pub const GUEST_MAC: Mac = Mac([0x52, 0x54, 0, 0, 0, 1]);
 pub const PEER_MAC: Mac = Mac([0x52, 0x54, 0, 0, 0, 2]);
+pub const VIRTUAL_MAC: Mac = Mac([0, 0, 0x5e, 0, 1, 7]);
 pub const DEVICE: &str = "host0";
 /// The first Linux with tcx.
 const TCX_SINCE: (u32, u32) = (6, 6);
@@ -105,6 +107,18 @@ pub fn own_namespace() {
     run("ip link set lo up");
 }
 
+/// VLAN 10 leads to segment 8; the guest may speak as VRRP router 7 too.
+pub fn link() -> Link {
+    let vlan = Vlan {
+        id: VlanId::new(10).expect("VLAN 10 exists"),
+        segment: Segment(8),
+    };
+    Link::PLAIN
+        .with_vlans(&[vlan])
+        .and_then(|link| link.with_macs(&[VIRTUAL_MAC]))
+        .expect("a valid link")
+}
+
 pub fn spec(sessions_max: u32) -> VnicSpec {
     VnicSpec {
         vnic: VNIC,
@@ -113,6 +127,7 @@ pub fn spec(sessions_max: u32) -> VnicSpec {
         mac: GUEST_MAC,
         segment: SEGMENT,
         sessions_max,
+        link: link(),
     }
 }
 
@@ -166,12 +181,13 @@ impl Bench {
 }
 
 /// The model as a bench begins: open, under the tables of this module.
-fn model() -> Firewall {
+pub fn model() -> Firewall {
     let mut model = Firewall::new(lictor_model::Vnic {
         vnic: VNIC,
         mac: GUEST_MAC,
         segment: SEGMENT,
         sessions_max: 1_024,
+        link: link(),
     });
     model.load(&tables());
     model.set_state(VnicState::Open);
@@ -208,6 +224,14 @@ pub fn address(prefix: &str, identity: u32, vnic: u32, epoch: u64) -> AddressEnt
         identity: IdentityId(identity),
         vnic: (vnic != 0).then_some(VnicId(vnic)),
         epoch: Epoch(epoch),
+    }
+}
+
+/// In the segment that VLAN 10 leads to.
+fn in_vlan(prefix: &str, identity: u32, vnic: u32) -> AddressEntry {
+    AddressEntry {
+        segment: Segment(8),
+        ..address(prefix, identity, vnic, 1)
     }
 }
 
@@ -251,6 +275,8 @@ pub fn tables() -> HostTables {
             address("fd00::2/128", 2, 2, 2),
             address("192.0.2.0/24", 3, 0, 0),
             address("::/0", 4, 0, 0),
+            in_vlan("10.8.0.1/32", 1, 1),
+            in_vlan("10.8.0.2/32", 2, 2),
         ],
         atoms: vec![
             atom(Protocol::Tcp, 0, 21, 2),
@@ -263,6 +289,7 @@ pub fn tables() -> HostTables {
             atom(Protocol::Icmpv6, 128 << 8, 128 << 8 | 255, 5),
             atom(Protocol::Icmpv6, 134 << 8, 134 << 8, 6),
             atom(Protocol::Other, 47, 47, 7),
+            atom(Protocol::Ether, 0x88cc, 0x88cc, 9),
         ],
         decisions: vec![
             decision(2, Ingress, 1, 100),
@@ -275,6 +302,7 @@ pub fn tables() -> HostTables {
             decision(2, Egress, 7, 107),
             decision(4, Ingress, 6, 108),
             decision(2, Ingress, 8, -200),
+            decision(0, Egress, 9, 109),
         ],
     }
 }

@@ -2,7 +2,8 @@
 
 use crate::common::packets::{ACK, FIN, RST, SYN, arp, ether, icmp, nd, v4, v6};
 use crate::flow::Flow;
-use crate::world::{self, FAR4, FAR6, OWN4, OWN6, STRANGER, VNICS};
+use crate::headers::{extended, tagged, with_options};
+use crate::world::{self, FAR4, FAR6, OWN4, OWN6, STRANGER, VIRTUAL, VNICS};
 use lictor_types::{Direction, HostTables, Mac, VnicState};
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
@@ -155,6 +156,9 @@ impl Generator {
             direction,
             mut bytes,
         } = self.packet();
+        if self.rng.gen_bool(0.04) {
+            bytes = tagged(&bytes, &mut self.rng);
+        }
         if self.rng.gen_bool(0.06) {
             self.spoil(&mut bytes);
         }
@@ -227,7 +231,7 @@ impl Generator {
         let protocol = flow.protocol;
         let (vnic, ends) = (flow.vnic, flow.ends(direction));
         let body = match ends.0.contains(':') && self.rng.gen_bool(0.1) {
-            true => self.extended(protocol, &body),
+            true => extended(protocol, &body, &mut self.rng),
             false => (protocol, body),
         };
         self.frame(vnic, direction, ends, body)
@@ -249,7 +253,10 @@ impl Generator {
             }
             false => {
                 let parse = |text: &str| text.parse().expect("an address");
-                let packet = v4(parse(ends.0), parse(ends.1), protocol, &body);
+                let mut packet = v4(parse(ends.0), parse(ends.1), protocol, &body);
+                if self.rng.gen_bool(0.02) {
+                    packet = with_options(&packet, &mut self.rng);
+                }
                 self.link(vnic, direction, 0x0800, packet)
             }
         };
@@ -266,9 +273,10 @@ impl Generator {
             true => STRANGER,
             false => Mac([0xff; 6]),
         };
-        let near = match self.rng.gen_bool(0.985) {
-            true => own,
-            false => VNICS[1 - vnic].mac,
+        let near = match self.rng.gen_range(0..200) {
+            0..3 => VNICS[1 - vnic].mac,
+            3..6 => VIRTUAL,
+            _ => own,
         };
         match direction {
             Egress => ether(other, near, kind, &body),
@@ -542,7 +550,7 @@ impl Generator {
             3 if v6_family => {
                 bytes.truncate(20);
                 let protocol = *[6, 17, 58, 47, 59].choose(&mut self.rng).expect("some");
-                let body = self.extended(protocol, &bytes);
+                let body = extended(protocol, &bytes, &mut self.rng);
                 self.frame(vnic, direction, ends, body)
             }
             4 => {
@@ -579,30 +587,6 @@ impl Generator {
                 )
             }
         }
-    }
-
-    /// A chain of extension headers before a transport header.
-    fn extended(&mut self, protocol: u8, body: &[u8]) -> (u8, Vec<u8>) {
-        let count = self.rng.gen_range(1..=6);
-        let mut chain = Vec::new();
-        let mut first = 60;
-        for index in 0..count {
-            let next = match (index + 1 == count, self.rng.gen_range(0..30)) {
-                (true, _) => protocol,
-                (false, 0) => 0,
-                (false, 1) => 43,
-                (false, 2) => 44,
-                _ => 60,
-            };
-            let units = u8::from(self.rng.gen_bool(0.1));
-            chain.extend([next, units]);
-            chain.resize(chain.len() + 6 + usize::from(units) * 8, 0);
-        }
-        if self.rng.gen_bool(0.4) {
-            first = 0;
-        }
-        chain.extend(body);
-        (first, chain)
     }
 
     /// Flips, cuts, adds or overwrites.

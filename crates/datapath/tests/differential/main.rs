@@ -8,6 +8,7 @@
 mod common;
 mod flow;
 mod generate;
+mod headers;
 mod rig;
 mod world;
 

@@ -81,6 +81,7 @@ impl Rig {
                 mac: vnic.mac,
                 segment: vnic.segment,
                 sessions_max: vnic.sessions_max,
+                link: vnic.link,
             };
             datapath.attach(&spec).expect("attaches");
         }

@@ -4,13 +4,29 @@ use crate::common::address;
 use lictor_model::Vnic;
 use lictor_types::{
     AddressEntry, AtomId, AtomRange, Decision, Direction, Epoch, Generation, HostTables,
-    IdentityId, Mac, Protocol, RuleId, Segment, Verdict, VnicId,
+    IdentityId, Link, Mac, Protocol, RuleId, Segment, Verdict, Vlan, VlanId, VnicId,
 };
 use rand::Rng;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 
 pub(crate) const SEGMENT: Segment = Segment(7);
+
+/// The VLAN that the first vnic may use, and where it leads.
+const VLAN: Vlan = Vlan {
+    id: match VlanId::new(10) {
+        Some(id) => id,
+        None => panic!("VLAN 10 exists"),
+    },
+    segment: Segment(8),
+};
+/// The virtual MAC of a VRRP router.
+pub(crate) const VIRTUAL: Mac = Mac([0, 0, 0x5e, 0, 1, 7]);
+const LINK: Link = Link {
+    vlans: [Some(VLAN), None, None, None],
+    more_macs: [Some(VIRTUAL), None, None],
+    ..Link::PLAIN
+};
 
 /// The second vnic has room for few sessions, so that its table fills.
 pub(crate) const VNICS: [Vnic; 2] = [
@@ -19,12 +35,14 @@ pub(crate) const VNICS: [Vnic; 2] = [
         mac: Mac([0x52, 0x54, 0, 0, 0, 1]),
         segment: SEGMENT,
         sessions_max: 512,
+        link: LINK,
     },
     Vnic {
         vnic: VnicId(2),
         mac: Mac([0x52, 0x54, 0, 0, 0, 2]),
         segment: SEGMENT,
         sessions_max: 6,
+        link: Link::PLAIN,
     },
 ];
 

@@ -1,0 +1,387 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* The table of sessions: buckets of seven slots in a memory-mapped array, so that the agent exports
+ * and imports without a system call for each session, and a hit costs one line of control words and
+ * the slot itself.
+ *
+ * Each slot has a control word: the hash's tag, how many buckets were passed on the way, and a state.
+ * No lock is ever held. Whoever wants a slot swaps its control word from free to claimed; whoever
+ * fills it publishes it by another swap; nobody reads a slot that is not live. Two processors that
+ * insert the same key at once may publish it twice, so each looks along the whole way again after
+ * publishing: the copy that lies first stays, and every other is taken out by whoever sees it. Both
+ * publish before they look, so at least one of them sees the other.
+ *
+ * A bucket that is full counts those that passed it, and a search ends at a bucket that nobody
+ * passed. A slot that was freed is not claimed again for a while if another is free: a processor may
+ * still be writing into the session that it held.
+ */
+#ifndef LICTOR_TABLE_H
+#define LICTOR_TABLE_H
+
+#include "context.h"
+
+/* Functions that are not static are verified once and by themselves, whoever calls them: loops in
+ * loops would be walked for each call otherwise. The verifier wants each pointer of theirs checked.
+ */
+#define CONTROL_MATCH 0xffffffff0000000fULL
+#define TICK_SHIFT 20
+
+static __always_inline __u32 ticks(__u64 ns)
+{
+	return ns >> TICK_SHIFT;
+}
+
+/* A multilinear hash with secret keys is strongly universal in its upper half (Lemire and Kaser,
+ * 2014): whoever does not know the keys can't aim at a bucket. The mixing that follows spreads the
+ * upper half over all bits.
+ */
+static __always_inline __u64 table_hash(const struct table_info *info, const struct session_key *key)
+{
+	const __u32 *words = (const __u32 *)key;
+	__u64 sum = info->hash_keys[HASH_WORDS];
+
+#pragma unroll
+	for (__u32 i = 0; i < HASH_WORDS; i++)
+		sum += info->hash_keys[i] * words[i];
+	sum ^= sum >> 32;
+	sum *= HASH_MIX;
+	return sum ^ (sum >> 29);
+}
+
+static __always_inline __u64 control_word(__u64 hash, __u32 passed, __u32 state)
+{
+	return hash << 32 | passed << CONTROL_PASSED_SHIFT | state;
+}
+
+static __always_inline int same_key(const struct session_key *a, const struct session_key *b)
+{
+	const __u64 *x = (const __u64 *)a, *y = (const __u64 *)b;
+
+	return x[0] == y[0] && x[1] == y[1] && x[2] == y[2] && x[3] == y[3] && x[4] == y[4];
+}
+
+static __always_inline __u32 bucket_index(__u32 buckets, __u64 hash, __u32 step)
+{
+	__u32 stride = (__u32)hash * 0x9e3779b1 | 1;
+	__u32 place = (__u32)(hash >> 32) + step * stride;
+
+	return ((__u64)place * buckets) >> 32;
+}
+
+static __always_inline struct bucket *bucket_at(__u32 table, __u32 buckets, __u64 hash, __u32 step)
+{
+	__u32 index = bucket_index(buckets, hash, step);
+	void *inner = bpf_map_lookup_elem(&sessions, &table);
+
+	return inner ? bpf_map_lookup_elem(inner, &index) : 0;
+}
+
+/* The first live slot of the key on its way; the bucket's control words are looked at first. */
+static __always_inline struct slot *
+bucket_find(struct bucket *bucket, const struct session_key *key, __u64 wanted)
+{
+#pragma unroll
+	for (__u32 i = 0; i < BUCKET_SLOTS; i++) {
+		if ((bucket->control[i] & CONTROL_MATCH) != wanted)
+			continue;
+		if (same_key(&bucket->slots[i].key, key))
+			return &bucket->slots[i];
+	}
+	return 0;
+}
+
+/* One more than the number of the key's slot in a bucket; zero if it is not there. */
+__noinline __u32 bucket_search(struct context *c, struct bucket *bucket)
+{
+	__u64 wanted;
+
+	if (!c || !bucket)
+		return 0;
+	wanted = control_word(c->hash, 0, SLOT_LIVE);
+	for (__u32 i = 0; i < BUCKET_SLOTS; i++)
+		if ((bucket->control[i] & CONTROL_MATCH) == wanted &&
+		    same_key(&bucket->slots[i].key, &c->key))
+			return i + 1;
+	return 0;
+}
+
+/* The place of the key's slot, from one step of its way on: eight times the bucket, and one more than
+ * the slot in it; zero if it is not there.
+ */
+__noinline __u64 table_search(struct context *c, __u32 table, __u32 buckets, __u32 from)
+{
+	if (!c)
+		return 0;
+	for (__u32 step = 0; step < BUCKET_STEPS; step++) {
+		struct bucket *bucket;
+		__u32 slot;
+
+		if (step < from)
+			continue;
+		bucket = bucket_at(table, buckets, c->hash, step);
+		if (!bucket)
+			return 0;
+		slot = bucket_search(c, bucket);
+		if (slot)
+			return (__u64)bucket_index(buckets, c->hash, step) << 3 | slot;
+		/* In the half-open table a key has one bucket, and this is no count. */
+		if (table == TABLE_HALF_OPEN || !*(volatile __u32 *)&bucket->passed)
+			return 0;
+	}
+	return 0;
+}
+
+/* The slot at a place that a search gave. */
+static __always_inline struct slot *slot_at(__u32 table, __u64 place)
+{
+	__u32 index = place >> 3, i = (place & 7) - 1;
+	void *inner;
+	struct bucket *bucket;
+
+	if (!place)
+		return 0;
+	inner = bpf_map_lookup_elem(&sessions, &table);
+	bucket = inner ? bpf_map_lookup_elem(inner, &index) : 0;
+	/* The compiler knows this bound, the verifier has to be shown it. */
+	asm volatile("" : "+r"(i));
+	return bucket && i < BUCKET_SLOTS ? &bucket->slots[i] : 0;
+}
+
+static __always_inline struct slot *
+table_find(struct context *c, __u32 table, __u32 buckets)
+{
+	__u64 hash = c->hash;
+	struct bucket *bucket = bucket_at(table, buckets, hash, 0);
+	struct slot *slot;
+
+	if (!bucket)
+		return 0;
+	slot = bucket_find(bucket, &c->key, control_word(hash, 0, SLOT_LIVE));
+	if (slot || !*(volatile __u32 *)&bucket->passed)
+		return slot;
+	return slot_at(table, table_search(c, table, buckets, 1));
+}
+
+/* Whether a slot with this control word may be taken. */
+static __always_inline int slot_free(__u64 control, __u32 now)
+{
+	__u32 state = control & CONTROL_STATE_MASK;
+
+	if (state == SLOT_DEAD)
+		return ((now - (__u32)(control >> CONTROL_STAMP_SHIFT)) & CONTROL_STAMP_MASK) >=
+		       SLOT_REST_TICKS;
+	return state == SLOT_EMPTY;
+}
+
+static __always_inline __u64 dead_word(__u32 now)
+{
+	return (__u64)(now & CONTROL_STAMP_MASK) << CONTROL_STAMP_SHIFT | SLOT_DEAD;
+}
+
+/* Takes one live slot out. Returns whether it was this caller who did. */
+static __always_inline int slot_kill(__u64 *control, __u64 seen, __u32 now)
+{
+	return __sync_val_compare_and_swap(control, seen, dead_word(now)) == seen;
+}
+
+/* Takes back what an insertion, or a session that goes, counted in the buckets that it passed. */
+__noinline int table_unpass(__u32 table, __u32 buckets, __u64 hash, __u32 steps)
+{
+	for (__u32 step = 0; step < BUCKET_STEPS; step++) {
+		struct bucket *bucket;
+
+		if (step >= steps)
+			break;
+		bucket = bucket_at(table, buckets, hash, step);
+		if (bucket)
+			__sync_fetch_and_add(&bucket->passed, -1);
+	}
+	return 0;
+}
+
+/* Takes out the live slots of the key in one bucket, after the first `keep` of them. */
+__noinline int bucket_remove(struct context *c, struct bucket *bucket, __u32 keep)
+{
+	__u64 wanted;
+	__u32 now;
+
+	if (!c || !bucket)
+		return 0;
+	wanted = control_word(c->hash, 0, SLOT_LIVE);
+	now = ticks(c->now);
+	c->removed = 0;
+	for (__u32 i = 0; i < BUCKET_SLOTS; i++) {
+		__u64 seen = *(volatile __u64 *)&bucket->control[i];
+
+		if ((seen & CONTROL_MATCH) != wanted || !same_key(&bucket->slots[i].key, &c->key))
+			continue;
+		if (keep)
+			keep--;
+		else if (slot_kill(&bucket->control[i], seen, now))
+			c->removed++;
+	}
+	return keep;
+}
+
+/* Takes out every live slot of the key after the first `keep` of them. Returns how many went. */
+__noinline int table_remove(struct context *c, __u32 table, __u32 buckets, __u32 keep)
+{
+	__u32 removed = 0;
+	__u64 hash;
+
+	if (!c)
+		return 0;
+	hash = c->hash;
+	for (__u32 step = 0; step < BUCKET_STEPS; step++) {
+		struct bucket *bucket = bucket_at(table, buckets, hash, step);
+
+		if (!bucket)
+			break;
+		keep = bucket_remove(c, bucket, keep);
+		for (__u32 i = 0; i < BUCKET_SLOTS && i < c->removed; i++)
+			table_unpass(table, buckets, hash, step);
+		removed += c->removed;
+		if (!*(volatile __u32 *)&bucket->passed)
+			break;
+	}
+	return removed;
+}
+
+#define INSERT_DONE 0
+#define INSERT_EXISTS 1
+#define INSERT_FULL 2
+
+/* Claims a free slot of the bucket for the session in the context, fills and publishes it. */
+__noinline int bucket_insert(struct context *c, struct bucket *bucket, __u32 step)
+{
+	__u64 word;
+	__u32 now;
+
+	if (!c || !bucket)
+		return INSERT_FULL;
+	word = control_word(c->hash, step, SLOT_CLAIMED);
+	now = ticks(c->now);
+	for (__u32 i = 0; i < BUCKET_SLOTS; i++) {
+		__u64 seen = *(volatile __u64 *)&bucket->control[i];
+
+		if (!slot_free(seen, now) ||
+		    __sync_val_compare_and_swap(&bucket->control[i], seen, word) != seen)
+			continue;
+		bucket->slots[i].key = c->key;
+		bucket->slots[i].session = c->fresh;
+		__sync_lock_test_and_set(&bucket->control[i],
+					 control_word(c->hash, step, SLOT_LIVE));
+		return INSERT_DONE;
+	}
+	return INSERT_FULL;
+}
+
+/* Puts the session of the context into the table, unless one of its key is there. */
+__noinline int table_insert(struct context *c, __u32 table, __u32 buckets)
+{
+	__u64 hash;
+
+	if (!c)
+		return INSERT_FULL;
+	hash = c->hash;
+
+	for (__u32 step = 0; step < BUCKET_STEPS; step++) {
+		struct bucket *bucket = bucket_at(table, buckets, hash, step);
+
+		if (bucket_insert(c, bucket, step) == INSERT_DONE) {
+			/* Whatever lies behind the first copy of this key goes. */
+			c->removed = table_remove(c, table, buckets, 1);
+			return c->removed ? INSERT_EXISTS : INSERT_DONE;
+		}
+		if (bucket)
+			__sync_fetch_and_add(&bucket->passed, 1);
+	}
+	table_unpass(table, buckets, hash, BUCKET_STEPS);
+	return INSERT_FULL;
+}
+
+/* Takes out what has expired in the bucket whose turn it is. Returns how many went. */
+__noinline int
+table_sweep(struct context *c, struct table_info *info, __u32 table, __u32 buckets)
+{
+	void *inner = bpf_map_lookup_elem(&sessions, &table);
+	__u32 turn, now, removed = 0;
+	struct bucket *bucket;
+
+	if (!c || !info || !inner || !buckets)
+		return 0;
+	now = ticks(c->now);
+	turn = __sync_fetch_and_add(&info->hand, 1) % buckets;
+	bucket = bpf_map_lookup_elem(inner, &turn);
+	if (!bucket)
+		return 0;
+	for (__u32 i = 0; i < BUCKET_SLOTS; i++) {
+		__u64 seen = *(volatile __u64 *)&bucket->control[i];
+		struct slot *slot = &bucket->slots[i];
+
+		if ((seen & CONTROL_STATE_MASK) != SLOT_LIVE || slot->session.expires_ns > c->now)
+			continue;
+		if (!slot_kill(&bucket->control[i], seen, now))
+			continue;
+		removed++;
+		table_unpass(table, buckets, table_hash(info, &slot->key),
+			     seen >> CONTROL_PASSED_SHIFT & CONTROL_PASSED_MASK);
+	}
+	if (removed)
+		__sync_fetch_and_add(&info->live, -removed);
+	return removed;
+}
+
+/* How long a slot of the half-open table was idle; the greater, the sooner it is given up. */
+__noinline __u32 slot_idle(const struct bucket *bucket, __u32 i, __u64 now)
+{
+	__u32 state;
+
+	if (!bucket || i >= BUCKET_SLOTS)
+		return 0;
+	state = bucket->control[i] & CONTROL_STATE_MASK;
+	if (state == SLOT_CLAIMED)
+		return 0;
+	if (state != SLOT_LIVE || bucket->slots[i].session.expires_ns <= now)
+		return ~0U;
+	return ticks(now) - bucket->slots[i].session.seen + 1;
+}
+
+/* The half-open table: one bucket for each key, and in it whoever was idle longest makes room. */
+__noinline int half_insert(struct context *c, __u32 buckets)
+{
+	struct bucket *bucket;
+	__u64 live, seen, best = 0;
+	__u32 turn, at;
+
+	if (!c)
+		return INSERT_FULL;
+	live = control_word(c->hash, 0, SLOT_LIVE);
+	bucket = bucket_at(TABLE_HALF_OPEN, buckets, c->hash, 0);
+	if (!bucket)
+		return INSERT_FULL;
+	if (bucket_find(bucket, &c->key, live))
+		return INSERT_EXISTS;
+	/* Ties go round, or the first slot would have to make room each time. */
+	turn = __sync_fetch_and_add(&bucket->passed, 1);
+	for (__u32 i = 0; i < BUCKET_SLOTS; i++) {
+		__u32 at = (turn + i) % BUCKET_SLOTS;
+		__u64 its = (__u64)slot_idle(bucket, at, c->now) << 32 | at;
+
+		best = its >> 32 > best >> 32 ? its : best;
+	}
+	at = best;
+	/* The compiler knows this bound, the verifier has to be shown it. */
+	asm volatile("" : "+r"(at));
+	if (!(best >> 32) || at >= BUCKET_SLOTS)
+		return INSERT_FULL;
+	seen = *(volatile __u64 *)&bucket->control[at];
+	if (__sync_val_compare_and_swap(&bucket->control[at], seen,
+						 control_word(c->hash, 0, SLOT_CLAIMED)) != seen)
+		return INSERT_FULL;
+	bucket->slots[at].key = c->key;
+	bucket->slots[at].session = c->fresh;
+	__sync_lock_test_and_set(&bucket->control[at], live);
+	return INSERT_DONE;
+}
+
+#endif
