@@ -3,7 +3,7 @@
 //! guests may talk, and nothing else passes.
 
 use super::plant::{Guard, Iptables, Nft, Plant, Topology, port};
-use crate::world::{self, PORT_ALLOWED, Side};
+use crate::world::{self, PORT_ALLOWED, Protected, Side};
 use anyhow::{Context, Result, bail};
 use lictor_datapath::{Datapath, VnicSpec};
 use lictor_types::{VnicName, VnicState};
@@ -32,7 +32,7 @@ pub(crate) fn raise(plant: &Plant) -> Result<Option<Datapath>> {
             let rules = iptables(topology, style);
             feed(plant, ("iptables-legacy-restore", &[]), &rules).map(|()| None)
         }
-        Guard::LictorOne | Guard::LictorBoth => lictor(plant).map(Some),
+        Guard::Lictor(protected) => lictor(plant, protected).map(Some),
     }
 }
 
@@ -163,20 +163,21 @@ pub(crate) fn spec(side: Side, quota: u32) -> Result<VnicSpec> {
         mac: side.mac(),
         segment: world::SEGMENT,
         sessions_max: quota,
+        link: lictor_types::Link::PLAIN,
     })
 }
 
-fn lictor(plant: &Plant) -> Result<Datapath> {
+fn lictor(plant: &Plant, protected: Protected) -> Result<Datapath> {
     let topology = &plant.topology;
-    let tables = world::tables(topology.rules, topology.far()).canonical()?;
+    let tables = world::tables(topology.rules, protected).canonical()?;
     let node = &plant.hypervisor;
     node.netns().run(|| {
         let mut datapath = Datapath::open(&node.bpffs())?;
-        for side in topology.protected() {
+        for side in protected.sides() {
             datapath.attach(&spec(*side, topology.quota)?)?;
         }
         datapath.load(&tables)?;
-        for side in topology.protected() {
+        for side in protected.sides() {
             datapath.set_state(side.vnic(), VnicState::Open)?;
         }
         Ok(datapath)

@@ -2,7 +2,7 @@
 
 use super::guard;
 use crate::injector::Injector;
-use crate::world::{FarIs, Side};
+use crate::world::{Protected, Side};
 use anyhow::{Context, Result};
 use lictor_datapath::Datapath;
 use lictor_lab::{Lab, Node};
@@ -51,10 +51,8 @@ pub enum Guard {
     Nft(Nft),
     /// iptables with conntrack, over `br_netfilter`.
     Iptables(Iptables),
-    /// Lictor on the injecting guest's vnic; the other end is elsewhere.
-    LictorOne,
-    /// Lictor on both vnics.
-    LictorBoth,
+    /// Lictor on these vnics.
+    Lictor(Protected),
 }
 
 /// One thing to be measured.
@@ -83,10 +81,9 @@ impl Topology {
 
     /// Whose vnics are protected by Lictor.
     #[must_use]
-    pub fn protected(&self) -> &'static [Side] {
+    pub const fn protected(&self) -> &'static [Side] {
         match self.guard {
-            Guard::LictorOne => &[Side::Near],
-            Guard::LictorBoth => &Side::BOTH,
+            Guard::Lictor(protected) => protected.sides(),
             _ => &[],
         }
     }
@@ -95,13 +92,6 @@ impl Topology {
     #[must_use]
     pub const fn tracked(&self) -> bool {
         matches!(self.guard, Guard::Nft(_) | Guard::Iptables(_))
-    }
-
-    pub(crate) const fn far(&self) -> FarIs {
-        match self.guard {
-            Guard::LictorBoth => FarIs::Guest,
-            _ => FarIs::Elsewhere,
-        }
     }
 }
 

@@ -74,11 +74,17 @@ impl Samples {
         Spread::of(&values)
     }
 
-    /// What a topology adds to the base, by the median of all rounds.
+    /// What one topology adds to the base, as a share of what another adds, by the median of all
+    /// rounds.
     #[must_use]
-    pub fn added(&self, topology: &str, base: &str, kind: &str) -> Option<f64> {
-        self.paired((topology, base), kind, |one, base| one - base)
-            .map(|spread| spread.median)
+    pub fn share(&self, (topology, other, base): (&str, &str, &str), kind: &str) -> Option<f64> {
+        let of = |round| {
+            let base = Self::value(round, base, kind)?;
+            let added = Self::value(round, topology, kind)? - base;
+            Some(added / (Self::value(round, other, kind)? - base))
+        };
+        let values: Vec<f64> = self.rounds.iter().filter_map(of).collect();
+        Spread::of(&values).map(|spread| spread.median)
     }
 
     /// A topology as a share of the base, by the median of all rounds.
@@ -122,11 +128,12 @@ mod tests {
             samples.add("none", "est-1", base + 1.0);
             samples.add("nft", "est-1", guarded);
         }
-        assert_eq!(samples.added("nft", "none", "est-1"), Some(50.0));
+        samples.add("other", "est-1", 310.0);
+        assert_eq!(samples.share(("nft", "other", "none"), "est-1"), Some(5.0));
         assert_eq!(samples.ratio("nft", "none", "est-1"), Some(1.3));
-        assert_eq!(samples.added("nft", "none", "new"), None);
+        assert_eq!(samples.ratio("nft", "none", "new"), None);
         let rows = samples.rows("none", "ns");
-        assert_eq!(rows.len(), 2);
+        assert_eq!(rows.len(), 3);
         assert_eq!(rows[1].value.median, 200.0);
     }
 }

@@ -1,6 +1,8 @@
 //! What is compared with what.
 
 use super::plant::{Guard, Iptables, Nft, Topology, Wiring};
+use super::sample::Row;
+use crate::world::Protected;
 
 /// Room for every session of the usual rounds, those of the end-to-end loads among them.
 const QUOTA: u32 = 131_072;
@@ -92,23 +94,28 @@ pub const ALL: [Topology; 15] = [
         "as OpenStack does, 10 rules",
         Guard::Iptables(Iptables::OpenStack),
     ),
-    topology(ONE, "Lictor on one vnic, 10 rules", Guard::LictorOne, 10),
+    topology(
+        ONE,
+        "Lictor on one vnic, 10 rules",
+        Guard::Lictor(Protected::Near),
+        10,
+    ),
     topology(
         ONE_1K,
         "Lictor on one vnic, 1,000 rules",
-        Guard::LictorOne,
+        Guard::Lictor(Protected::Near),
         1_000,
     ),
     topology(
         ONE_100K,
         "Lictor on one vnic, 100,000 rules",
-        Guard::LictorOne,
+        Guard::Lictor(Protected::Near),
         100_000,
     ),
     topology(
         BOTH,
         "Lictor on both vnics, 10 rules",
-        Guard::LictorBoth,
+        Guard::Lictor(Protected::Both),
         10,
     ),
 ];
@@ -117,6 +124,19 @@ pub const ALL: [Topology; 15] = [
 #[must_use]
 pub fn end_to_end(topology: &Topology) -> bool {
     ![ONE_1K, ONE_100K].contains(&topology.id)
+}
+
+/// Rows in the order of [`ALL`].
+#[must_use]
+pub fn in_order(mut rows: Vec<Row>) -> Vec<Row> {
+    rows.sort_by_key(|row| ALL.iter().position(|other| other.id == row.topology));
+    rows
+}
+
+/// Whether a goal is computed from it.
+#[must_use]
+pub fn of_a_goal(topology: &Topology) -> bool {
+    [super::path::BASE, NFT_10, ONE, ONE_1K, ONE_100K, BOTH].contains(&topology.id)
 }
 
 /// A topology of [`ALL`] with room for a million sessions.
