@@ -23,6 +23,8 @@
 
 #define VERDICT_DENY 0
 #define VERDICT_ALLOW 1
+#define VERDICT_REJECT 2
+#define VERDICT_NONE 255 /* rules in observe mode would have done nothing else */
 
 /* Append-only, equal to crates/types/src/reason.rs. */
 #define REASON_POLICY_ALLOW 1
@@ -30,17 +32,22 @@
 #define REASON_NEIGHBOUR 3
 #define REASON_ANNOUNCEMENT 4
 #define REASON_RELATED 5
+#define REASON_OBSERVED 6
+#define REASON_FRAGMENT_FOLLOWS 8
 #define REASON_POLICY_DENY 16
 #define REASON_DEFAULT_DENY 17
 #define REASON_NO_RELEASE 18
 #define REASON_HOLD 19
 #define REASON_HANDED_OVER 20
 #define REASON_CUT 21
+#define REASON_REJECTED 22
+#define REASON_LIMITED 23
 #define REASON_SPOOFED_MAC 32
 #define REASON_SPOOFED_ADDRESS 33
 #define REASON_SPOOFED_NEIGHBOUR 34
 #define REASON_FOREIGN_MAC 35
 #define REASON_FOREIGN_ADDRESS 36
+#define REASON_SPOOFED_LOCAL 37
 #define REASON_TRUNCATED 48
 #define REASON_ETHER_TYPE 49
 #define REASON_BAD_HEADER 50
@@ -55,12 +62,16 @@
 #define REASON_SESSION_TABLE_FULL 66
 #define REASON_UNRELATED 67
 #define REASON_REVOKED 68
+#define REASON_TCP_WINDOW 80
+#define REASON_TCP_FLAGS 81
+#define REASON_SCTP_INVALID 82
 
 /* Reasons below this allow, all others deny. */
 #define REASON_DENY_FIRST 16
-/* Counters per direction: index 0 counts every packet seen, the others are the reasons. */
+/* Counters per direction: each packet has one reason, so what was seen is their sum. */
 #define COUNTERS_PER_DIRECTION 128
-#define COUNTER_SEEN 0
+/* Of those, the packets that were steered. */
+#define COUNTER_STEERED 0
 
 #define PROTOCOL_TCP 0
 #define PROTOCOL_UDP 1
@@ -83,7 +94,7 @@
 #define ECHO_GUEST_ASKED 1
 #define ECHO_GUEST_WAS_ASKED 2
 
-/* Time-outs without a packet, in seconds.
+/* Time-outs without a packet, in seconds, unless a host sets others.
  * Established TCP: RFC 5382 REQ-5 asks for at least 2 hours and 4 minutes.
  * UDP: RFC 4787 REQ-5 asks for at least 2 minutes. ICMP: RFC 5508 REQ-2 asks for 60 seconds.
  */
@@ -96,8 +107,25 @@
 #define TIMEOUT_UDP_UNREPLIED_S 30
 #define TIMEOUT_UDP_ESTABLISHED_S 180
 #define TIMEOUT_ICMP_S 60
+#define TIMEOUT_SCTP_UNREPLIED_S 60
+#define TIMEOUT_SCTP_SYN_RECEIVED_S 60
+#define TIMEOUT_SCTP_ESTABLISHED_S 600
+#define TIMEOUT_SCTP_FIN_WAIT_S 60
+#define TIMEOUT_SCTP_TIME_WAIT_S 60
+#define TIMEOUT_SCTP_CLOSED_S 10
 #define TIMEOUT_OTHER_UNREPLIED_S 60
 #define TIMEOUT_OTHER_ESTABLISHED_S 600
+/* `timeouts`: a host's own, by these places. TCP and SCTP have one for each state. */
+#define TIMEOUT_TCP 0
+#define TIMEOUT_SCTP 8
+#define TIMEOUT_UDP 16 /* unreplied, then established */
+#define TIMEOUT_ICMP 18
+#define TIMEOUT_OTHER 19
+#define TIMEOUTS 24
+struct timeouts {
+	__u32 seconds[TIMEOUTS];
+};
+_Static_assert(sizeof(struct timeouts) == 96, "timeouts");
 
 #define EXTENSION_HEADERS_MAX 4
 #define IPV4_OPTIONS_BYTES_MAX 40
@@ -106,7 +134,9 @@
 #define EVENTS_BYTES 1048576
 /* A flooded guest must not push the events of its neighbours out of the shared ring. */
 #define EVENTS_PER_VNIC_PER_SECOND 1024
-#define RULE_COUNTERS_MAX 131072
+#define RULES_PER_VNIC_MAX 4096
+/* Times that a limit's second is tried to be written: another processor may be faster. */
+#define LIMIT_TRIES 8
 
 #define SLOTS 2
 /* `active` is one aligned 8-byte value, so that a switch can't be seen half done: bit 0 is the
@@ -130,9 +160,11 @@ _Static_assert(sizeof(struct address_key) == 28, "address_key");
 struct address_value {
 	__u32 identity;
 	__u32 vnic; /* 0: outside every guest */
-	__u64 epoch;
+	__u32 epoch;
+	__u32 flags; /* ADDRESS_* */
 };
 _Static_assert(sizeof(struct address_value) == 16, "address_value");
+#define ADDRESS_OBSERVE 1 /* the guest is in observe mode */
 
 /* `atoms`: the index is class * 64 + port / 1024, because a read-back of one entry a port takes a
  * tenth of a second. The flag marks the first port of a row, so that a read-back gives the rows as
@@ -159,12 +191,16 @@ struct decision_key {
 _Static_assert(sizeof(struct decision_key) == 12, "decision_key");
 
 struct decision_value {
-	__u32 rule;
+	__u32 rule; /* 0: the default deny, of which only rules in observe mode say something */
+	__u32 would_rule;
+	__u32 limit; /* new sessions in one second; 0: as many as come */
+	__u16 log_limit; /* events in one second; 0: as many as the vnic may */
 	__u8 verdict;
 	__u8 log;
-	__u8 pad[2];
+	__u8 would; /* a verdict, or VERDICT_NONE */
+	__u8 pad[3];
 };
-_Static_assert(sizeof(struct decision_value) == 8, "decision_value");
+_Static_assert(sizeof(struct decision_value) == 20, "decision_value");
 
 struct release_info {
 	__u64 generation;
@@ -181,16 +217,20 @@ _Static_assert(sizeof(struct release_info) == 64, "release_info");
  * sessions. Packets inside a session are counted in the session only, which keeps the established
  * path at one entry.
  */
-struct rule_counter {
+struct rule_state {
 	__u64 packets;
 	__u64 bytes;
 	__u64 sessions;
+	__u64 observed; /* packets that the rule would have decided, were it not for observe mode */
+	__u64 limit; /* a second of the vnic's clock in the upper half, what was used of it below */
+	__u64 log_limit; /* likewise, for events */
 };
-_Static_assert(sizeof(struct rule_counter) == 24, "rule_counter");
+_Static_assert(sizeof(struct rule_state) == 48, "rule_state");
 
 #define HOST_EVENTS_LOST 0
 #define HOST_RULES_UNCOUNTED 1
-#define HOST_COUNTERS 2
+#define HOST_EVENTS_LIMITED 2 /* not reported, because their rule's limit was reached */
+#define HOST_COUNTERS 3
 
 #define VLANS_MAX 4
 #define MORE_MACS_MAX 3
@@ -214,6 +254,7 @@ struct vnic_config {
 	__u8 roles; /* ROLE_* */
 	__u8 pad;
 	__u64 clock_offset_ns; /* added to the clock: a test moves time without waiting */
+	__u64 clock_fixed_ns; /* not zero: this is the clock, for tests that compare times */
 	__u64 attached_at_ns;
 	__u64 device_base[2]; /* the device's packets at attach, from the guest and toward it */
 	__u32 sessions_max;
@@ -223,8 +264,31 @@ struct vnic_config {
 	struct vlan vlans[VLANS_MAX];
 	__u8 more_macs[MORE_MACS_MAX][8]; /* six of them count; all zero: none */
 	__u32 shared[SHARED_MAX]; /* groups of vnics whose addresses it may use; 0: none */
+	__u32 place; /* one more than its place in `locals`; 0: it has none yet */
+	__u32 pad2;
 };
-_Static_assert(sizeof(struct vnic_config) == 168, "vnic_config");
+_Static_assert(sizeof(struct vnic_config) == 184, "vnic_config");
+
+/* `locals`: the vnics of this host, each at a place that it keeps while it is attached. Whenever one
+ * comes or goes the version of the tables grows, so that every session looks anew where its peer is.
+ */
+#define LOCALS_MAX 1024
+struct local {
+	__u32 vnic; /* 0: the place is free */
+	__u32 ifindex;
+	__u32 state; /* VNIC_*, as in its own value */
+	__u32 mtu; /* of the device, when it was attached */
+	__u32 bridge; /* ifindex of the bridge by which it may be steered to and from; 0: none */
+	__u32 refresh; /* ticks after which a packet must go through the bridge again */
+	__u8 mac[6];
+	__u8 pad[2];
+	__u32 bridged; /* tick of the last packet from it that went through the bridge on purpose */
+	__u32 alive; /* tick of the last packet toward it */
+};
+_Static_assert(sizeof(struct local) == 40, "local");
+/* Steering stops this long after the other end's device has taken its last packet. */
+#define STEER_ALIVE_TICKS 512
+
 #define HOOK_TCX 1
 #define HOOK_CLSACT 2
 
@@ -252,17 +316,42 @@ struct session_key {
 };
 _Static_assert(sizeof(struct session_key) == 40, "session_key");
 
+/* `fragments`: one row for each datagram that is under way in pieces. */
+#define FRAGMENTS_MAX 1024
+/* RFC 8200, 4.5 gives a receiver 60 s; those that are in use give up after 30. */
+#define FRAGMENT_TIMEOUT_S 30
+struct fragment_key {
+	__u8 source[16];
+	__u8 destination[16];
+	__u32 id;
+	__u32 segment;
+	__u8 protocol;
+	__u8 direction;
+	__u8 pad[2];
+};
+_Static_assert(sizeof(struct fragment_key) == 44, "fragment_key");
+
+struct fragment {
+	__u64 expires_ns;
+	struct session_key session; /* of the conversation that it belongs to */
+	__u32 end; /* bytes of the datagram up to the end of the last one that passed */
+	__u32 rule;
+	__u32 version; /* of the tables that allowed it */
+	__u32 sequence; /* of TCP: the number of the datagram's first byte, were it payload */
+};
+_Static_assert(sizeof(struct fragment) == 64, "fragment");
+
 #define END_KNOWN 1
 #define END_FIN 2
 #define END_SCALE_KNOWN 4
 #define END_SCALE_OFFERED 8
+#define END_ACKED 16 /* `acked` is what this end has acknowledged */
+#define END_NOTED 32 /* `acked` is the end of a SYN of its own that was let through */
 struct session_end {
 	__u32 end;
 	__u32 end_max;
 	__u32 window_max;
-	__u8 scale;
-	__u8 flags;
-	__u8 pad[2];
+	__u32 acked;
 };
 _Static_assert(sizeof(struct session_end) == 16, "session_end");
 
@@ -280,7 +369,8 @@ struct session {
 	__u8 state;
 	__u8 opened;
 	__u16 peer; /* one more than the remote end's place in `locals`; 0: not on this host */
-	__u32 pad;
+	__u8 scale[2];
+	__u8 flags[2]; /* END_* */
 };
 _Static_assert(sizeof(struct session) == 104, "session");
 
@@ -343,17 +433,21 @@ struct event {
 	struct session_key key;
 	__u32 vnic;
 	__u32 rule;
+	__u32 would_rule;
 	__u32 length;
 	__u16 ether_type;
 	__u8 direction;
 	__u8 verdict;
 	__u8 reason;
-	__u8 pad[7];
+	__u8 would;
+	__u8 pad[2];
 };
 _Static_assert(sizeof(struct event) == 80, "event");
 
 /* What a test run reads back from __sk_buff.cb. */
 #define CB_REASON 0
 #define CB_RULE 1
+#define CB_WOULD_RULE 2
+#define CB_WOULD 3
 
 #endif

@@ -5,7 +5,7 @@
 #ifndef LICTOR_ANTISPOOF_H
 #define LICTOR_ANTISPOOF_H
 
-#include "policy.h"
+#include "locals.h"
 
 #define ND_ROUTER_SOLICITATION 133
 #define ND_ROUTER_ADVERTISEMENT 134
@@ -76,8 +76,11 @@ mac_check(const struct vnic_config *config, const struct packet *p, __u8 directi
 
 static __always_inline int
 arp_from_guest(const struct tables *tables, const struct vnic_config *config,
-	       const struct arp *arp, const __u8 sender[16])
+	       const struct arp *arp)
 {
+	__u8 sender[16];
+
+	map_ipv4(sender, arp->sender);
 	if (!own_mac(config, arp->sender_mac))
 		return REASON_SPOOFED_NEIGHBOUR;
 	/* RFC 5227, 2.1.1: a probe asks without claiming. */
@@ -87,14 +90,19 @@ arp_from_guest(const struct tables *tables, const struct vnic_config *config,
 }
 
 static __always_inline int
-arp_toward_guest(const struct tables *tables, const struct vnic_config *config,
-		 const struct arp *arp, const __u8 sender[16])
+arp_toward_guest(const struct __sk_buff *skb, const struct tables *tables,
+		 const struct vnic_config *config, const struct arp *arp)
 {
+	__u8 sender[16];
+
 	__u8 target[16];
 
+	map_ipv4(sender, arp->sender);
 	/* The guest's own address or station in a stranger's mouth. */
 	if (own_mac(config, arp->sender_mac) || address_bound(tables, config, sender))
 		return REASON_SPOOFED_NEIGHBOUR;
+	if (claims_local(skb, tables, sender))
+		return REASON_SPOOFED_LOCAL;
 	map_ipv4(target, arp->target);
 	if (address_bound(tables, config, target) || same16(target, sender))
 		return REASON_NEIGHBOUR;
@@ -113,16 +121,14 @@ arp_check(struct __sk_buff *skb, const struct packet *p, const struct tables *ta
 	  const struct vnic_config *config, __u8 direction)
 {
 	struct arp arp;
-	__u8 sender[16];
 
 	if (bpf_skb_load_bytes(skb, p->network, &arp, sizeof(arp)))
 		return REASON_TRUNCATED;
 	if (!arp_format(&arp) ||
 	    (arp.operation != bpf_htons(1) && arp.operation != bpf_htons(2)))
 		return REASON_BAD_HEADER;
-	map_ipv4(sender, arp.sender);
-	return direction == DIRECTION_EGRESS ? arp_from_guest(tables, config, &arp, sender) :
-					       arp_toward_guest(tables, config, &arp, sender);
+	return direction == DIRECTION_EGRESS ? arp_from_guest(tables, config, &arp) :
+					       arp_toward_guest(skb, tables, config, &arp);
 }
 
 /* QEMU announces a resumed guest in a reversed ARP (RFC 903) for its own station. It needs no
@@ -191,17 +197,21 @@ nd_from_guest(const struct tables *tables, const struct vnic_config *config,
 }
 
 static __always_inline int
-nd_toward_guest(const struct tables *tables, const struct vnic_config *config,
-		const struct packet *p, const __u8 target[16])
+nd_toward_guest(const struct __sk_buff *skb, const struct tables *tables,
+		const struct vnic_config *config, const struct packet *p, const __u8 target[16])
 {
 	const __u8 *to = p->ether_destination;
 	int own = address_bound(tables, config, target);
 
 	if (!zero16(p->source) && address_bound(tables, config, p->source))
 		return REASON_SPOOFED_NEIGHBOUR;
+	if (claims_local(skb, tables, p->source))
+		return REASON_SPOOFED_LOCAL;
 	if (p->icmp_type == ND_ADVERTISEMENT) {
 		if (own)
 			return REASON_SPOOFED_NEIGHBOUR;
+		if (claims_local(skb, tables, target))
+			return REASON_SPOOFED_LOCAL;
 		if (p->destination[0] == 0xff)
 			return REASON_NEIGHBOUR;
 		return address_bound(tables, config, p->destination) ? REASON_NEIGHBOUR :
@@ -251,7 +261,7 @@ nd_check(struct __sk_buff *skb, const struct tables *tables, const struct vnic_c
 		return zero16(p->source) || address_bound(tables, config, p->source) ?
 			       REASON_NEIGHBOUR : REASON_SPOOFED_NEIGHBOUR;
 	return direction == DIRECTION_EGRESS ? nd_from_guest(tables, config, p, target) :
-					       nd_toward_guest(tables, config, p, target);
+					       nd_toward_guest(skb, tables, config, p, target);
 }
 
 #endif

@@ -6,6 +6,8 @@
 #ifndef LICTOR_CONTEXT_H
 #define LICTOR_CONTEXT_H
 
+#include <stddef.h>
+
 #include "parse.h"
 #include "policy.h"
 
@@ -14,14 +16,17 @@ struct context {
 	struct session_key key;
 	struct tables tables;
 	struct judgement judgement;
-	struct session fresh; /* the one that this packet opens */
 	__u64 hash; /* of the key */
 	__u64 now;
+	__u16 peer; /* of the session, as there */
+	__u16 pad2;
+	__u32 pad3;
 	__u32 removed; /* copies that an insertion took out again */
 	__u32 vnic;
 	__u8 direction;
 	__u8 new_session;
 	__u8 pad[6];
+	struct session fresh; /* the one that this packet opens; not cleared */
 };
 
 struct {

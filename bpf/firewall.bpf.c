@@ -10,9 +10,22 @@
 
 #include "abi.h"
 #include "session.h"
+#include "fragment.h"
 #include "icmp.h"
 #include "antispoof.h"
+#include "fast.h"
+#include "steer.h"
 #include "verdict.h"
+
+/* Once for the verifier, and out of the way of the packets that the fast path understands. */
+__noinline int
+parse_slowly(struct __sk_buff *skb, const struct vnic_config *config, struct packet *p)
+{
+	if (!config || !p)
+		return REASON_TRUNCATED;
+	__builtin_memset(p, 0, sizeof(*p));
+	return parse(skb, config, p);
+}
 
 /* What the policy says of the conversation in the context. */
 __noinline int
@@ -23,6 +36,26 @@ judge(struct context *c, const struct vnic_config *config, __u8 direction, __u16
 	__builtin_memset(&c->judgement, 0, sizeof(c->judgement));
 	policy_judge(&c->tables, config, &c->key, direction, icmp, &c->judgement);
 	return 0;
+}
+
+/* Where the other end is now; looked up when the tables change, as they do when a guest comes. */
+static __always_inline void session_locate(const struct context *c, struct session *session)
+{
+	__u32 place = local_place(c->judgement.remote_vnic);
+	const struct local *local = local_at(place);
+
+	session->peer = local && local->vnic == c->judgement.remote_vnic ? place : 0;
+}
+
+/* Whether a session's other end is a guest of this host and the packet came in elsewhere. */
+static __always_inline int
+session_spoofed(const struct __sk_buff *skb, const struct context *c, const struct session *session)
+{
+	const struct local *local = c->direction == DIRECTION_INGRESS ? local_at(session->peer) : 0;
+
+	return local && local->vnic &&
+	       (local->state == VNIC_OPEN || local->state == VNIC_CUT) &&
+	       local->ifindex != skb->ingress_ifindex;
 }
 
 /* A conversation whose tables changed is judged again, in the direction in which it was opened. */
@@ -36,7 +69,7 @@ revalidate(const struct vnic_config *config, struct table_info *info, struct con
 	if (session->version == c->tables.version)
 		return 0;
 	judge(c, config, session->opened, echo);
-	if (c->judgement.reason != REASON_POLICY_ALLOW) {
+	if (c->judgement.reason >= REASON_DENY_FIRST) {
 		session_delete(c, info);
 		return REASON_REVOKED;
 	}
@@ -45,7 +78,43 @@ revalidate(const struct vnic_config *config, struct table_info *info, struct con
 	session->local_epoch = c->judgement.local_epoch;
 	session->remote_epoch = c->judgement.remote_epoch;
 	session->version = c->tables.version;
+	session_locate(c, session);
 	return 0;
+}
+
+/* A later fragment: its datagram's first one was allowed, and still is. */
+__noinline int follow(const struct vnic_config *config, struct table_info *info, struct context *c)
+{
+	struct session *session = 0;
+	struct fragment *fragment;
+	int reason;
+
+	if (!config || !info || !c)
+		return REASON_FRAGMENT;
+	fragment = fragment_find(c);
+	if (!fragment)
+		return REASON_FRAGMENT;
+	c->key = fragment->session;
+	if (fragment->version != c->tables.version || c->key.protocol == IP_TCP)
+		session = session_find(c, info).session;
+	if (fragment->version != c->tables.version) {
+		if (!session || session->expires_ns <= c->now)
+			return REASON_FRAGMENT;
+		reason = revalidate(config, info, c, session);
+		if (reason)
+			return reason;
+		fragment->version = session->version;
+		fragment->rule = session->rule;
+	}
+	c->judgement.rule = fragment->rule;
+	reason = fragment_advance(c, fragment);
+	if (reason)
+		return reason;
+	if (session && c->key.protocol == IP_TCP)
+		fragment_extend(c, fragment, session);
+	if (!c->packet.more_fragments)
+		fragment_forget(c);
+	return REASON_FRAGMENT_FOLLOWS;
 }
 
 static __always_inline int related(struct __sk_buff *skb, const struct vnic_config *config,
@@ -56,6 +125,9 @@ static __always_inline int related(struct __sk_buff *skb, const struct vnic_conf
 
 	if (!related_key(skb, &c->packet, c->packet.segment, c->direction, &c->key))
 		return REASON_UNRELATED;
+	if (c->direction == DIRECTION_INGRESS &&
+	    claims_local(skb, &c->tables, c->packet.source))
+		return REASON_SPOOFED_LOCAL;
 	session = session_find(c, info).session;
 	if (!session || session->expires_ns <= c->now)
 		return REASON_UNRELATED;
@@ -76,25 +148,30 @@ established(struct __sk_buff *skb, const struct vnic_config *config, struct tabl
 	if (reason)
 		return reason;
 	c->judgement.rule = session->rule;
+	if (session_spoofed(skb, c, session))
+		return REASON_SPOOFED_LOCAL;
+	c->peer = session->peer;
 	track = session_track(session, &c->packet, c->direction);
-	if (track == TRACK_INVALID)
-		return REASON_TCP_INVALID;
 	if (track == TRACK_REOPEN)
 		return 0;
+	reason = track_reason(track, c->key.protocol);
+	if (reason)
+		return reason;
 	session_update(session, c->direction, skb->len, c->now);
-	if (track == TRACK_OK || session->state == STATE_CLOSED)
-		session->expires_ns =
-			c->now + session_timeout_ns(c->key.protocol, session->state);
+	session_renew(session, track, c->key.protocol, c->now);
 	return REASON_SESSION;
 }
 
-/* Windows that were lost on a move let the opener's own packet establish a TCP session. */
+/* The opener's own packet ends the handshake of TCP, and that of SCTP if both began at once. */
 static __always_inline int may_answer(const struct context *c, const struct session *half)
 {
-	return half->opened != c->direction || c->key.protocol == IP_TCP;
+	return half->opened != c->direction || c->key.protocol == IP_TCP ||
+	       c->key.protocol == IP_SCTP;
 }
 
-/* An answer to a session without one is tried on a copy: there may be no room to promote it. */
+/* An answer to a session without one is tried on a copy: there may be no room to promote it. A
+ * guest answers forged SYNs too, so that TCP is promoted by the end of its handshake.
+ */
 static __always_inline int
 answered(struct __sk_buff *skb, const struct vnic_config *config, struct table_info *info,
 	 struct context *c, struct session *half)
@@ -107,7 +184,7 @@ answered(struct __sk_buff *skb, const struct vnic_config *config, struct table_i
 	reason = established(skb, config, info, c, &c->fresh);
 	if (reason != REASON_SESSION)
 		return reason;
-	if (c->fresh.state == STATE_UNREPLIED || c->fresh.state == STATE_CLOSED) {
+	if (c->fresh.state <= STATE_SYN_RECEIVED || c->fresh.state == STATE_CLOSED) {
 		*half = c->fresh;
 		return reason;
 	}
@@ -129,16 +206,21 @@ begin(struct __sk_buff *skb, const struct vnic_config *config, struct table_info
 	/* Spoofing is told apart from a missing session: the address comes first. */
 	if (c->judgement.reason >= REASON_SPOOFED_MAC)
 		return c->judgement.reason;
+	if (c->direction == DIRECTION_INGRESS && from_elsewhere(skb, c->judgement.remote_vnic))
+		return REASON_SPOOFED_LOCAL;
 	if (p->protocol == IP_TCP) {
 		if (tcp_flags_impossible(p->flags))
-			return REASON_TCP_INVALID;
+			return REASON_TCP_FLAGS;
 		if ((p->flags & (FLAG_SYN | FLAG_ACK)) != FLAG_SYN)
 			return REASON_NO_SESSION;
 	}
-	if (kind == ICMP_REPLY)
+	if (p->protocol == IP_SCTP && sctp_impossible(p))
+		return REASON_SCTP_INVALID;
+	if (kind == ICMP_REPLY || (p->protocol == IP_SCTP && !sctp_opens(p)))
 		return REASON_NO_SESSION;
 	/* A message that nobody answers leaves nothing behind. */
-	if (c->judgement.reason != REASON_POLICY_ALLOW || kind == ICMP_OTHER)
+	rule_limit(&c->judgement, c->now);
+	if (c->judgement.reason >= REASON_DENY_FIRST || kind == ICMP_OTHER)
 		return c->judgement.reason;
 	__builtin_memset(new, 0, sizeof(*new));
 	new->state = STATE_UNREPLIED;
@@ -149,16 +231,19 @@ begin(struct __sk_buff *skb, const struct vnic_config *config, struct table_info
 	new->local_epoch = c->judgement.local_epoch;
 	new->remote_epoch = c->judgement.remote_epoch;
 	new->seen = ticks(c->now);
+	session_locate(c, new);
 	new->expires_ns = c->now + session_timeout_ns(p->protocol, STATE_UNREPLIED);
 	new->packets[own] = 1;
 	new->bytes[own] = skb->len;
 	if (p->protocol == IP_TCP)
-		tcp_syn_seen(&new->tcp[own], p);
+		tcp_syn_seen(new, own, p);
+	if (p->protocol == IP_SCTP)
+		sctp_first(new, p);
 	inserted = half_insert(c, info->buckets[TABLE_HALF_OPEN]);
 	if (inserted == INSERT_FULL)
 		return REASON_SESSION_TABLE_FULL;
 	c->new_session = inserted == INSERT_DONE;
-	return REASON_POLICY_ALLOW;
+	return c->judgement.reason;
 }
 
 static __always_inline int closed_reason(__u32 state)
@@ -226,9 +311,11 @@ decide(struct __sk_buff *skb, const struct vnic_config *config, struct context *
 	if (reason)
 		return reason;
 	/* 2. Parse. What is not understood is denied. */
-	reason = parse(skb, config, p);
-	if (reason)
-		return reason;
+	if (!parse_fast(skb, config, p)) {
+		reason = parse_slowly(skb, config, p);
+		if (reason)
+			return reason;
+	}
 	/* 3. The MAC, whose liar is not worth a look-up. */
 	reason = mac_check(config, p, c->direction);
 	if (reason)
@@ -244,16 +331,24 @@ decide(struct __sk_buff *skb, const struct vnic_config *config, struct context *
 		return arp_check(skb, p, &c->tables, config, c->direction);
 	if (!p->family) {
 		policy_judge_ether(&c->tables, config, c->direction, p->ether_type, &c->judgement);
+		rule_limit(&c->judgement, c->now);
 		return c->judgement.reason;
 	}
-	if (p->fragment)
-		return REASON_FRAGMENT;
+	if (p->fragment) {
+		reason = p->fragment == FRAGMENT_LATER ? follow(config, info, c) :
+							 fragment_first(c);
+		if (reason)
+			return reason;
+	}
 	if (p->protocol == IP_ICMPV6) {
 		reason = nd_check(skb, &c->tables, config, p, c->direction);
 		if (reason)
 			return reason;
 	}
-	return sessions_and_policy(skb, config, info, c);
+	reason = sessions_and_policy(skb, config, info, c);
+	if (p->fragment && reason < REASON_DENY_FIRST)
+		fragment_remember(c);
+	return reason;
 }
 
 static __always_inline int process(struct __sk_buff *skb, __u8 direction)
@@ -261,14 +356,28 @@ static __always_inline int process(struct __sk_buff *skb, __u8 direction)
 	__u32 zero = 0;
 	struct vnic_config *config = bpf_map_lookup_elem(&vnic, &zero);
 	struct context *c = bpf_map_lookup_elem(&scratch, &zero);
+	int reason, verdict, steered;
 
 	if (!config || !c)
 		return RETURN_DENY;
-	__builtin_memset(c, 0, sizeof(*c));
+	/* All but the session that the packet may open. */
+	__builtin_memset(c, 0, offsetof(struct context, fresh));
 	c->direction = direction;
 	c->vnic = config->vnic;
-	c->now = bpf_ktime_get_coarse_ns() + config->clock_offset_ns;
-	return finish(skb, c, decide(skb, config, c));
+	c->now = config->clock_fixed_ns ? config->clock_fixed_ns :
+					  bpf_ktime_get_coarse_ns() + config->clock_offset_ns;
+	reason = decide(skb, config, c);
+	if (direction == DIRECTION_INGRESS)
+		steer_seen(config, c);
+	verdict = finish(skb, c, reason);
+	if (direction == DIRECTION_EGRESS && reason == REASON_SESSION) {
+		steered = steer(skb, config, c);
+		if (steered) {
+			count(direction, COUNTER_STEERED, skb->len);
+			return steered;
+		}
+	}
+	return verdict;
 }
 
 /* The one place where hooks become directions: what a tap or a host-side veth receives is what the

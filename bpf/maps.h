@@ -29,6 +29,19 @@ struct {
 	});
 } addresses SEC(".maps");
 
+/* Addresses of full length: one look-up however many there are, where a trie grows deep. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__uint(max_entries, SLOTS);
+	__type(key, __u32);
+	__array(values, struct {
+		__uint(type, BPF_MAP_TYPE_HASH);
+		__uint(max_entries, 1);
+		__uint(key_size, sizeof(struct address_key));
+		__uint(value_size, sizeof(struct address_value));
+	});
+} hosts SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
 	__uint(max_entries, SLOTS);
@@ -61,19 +74,33 @@ struct {
 } release_info SEC(".maps");
 
 struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, RULE_COUNTERS_MAX);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, __u32);
-	__type(value, struct rule_counter);
-} rule_counters SEC(".maps");
-
-struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, HOST_COUNTERS);
 	__type(key, __u32);
 	__type(value, __u64);
 } host_counters SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct timeouts);
+} timeouts SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, LOCALS_MAX);
+	__type(key, __u32);
+	__type(value, struct local);
+} locals SEC(".maps");
+
+/* From a vnic's number to its place in `locals`. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, LOCALS_MAX);
+	__type(key, __u32);
+	__type(value, __u32);
+} local_places SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
@@ -108,6 +135,14 @@ struct {
 	__type(value, struct table_info);
 } session_table SEC(".maps");
 
+/* A flood of first fragments pushes out the oldest datagrams of this vnic and nothing else. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, FRAGMENTS_MAX);
+	__type(key, struct fragment_key);
+	__type(value, struct fragment);
+} fragments SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, 2 * COUNTERS_PER_DIRECTION);
@@ -121,5 +156,16 @@ struct {
 	__type(key, __u32);
 	__type(value, struct event_budget);
 } event_budget SEC(".maps");
+
+/* What each rule did at this vnic. It travels with the guest, and one guest's many rules take no
+ * room from another's. Not preallocated: an idle vnic has none.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, RULES_PER_VNIC_MAX);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __u32);
+	__type(value, struct rule_state);
+} rules SEC(".maps");
 
 #endif

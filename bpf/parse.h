@@ -139,11 +139,11 @@ struct packet {
 	__u8 hops;
 	__u8 icmp_type;
 	__u8 icmp_code;
-	__u32 sequence;
-	__u32 acknowledgement;
+	__u32 sequence; /* of SCTP: the verification tag */
+	__u32 acknowledgement; /* of SCTP: the tag that an INIT or INIT-ACK wants */
 	__u32 payload; /* of TCP */
 	__u16 window;
-	__u8 flags;
+	__u8 flags; /* of SCTP: those of the first chunk */
 	__u8 scale; /* of a SYN: window scale plus one; 0: none offered */
 	__u8 chunk; /* of SCTP: the kind of the first one */
 	__u8 pad[3];
@@ -259,6 +259,7 @@ static __always_inline int parse_udp(struct __sk_buff *skb, struct packet *p)
 static __always_inline int parse_sctp(struct __sk_buff *skb, struct packet *p)
 {
 	struct sctp header;
+	__be32 wanted;
 	__u32 length, left = p->l4_bytes - 12;
 
 	if (p->l4_bytes < sizeof(header) || bpf_skb_load_bytes(skb, p->l4, &header, sizeof(header)))
@@ -271,6 +272,13 @@ static __always_inline int parse_sctp(struct __sk_buff *skb, struct packet *p)
 	p->source_port = bpf_ntohs(header.source);
 	p->destination_port = bpf_ntohs(header.destination);
 	p->chunk = header.chunk;
+	p->flags = header.flags;
+	p->sequence = bpf_ntohl(header.tag);
+	/* INIT and INIT-ACK begin with the tag that is wanted (RFC 9260, 3.3.2 and 3.3.3). */
+	if ((header.chunk == 1 || header.chunk == 2) && length >= 8 &&
+	    p->l4_bytes >= sizeof(header) + 4 &&
+	    !bpf_skb_load_bytes(skb, p->l4 + sizeof(header), &wanted, sizeof(wanted)))
+		p->acknowledgement = bpf_ntohl(wanted);
 	return 0;
 }
 

@@ -9,7 +9,7 @@
 #define LICTOR_SESSION_H
 
 #include "table.h"
-#include "tcp.h"
+#include "sctp.h"
 
 #define SECOND_NS 1000000000ULL
 
@@ -144,40 +144,31 @@ session_promote(struct context *c, struct table_info *info, __u32 quota)
 	return 1;
 }
 
+static __always_inline __u32 timeout_place(__u8 protocol, __u8 state)
+{
+	__u32 replied = state != STATE_UNREPLIED;
+
+	switch (protocol) {
+	case IP_TCP:
+		return TIMEOUT_TCP + (state & 7);
+	case IP_SCTP:
+		return TIMEOUT_SCTP + (state & 7);
+	case IP_UDP:
+	case IP_UDPLITE:
+		return TIMEOUT_UDP + replied;
+	case IP_ICMP:
+	case IP_ICMPV6:
+		return TIMEOUT_ICMP;
+	}
+	return TIMEOUT_OTHER + replied;
+}
+
 static __always_inline __u64 session_timeout_ns(__u8 protocol, __u8 state)
 {
-	__u64 seconds;
+	__u32 zero = 0, place = timeout_place(protocol, state);
+	struct timeouts *host = bpf_map_lookup_elem(&timeouts, &zero);
 
-	if (protocol == IP_TCP) {
-		switch (state) {
-		case STATE_UNREPLIED:
-			seconds = TIMEOUT_TCP_UNREPLIED_S;
-			break;
-		case STATE_SYN_RECEIVED:
-			seconds = TIMEOUT_TCP_SYN_RECEIVED_S;
-			break;
-		case STATE_ESTABLISHED:
-			seconds = TIMEOUT_TCP_ESTABLISHED_S;
-			break;
-		case STATE_FIN_WAIT:
-			seconds = TIMEOUT_TCP_FIN_WAIT_S;
-			break;
-		case STATE_TIME_WAIT:
-			seconds = TIMEOUT_TCP_TIME_WAIT_S;
-			break;
-		default:
-			seconds = TIMEOUT_TCP_CLOSED_S;
-		}
-	} else if (protocol == IP_UDP) {
-		seconds = state == STATE_UNREPLIED ? TIMEOUT_UDP_UNREPLIED_S :
-						     TIMEOUT_UDP_ESTABLISHED_S;
-	} else if (protocol == IP_ICMP || protocol == IP_ICMPV6) {
-		seconds = TIMEOUT_ICMP_S;
-	} else {
-		seconds = state == STATE_UNREPLIED ? TIMEOUT_OTHER_UNREPLIED_S :
-						     TIMEOUT_OTHER_ESTABLISHED_S;
-	}
-	return seconds * SECOND_NS;
+	return host && place < TIMEOUTS ? host->seconds[place] * SECOND_NS : 0;
 }
 
 __noinline int session_track(struct session *s, const struct packet *p, __u8 direction)
@@ -186,9 +177,37 @@ __noinline int session_track(struct session *s, const struct packet *p, __u8 dir
 		return TRACK_INVALID;
 	if (p->protocol == IP_TCP)
 		return tcp_track(s, p, direction);
+	if (p->protocol == IP_SCTP)
+		return sctp_track(s, p, direction);
 	if (s->state == STATE_UNREPLIED && direction != s->opened)
 		s->state = STATE_ESTABLISHED;
 	return TRACK_OK;
+}
+
+/* Zero for a packet that passes. */
+static __always_inline int track_reason(int track, __u8 protocol)
+{
+	switch (track) {
+	case TRACK_INVALID:
+		return protocol == IP_SCTP ? REASON_SCTP_INVALID : REASON_TCP_INVALID;
+	case TRACK_WINDOW:
+		return REASON_TCP_WINDOW;
+	case TRACK_FLAGS:
+		return REASON_TCP_FLAGS;
+	}
+	return 0;
+}
+
+/* A packet that changes nothing does not keep its session alive either. A reset in doubt leaves it
+ * as it is, but only for a moment, unless another packet shows that it goes on.
+ */
+static __always_inline void
+session_renew(struct session *s, int track, __u8 protocol, __u64 now)
+{
+	__u8 state = track == TRACK_DOUBT ? STATE_CLOSED : s->state;
+
+	if (track != TRACK_PASS || s->state == STATE_CLOSED)
+		s->expires_ns = now + session_timeout_ns(protocol, state);
 }
 
 /* The key of a packet: its ends as the vnic sees them. */

@@ -1,9 +1,10 @@
 //! The mirror of `bpf/abi.h`. A test parses the header and compares.
 
-use lictor_types::{MORE_MACS_MAX, SHARED_PER_VNIC_MAX, VLANS_PER_VNIC_MAX};
+use lictor_types::{MORE_MACS_MAX, SHARED_PER_VNIC_MAX, VLANS_PER_VNIC_MAX, VNICS_PER_HOST_MAX};
 
 pub(crate) const ABI: u32 = 3;
 pub(crate) const COUNTERS_PER_DIRECTION: u32 = 128;
+pub(crate) const COUNTER_STEERED: u32 = 0;
 pub(crate) const SLOTS: u32 = 2;
 pub(crate) const ADDRESS_PREFIX_BASE: u32 = 64;
 pub(crate) const ATOM_BLOCK_PORTS: usize = 1_024;
@@ -11,11 +12,13 @@ pub(crate) const ATOM_BLOCKS: usize = 8 * 65_536 / ATOM_BLOCK_PORTS;
 pub(crate) const ATOM_MASK: u32 = 0xffff;
 pub(crate) const ATOM_FIRST: u32 = 0x8000_0000;
 pub(crate) const ATOM_PRESENT: u32 = 0x4000_0000;
-pub(crate) const RULE_COUNTERS_MAX: u32 = 131_072;
+pub(crate) const ADDRESS_OBSERVE: u32 = 1;
+pub(crate) const VERDICT_NONE: u8 = 255;
 pub(crate) const EVENTS_BYTES: u32 = 1_048_576;
 pub(crate) const HOST_EVENTS_LOST: u32 = 0;
 pub(crate) const HOST_RULES_UNCOUNTED: u32 = 1;
-pub(crate) const HOST_COUNTERS: u32 = 2;
+pub(crate) const HOST_EVENTS_LIMITED: u32 = 2;
+pub(crate) const HOST_COUNTERS: u32 = 3;
 pub(crate) const SEGMENT_MAX: u32 = 0xff_ffff;
 pub(crate) const TABLE_HALF_OPEN: u32 = 2;
 pub(crate) const TABLES: u32 = 3;
@@ -34,6 +37,13 @@ pub(crate) const CONTROL_STAMP_MASK: u32 = 0xff_ffff;
 pub(crate) const SLOT_REST_TICKS: u32 = 32;
 pub(crate) const TABLE_CURRENT_MASK: u32 = 1;
 pub(crate) const TABLE_DRAINING: u32 = 2;
+pub(crate) const TIMEOUT_TCP: usize = 0;
+pub(crate) const TIMEOUT_SCTP: usize = 8;
+pub(crate) const TIMEOUT_UDP: usize = 16;
+pub(crate) const TIMEOUT_ICMP: usize = 18;
+pub(crate) const TIMEOUT_OTHER: usize = 19;
+pub(crate) const TIMEOUTS: usize = 24;
+pub(crate) const LOCALS_MAX: u32 = VNICS_PER_HOST_MAX;
 pub(crate) const HOOK_TCX: u32 = 1;
 pub(crate) const HOOK_CLSACT: u32 = 2;
 
@@ -82,22 +92,40 @@ unsafe impl Plain for AtomBlock {}
 
 plain! {
     AddressKey(28) { prefix_bits: u32, segment: u32, family: u32, address: [u8; 16], }
-    AddressValue(16) { identity: u32, vnic: u32, epoch: u64, }
+    AddressValue(16) { identity: u32, vnic: u32, epoch: u32, flags: u32, }
     DecisionKey(12) { local: u32, peer: u32, atom: u16, direction: u8, pad: u8, }
-    DecisionValue(8) { rule: u32, verdict: u8, log: u8, pad: [u8; 2], }
+    DecisionValue(20) {
+        rule: u32, would_rule: u32, limit: u32, log_limit: u16,
+        verdict: u8, log: u8, would: u8, pad: [u8; 3],
+    }
     ReleaseInfo(64) {
         generation: u64, epoch: u64, digest: [u8; 32],
         addresses: u32, atoms: u32, decisions: u32, pad: u32,
     }
-    RuleCounter(24) { packets: u64, bytes: u64, sessions: u64, }
+    RuleState(48) {
+        packets: u64, bytes: u64, sessions: u64, observed: u64, limit: u64, log_limit: u64,
+    }
     Vlan(8) { segment: u32, id: u16, pad: u16, }
-    VnicConfig(168) {
+    VnicConfig(184) {
         state: u32, vnic: u32, segment: u32, ifindex: u32,
         mac: [u8; 6], roles: u8, pad: u8,
-        clock_offset_ns: u64, attached_at_ns: u64, device_base: [u64; 2],
+        clock_offset_ns: u64, clock_fixed_ns: u64, attached_at_ns: u64, device_base: [u64; 2],
         sessions_max: u32, hook: u32, device: [u8; 16], name: [u8; 16],
         vlans: [Vlan; VLANS_PER_VNIC_MAX], more_macs: [[u8; 8]; MORE_MACS_MAX],
-        shared: [u32; SHARED_PER_VNIC_MAX],
+        shared: [u32; SHARED_PER_VNIC_MAX], place: u32, pad2: u32,
+    }
+    HostTimeouts(96) { seconds: [u32; TIMEOUTS], }
+    Local(40) {
+        vnic: u32, ifindex: u32, state: u32, mtu: u32, bridge: u32, refresh: u32,
+        mac: [u8; 6], pad: [u8; 2], bridged: u32, alive: u32,
+    }
+    FragmentKey(44) {
+        source: [u8; 16], destination: [u8; 16], id: u32, segment: u32,
+        protocol: u8, direction: u8, pad: [u8; 2],
+    }
+    Fragment(64) {
+        expires_ns: u64, session: SessionKey,
+        end: u32, rule: u32, version: u32, sequence: u32,
     }
     Counter(16) { packets: u64, bytes: u64, }
     EventBudget(16) { second: u64, used: u64, }
@@ -105,12 +133,12 @@ plain! {
         local: [u8; 16], remote: [u8; 16], local_port: u16, remote_port: u16, domain: u32,
     }
     SessionEnd(16) {
-        end: u32, end_max: u32, window_max: u32, scale: u8, flags: u8, pad: [u8; 2],
+        end: u32, end_max: u32, window_max: u32, acked: u32,
     }
     Session(104) {
         expires_ns: u64, packets: [u64; 2], bytes: [u64; 2], tcp: [SessionEnd; 2],
         seen: u32, version: u32, generation: u32, rule: u32, local_epoch: u32, remote_epoch: u32,
-        state: u8, opened: u8, peer: u16, pad: u32,
+        state: u8, opened: u8, peer: u16, scale: [u8; 2], flags: [u8; 2],
     }
     Slot(144) { key: SessionKey, session: Session, }
     Bucket(1088) {
@@ -123,15 +151,15 @@ plain! {
     }
     Event(80) {
         time_ns: u64, generation: u64, key: SessionKey,
-        vnic: u32, rule: u32, length: u32, ether_type: u16,
-        direction: u8, verdict: u8, reason: u8, pad: [u8; 7],
+        vnic: u32, rule: u32, would_rule: u32, length: u32, ether_type: u16,
+        direction: u8, verdict: u8, reason: u8, would: u8, pad: [u8; 2],
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use lictor_types::{Direction, Protocol, Reason, Role, TcpState, Verdict, VnicState};
+    use lictor_types::{Direction, Protocol, Reason, Role, TcpState, Timeouts, Verdict, VnicState};
     use std::collections::BTreeMap;
 
     const HEADER: &str = include_str!("../../../bpf/abi.h");
@@ -188,6 +216,7 @@ mod tests {
         check("DIRECTION_INGRESS", Direction::Ingress as u8);
         check("VERDICT_DENY", Verdict::Deny as u8);
         check("VERDICT_ALLOW", Verdict::Allow as u8);
+        check("VERDICT_REJECT", Verdict::Reject as u8);
         check("VNIC_HOLD", VnicState::Hold as u32);
         check("VNIC_OPEN", VnicState::Open as u32);
         check("VNIC_HANDED_OVER", VnicState::HandedOver as u32);
@@ -205,15 +234,26 @@ mod tests {
     }
 
     #[test]
+    fn timeouts_equal_those_of_the_header() {
+        for (name, seconds) in Timeouts::default().named() {
+            check(&format!("TIMEOUT_{}_S", name.to_uppercase()), seconds);
+        }
+    }
+
+    #[test]
     fn numbers_equal_those_of_the_header() {
         check("LICTOR_ABI", ABI);
         check("COUNTERS_PER_DIRECTION", COUNTERS_PER_DIRECTION);
+        check("COUNTER_STEERED", COUNTER_STEERED);
         check("SLOTS", SLOTS);
         check("ADDRESS_PREFIX_BASE", ADDRESS_PREFIX_BASE);
         check("ATOM_MASK", ATOM_MASK);
         check("ATOM_FIRST", ATOM_FIRST);
         check("ATOM_PRESENT", ATOM_PRESENT);
-        check("RULE_COUNTERS_MAX", RULE_COUNTERS_MAX);
+        check("RULES_PER_VNIC_MAX", lictor_types::RULES_PER_VNIC_MAX);
+        check("ADDRESS_OBSERVE", ADDRESS_OBSERVE);
+        check("VERDICT_NONE", VERDICT_NONE);
+        check("HOST_EVENTS_LIMITED", HOST_EVENTS_LIMITED);
         check("EVENTS_BYTES", EVENTS_BYTES);
         check("HOST_EVENTS_LOST", HOST_EVENTS_LOST);
         check("HOST_RULES_UNCOUNTED", HOST_RULES_UNCOUNTED);
@@ -236,7 +276,14 @@ mod tests {
         check("SLOT_REST_TICKS", SLOT_REST_TICKS);
         check("TABLE_CURRENT_MASK", TABLE_CURRENT_MASK);
         check("TABLE_DRAINING", TABLE_DRAINING);
+        check("LOCALS_MAX", LOCALS_MAX);
         check("HOOK_TCX", HOOK_TCX);
+        check("TIMEOUT_TCP", TIMEOUT_TCP as u64);
+        check("TIMEOUT_SCTP", TIMEOUT_SCTP as u64);
+        check("TIMEOUT_UDP", TIMEOUT_UDP as u64);
+        check("TIMEOUT_ICMP", TIMEOUT_ICMP as u64);
+        check("TIMEOUT_OTHER", TIMEOUT_OTHER as u64);
+        check("TIMEOUTS", TIMEOUTS as u64);
         check("HOOK_CLSACT", HOOK_CLSACT);
         check("VLANS_MAX", VLANS_PER_VNIC_MAX as u64);
         check("MORE_MACS_MAX", MORE_MACS_MAX as u64);

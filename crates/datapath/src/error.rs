@@ -1,6 +1,6 @@
 //! Why the data plane could not do what was asked.
 
-use lictor_types::{TableError, VnicId};
+use lictor_types::{TableError, TimeoutError, VnicId};
 use std::{io, path::PathBuf};
 
 /// Every failure of this crate. Nothing is half done: the last good tables and every attached vnic
@@ -45,6 +45,9 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// A time-out is outside the limits; those before stay.
+    #[error(transparent)]
+    Timeouts(#[from] TimeoutError),
     /// The kernel refused the program.
     #[error("the kernel refused the firewall program of vnic {vnic}")]
     Program {

@@ -11,7 +11,7 @@ use crate::{
     VnicStatus, abi, events, netdev,
 };
 use lictor_types::{
-    Direction, HostTables, RuleId, SESSIONS_PER_HOST_DEFAULT, SessionKey, SessionRecord,
+    Direction, HostTables, RuleId, SESSIONS_PER_HOST_DEFAULT, SessionKey, SessionRecord, Timeouts,
     VNICS_PER_HOST_MAX, VnicId, VnicState,
 };
 use std::collections::{BTreeMap, HashSet};
@@ -29,6 +29,7 @@ pub struct Datapath {
     how: How,
     cpus: usize,
     budget: u64,
+    steering: bool,
 }
 
 fn failed(action: &'static str) -> impl Fn(std::io::Error) -> Error {
@@ -71,6 +72,8 @@ impl Datapath {
                 _ => vnic::remove_pins(&path)?,
             }
         }
+        let known = vnics.iter().map(|(id, vnic)| Ok((*id, vnic.config()?)));
+        shared.restore_locals(&known.collect::<Result<_, Error>>()?)?;
         let cpus = sys::possible_cpus().map_err(failed("counting CPUs"))?;
         let how = if features.tcx { How::Tcx } else { How::Clsact };
         Ok(Self {
@@ -80,6 +83,7 @@ impl Datapath {
             how,
             cpus,
             budget: SESSIONS_PER_HOST_DEFAULT,
+            steering: false,
         })
     }
 
@@ -115,6 +119,7 @@ impl Datapath {
                     self.resize(spec.vnic, spec.sessions_max)?;
                 }
                 let vnic = self.vnic(spec.vnic)?;
+                vnic.locate(self.shared.set_local(&config, Some(device.mtu))?)?;
                 vnic.hang(device.ifindex, vnic::how_of(&config))?;
                 return vnic.attachment(&config, &device, true);
             }
@@ -124,7 +129,11 @@ impl Datapath {
         vnic::remove_pins(&folder)?;
         let how = self.how;
         let attached = Vnic::load(&folder, &self.shared, spec).and_then(|vnic| {
-            match vnic.attach(spec, &device, how) {
+            let attached = vnic.attach(spec, &device, how).and_then(|attachment| {
+                let place = self.shared.set_local(&vnic.config()?, Some(device.mtu))?;
+                vnic.locate(place).map(|()| attachment)
+            });
+            match attached {
                 Ok(attachment) => Ok((vnic, attachment)),
                 Err(error) => vnic.detach().and(Err(error)),
             }
@@ -134,7 +143,10 @@ impl Datapath {
                 self.vnics.insert(spec.vnic, vnic);
                 Ok(attachment)
             }
-            Err(error) => vnic::remove_pins(&folder).and(Err(error)),
+            Err(error) => {
+                self.shared.remove_local(spec.vnic)?;
+                vnic::remove_pins(&folder).and(Err(error))
+            }
         }
     }
 
@@ -159,6 +171,13 @@ impl Datapath {
             ));
         }
         self.check_budget(spec.vnic, spec.sessions_max)?;
+        let mut vlans = spec.link.vlans.iter().flatten();
+        if let Some(vlan) = vlans.find(|vlan| vlan.segment.0 > abi::SEGMENT_MAX) {
+            let (id, segment, max) = (vlan.id, vlan.segment, abi::SEGMENT_MAX);
+            return refused(format!(
+                "VLAN {id} leads to segment {segment}; the largest number is {max}"
+            ));
+        }
         if spec.mac.0[0] & 1 == 1 {
             return refused(format!("{} names a group of stations, not one", spec.mac));
         }
@@ -178,6 +197,37 @@ impl Datapath {
             ));
         }
         Ok(())
+    }
+
+    /// Switches steering between the guests of this host on or off, and looks at their bridges.
+    ///
+    /// # Errors
+    /// As [`Datapath::refresh_steering`].
+    pub fn set_steering(&mut self, on: bool) -> Result<u32, Error> {
+        self.steering = on;
+        self.refresh_steering()
+    }
+
+    /// Looks again at which bridge each vnic is a port of, and says how many vnics may be steered to
+    /// and from: those whose port forwards and is not isolated, on a bridge that does not filter
+    /// VLANs and forgets stations. Call it whenever that may have changed; until then the kernel
+    /// goes by the last look. It acts on the bridges of the calling thread's network namespace.
+    ///
+    /// # Errors
+    /// [`Error::System`].
+    pub fn refresh_steering(&self) -> Result<u32, Error> {
+        let mut steered = 0;
+        for (id, vnic) in &self.vnics {
+            let found = if self.steering {
+                vnic.steering_bridge()?
+            } else {
+                None
+            };
+            let found = found.unwrap_or_default();
+            self.shared.set_local_bridge(*id, found)?;
+            steered += u32::from(found.0 != 0);
+        }
+        Ok(steered)
     }
 
     /// How many sessions all vnics of the host may have together. Those that are attached stay,
@@ -246,6 +296,8 @@ impl Datapath {
     /// # Errors
     /// [`Error::UnknownVnic`], [`Error::Pin`].
     pub fn detach(&mut self, vnic: VnicId) -> Result<(), Error> {
+        self.vnic(vnic)?;
+        self.shared.remove_local(vnic)?;
         self.vnic(vnic)?.detach()?;
         self.vnics.remove(&vnic);
         Ok(())
@@ -285,16 +337,42 @@ impl Datapath {
         self.shared.read_back()
     }
 
+    /// Sets this host's time-outs. A live session keeps the time that it has until its next packet.
+    ///
+    /// # Errors
+    /// [`Error::Timeouts`] names the one that is outside the limits; [`Error::System`].
+    pub fn set_timeouts(&self, timeouts: &Timeouts) -> Result<(), Error> {
+        timeouts.check()?;
+        self.shared.set_timeouts(timeouts)
+    }
+
+    /// This host's time-outs, as the programs have them.
+    ///
+    /// # Errors
+    /// [`Error::System`].
+    pub fn timeouts(&self) -> Result<Timeouts, Error> {
+        self.shared.timeouts()
+    }
+
     /// Sets whether a vnic forwards. The next packet obeys.
     ///
     /// # Errors
     /// [`Error::UnknownVnic`], [`Error::System`].
     pub fn set_state(&self, vnic: VnicId, state: VnicState) -> Result<(), Error> {
         let vnic = self.vnic(vnic)?;
-        vnic.set_config(&abi::VnicConfig {
+        let config = abi::VnicConfig {
             state: state as u32,
             ..vnic.config()?
-        })
+        };
+        // Others forget where it is before it is closed, and learn it after it has opened.
+        if state != VnicState::Open {
+            self.shared.set_local(&config, None)?;
+        }
+        vnic.set_config(&config)?;
+        match state {
+            VnicState::Open => self.shared.set_local(&config, None).map(drop),
+            _ => Ok(()),
+        }
     }
 
     /// Whether a vnic forwards.
@@ -317,6 +395,18 @@ impl Datapath {
         vnic.set_config(&abi::VnicConfig {
             clock_offset_ns,
             ..config
+        })
+    }
+
+    /// Stops a vnic's clock at a moment, so that a test may compare times exactly.
+    ///
+    /// # Errors
+    /// [`Error::UnknownVnic`], [`Error::System`].
+    pub fn fix_clock(&self, vnic: VnicId, at: Duration) -> Result<(), Error> {
+        let vnic = self.vnic(vnic)?;
+        vnic.set_config(&abi::VnicConfig {
+            clock_fixed_ns: u64::try_from(at.as_nanos()).unwrap_or(u64::MAX),
+            ..vnic.config()?
         })
     }
 
@@ -399,25 +489,27 @@ impl Datapath {
         self.vnic(vnic)?.counters(self.cpus)
     }
 
-    /// What each rule decided on this host.
+    /// What each rule decided at the vnics that are attached now, together.
     ///
     /// # Errors
     /// [`Error::System`].
     pub fn rule_counters(&self) -> Result<BTreeMap<RuleId, RuleCount>, Error> {
-        let rows = self
-            .shared
-            .rule_counters
-            .rows()
-            .map_err(failed("reading counters"))?;
-        let count = |value: abi::RuleCounter| RuleCount {
-            packets: value.packets,
-            bytes: value.bytes,
-            sessions: value.sessions,
-        };
-        Ok(rows
-            .into_iter()
-            .map(|(rule, value)| (RuleId(rule), count(value)))
-            .collect())
+        let mut sums: BTreeMap<RuleId, RuleCount> = BTreeMap::new();
+        for vnic in self.vnics.values() {
+            for (rule, count) in vnic.rule_counters()? {
+                let sum = sums.entry(rule).or_default();
+                *sum = sum.plus(count);
+            }
+        }
+        Ok(sums)
+    }
+
+    /// What each rule decided at one vnic.
+    ///
+    /// # Errors
+    /// [`Error::UnknownVnic`], [`Error::System`].
+    pub fn rule_counters_of(&self, vnic: VnicId) -> Result<BTreeMap<RuleId, RuleCount>, Error> {
+        self.vnic(vnic)?.rule_counters()
     }
 
     /// Events that found no room, and decisions that no rule counter could count.
@@ -425,16 +517,24 @@ impl Datapath {
     /// # Errors
     /// [`Error::System`].
     pub fn lost(&self) -> Result<(u64, u64), Error> {
-        let read = |index| {
-            let value = self.shared.host_counters.get(&index);
-            value
-                .map_err(failed("reading counters"))
-                .map(Option::unwrap_or_default)
-        };
         Ok((
-            read(abi::HOST_EVENTS_LOST)?,
-            read(abi::HOST_RULES_UNCOUNTED)?,
+            self.host_counter(abi::HOST_EVENTS_LOST)?,
+            self.host_counter(abi::HOST_RULES_UNCOUNTED)?,
         ))
+    }
+
+    /// Events that were not reported because their rule may report no more in one second.
+    ///
+    /// # Errors
+    /// [`Error::System`].
+    pub fn events_limited(&self) -> Result<u64, Error> {
+        self.host_counter(abi::HOST_EVENTS_LIMITED)
+    }
+
+    fn host_counter(&self, index: u32) -> Result<u64, Error> {
+        let value = self.shared.host_counters.get(&index);
+        let value = value.map_err(failed("reading counters"))?;
+        Ok(value.unwrap_or_default())
     }
 
     /// The device's own counters, so that verdicts can be reconciled with it.
@@ -467,8 +567,23 @@ impl Datapath {
         Ok(self.vnic(vnic)?.program(direction))
     }
 
-    /// Runs a vnic's own program on a frame that nobody sent. It counts, and it opens and advances
-    /// sessions as any packet does; nothing is forwarded.
+    /// As [`Datapath::test_run`], for a frame that comes in by another local vnic's device.
+    ///
+    /// # Errors
+    /// As [`Datapath::test_run`]; [`Error::UnknownVnic`] for either.
+    pub fn test_run_from(
+        &self,
+        from: VnicId,
+        vnic: VnicId,
+        direction: Direction,
+        packet: &[u8],
+    ) -> Result<TestVerdict, Error> {
+        let by = self.vnic(from)?.config()?.ifindex;
+        self.vnic(vnic)?.test_run(direction, packet, by)
+    }
+
+    /// Runs a vnic's own program on a frame that nobody sent, as if it came from the uplink. It
+    /// counts, and it opens and advances sessions as any packet does; nothing is forwarded.
     ///
     /// # Errors
     /// [`Error::UnknownVnic`]; [`Error::System`] for a frame shorter than an Ethernet header.
@@ -478,6 +593,6 @@ impl Datapath {
         direction: Direction,
         packet: &[u8],
     ) -> Result<TestVerdict, Error> {
-        self.vnic(vnic)?.test_run(direction, packet)
+        self.vnic(vnic)?.test_run(direction, packet, 0)
     }
 }

@@ -10,12 +10,14 @@ mod error;
 mod events;
 mod host;
 mod link;
+mod locals;
 mod netdev;
 mod sessions;
 mod shared;
 mod slots;
 mod sys;
 mod tables;
+mod timeouts;
 mod vnic;
 
 pub use error::Error;

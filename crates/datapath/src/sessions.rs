@@ -64,13 +64,15 @@ pub(crate) fn raw_key(key: &SessionKey) -> abi::SessionKey {
     }
 }
 
-fn end_of(end: &SessionEnd) -> TcpEnd {
+fn end_of(session: &Session, side: usize) -> TcpEnd {
+    let end = &session.tcp[side];
     TcpEnd {
         end: end.end,
         end_max: end.end_max,
         window_max: end.window_max,
-        scale: end.scale,
-        flags: end.flags,
+        acked: end.acked,
+        scale: session.scale[side],
+        flags: session.flags[side],
     }
 }
 
@@ -79,9 +81,7 @@ fn raw_end(end: &TcpEnd) -> SessionEnd {
         end: end.end,
         end_max: end.end_max,
         window_max: end.window_max,
-        scale: end.scale.min(14),
-        flags: end.flags,
-        pad: [0; 2],
+        acked: end.acked,
     }
 }
 
@@ -116,7 +116,7 @@ fn record(key: &abi::SessionKey, session: &Session, now: u64) -> Option<SessionR
         expires_in_ms: milliseconds(left),
         packets: session.packets,
         bytes: session.bytes,
-        tcp: [end_of(&session.tcp[0]), end_of(&session.tcp[1])],
+        tcp: [end_of(session, 0), end_of(session, 1)],
     })
 }
 
@@ -139,17 +139,21 @@ fn raw_session(record: &SessionRecord, now: u64) -> Session {
         state: record.state as u8,
         opened: record.opened as u8,
         peer: 0,
-        pad: 0,
+        scale: record.tcp.map(|end| end.scale.min(14)),
+        flags: record.tcp.map(|end| end.flags),
     }
 }
 
 impl Vnic {
     /// The clock that the vnic's programs use.
     pub(crate) fn now(&self) -> Result<u64, Error> {
-        let offset = self.config()?.clock_offset_ns;
+        let config = self.config()?;
+        if config.clock_fixed_ns != 0 {
+            return Ok(config.clock_fixed_ns);
+        }
         Ok(sys::now_ns()
             .map_err(failed("reading the clock"))?
-            .wrapping_add(offset))
+            .wrapping_add(config.clock_offset_ns))
     }
 
     pub(crate) fn export(&self) -> Result<Vec<SessionRecord>, Error> {
@@ -208,8 +212,10 @@ impl Vnic {
             session: raw_session(record, now),
         };
         // What was reset is on its way out; it needs no place among those that may not be lost.
-        let half_open = matches!(record.state, TcpState::Unreplied | TcpState::Closed);
-        match self.sessions.insert(&slot, half_open, quota, now) {
+        match self
+            .sessions
+            .insert(&slot, record.state.half_open(), quota, now)
+        {
             Inserted::Done => None,
             Inserted::Exists => Some(ImportRefusal::Exists),
             Inserted::Full => Some(ImportRefusal::TableFull),
@@ -225,6 +231,7 @@ impl Vnic {
     }
 
     pub(crate) fn purge(&self) -> Result<u64, Error> {
+        self.forget_fragments()?;
         Ok(self.sessions.remove_where(self.now()?, |_| true))
     }
 

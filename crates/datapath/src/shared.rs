@@ -1,11 +1,12 @@
 //! What all vnics of a host share: created once, pinned, found again.
 
 use crate::abi::{
-    self, AddressKey, AddressValue, DecisionKey, DecisionValue, ReleaseInfo, RuleCounter,
+    self, AddressKey, AddressValue, DecisionKey, DecisionValue, HostTimeouts, Local, ReleaseInfo,
 };
 use crate::sys::{self, Map, Shape};
 use crate::{Error, sys::Hook};
 use libbpf_sys as c;
+use lictor_types::Timeouts;
 use nix::libc;
 use std::fs;
 use std::io;
@@ -105,6 +106,14 @@ pub(crate) const ADDRESSES_INNER: Shape = Shape {
     entries: 1,
     flags: c::BPF_F_NO_PREALLOC,
 };
+pub(crate) const HOSTS_INNER: Shape = Shape {
+    kind: c::BPF_MAP_TYPE_HASH,
+    name: "hosts_slot",
+    key: size_of::<AddressKey>(),
+    value: size_of::<AddressValue>(),
+    entries: 1,
+    flags: 0,
+};
 pub(crate) const ATOMS_INNER: Shape = array(
     "atoms_slot",
     size_of::<abi::AtomBlock>(),
@@ -118,13 +127,13 @@ pub(crate) const DECISIONS_INNER: Shape = Shape {
     entries: 1,
     flags: 0,
 };
-const RULE_COUNTERS: Shape = Shape {
+const LOCAL_PLACES: Shape = Shape {
     kind: c::BPF_MAP_TYPE_HASH,
-    name: "rule_counters",
+    name: "local_places",
     key: 4,
-    value: size_of::<RuleCounter>(),
-    entries: abi::RULE_COUNTERS_MAX,
-    flags: c::BPF_F_NO_PREALLOC,
+    value: 4,
+    entries: abi::LOCALS_MAX,
+    flags: 0,
 };
 const EVENTS: Shape = Shape {
     kind: c::BPF_MAP_TYPE_RINGBUF,
@@ -140,11 +149,14 @@ const EVENTS: Shape = Shape {
 pub(crate) struct Shared {
     pub(crate) active: Map<u32, u64>,
     pub(crate) addresses: Map<u32, u32>,
+    pub(crate) hosts: Map<u32, u32>,
     pub(crate) atoms: Map<u32, u32>,
     pub(crate) decisions: Map<u32, u32>,
     pub(crate) release_info: Map<u32, ReleaseInfo>,
-    pub(crate) rule_counters: Map<u32, RuleCounter>,
     pub(crate) host_counters: Map<u32, u64>,
+    pub(crate) timeouts: Map<u32, HostTimeouts>,
+    pub(crate) locals: Map<u32, Local>,
+    pub(crate) local_places: Map<u32, u32>,
     pub(crate) events: OwnedFd,
 }
 
@@ -157,16 +169,42 @@ impl Shared {
         };
         let flat = |shape: &Shape| pinned(folder, shape, None);
         let info = array("release_info", size_of::<ReleaseInfo>(), abi::SLOTS);
-        Ok(Self {
+        let shared = Self {
             active: wrap(flat(&array("active", 8, 1))?)?,
             addresses: wrap(nest(&outer("addresses"), &ADDRESSES_INNER)?)?,
+            hosts: wrap(nest(&outer("hosts"), &HOSTS_INNER)?)?,
             atoms: wrap(nest(&outer("atoms"), &ATOMS_INNER)?)?,
             decisions: wrap(nest(&outer("decisions"), &DECISIONS_INNER)?)?,
             release_info: wrap(flat(&info)?)?,
-            rule_counters: wrap(flat(&RULE_COUNTERS)?)?,
             host_counters: wrap(flat(&array("host_counters", 8, abi::HOST_COUNTERS))?)?,
+            timeouts: wrap(flat(&array("timeouts", size_of::<HostTimeouts>(), 1))?)?,
+            locals: wrap(flat(&array("locals", size_of::<Local>(), abi::LOCALS_MAX))?)?,
+            local_places: wrap(flat(&LOCAL_PLACES)?)?,
             events: flat(&EVENTS)?,
-        })
+        };
+        // None of them is zero once they were set.
+        if shared.timeouts()? == HostTimeouts::default().read() {
+            shared.set_timeouts(&Timeouts::default())?;
+        }
+        Ok(shared)
+    }
+
+    pub(crate) fn timeouts(&self) -> Result<Timeouts, Error> {
+        let raw = self.timeouts.get(&0).map_err(|source| Error::System {
+            action: "reading the time-outs",
+            source,
+        })?;
+        Ok(raw.unwrap_or_default().read())
+    }
+
+    pub(crate) fn set_timeouts(&self, timeouts: &Timeouts) -> Result<(), Error> {
+        let raw = HostTimeouts::of(timeouts);
+        self.timeouts
+            .set(&0, &raw, 0)
+            .map_err(|source| Error::System {
+                action: "writing the time-outs",
+                source,
+            })
     }
 
     /// The descriptor of the map that the program knows by this name.
@@ -174,11 +212,14 @@ impl Shared {
         Some(match name {
             "active" => self.active.fd(),
             "addresses" => self.addresses.fd(),
+            "hosts" => self.hosts.fd(),
             "atoms" => self.atoms.fd(),
             "decisions" => self.decisions.fd(),
             "release_info" => self.release_info.fd(),
-            "rule_counters" => self.rule_counters.fd(),
             "host_counters" => self.host_counters.fd(),
+            "timeouts" => self.timeouts.fd(),
+            "locals" => self.locals.fd(),
+            "local_places" => self.local_places.fd(),
             "events" => self.events.as_fd(),
             _ => return None,
         })

@@ -455,15 +455,24 @@ pub(crate) fn clsact_detach(ifindex: u32, hook: Hook) -> io::Result<()> {
 
 /// Words of `struct __sk_buff`, with room for what newer kernels add, and where its `cb` begins.
 const SK_BUFF_WORDS: usize = 64;
+const SK_BUFF_INGRESS_IFINDEX: usize = 9;
 const SK_BUFF_CB: usize = 12;
 
-/// The program's return code and the first two words of its control block.
-pub(crate) fn test_run(prog: BorrowedFd<'_>, packet: &[u8]) -> io::Result<(i32, u32, u32)> {
+/// The program's return code and the first words of its control block.
+pub(crate) fn test_run(
+    prog: BorrowedFd<'_>,
+    packet: &[u8],
+    ingress_ifindex: u32,
+) -> io::Result<(i32, [u32; 4])> {
+    let mut given = [0u32; SK_BUFF_WORDS];
+    given[SK_BUFF_INGRESS_IFINDEX] = ingress_ifindex;
     let mut context = [0u32; SK_BUFF_WORDS];
     let mut opts = c::bpf_test_run_opts {
         sz: size_of::<c::bpf_test_run_opts>() as c::size_t,
         data_in: packet.as_ptr().cast(),
         data_size_in: packet.len() as u32,
+        ctx_in: given.as_ptr().cast(),
+        ctx_size_in: size_of_val(&given) as u32,
         ctx_out: context.as_mut_ptr().cast(),
         ctx_size_out: size_of_val(&context) as u32,
         repeat: 1,
@@ -471,11 +480,9 @@ pub(crate) fn test_run(prog: BorrowedFd<'_>, packet: &[u8]) -> io::Result<(i32, 
     };
     // SAFETY: the packet and the context live through the call and have the stated sizes.
     check(unsafe { c::bpf_prog_test_run_opts(prog.as_raw_fd(), &mut opts) })?;
-    Ok((
-        opts.retval as i32,
-        context[SK_BUFF_CB],
-        context[SK_BUFF_CB + 1],
-    ))
+    let mut words = [0; 4];
+    words.copy_from_slice(&context[SK_BUFF_CB..SK_BUFF_CB + 4]);
+    Ok((opts.retval as i32, words))
 }
 
 /// Waits until every program that runs now has returned (`synchronize_rcu`, membarrier(2)).

@@ -1,6 +1,7 @@
 //! One vnic: its pair of programs, its maps, its two hooks.
 
-use crate::abi::{self, Counter, EventBudget, VnicConfig};
+use crate::abi::{self, Counter, EventBudget, Fragment, FragmentKey, RuleState, VnicConfig};
+use crate::events::would_of;
 use crate::link::{link_of, with_link};
 use crate::shared::Shared;
 use crate::slots::Slots;
@@ -8,8 +9,9 @@ use crate::sys::{self, Hook, Map};
 use crate::{Error, PROGRAM, netdev};
 use libbpf_rs::MapCore;
 use lictor_types::{
-    Direction, Link, Mac, Reason, RuleId, Segment, Verdict, VnicId, VnicName, VnicState,
+    Direction, Link, Mac, Reason, RuleId, Segment, Verdict, VnicId, VnicName, VnicState, Would,
 };
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -137,6 +139,8 @@ pub struct VnicStatus {
 pub struct DirectionCounters {
     /// Everything that the program has seen.
     pub seen: Count,
+    /// Of those, what was steered past the bridge.
+    pub steered: Count,
     /// By reason; those that never happened are left out.
     pub reasons: Vec<(Reason, Count)>,
 }
@@ -189,6 +193,30 @@ pub struct RuleCount {
     pub bytes: u64,
     /// Sessions that it opened.
     pub sessions: u64,
+    /// Packets that it would have decided, were it not for observe mode.
+    pub observed: u64,
+}
+
+impl RuleCount {
+    fn of(state: &RuleState) -> Self {
+        Self {
+            packets: state.packets,
+            bytes: state.bytes,
+            sessions: state.sessions,
+            observed: state.observed,
+        }
+    }
+
+    /// Both together.
+    #[must_use]
+    pub const fn plus(self, other: Self) -> Self {
+        Self {
+            packets: self.packets.saturating_add(other.packets),
+            bytes: self.bytes.saturating_add(other.bytes),
+            sessions: self.sessions.saturating_add(other.sessions),
+            observed: self.observed.saturating_add(other.observed),
+        }
+    }
 }
 
 /// What the program says of a packet that nobody sent.
@@ -200,6 +228,8 @@ pub struct TestVerdict {
     pub reason: Reason,
     /// By which rule.
     pub rule: RuleId,
+    /// What would have happened, were it not for observe mode.
+    pub would: Option<Would>,
 }
 
 /// An attached vnic, by its pins.
@@ -208,18 +238,23 @@ pub(crate) struct Vnic {
     folder: PathBuf,
     pub(crate) config: Map<u32, VnicConfig>,
     pub(crate) sessions: Slots,
+    fragments: Map<FragmentKey, Fragment>,
     counters: Map<u32, Counter>,
+    rules: Map<u32, RuleState>,
     programs: [OwnedFd; 2],
 }
 
+const HUNDREDTH_NS: u64 = 10_000_000;
 const PROGRAM_NAMES: [&str; 2] = ["from_guest", "toward_guest"];
 const LINK_NAMES: [&str; 2] = ["link_from_guest", "link_toward_guest"];
-const MAP_NAMES: [&str; 5] = [
+const MAP_NAMES: [&str; 7] = [
     "vnic",
+    "fragments",
     "sessions",
     "session_table",
     "counters",
     "event_budget",
+    "rules",
 ];
 const HOOKS: [Hook; 2] = [Hook::Ingress, Hook::Egress];
 const DIRECTIONS: [Direction; 2] = [Direction::Egress, Direction::Ingress];
@@ -256,7 +291,9 @@ impl Vnic {
             folder: folder.to_owned(),
             config: Map::new(pin("vnic")?).map_err(&sized)?,
             sessions: Slots::open(pin("sessions")?, pin("session_table")?).map_err(&sized)?,
+            fragments: Map::new(pin("fragments")?).map_err(&sized)?,
             counters: Map::new(pin("counters")?).map_err(&sized)?,
+            rules: Map::new(pin("rules")?).map_err(&sized)?,
             programs: [pin(PROGRAM_NAMES[0])?, pin(PROGRAM_NAMES[1])?],
         })
     }
@@ -306,6 +343,15 @@ impl Vnic {
         Self::open(folder)
     }
 
+    /// Forgets the datagrams that are under way in pieces.
+    pub(crate) fn forget_fragments(&self) -> Result<(), Error> {
+        let reading = failed("reading the table of fragments");
+        for (key, _) in self.fragments.rows().map_err(&reading)? {
+            self.fragments.remove(&key).map_err(&reading)?;
+        }
+        Ok(())
+    }
+
     pub(crate) fn config(&self) -> Result<VnicConfig, Error> {
         let config = self.config.get(&0).map_err(failed("reading a vnic"))?;
         Ok(config.unwrap_or_default())
@@ -315,6 +361,40 @@ impl Vnic {
         self.config
             .set(&0, config, 0)
             .map_err(failed("writing a vnic"))
+    }
+
+    /// Notes where in `locals` the vnic is.
+    pub(crate) fn locate(&self, place: u32) -> Result<(), Error> {
+        let config = self.config()?;
+        if config.place == place {
+            return Ok(());
+        }
+        self.set_config(&VnicConfig { place, ..config })
+    }
+
+    /// The bridge by which the vnic may be steered to and from, and the ticks after which a packet
+    /// must go through it: a quarter of the time after which it forgets a station. And the MTU.
+    pub(crate) fn steering_bridge(&self) -> Result<Option<(u32, u32, u32)>, Error> {
+        let config = self.config()?;
+        let reading = failed("reading the bridge of a vnic");
+        let device = netdev::find(&loose(&config.device)).map_err(&reading)?;
+        let Some(device) = device.filter(|device| device.ifindex == config.ifindex) else {
+            return Ok(None);
+        };
+        let usable = device
+            .port
+            .is_some_and(|port| port.forwarding && !port.isolated);
+        if !usable || !device.up {
+            return Ok(None);
+        }
+        let master = netdev::find_index(device.master).map_err(&reading)?;
+        let bridge = master.and_then(|master| master.bridge);
+        let fit = bridge.filter(|bridge| !bridge.vlan_filtering && bridge.ageing > 0);
+        Ok(fit.map(|bridge| {
+            let quarter = u64::from(bridge.ageing) * HUNDREDTH_NS / 4;
+            let refresh = crate::slots::ticks(quarter).max(1);
+            (device.master, refresh, device.mtu)
+        }))
     }
 
     /// Begins in hold, then attaches: a packet that meets the program meets a closed vnic.
@@ -497,16 +577,25 @@ impl Vnic {
             })
         };
         let mut counters = DirectionCounters {
-            seen: read(0)?,
-            reasons: Vec::new(),
+            steered: read(abi::COUNTER_STEERED)?,
+            ..DirectionCounters::default()
         };
         for reason in Reason::ALL {
             let count = read(*reason as u32)?;
             if count.packets > 0 {
+                counters.seen.packets += count.packets;
+                counters.seen.bytes += count.bytes;
                 counters.reasons.push((*reason, count));
             }
         }
         Ok(counters)
+    }
+
+    /// What each rule decided at this vnic.
+    pub(crate) fn rule_counters(&self) -> Result<BTreeMap<RuleId, RuleCount>, Error> {
+        let rows = self.rules.rows().map_err(failed("reading counters"))?;
+        let count = |(rule, state): (u32, RuleState)| (RuleId(rule), RuleCount::of(&state));
+        Ok(rows.into_iter().map(count).collect())
     }
 
     pub(crate) fn device_counters(&self) -> Result<DeviceCounters, Error> {
@@ -533,10 +622,12 @@ impl Vnic {
         &self,
         direction: Direction,
         packet: &[u8],
+        ingress_ifindex: u32,
     ) -> Result<TestVerdict, Error> {
         let program = self.program(direction);
-        let (returned, reason, rule) =
-            sys::test_run(program, packet).map_err(failed("running the program on a packet"))?;
+        let (returned, [reason, rule, would_rule, would]) =
+            sys::test_run(program, packet, ingress_ifindex)
+                .map_err(failed("running the program on a packet"))?;
         let unknown = || {
             let source = io::Error::other(format!("the program answered {returned}, {reason}"));
             Error::System {
@@ -545,7 +636,8 @@ impl Vnic {
             }
         };
         let verdict = match returned {
-            -1 => Verdict::Allow,
+            // The second is TC_ACT_REDIRECT: steered.
+            -1 | 7 => Verdict::Allow,
             2 => Verdict::Deny,
             _ => return Err(unknown()),
         };
@@ -554,6 +646,7 @@ impl Vnic {
             verdict,
             reason: known.ok_or_else(unknown)?,
             rule: RuleId(rule),
+            would: would_of(u8::try_from(would).unwrap_or(abi::VERDICT_NONE), would_rule),
         })
     }
 }

@@ -196,9 +196,9 @@ fn windows_are_scaled_only_if_both_sides_offered_it() {
         check(cases);
     };
     answered(&[1, 3, 3, 7], "allow session");
-    answered(&[1, 1, 1, 1], "deny tcp-invalid");
+    answered(&[1, 1, 1, 1], "deny tcp-window");
     // The option's length and shift would be payload.
-    answered(&[1, 1, 1, 3], "deny tcp-invalid");
+    answered(&[1, 1, 1, 3], "deny tcp-window");
 }
 
 fn handshake() -> Vec<Case> {
@@ -225,7 +225,7 @@ fn handshake() -> Vec<Case> {
 fn a_segment_begins_no_later_than_where_the_window_ends() {
     let at = |seq| Segment::plain(ACK, seq, 501).frame(Egress);
     let mut cases = handshake();
-    cases.push(("one beyond", Egress, at(1_102), "deny tcp-invalid"));
+    cases.push(("one beyond", Egress, at(1_102), "deny tcp-window"));
     cases.push(("at the end", Egress, at(1_101), "allow session"));
     check(cases);
 }

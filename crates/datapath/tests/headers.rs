@@ -421,7 +421,7 @@ fn transport_headers_say_what_they_can_hold() {
         frame
     };
     check(vec![
-        case("SCTP", 132, sctp(1, 20), "deny default-deny"),
+        case("an INIT for no tag", 132, sctp(1, 20), "deny sctp-invalid"),
         case("a chunk of three bytes", 132, sctp(1, 3), "deny bad-header"),
         case("a chunk beyond", 132, sctp(1, 21), "deny truncated"),
         case("UDP-Lite, all covered", 136, lite(0), "deny default-deny"),
@@ -579,6 +579,7 @@ fn every_header_cut_at_every_byte_is_denied_by_program_and_model() {
                     direction: Egress,
                     at: Duration::ZERO,
                     bytes: &cut,
+                    came_by: None,
                 });
                 let expected = format!("{} {}", answer.verdict, answer.reason);
                 assert_eq!(

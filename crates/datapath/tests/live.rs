@@ -2,81 +2,15 @@
 
 mod common;
 
+use common::guests::{Guest, bridge, plug};
 use common::{DEVICE, GUEST_MAC, PEER_MAC, SEGMENT, VNIC, privileged, run, spec, tables};
-use lictor_datapath::{Datapath, How};
-use lictor_types::{Reason, VnicState};
+use lictor_datapath::{Datapath, How, VnicSpec};
+use lictor_types::{Decision, Direction, IdentityId, Link, Reason, Verdict, VnicId, VnicState};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 const WAIT: Duration = Duration::from_millis(1_000);
-
-type Job = Box<dyn FnOnce() + Send>;
-
-/// A thread that lives in a network namespace of its own and runs what it is given.
-struct Guest {
-    jobs: Option<Sender<Job>>,
-    thread: Option<JoinHandle<()>>,
-    id: i32,
-}
-
-impl Guest {
-    fn new() -> Self {
-        let (jobs, work): (Sender<Job>, Receiver<Job>) = channel();
-        let (tell, told) = channel();
-        let thread = std::thread::spawn(move || {
-            common::own_namespace();
-            tell.send(nix::unistd::gettid().as_raw())
-                .expect("the maker waits");
-            work.into_iter().for_each(|job| job());
-        });
-        let id = told.recv().expect("the namespace is made");
-        Self {
-            jobs: Some(jobs),
-            thread: Some(thread),
-            id,
-        }
-    }
-
-    fn run<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> T {
-        let (tell, told) = channel();
-        let job: Job = Box::new(move || tell.send(job()).expect("the caller waits"));
-        self.jobs
-            .as_ref()
-            .expect("the guest runs")
-            .send(job)
-            .expect("the guest runs");
-        told.recv().expect("the job ends")
-    }
-}
-
-impl Drop for Guest {
-    fn drop(&mut self) {
-        drop(self.jobs.take());
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            eprintln!("a guest's thread panicked");
-        }
-    }
-}
-
-fn plug(guest: &Guest, device: &str, mac: &str, number: u8) {
-    run(&format!(
-        "ip link add {device} type veth peer name eth0 netns {}",
-        guest.id
-    ));
-    run(&format!("ip link set {device} master br0"));
-    let mac = mac.to_owned();
-    guest.run(move || {
-        run(&format!("ip link set eth0 address {mac}"));
-        run("ip link set eth0 up");
-        run(&format!("ip addr add 10.0.0.{number}/24 dev eth0"));
-        run(&format!("ip addr add fd00::{number}/64 dev eth0 nodad"));
-    });
-}
 
 /// Whether a line sent to a listener at `to` comes back.
 fn talk(from: &Guest, server: &Guest, to: &str) -> bool {
@@ -118,8 +52,7 @@ fn check(how: How) {
     if how == How::Clsact {
         datapath.prefer_clsact();
     }
-    run("ip link add br0 type bridge forward_delay 0 mcast_snooping 0");
-    run("ip link set br0 up");
+    bridge();
     let (guest, peer) = (Guest::new(), Guest::new());
     plug(&guest, DEVICE, &GUEST_MAC.to_string(), 1);
     plug(&peer, "host1", &PEER_MAC.to_string(), 2);
@@ -130,7 +63,10 @@ fn check(how: How) {
     let world = common::address(&format!("{}/128", PEER_MAC.link_local()), 2, 2, 2);
     assert_eq!(world.segment, SEGMENT);
     tables.addresses.push(world);
+    tables.decisions.extend(mirrored(&tables.decisions));
     datapath.load(&tables).expect("loads");
+    datapath.attach(&peer_spec()).expect("attaches");
+    datapath.set_state(PEER, VnicState::Open).expect("opens");
     run(&format!("ip link set {DEVICE} up"));
     run("ip link set host1 up");
     assert!(
@@ -167,7 +103,68 @@ fn check(how: How) {
     let lies = counters.egress.reason(Reason::SpoofedAddress).packets
         + counters.egress.reason(Reason::SpoofedNeighbour).packets;
     assert!(lies > 0, "{counters:?}");
+    let [own, peers] = [VNIC, PEER].map(|vnic| datapath.counters(vnic).expect("reads"));
+    assert_eq!(from_elsewhere(&datapath), 0, "{own:?}");
+    assert_eq!(
+        peers.ingress.reason(Reason::SpoofedLocal).packets,
+        0,
+        "{peers:?}"
+    );
+    impostor(&datapath, &guest);
     reconcile(&datapath);
+}
+
+const PEER: VnicId = VnicId(2);
+
+fn peer_spec() -> VnicSpec {
+    VnicSpec {
+        vnic: PEER,
+        name: "guest-2".parse().expect("a valid name"),
+        device: "host1".into(),
+        mac: PEER_MAC,
+        link: Link::PLAIN,
+        ..spec(64)
+    }
+}
+
+/// What the peer may do: whatever the guest lets it, and hear what the guest may say.
+fn mirrored(decisions: &[Decision]) -> Vec<Decision> {
+    let with_peer = decisions.iter().filter(|row| row.peer == IdentityId(2));
+    let mirror = |row: &Decision| Decision {
+        local: IdentityId(2),
+        peer: IdentityId(1),
+        direction: match row.direction {
+            Direction::Egress => Direction::Ingress,
+            Direction::Ingress => Direction::Egress,
+        },
+        verdict: Verdict::Allow,
+        ..*row
+    };
+    with_peer.map(mirror).collect()
+}
+
+/// A station on the uplink in the peer's name, heard by nobody.
+fn impostor(datapath: &Datapath, guest: &Guest) {
+    let rogue = Guest::new();
+    plug(&rogue, "uplink0", "52:54:00:00:00:77", 2);
+    run("ip link set uplink0 up");
+    guest.run(|| run("ip neigh flush dev eth0"));
+    let before = from_elsewhere(datapath);
+    assert!(
+        !talk(&rogue, guest, "10.0.0.1:80"),
+        "as the peer, from the uplink"
+    );
+    assert!(
+        from_elsewhere(datapath) > before,
+        "{:?}",
+        datapath.counters(VNIC)
+    );
+    run("ip link del uplink0");
+}
+
+fn from_elsewhere(datapath: &Datapath) -> u64 {
+    let counters = datapath.counters(VNIC).expect("reads");
+    counters.ingress.reason(Reason::SpoofedLocal).packets
 }
 
 /// Everything the device received was judged, and it sent exactly what was allowed.

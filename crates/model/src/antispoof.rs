@@ -1,10 +1,11 @@
 //! Who may say what on the link: MAC addresses, ARP (RFC 826, RFC 5227), neighbour discovery (RFC
 //! 4861, RFC 4862) and the announcement that QEMU sends (RFC 903).
 
+use crate::locals::Locals;
 use crate::parse::{Content, IP_ICMPV6, Ip, Message, Packet, Transport, bytes_at};
 use crate::policy::{Place, Tables};
 use crate::verdict::Vnic;
-use lictor_types::{Direction, Mac, Reason};
+use lictor_types::{Direction, Mac, Reason, VnicId};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use Direction::{Egress, Ingress};
@@ -87,6 +88,17 @@ fn read_arp(body: &[u8]) -> Result<Arp, Reason> {
 pub(crate) struct Station<'a> {
     pub(crate) place: Place,
     pub(crate) vnic: &'a Vnic,
+    pub(crate) locals: &'a Locals,
+    /// By whose device the packet came in.
+    pub(crate) came_by: Option<VnicId>,
+}
+
+impl Station<'_> {
+    /// Whether a packet toward the guest, in the name of this address, did not come from there.
+    fn claimed(self, tables: &Tables, address: IpAddr) -> bool {
+        let owner = tables.vnic_of(self.place.segment, address);
+        self.locals.lies(owner, self.came_by)
+    }
 }
 
 /// QEMU announces a resumed guest in a reversed ARP for its own station. It needs no release: it
@@ -129,9 +141,17 @@ pub(crate) fn arp(
         Egress => truth(bound(arp.sender)),
         // The guest's own address or station in a stranger's mouth.
         Ingress if own || bound(arp.sender) => Reason::SpoofedNeighbour,
+        Ingress if station.claimed(tables, arp.sender.into()) => Reason::SpoofedLocal,
         Ingress if bound(arp.target) || arp.target == arp.sender => Reason::Neighbour,
         Ingress => Reason::ForeignAddress,
     }
+}
+
+/// Whether it is one of those that ask and tell about neighbours.
+pub(crate) fn is_neighbour_message(ip: &Ip<'_>) -> bool {
+    let kinds = ROUTER_SOLICITATION..=REDIRECT;
+    ip.protocol == IP_ICMPV6
+        && matches!(&ip.transport, Transport::Icmp(message) if kinds.contains(&message.kind))
 }
 
 /// The reason for a neighbour message; none if the policy is to decide.
@@ -151,7 +171,7 @@ pub(crate) fn nd(
     if ip.protocol == IP_ICMPV6 && LISTENERS.contains(&message.kind) && ip.hops != 1 {
         return Some(Reason::BadHeader);
     }
-    if ip.protocol != IP_ICMPV6 || !(ROUTER_SOLICITATION..=REDIRECT).contains(&message.kind) {
+    if !is_neighbour_message(ip) {
         return None;
     }
     // RFC 4861, 6.1 and 7.1: whoever is not on the link can't send 255.
@@ -159,7 +179,8 @@ pub(crate) fn nd(
         return Some(Reason::BadHeader);
     }
     let bound = |address| tables.bound(station.place, address);
-    let from_own = bound(ip.source);
+    // Nobody has the unspecified address, whatever prefix is bound.
+    let from_own = !ip.source.is_unspecified() && bound(ip.source);
     let reason = match (message.kind, direction) {
         (ROUTER_ADVERTISEMENT, Ingress) => return None,
         (ROUTER_ADVERTISEMENT, Egress) | (REDIRECT, _) => Err(Reason::SpoofedNeighbour),
@@ -168,7 +189,10 @@ pub(crate) fn nd(
             .map(|()| truth(ip.source.is_unspecified() || from_own)),
         _ => target(message, station.vnic, direction).map(|target| match direction {
             Egress => said(ip, message.kind, from_own, bound(target.into())),
-            Ingress => heard(packet.to, ip, (message.kind, target), bound),
+            Ingress => heard(packet.to, ip, (message.kind, target), |address| Owner {
+                own: bound(address),
+                elsewhere: station.claimed(tables, address),
+            }),
         }),
     };
     Some(reason.unwrap_or_else(|reason| reason))
@@ -215,28 +239,41 @@ fn options(bytes: &[u8], at: usize, vnic: &Vnic, direction: Direction) -> Result
 fn said(ip: &Ip<'_>, kind: u8, from_own: bool, target_own: bool) -> Reason {
     let unspecified = ip.source.is_unspecified();
     truth(match kind {
-        ADVERTISEMENT => from_own && target_own,
+        ADVERTISEMENT => !unspecified && from_own && target_own,
         _ if unspecified => target_own,
         _ => from_own,
     })
 }
 
-/// Toward the guest: nobody speaks as the guest or for its address; a question must be about its
-/// address, an answer is for it or for all.
+/// Whose address a message speaks of.
+#[derive(Debug, Clone, Copy)]
+struct Owner {
+    /// The guest's own.
+    own: bool,
+    /// That of a guest by whose device the message did not come in.
+    elsewhere: bool,
+}
+
+/// Toward the guest: nobody speaks as the guest or for its address, nor for a guest of this host
+/// but that one; a question must be about its address, an answer is for it or for all.
 fn heard(
     to: Mac,
     ip: &Ip<'_>,
     (kind, target): (u8, Ipv6Addr),
-    bound: impl Fn(IpAddr) -> bool,
+    owner: impl Fn(IpAddr) -> Owner,
 ) -> Reason {
-    let target_own = bound(target.into());
-    if !ip.source.is_unspecified() && bound(ip.source) {
+    let (source, of_target) = (owner(ip.source), owner(target.into()));
+    if !ip.source.is_unspecified() && source.own {
         return Reason::SpoofedNeighbour;
+    }
+    if source.elsewhere {
+        return Reason::SpoofedLocal;
     }
     if kind == ADVERTISEMENT {
         return match ip.destination {
-            _ if target_own => Reason::SpoofedNeighbour,
-            to if to.is_multicast() || bound(to) => Reason::Neighbour,
+            _ if of_target.own => Reason::SpoofedNeighbour,
+            _ if of_target.elsewhere => Reason::SpoofedLocal,
+            to if to.is_multicast() || owner(to).own => Reason::Neighbour,
             _ => Reason::ForeignAddress,
         };
     }
@@ -245,7 +282,7 @@ fn heard(
     if group && to.0[3..] != target.octets()[13..] {
         return Reason::ForeignMac;
     }
-    match target_own {
+    match of_target.own {
         true => Reason::Neighbour,
         false => Reason::ForeignAddress,
     }

@@ -1,6 +1,7 @@
 //! From bytes to fields. What is not understood has a reason instead.
 
 use crate::extension::{Chain, Fragment, ipv4_fragment, ipv4_options};
+use crate::sctp::Chunk;
 use lictor_types::{Link, Mac, Reason};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -62,6 +63,7 @@ pub(crate) enum Transport<'a> {
     Sctp {
         source: u16,
         destination: u16,
+        chunk: Chunk,
     },
     Icmp(Message<'a>),
     /// No ports: another protocol, or a later fragment.
@@ -367,9 +369,20 @@ fn sctp(bytes: &[u8], whole: bool) -> Result<Transport<'_>, Reason> {
     if whole && length > bytes.len() - 12 {
         return Err(Reason::Truncated);
     }
+    // INIT and INIT-ACK begin with the tag that is wanted (RFC 9260, 3.3.2 and 3.3.3).
+    let wanted = match header[12] {
+        1 | 2 if length >= 8 => u32_at(bytes, 16).unwrap_or(0),
+        _ => 0,
+    };
     Ok(Transport::Sctp {
         source: u16::from_be_bytes([header[0], header[1]]),
         destination: u16::from_be_bytes([header[2], header[3]]),
+        chunk: Chunk {
+            tag: u32::from_be_bytes([header[4], header[5], header[6], header[7]]),
+            kind: header[12],
+            reflected: header[13] & 1 != 0,
+            wanted,
+        },
     })
 }
 

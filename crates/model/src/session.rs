@@ -1,8 +1,11 @@
 //! A conversation of one vnic, and the table of them.
 
-use crate::parse::{IP_ICMP, IP_ICMPV6, IP_TCP, IP_UDP};
+use crate::parse::IP_SCTP;
+use crate::sctp::Tags;
 use crate::tcp::Side;
-use lictor_types::{Direction, Epoch, Generation, RuleId, SessionKey, SessionRecord, TcpState};
+use lictor_types::{
+    Direction, Epoch, Generation, RuleId, SessionKey, SessionRecord, TcpState, VnicId,
+};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -11,6 +14,8 @@ use std::time::Duration;
 pub(crate) struct Session {
     pub(crate) state: TcpState,
     pub(crate) opened: Direction,
+    /// The guest at the other end, if this host had it when the session was judged.
+    pub(crate) peer: Option<VnicId>,
     /// It was answered, and so counts against the quota and is pushed out by nobody.
     pub(crate) promoted: bool,
     pub(crate) rule: RuleId,
@@ -22,7 +27,10 @@ pub(crate) struct Session {
     pub(crate) expires: Duration,
     pub(crate) packets: [u64; 2],
     pub(crate) bytes: [u64; 2],
+    /// Of TCP.
     pub(crate) sides: [Side; 2],
+    /// Of SCTP.
+    pub(crate) tags: [Tags; 2],
 }
 
 impl Session {
@@ -30,24 +38,6 @@ impl Session {
     pub(crate) fn live(&self, now: Duration) -> bool {
         self.expires > now
     }
-}
-
-/// How long a conversation lives without a packet. Established TCP: RFC 5382, REQ-5 asks for at
-/// least 2 hours and 4 minutes; UDP: RFC 4787, REQ-5 for 2 minutes; ICMP: RFC 5508, REQ-2 for 60
-/// seconds.
-pub(crate) fn timeout(protocol: u8, state: TcpState) -> Duration {
-    use TcpState::{Closed, Established, FinWait, SynReceived, TimeWait, Unreplied};
-    let seconds = match (protocol, state) {
-        (IP_TCP, Established) => 7_440,
-        (IP_TCP, FinWait) => 240,
-        (IP_TCP, Unreplied | SynReceived | TimeWait) => 60,
-        (IP_TCP, Closed) => 10,
-        (IP_UDP, Unreplied) => 30,
-        (IP_UDP, _) => 180,
-        (IP_ICMP | IP_ICMPV6, _) | (_, Unreplied) => 60,
-        _ => 600,
-    };
-    Duration::from_secs(seconds)
 }
 
 /// The sessions of one vnic. Its quota counts those that were answered; the others have a table of
@@ -135,7 +125,10 @@ fn record(key: SessionKey, session: &Session, now: Duration) -> SessionRecord {
         expires_in_ms: milliseconds(session.expires.saturating_sub(now)),
         packets: session.packets,
         bytes: session.bytes,
-        tcp: session.sides.map(|side| side.record()),
+        tcp: match key.protocol {
+            IP_SCTP => session.tags.map(|tags| tags.record()),
+            _ => session.sides.map(|side| side.record()),
+        },
     }
 }
 
@@ -145,7 +138,8 @@ pub(crate) fn taken_in(record: &SessionRecord, now: Duration) -> Session {
     Session {
         state: record.state,
         opened: record.opened,
-        promoted: !matches!(record.state, TcpState::Unreplied | TcpState::Closed),
+        peer: None,
+        promoted: !record.state.half_open(),
         rule: record.rule,
         generation: record.generation,
         epochs: (record.local_epoch, record.remote_epoch),
@@ -155,5 +149,6 @@ pub(crate) fn taken_in(record: &SessionRecord, now: Duration) -> Session {
         packets: record.packets,
         bytes: record.bytes,
         sides: record.tcp.map(|end| Side::of_record(&end)),
+        tags: record.tcp.map(|end| Tags::of_record(&end)),
     }
 }

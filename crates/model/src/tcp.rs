@@ -3,18 +3,18 @@
 //! The bounds are those of Guido van Rooij, "Real Stateful TCP Packet Filtering in IP Filter"
 //! (2000), as Linux's connection tracking applies them.
 
-use crate::parse::{SCALE_MAX, Segment};
+mod opening;
+mod side;
+
+use crate::parse::Segment;
 use crate::session::Session;
-use lictor_types::{Direction, TcpEnd, TcpState};
+use lictor_types::{Direction, TcpState};
+pub(crate) use side::Side;
+use side::{Acked, Seq, Window, length};
 
 /// What an acknowledgement may lag behind at least, in bytes: the largest unscaled window and a
 /// segment.
 const ACK_LAG_MIN: u32 = 66_000;
-
-const FLAG_KNOWN: u8 = 1;
-const FLAG_FIN: u8 = 2;
-const FLAG_SCALE_KNOWN: u8 = 4;
-const FLAG_SCALE_OFFERED: u8 = 8;
 
 /// What the tracker says of a segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,124 +23,17 @@ pub(crate) enum Track {
     Fits,
     /// It passes, because its receiver must see it, and changes nothing.
     Passes,
+    /// A reset that its receiver may or may not obey: it passes, and if nothing follows the
+    /// conversation is soon over.
+    InDoubt,
     /// It begins another conversation under the same key.
     Reopens,
-    /// It is outside.
+    /// The conversation has no place for it now.
     Invalid,
-}
-
-/// A sequence number; the order wraps (RFC 9293, 3.4).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Seq(u32);
-
-impl Seq {
-    fn plus(self, bytes: u32) -> Self {
-        Self(self.0.wrapping_add(bytes))
-    }
-
-    fn minus(self, bytes: u32) -> Self {
-        Self(self.0.wrapping_sub(bytes))
-    }
-
-    /// Bytes from `other` on to here, if here is later.
-    fn beyond(self, other: Self) -> Option<u32> {
-        let distance = self.0.wrapping_sub(other.0);
-        (distance != 0 && distance < 1 << 31).then_some(distance)
-    }
-
-    fn after(self, other: Self) -> bool {
-        self.beyond(other).is_some()
-    }
-}
-
-/// What is known of the sequence space of one side.
-#[derive(Debug, Clone, Copy)]
-struct Window {
-    /// One past the last byte that this side has sent.
-    sent: Seq,
-    /// One past the last byte that the other side lets it send.
-    allowed: Seq,
-    /// The largest window that this side has advertised, scaled, in bytes.
-    largest: u32,
-}
-
-/// One side of a conversation.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Side {
-    window: Option<Window>,
-    /// Nobody told us, as after an import: then the largest is assumed.
-    scale: Option<u8>,
-    /// Its SYN carried the option.
-    scale_offered: bool,
-    fin: bool,
-}
-
-impl Side {
-    /// A side as its SYN, with or without an acknowledgement, shows it. Windows of a SYN are never
-    /// scaled (RFC 7323, 2.2).
-    pub(crate) fn of_syn(segment: &Segment) -> Self {
-        let sent = Seq(segment.sequence).plus(length(segment));
-        let largest = u32::from(segment.window).max(1);
-        Self {
-            window: Some(Window {
-                sent,
-                allowed: sent.plus(largest),
-                largest,
-            }),
-            scale: Some(segment.scale.unwrap_or(0)),
-            scale_offered: segment.scale.is_some(),
-            fin: false,
-        }
-    }
-
-    /// The window that a segment of this side advertises, in bytes.
-    fn advertised(&self, segment: &Segment) -> u32 {
-        let scale = match segment.flags.syn() {
-            true => 0,
-            false => self.scale.unwrap_or(SCALE_MAX),
-        };
-        u32::from(segment.window) << scale
-    }
-
-    pub(crate) fn of_record(end: &TcpEnd) -> Self {
-        let has = |flag| end.flags & flag != 0;
-        Self {
-            window: has(FLAG_KNOWN).then_some(Window {
-                sent: Seq(end.end),
-                allowed: Seq(end.end_max),
-                largest: end.window_max,
-            }),
-            scale: has(FLAG_SCALE_KNOWN).then_some(end.scale.min(SCALE_MAX)),
-            scale_offered: has(FLAG_SCALE_OFFERED),
-            fin: has(FLAG_FIN),
-        }
-    }
-
-    pub(crate) fn record(&self) -> TcpEnd {
-        let flag = |set: bool, flag| if set { flag } else { 0 };
-        let flags = flag(self.window.is_some(), FLAG_KNOWN)
-            | flag(self.fin, FLAG_FIN)
-            | flag(self.scale.is_some(), FLAG_SCALE_KNOWN)
-            | flag(self.scale_offered, FLAG_SCALE_OFFERED);
-        let Some(window) = self.window else {
-            return TcpEnd {
-                flags,
-                ..TcpEnd::default()
-            };
-        };
-        TcpEnd {
-            end: window.sent.0,
-            end_max: window.allowed.0,
-            window_max: window.largest,
-            scale: self.scale.unwrap_or(SCALE_MAX),
-            flags,
-        }
-    }
-}
-
-/// What a segment takes of the sequence space: SYN and FIN count as a byte each.
-fn length(segment: &Segment) -> u32 {
-    segment.payload + u32::from(segment.flags.syn()) + u32::from(segment.flags.fin())
+    /// It is outside the windows.
+    Outside,
+    /// Nobody combines these flags.
+    Impossible,
 }
 
 /// The two sides, by who sent the segment.
@@ -169,145 +62,175 @@ pub(crate) fn track(session: &mut Session, segment: &Segment, direction: Directi
     let by_opener = direction == session.opened;
     let opener_known = session.sides[session.opened as usize].window.is_some();
     if flags.impossible() {
-        return Track::Invalid;
+        return Track::Impossible;
     }
     if session.state == TcpState::Unreplied && opener_known {
         return match by_opener {
-            true => opener_before_answer(session, segment),
-            false => answer(session, segment),
+            true => opening::opener_again(session, segment),
+            false => opening::answer(session, segment),
         };
     }
     if flags.opens() {
-        return match session.state {
-            TcpState::TimeWait | TcpState::Closed => Track::Reopens,
-            // RFC 5961, 4.2: the receiver challenges it and tells us by its answer.
-            _ if by_opener => Track::Passes,
-            _ => Track::Invalid,
-        };
+        return late_syn(session, segment, by_opener);
     }
-    // Only the answering side acknowledges with a SYN.
-    if flags.syn() && by_opener {
-        return Track::Invalid;
+    if flags.syn() {
+        return opening::late_answer(session, segment, by_opener);
     }
-    let mut pair = pair(&mut session.sides, direction);
-    if !inside_or_learnt(&mut pair, segment) {
-        return Track::Invalid;
+    if flags.rst() {
+        return reset(session, segment, direction);
     }
-    let both_fin = pair.receiver.fin;
-    pair.sender.fin |= flags.fin();
-    session.state = match session.state {
-        _ if flags.rst() => TcpState::Closed,
-        // A reset is the end; only a SYN begins anew.
-        TcpState::Closed => TcpState::Closed,
-        _ if flags.fin() && both_fin => TcpState::TimeWait,
-        _ if flags.fin() => TcpState::FinWait,
-        TcpState::Unreplied | TcpState::SynReceived if by_opener => TcpState::Established,
-        state => state,
-    };
+    let pair = pair(&mut session.sides, direction);
+    let windows = pair.sender.window.zip(pair.receiver.window);
+    if let Some((sender, receiver)) = &windows {
+        match place(sender, receiver, segment) {
+            Place::Inside => {}
+            Place::Late => return Track::Passes,
+            Place::Outside => return Track::Outside,
+        }
+    }
+    if by_opener && session.state <= TcpState::SynReceived {
+        // Who forges SYNs does not know which answer to acknowledge.
+        if let (Some(_), Acked::Upto(least)) = (windows, pair.sender.acked)
+            && least.after(Seq(segment.acknowledgement))
+        {
+            return Track::Outside;
+        }
+        session.state = TcpState::Established;
+    }
+    match windows {
+        Some(windows) => advance(pair, windows, segment),
+        None => learn(pair, segment),
+    }
+    if flags.fin() {
+        finish(session, direction);
+    }
     Track::Fits
 }
 
-/// The opener speaks again before it got an answer: the SYN once more, or a reset.
-fn opener_before_answer(session: &mut Session, segment: &Segment) -> Track {
-    let opener = &mut session.sides[session.opened as usize];
-    if segment.flags.opens() {
-        *opener = Side::of_syn(segment);
-        return Track::Fits;
-    }
-    if !segment.flags.rst() {
-        return Track::Invalid;
-    }
-    // A reset elsewhere answers a stale SYN-ACK that was let through; the SYN still stands.
-    let sent = opener.window.map(|window| window.sent);
-    if sent == Some(Seq(segment.sequence)) {
-        session.state = TcpState::Closed;
-    }
-    Track::Passes
+fn finish(session: &mut Session, direction: Direction) {
+    let pair = pair(&mut session.sides, direction);
+    pair.sender.fin = true;
+    session.state = match (session.state, pair.receiver.fin) {
+        // A reset is the end; only a SYN begins anew.
+        (TcpState::Closed, _) => TcpState::Closed,
+        (_, true) => TcpState::TimeWait,
+        (_, false) => TcpState::FinWait,
+    };
 }
 
-/// What the other side says to a SYN: an answer, a refusal, or leftovers of an older conversation
-/// that the opener must see so that it can reset them.
-fn answer(session: &mut Session, segment: &Segment) -> Track {
-    let flags = segment.flags;
-    let Pair {
-        sender: opener,
-        receiver: other,
-    } = pair(&mut session.sides, session.opened);
-    let acknowledged = Seq(segment.acknowledgement);
-    let acknowledges = opener
-        .window
-        .is_some_and(|window| window.sent == acknowledged);
-    if flags.rst() {
-        if !flags.ack() || !acknowledges {
-            return Track::Invalid;
+/// A SYN where there is an answer already, or where the first was forgotten by a move.
+fn late_syn(session: &mut Session, segment: &Segment, by_opener: bool) -> Track {
+    let opener = &mut session.sides[session.opened as usize];
+    let end = Seq(segment.sequence).plus(length(segment));
+    match session.state {
+        TcpState::TimeWait | TcpState::Closed => Track::Reopens,
+        _ if !by_opener => Track::Invalid,
+        TcpState::Unreplied => {
+            *opener = Side::of_syn(segment);
+            Track::Fits
         }
-        session.state = TcpState::Closed;
-        return Track::Fits;
+        // The same again, because the answer was lost.
+        TcpState::SynReceived if opener.window.is_some_and(|window| window.sent == end) => {
+            Track::Passes
+        }
+        // RFC 5961, 4: the receiver challenges it, unless it has lost the conversation.
+        TcpState::SynReceived | TcpState::Established | TcpState::FinWait => {
+            opener.acked = Acked::Noted(end);
+            Track::Passes
+        }
     }
-    if flags.opens() {
-        return Track::Invalid;
-    }
-    if !flags.syn() || !acknowledges {
+}
+
+/// RFC 5961, 3.2: a reset closes if its number is exactly the next; another one inside the window
+/// is challenged by a receiver that is up to date.
+fn reset(session: &mut Session, segment: &Segment, direction: Direction) -> Track {
+    if matches!(session.state, TcpState::TimeWait | TcpState::Closed) {
+        // The ports may be in use again, and what is known outdated.
         return Track::Passes;
     }
-    *other = Side::of_syn(segment);
-    // RFC 7323, 2.2: scaling holds only if both sides offered it.
-    if !(opener.scale_offered && other.scale_offered) {
-        opener.scale = Some(0);
-        other.scale = Some(0);
+    let pair = pair(&mut session.sides, direction);
+    let refuses = pair.receiver.noted(segment);
+    if !refuses {
+        let Some((sender, receiver)) = pair.sender.window.zip(pair.receiver.window) else {
+            return Track::InDoubt;
+        };
+        // A reset is never late.
+        if place(&sender, &receiver, segment) != Place::Inside {
+            return Track::Outside;
+        }
+        let at = Seq(segment.sequence);
+        let mut exact = at == sender.sent;
+        if let Acked::Upto(expected) = pair.receiver.acked {
+            if expected.after(at) {
+                return Track::Outside;
+            }
+            exact |= at == expected;
+        }
+        // Once a side has said that it will send no more, its state may be gone.
+        if !exact && session.state == TcpState::Established {
+            return Track::InDoubt;
+        }
     }
-    if let Some(window) = &mut opener.window {
-        window.allowed = acknowledged.plus(u32::from(segment.window).max(1));
-    }
-    session.state = TcpState::SynReceived;
+    session.state = TcpState::Closed;
     Track::Fits
 }
 
-fn inside_or_learnt(pair: &mut Pair<'_>, segment: &Segment) -> bool {
-    match (pair.sender.window, pair.receiver.window) {
-        (Some(sender), Some(receiver)) => {
-            inside(&sender, &receiver, segment) && {
-                advance(pair, (sender, receiver), segment);
-                true
-            }
-        }
-        _ => {
-            learn(pair, segment);
-            true
-        }
+/// Where a segment lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Inside,
+    /// Its receiver has had it, or must tell its sender so: were it dropped, each might wait for
+    /// the other.
+    Late,
+    Outside,
+}
+
+/// What a segment acknowledges; what it does not say is taken as the most.
+fn acknowledged(segment: &Segment, receiver: &Window) -> Seq {
+    // Some reset with an acknowledgement of zero.
+    let nothing = segment.flags.rst() && segment.acknowledgement == 0;
+    match segment.flags.ack() && !nothing {
+        true => Seq(segment.acknowledgement),
+        false => receiver.sent,
     }
 }
 
 /// The four bounds.
-fn inside(sender: &Window, receiver: &Window, segment: &Segment) -> bool {
+fn place(sender: &Window, receiver: &Window, segment: &Segment) -> Place {
     let first = Seq(segment.sequence);
     let last = first.plus(length(segment));
-    let acknowledged = match segment.flags.ack() {
-        true => Seq(segment.acknowledgement),
-        false => receiver.sent,
-    };
+    let acknowledged = acknowledged(segment, receiver);
+    // Not beyond what the receiver lets the sender send, nothing acknowledged that was never sent.
+    if first.after(sender.allowed) || acknowledged.after(receiver.sent) {
+        return Place::Outside;
+    }
     let lag = sender.largest.max(ACK_LAG_MIN);
-    // Not beyond what the receiver lets the sender send,
-    !first.after(sender.allowed)
-        // not before what the receiver may still want again,
-        && last.after(sender.sent.minus(receiver.largest).minus(1))
-        // nothing acknowledged that was never sent,
-        && !acknowledged.after(receiver.sent)
-        // nor anything long forgotten.
-        && acknowledged.after(receiver.sent.minus(lag).minus(1))
+    // Nothing that the receiver can't want again, nothing acknowledged that is long forgotten.
+    let wanted = last.after(sender.sent.minus(receiver.largest).minus(1));
+    let fresh = acknowledged.after(receiver.sent.minus(lag).minus(1));
+    let within_twice = |end: Seq, at: Seq, window: u32| {
+        end.beyond(at)
+            .is_none_or(|by| u64::from(by) <= 2 * u64::from(window.max(ACK_LAG_MIN)))
+    };
+    match wanted && fresh {
+        true => Place::Inside,
+        false
+            if within_twice(sender.sent, last, receiver.largest)
+                && within_twice(receiver.sent, acknowledged, sender.largest)
+                && !segment.flags.rst() =>
+        {
+            Place::Late
+        }
+        false => Place::Outside,
+    }
 }
 
-/// What a segment inside the windows does to them. A reset moves nothing.
-fn advance(pair: &mut Pair<'_>, windows: (Window, Window), segment: &Segment) {
+/// What a segment inside the windows does to them. It is neither a SYN nor a reset, and so it
+/// acknowledges.
+fn advance(pair: Pair<'_>, windows: (Window, Window), segment: &Segment) {
     let (mut sender, mut receiver) = windows;
-    if segment.flags.rst() {
-        return;
-    }
     let last = Seq(segment.sequence).plus(length(segment));
-    let acknowledged = match segment.flags.ack() {
-        true => Seq(segment.acknowledgement),
-        false => receiver.sent,
-    };
+    let acknowledged = Seq(segment.acknowledgement);
     let advertised = pair.sender.advertised(segment);
     if last.after(sender.sent) {
         sender.sent = last;
@@ -322,29 +245,41 @@ fn advance(pair: &mut Pair<'_>, windows: (Window, Window), segment: &Segment) {
     }
     pair.sender.window = Some(sender);
     pair.receiver.window = Some(receiver);
+    pair.sender.acknowledge(acknowledged);
 }
 
 /// A window that nobody told us: learn from this segment and let it pass.
-fn learn(pair: &mut Pair<'_>, segment: &Segment) {
+fn learn(pair: Pair<'_>, segment: &Segment) {
     let last = Seq(segment.sequence).plus(length(segment));
     let advertised = pair.sender.advertised(segment);
+    let acknowledged = Seq(segment.acknowledgement);
     pair.sender.window = Some(match pair.sender.window {
         Some(window) if last.after(window.sent) => Window {
             sent: last,
             ..window
         },
         Some(window) => window,
-        None => Window {
-            sent: last,
-            allowed: last.plus(advertised.max(1)),
-            largest: advertised.max(1),
-        },
+        None => {
+            // What the other side has acknowledged was sent.
+            let sent = match pair.receiver.acked {
+                Acked::Upto(acked) if acked.after(last) => acked,
+                _ => last,
+            };
+            Window {
+                sent,
+                allowed: sent.plus(advertised.max(1)),
+                largest: advertised.max(1),
+            }
+        }
     });
-    let allowed = Seq(segment.acknowledgement).plus(advertised);
-    if let Some(window) = pair.receiver.window.as_mut()
-        && segment.flags.ack()
-        && allowed.after(window.allowed)
-    {
-        window.allowed = allowed;
+    if let Some(window) = pair.receiver.window.as_mut() {
+        let allowed = acknowledged.plus(advertised);
+        if allowed.after(window.allowed) {
+            window.allowed = allowed;
+        }
+        if acknowledged.after(window.sent) {
+            window.sent = acknowledged;
+        }
     }
+    pair.sender.acknowledge(acknowledged);
 }

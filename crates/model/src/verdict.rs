@@ -1,14 +1,18 @@
 //! The firewall of one vnic: the order of the steps, and what is counted.
 
 use crate::antispoof::{self, ROUTER_ADVERTISEMENT, Station};
+use crate::extension::Fragment;
+use crate::fragment::{self, Fragments};
 use crate::icmp::{self, Purpose};
+use crate::locals::Locals;
 use crate::parse::{self, Content, Ip, Transport};
 use crate::policy::{Judgement, Place, Tables};
+use crate::sctp::{self, Tags};
 use crate::session::{self, Session, Table};
 use crate::tcp::{self, Side, Track};
 use lictor_types::{
-    Direction, HostTables, Link, Mac, Protocol, Reason, RuleId, Segment, SessionKey, SessionRecord,
-    TcpState, Verdict, VnicId, VnicState,
+    Direction, HostTables, Link, Mac, Protocol, RULES_PER_VNIC_MAX, Reason, RuleId, Segment,
+    SessionKey, SessionRecord, TcpState, Timeouts, Verdict, VnicId, VnicState, Would,
 };
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -51,6 +55,9 @@ pub struct Frame<'a> {
     pub at: Duration,
     /// From the Ethernet header to the last byte.
     pub bytes: &'a [u8],
+    /// The vnic of this host by whose device it came in; none for the uplink. Of a packet from the
+    /// guest nothing is asked.
+    pub came_by: Option<VnicId>,
 }
 
 /// What is to happen to a packet.
@@ -62,6 +69,8 @@ pub struct Answer {
     pub reason: Reason,
     /// By which rule; [`RuleId::DEFAULT`] if none was asked or none names it.
     pub rule: RuleId,
+    /// What would have happened, were it not for observe mode.
+    pub would: Option<Would>,
 }
 
 /// Packets and bytes.
@@ -82,6 +91,8 @@ pub struct RuleCount {
     pub bytes: u64,
     /// Sessions that it opened.
     pub sessions: u64,
+    /// Packets that it would have decided, were it not for observe mode.
+    pub observed: u64,
 }
 
 /// What a vnic has counted.
@@ -93,6 +104,18 @@ pub struct Counters {
     pub reasons: BTreeMap<(Direction, Reason), Count>,
     /// By rule; the default deny is [`RuleId::DEFAULT`].
     pub rules: BTreeMap<RuleId, RuleCount>,
+    /// What found no room there.
+    pub uncounted: u64,
+}
+
+impl Counters {
+    /// The counters of a rule, if there is room for one more.
+    fn rule(&mut self, rule: RuleId) -> Option<&mut RuleCount> {
+        if self.rules.len() >= RULES_PER_VNIC_MAX as usize && !self.rules.contains_key(&rule) {
+            return None;
+        }
+        Some(self.rules.entry(rule).or_default())
+    }
 }
 
 /// The stateful firewall of one vnic. It begins in hold and without tables.
@@ -103,6 +126,11 @@ pub struct Firewall {
     tables: Option<Tables>,
     sessions: Table,
     counters: Counters,
+    /// The second in which each rule with a limit last opened a session, and how many it opened.
+    limits: BTreeMap<RuleId, (u64, u32)>,
+    timeouts: Timeouts,
+    locals: Locals,
+    fragments: Fragments,
 }
 
 fn answer(reason: Reason, rule: RuleId) -> Answer {
@@ -115,6 +143,14 @@ fn answer(reason: Reason, rule: RuleId) -> Answer {
         },
         reason,
         rule,
+        would: None,
+    }
+}
+
+fn judged(judgement: &Judgement) -> Answer {
+    Answer {
+        would: judgement.would,
+        ..answer(judgement.reason, judgement.rule)
     }
 }
 
@@ -132,12 +168,26 @@ impl Firewall {
             tables: None,
             sessions: Table::new(vnic.sessions_max as usize),
             counters: Counters::default(),
+            limits: BTreeMap::new(),
+            timeouts: Timeouts::default(),
+            locals: Locals::default(),
+            fragments: Fragments::default(),
         }
     }
 
     /// Sets whether it forwards.
     pub fn set_state(&mut self, state: VnicState) {
         self.state = state;
+    }
+
+    /// Sets the host's time-outs. What lives keeps the time that it has until its next packet.
+    pub fn set_timeouts(&mut self, timeouts: &Timeouts) {
+        self.timeouts = *timeouts;
+    }
+
+    /// Tells it of a vnic on the same host, itself or another.
+    pub fn set_local(&mut self, vnic: VnicId, state: VnicState) {
+        self.locals.set(vnic, state);
     }
 
     /// Replaces the tables. Every session is judged again with its next packet.
@@ -169,6 +219,7 @@ impl Firewall {
     /// Removes every session.
     pub fn purge(&mut self) {
         self.sessions.clear();
+        self.fragments.clear();
     }
 
     /// Removes what has expired and still holds a place.
@@ -194,11 +245,27 @@ impl Firewall {
         add(&mut counters.seen[frame.direction as usize]);
         let of_reason = (frame.direction, answer.reason);
         add(counters.reasons.entry(of_reason).or_default());
-        let judged = [Reason::PolicyAllow, Reason::PolicyDeny, Reason::DefaultDeny];
+        let judged = [
+            Reason::PolicyAllow,
+            Reason::PolicyDeny,
+            Reason::DefaultDeny,
+            Reason::Rejected,
+            Reason::Limited,
+        ];
         if judged.contains(&answer.reason) {
-            let rule = counters.rules.entry(answer.rule).or_default();
-            rule.packets += 1;
-            rule.bytes += bytes;
+            match counters.rule(answer.rule) {
+                Some(rule) => {
+                    rule.packets += 1;
+                    rule.bytes += bytes;
+                }
+                None => counters.uncounted += 1,
+            }
+        }
+        if let Some(would) = answer.would {
+            match counters.rule(would.rule) {
+                Some(rule) => rule.observed += 1,
+                None => counters.uncounted += 1,
+            }
         }
         answer
     }
@@ -220,6 +287,19 @@ impl Firewall {
         if let Content::Rarp(body) = packet.content {
             return Err(antispoof::rarp(body, &self.vnic, frame.direction));
         }
+        let version = self.tables.as_ref().ok_or(Reason::NoRelease)?.version;
+        if let Content::Ip(ip) = &packet.content
+            && let Some(fragment) = ip.fragment
+        {
+            let key = fragment::Key::of(ip, fragment, packet.segment, frame.direction);
+            if !fragment.first() {
+                return self.follow(frame, (key, fragment), version);
+            }
+            let again = self.fragments.live(&key, frame.at).is_some();
+            if again || antispoof::is_neighbour_message(ip) {
+                return Err(Reason::BadFragment);
+            }
+        }
         let tables = self.tables.as_ref().ok_or(Reason::NoRelease)?;
         let station = Station {
             place: Place {
@@ -227,12 +307,9 @@ impl Firewall {
                 segment: packet.segment,
             },
             vnic: &self.vnic,
+            locals: &self.locals,
+            came_by: frame.came_by,
         };
-        if let Content::Ip(ip) = &packet.content
-            && ip.fragment.is_some()
-        {
-            return Err(Reason::Fragment);
-        }
         if let Some(reason) = antispoof::nd(&packet, tables, station, frame.direction) {
             return Err(reason);
         }
@@ -242,10 +319,66 @@ impl Firewall {
             Content::Other(kind) => {
                 let direction = frame.direction;
                 let judgement = tables.judge_ether(station.place, self.vnic.mac, direction, *kind);
-                Ok(answer(judgement.reason, judgement.rule))
+                Ok(judged(&self.limited(judgement, frame.at)))
             }
-            Content::Ip(ip) => self.conversation(frame, ip, packet.segment),
+            Content::Ip(ip) => {
+                let (answer, session) = self.conversation(frame, ip, packet.segment)?;
+                if let Some(fragment) = ip.fragment
+                    && answer.verdict == Verdict::Allow
+                {
+                    let key = fragment::Key::of(ip, fragment, packet.segment, frame.direction);
+                    let judged = (session, answer.rule, version);
+                    self.fragments
+                        .remember((key, ip, fragment), judged, frame.at);
+                }
+                Ok(answer)
+            }
         }
+    }
+
+    /// A later fragment: its datagram's first one was allowed, and still is.
+    fn follow(
+        &mut self,
+        frame: &Frame<'_>,
+        (key, fragment): (fragment::Key, Fragment),
+        version: u64,
+    ) -> Result<Answer, Reason> {
+        let datagram = self.fragments.live(&key, frame.at);
+        let (session, allowed) = datagram
+            .map(|datagram| (datagram.session, datagram.version))
+            .ok_or(Reason::Fragment)?;
+        let mut judged = None;
+        if allowed != version {
+            if self.sessions.live(&session, frame.at).is_none() {
+                return Err(Reason::Fragment);
+            }
+            if let Some(revoked) = self.revoked(&session, frame.at) {
+                return Ok(revoked);
+            }
+            let live = self.sessions.live(&session, frame.at);
+            judged = live.map(|session| session.rule);
+        }
+        let datagram = self
+            .fragments
+            .live(&key, frame.at)
+            .ok_or(Reason::Fragment)?;
+        datagram.version = version;
+        datagram.rule = judged.unwrap_or(datagram.rule);
+        let rule = datagram.rule;
+        if let Err(reason) = datagram.advance(fragment) {
+            return Ok(answer(reason, rule));
+        }
+        let sent = datagram.sent();
+        if let Some(last) = sent
+            && let Some(session) = self.sessions.live(&session, frame.at)
+            && session.state as u8 >= TcpState::Established as u8
+        {
+            session.sides[frame.direction as usize].sent_up_to(last);
+        }
+        if !fragment.more {
+            self.fragments.forget(&key);
+        }
+        Ok(answer(Reason::FragmentFollows, rule))
     }
 
     /// 5 to 7: the session, or the policy and a new session.
@@ -254,22 +387,28 @@ impl Firewall {
         frame: &Frame<'_>,
         ip: &Ip<'_>,
         segment: Segment,
-    ) -> Result<Answer, Reason> {
+    ) -> Result<(Answer, SessionKey), Reason> {
         if let Transport::Icmp(message) = &ip.transport
             && icmp::purpose(ip.protocol, message.kind) == Purpose::Error
         {
             let key = icmp::related(ip, message, segment, frame.direction);
-            return self.related(frame, &key.ok_or(Reason::Unrelated)?);
+            let key = key.ok_or(Reason::Unrelated)?;
+            let tables = self.tables.as_ref().ok_or(Reason::NoRelease)?;
+            let source = tables.vnic_of(segment, ip.source);
+            if frame.direction == Direction::Ingress && self.locals.lies(source, frame.came_by) {
+                return Err(Reason::SpoofedLocal);
+            }
+            return self.related(frame, &key).map(|answer| (answer, key));
         }
         let key = self.key(frame, ip, segment);
         if self.sessions.live(&key, frame.at).is_some()
             && let Some(answer) = self.established(frame, ip, &key)
         {
-            return Ok(answer);
+            return Ok((answer, key));
         }
         // Expired or ended: it makes room for its successor.
         self.sessions.remove(&key);
-        Ok(self.begin(frame, ip, key))
+        Ok((self.begin(frame, ip, key), key))
     }
 
     fn key(&self, frame: &Frame<'_>, ip: &Ip<'_>, segment: Segment) -> SessionKey {
@@ -282,6 +421,7 @@ impl Firewall {
             | Transport::Sctp {
                 source,
                 destination,
+                ..
             } => (source, destination),
             Transport::Icmp(_) | Transport::Other => (0, 0),
         };
@@ -317,7 +457,7 @@ impl Firewall {
         // Of ICMP, only an echo makes a session.
         let echo = Protocol::icmp_port(if key.local.is_ipv4() { 8 } else { 128 }, 0);
         let judgement = tables.judge(self.vnic.vnic, key, session.opened, echo);
-        if judgement.reason != Reason::PolicyAllow {
+        if !judgement.allows() {
             self.sessions.remove(key);
             return Some(answer(Reason::Revoked, judgement.rule));
         }
@@ -325,6 +465,7 @@ impl Firewall {
         session.generation = tables.generation;
         session.epochs = (judgement.local_epoch, judgement.remote_epoch);
         session.version = Some(tables.version);
+        session.peer = self.locals.here(judgement.remote);
         None
     }
 
@@ -345,9 +486,13 @@ impl Firewall {
         }
         let has_room = self.sessions.has_room(frame.at);
         let session = self.sessions.live(key, frame.at)?;
+        if frame.direction == Direction::Ingress && self.locals.lies(session.peer, frame.came_by) {
+            return Some(answer(Reason::SpoofedLocal, session.rule));
+        }
         let before = *session;
         let track = match &ip.transport {
             Transport::Tcp(segment) => tcp::track(session, segment, frame.direction),
+            Transport::Sctp { chunk, .. } => sctp::track(session, chunk, frame.direction),
             _ => {
                 if session.state == TcpState::Unreplied && frame.direction != session.opened {
                     session.state = TcpState::Established;
@@ -356,18 +501,30 @@ impl Firewall {
             }
         };
         match track {
-            Track::Invalid => return Some(answer(Reason::TcpInvalid, session.rule)),
+            Track::Invalid => {
+                let reason = match &ip.transport {
+                    Transport::Sctp { .. } => Reason::SctpInvalid,
+                    _ => Reason::TcpInvalid,
+                };
+                return Some(answer(reason, session.rule));
+            }
+            Track::Outside => return Some(answer(Reason::TcpWindow, session.rule)),
+            Track::Impossible => return Some(answer(Reason::TcpFlags, session.rule)),
             Track::Reopens => return None,
-            Track::Fits | Track::Passes => {}
+            Track::Fits | Track::Passes | Track::InDoubt => {}
         }
         session.packets[frame.direction as usize] += 1;
         session.bytes[frame.direction as usize] += frame.bytes.len() as u64;
         session.last_seen = frame.at;
-        if track == Track::Fits || session.state == TcpState::Closed {
-            session.expires = frame.at + session::timeout(key.protocol, session.state);
+        // What changes nothing keeps nothing alive.
+        if track != Track::Passes || session.state == TcpState::Closed {
+            let state = match track {
+                Track::InDoubt => TcpState::Closed,
+                _ => session.state,
+            };
+            session.expires = frame.at + self.timeouts.of(key.protocol, state);
         }
-        let answered = !matches!(session.state, TcpState::Unreplied | TcpState::Closed);
-        if answered && !session.promoted {
+        if !session.state.half_open() && !session.promoted {
             if !has_room {
                 *session = before;
                 return Some(answer(Reason::SessionTableFull, before.rule));
@@ -395,10 +552,16 @@ impl Firewall {
         ) {
             return told(judgement.reason);
         }
+        let lies = self.locals.lies(judgement.remote, frame.came_by);
+        if frame.direction == Direction::Ingress && lies {
+            return told(Reason::SpoofedLocal);
+        }
         let mut sides = [Side::default(); 2];
+        let mut answered = true;
+        let mut tags = [Tags::default(); 2];
         match &ip.transport {
             Transport::Tcp(segment) if segment.flags.impossible() => {
-                return told(Reason::TcpInvalid);
+                return told(Reason::TcpFlags);
             }
             Transport::Tcp(segment) if !segment.flags.opens() => return told(Reason::NoSession),
             Transport::Tcp(segment) => sides[frame.direction as usize] = Side::of_syn(segment),
@@ -406,26 +569,54 @@ impl Firewall {
                 Purpose::Reply => return told(Reason::NoSession),
                 Purpose::Echo => {}
                 // A message that nobody answers leaves nothing behind.
-                Purpose::Error | Purpose::Other => return told(judgement.reason),
+                Purpose::Error | Purpose::Other => answered = false,
             },
-            Transport::Udp { .. } | Transport::Sctp { .. } | Transport::Other => {}
+            Transport::Sctp { chunk, .. } if chunk.impossible() => {
+                return told(Reason::SctpInvalid);
+            }
+            Transport::Sctp { chunk, .. } if !chunk.opens() => return told(Reason::NoSession),
+            Transport::Sctp { chunk, .. } => tags = sctp::first(chunk, frame.direction),
+            Transport::Udp { .. } | Transport::Other => {}
         }
-        if judgement.reason != Reason::PolicyAllow {
-            return told(judgement.reason);
+        let judgement = self.limited(judgement, frame.at);
+        if !judgement.allows() || !answered {
+            return judged(&judgement);
         }
-        self.open(frame, key, (judgement, sides))
+        self.open(frame, key, (judgement, sides, tags))
+    }
+
+    /// Takes one of the sessions that a rule may open in this second, or denies.
+    fn limited(&mut self, judgement: Judgement, now: Duration) -> Judgement {
+        if judgement.reason != Reason::PolicyAllow || judgement.limit == 0 {
+            return judgement;
+        }
+        // Where the rule can't be kept track of, it has none left.
+        if self.counters.rule(judgement.rule).is_none() {
+            return judgement.with(Reason::Limited);
+        }
+        let second = now.as_secs();
+        let window = self.limits.entry(judgement.rule).or_default();
+        if window.0 != second {
+            *window = (second, 0);
+        }
+        if window.1 >= judgement.limit {
+            return judgement.with(Reason::Limited);
+        }
+        window.1 += 1;
+        judgement
     }
 
     fn open(
         &mut self,
         frame: &Frame<'_>,
         key: SessionKey,
-        (judgement, sides): (Judgement, [Side; 2]),
+        (judgement, sides, tags): (Judgement, [Side; 2], [Tags; 2]),
     ) -> Answer {
         let own = frame.direction as usize;
         let mut session = Session {
             state: TcpState::Unreplied,
             opened: frame.direction,
+            peer: self.locals.here(judgement.remote),
             promoted: false,
             rule: judgement.rule,
             generation: self
@@ -436,21 +627,22 @@ impl Firewall {
             epochs: (judgement.local_epoch, judgement.remote_epoch),
             version: self.tables.as_ref().map(|tables| tables.version),
             last_seen: frame.at,
-            expires: frame.at + session::timeout(key.protocol, TcpState::Unreplied),
+            expires: frame.at + self.timeouts.of(key.protocol, TcpState::Unreplied),
             packets: [0; 2],
             bytes: [0; 2],
             sides,
+            tags,
         };
         session.packets[own] = 1;
         session.bytes[own] = frame.bytes.len() as u64;
         if self.sessions.insert(key, session, frame.at).is_err() {
             return answer(Reason::SessionTableFull, judgement.rule);
         }
-        self.counters
-            .rules
-            .entry(judgement.rule)
-            .or_default()
-            .sessions += 1;
-        answer(Reason::PolicyAllow, judgement.rule)
+        if judgement.reason == Reason::PolicyAllow
+            && let Some(rule) = self.counters.rule(judgement.rule)
+        {
+            rule.sessions += 1;
+        }
+        judged(&judgement)
     }
 }

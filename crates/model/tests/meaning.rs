@@ -22,6 +22,7 @@ fn tables(rule: u32) -> HostTables {
         identity: IdentityId(identity),
         vnic: Some(VnicId(vnic)),
         epoch: Epoch(1),
+        observe: false,
     };
     HostTables {
         generation: Generation(5),
@@ -41,6 +42,9 @@ fn tables(rule: u32) -> HostTables {
             verdict: Verdict::Allow,
             rule: RuleId(rule),
             log: false,
+            limit: 0,
+            log_limit: 0,
+            would: None,
         }],
     }
 }
@@ -88,6 +92,7 @@ fn check(model: &mut Firewall, at_s: u64, packet: (Direction, u16), expected: &s
         direction,
         at: Duration::from_secs(at_s),
         bytes: &datagram(direction, port),
+        came_by: None,
     });
     let found = format!("{} {} {}", answer.verdict, answer.reason, answer.rule);
     assert_eq!(found, expected, "{direction} port {port} at {at_s} s");
@@ -108,15 +113,16 @@ fn a_session_ends_at_the_very_moment_of_its_time_out() {
 }
 
 #[test]
-fn an_expired_session_holds_its_place_until_it_is_swept() {
+fn the_quota_counts_answered_sessions_until_they_expire() {
     let mut model = open(1);
     check(&mut model, 0, (Egress, 1), "allow policy-allow 9");
-    check(&mut model, 30, (Egress, 2), "deny session-table-full 9");
-    check(&mut model, 30, (Egress, 1), "allow policy-allow 9");
-    model.sweep(Duration::from_secs(59));
-    check(&mut model, 59, (Egress, 2), "deny session-table-full 9");
-    model.sweep(Duration::from_secs(60));
-    check(&mut model, 60, (Egress, 2), "allow policy-allow 9");
+    check(&mut model, 0, (Egress, 2), "allow policy-allow 9");
+    check(&mut model, 0, (Ingress, 1), "allow session 9");
+    check(&mut model, 1, (Ingress, 2), "deny session-table-full 9");
+    check(&mut model, 1, (Egress, 2), "allow session 9");
+    check(&mut model, 179, (Egress, 2), "allow policy-allow 9");
+    check(&mut model, 179, (Ingress, 2), "deny session-table-full 9");
+    check(&mut model, 180, (Ingress, 2), "allow session 9");
 }
 
 #[test]

@@ -13,6 +13,7 @@ mod net;
 mod reason;
 mod session;
 mod tables;
+mod timeouts;
 
 pub use id::{
     DeploymentId, Epoch, Generation, GuestId, HostId, IdError, IdentityId, RuleId, Segment, VnicId,
@@ -26,4 +27,7 @@ pub use link::{
 pub use net::{Direction, Mac, MacError, Protocol, Verdict, VnicState};
 pub use reason::Reason;
 pub use session::{SessionKey, SessionRecord, TcpEnd, TcpState};
-pub use tables::{AddressEntry, AtomId, AtomRange, Decision, Digest, HostTables, TableError};
+pub use tables::{
+    AddressEntry, AtomId, AtomRange, Decision, Digest, HostTables, TableError, Would,
+};
+pub use timeouts::{TIMEOUT_MAX_S, TIMEOUT_MIN_S, TimeoutError, Timeouts};

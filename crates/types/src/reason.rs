@@ -49,6 +49,10 @@ reasons! {
     4 Announcement "announcement";
     /// An ICMP error whose inner packet belongs to a live session.
     5 Related "related";
+    /// The policy would not allow it, but the guest is in observe mode.
+    6 Observed "observed";
+    /// A later fragment of a datagram whose first one was allowed.
+    8 FragmentFollows "fragment-follows";
     /// A rule denies it.
     16 PolicyDeny "policy-deny";
     /// No rule names it: the default deny.
@@ -61,6 +65,10 @@ reasons! {
     20 HandedOver "handed-over";
     /// The vnic was cut.
     21 Cut "cut";
+    /// A rule denies it and has the sender told.
+    22 Rejected "rejected";
+    /// A rule allows it, but not so many new sessions in one second.
+    23 Limited "limited";
     /// The source MAC is not the vnic's.
     32 SpoofedMac "spoofed-mac";
     /// The source address is not bound to the vnic.
@@ -71,6 +79,8 @@ reasons! {
     35 ForeignMac "foreign-mac";
     /// The destination address is not bound to the vnic.
     36 ForeignAddress "foreign-address";
+    /// The source is a guest of this host, but the packet did not come in by its device.
+    37 SpoofedLocal "spoofed-local";
     /// The frame is shorter than its headers say, or its lengths contradict each other.
     48 Truncated "truncated";
     /// Neither IPv4, IPv6, ARP nor QEMU's announcement, and no rule names it.
@@ -91,7 +101,7 @@ reasons! {
     56 TinyFragment "tiny-fragment";
     /// A TCP packet that begins nothing and belongs to nothing.
     64 NoSession "no-session";
-    /// A TCP packet outside the session's window or with impossible flags.
+    /// A packet that its conversation has no place for in its present state.
     65 TcpInvalid "tcp-invalid";
     /// The vnic's session table is full.
     66 SessionTableFull "session-table-full";
@@ -99,6 +109,12 @@ reasons! {
     67 Unrelated "unrelated";
     /// A session whose rule was revoked or whose ends were re-bound.
     68 Revoked "revoked";
+    /// A TCP packet outside its conversation's windows.
+    80 TcpWindow "tcp-window";
+    /// A TCP packet with flags that no sender combines.
+    81 TcpFlags "tcp-flags";
+    /// An SCTP packet with another tag than its association's, or out of place.
+    82 SctpInvalid "sctp-invalid";
 }
 
 impl fmt::Display for Reason {

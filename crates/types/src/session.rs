@@ -22,7 +22,7 @@ pub struct SessionKey {
 }
 
 /// Where a TCP conversation stands. UDP and ICMP use `Unreplied` and `Established`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[repr(u8)]
 pub enum TcpState {
@@ -41,6 +41,13 @@ pub enum TcpState {
 }
 
 impl TcpState {
+    /// Whether a session in this state may be lost to a flood: there is no answer yet, or a guest
+    /// that answers everybody gave it, or the conversation is over.
+    #[must_use]
+    pub const fn half_open(self) -> bool {
+        matches!(self, Self::Unreplied | Self::SynReceived | Self::Closed)
+    }
+
     /// The state with this number, if there is one.
     #[must_use]
     pub const fn from_number(number: u8) -> Option<Self> {
@@ -61,14 +68,18 @@ impl TcpState {
 pub struct TcpEnd {
     /// Highest sequence number sent, plus one.
     pub end: u32,
-    /// Highest sequence number that the other side allows.
+    /// Highest sequence number that the other side allows; before the answer to a SYN, the least
+    /// that one may acknowledge.
     pub end_max: u32,
     /// Largest window this side has advertised, scaled.
     pub window_max: u32,
     /// Window scale of this side (RFC 7323), 0 to 14.
     pub scale: u8,
+    /// Highest sequence number of the other side that this side has acknowledged, or one past a SYN
+    /// of its own of which only the answer can tell whether it begins anew; see `flags`.
+    pub acked: u32,
     /// Bit 0: the window is known. Bit 1: this side sent FIN. Bit 2: the scale is known. Bit 3: its
-    /// SYN offered scaling.
+    /// SYN offered scaling. Bit 4: `acked` is what it acknowledged. Bit 5: `acked` is of a SYN.
     pub flags: u8,
 }
 

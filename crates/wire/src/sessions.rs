@@ -8,9 +8,9 @@ use lictor_types::{
 use std::net::{IpAddr, Ipv6Addr};
 
 /// The only format that this version reads and writes.
-pub const FORMAT: u16 = 1;
+pub const FORMAT: u16 = 2;
 /// Bytes of one record.
-pub const RECORD_BYTES: usize = 144;
+pub const RECORD_BYTES: usize = 152;
 /// Records in one chunk.
 pub const CHUNK_RECORDS_MAX: usize = 4_096;
 const MAGIC: [u8; 4] = *b"LSES";
@@ -79,7 +79,7 @@ fn encode_record(record: &SessionRecord, bytes: &mut Vec<u8>) {
         bytes.extend(number.to_le_bytes());
     }
     for end in &record.tcp {
-        for number in [end.end, end.end_max, end.window_max] {
+        for number in [end.end, end.end_max, end.window_max, end.acked] {
             bytes.extend(number.to_le_bytes());
         }
         bytes.extend([end.scale, end.flags, 0, 0]);
@@ -217,12 +217,14 @@ impl Reader<'_> {
     }
 
     fn tcp_end(&mut self) -> TcpEnd {
-        let [end, end_max, window_max] = std::array::from_fn(|_| u32::from_le_bytes(self.take()));
+        let [end, end_max, window_max, acked] =
+            std::array::from_fn(|_| u32::from_le_bytes(self.take()));
         let [scale, flags, _, _] = self.take();
         TcpEnd {
             end,
             end_max,
             window_max,
+            acked,
             scale,
             flags,
         }
@@ -258,6 +260,7 @@ mod tests {
                     end: 1,
                     end_max: 2,
                     window_max: 3,
+                    acked: 4,
                     scale: 14,
                     flags: 1,
                 },
@@ -265,6 +268,7 @@ mod tests {
                     end: 5,
                     end_max: 6,
                     window_max: 7,
+                    acked: 8,
                     scale: 0,
                     flags: 3,
                 },
@@ -306,8 +310,8 @@ mod tests {
         check(42, 2, "direction");
         check(43, 0, "state");
         check(43, 7, "state");
-        check(124, 15, "window scale");
-        check(140, 15, "window scale");
+        check(128, 15, "window scale");
+        check(148, 15, "window scale");
     }
 
     #[test]

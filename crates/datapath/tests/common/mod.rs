@@ -6,6 +6,7 @@
     reason = "the bench is a module of several test binaries"
 )]
 
+pub mod guests;
 pub mod packets;
 
 use lictor_datapath::{Datapath, VnicSpec, mount_bpffs};
@@ -203,6 +204,7 @@ pub fn check(cases: Vec<Case>) -> Option<Bench> {
             direction: *direction,
             at: Duration::ZERO,
             bytes: packet,
+            came_by: None,
         });
         let found = format!("{} {}", answer.verdict, answer.reason);
         assert_eq!(found, *expected, "the model on {what} ({direction})");
@@ -224,6 +226,7 @@ pub fn address(prefix: &str, identity: u32, vnic: u32, epoch: u64) -> AddressEnt
         identity: IdentityId(identity),
         vnic: (vnic != 0).then_some(VnicId(vnic)),
         epoch: Epoch(epoch),
+        observe: false,
     }
 }
 
@@ -257,6 +260,9 @@ fn decision(peer: u32, direction: Direction, atom: u16, rule: i32) -> Decision {
         },
         rule: RuleId(rule.unsigned_abs()),
         log: true,
+        limit: 0,
+        log_limit: 0,
+        would: None,
     }
 }
 
@@ -290,6 +296,7 @@ pub fn tables() -> HostTables {
             atom(Protocol::Icmpv6, 134 << 8, 134 << 8, 6),
             atom(Protocol::Other, 47, 47, 7),
             atom(Protocol::Ether, 0x88cc, 0x88cc, 9),
+            atom(Protocol::Sctp, 80, 80, 10),
         ],
         decisions: vec![
             decision(2, Ingress, 1, 100),
@@ -303,6 +310,7 @@ pub fn tables() -> HostTables {
             decision(4, Ingress, 6, 108),
             decision(2, Ingress, 8, -200),
             decision(0, Egress, 9, 109),
+            decision(2, Egress, 10, 110),
         ],
     }
 }

@@ -31,6 +31,8 @@ pub(crate) struct Flow {
     opener: Direction,
     ports: (u16, u16),
     ends: [End; 2],
+    /// Of SCTP: what each side's packets carry.
+    tags: [u32; 2],
     /// Packets so far.
     said: usize,
 }
@@ -72,7 +74,7 @@ impl Flow {
             _ => pick(&far[..4], rng),
         };
         let icmp = if v6_family { 58 } else { 1 };
-        let protocol = *[6, 6, 6, 6, 6, 17, 17, icmp, icmp, 47, 132]
+        let protocol = *[6, 6, 6, 6, 6, 17, 17, icmp, icmp, 47, 132, 132]
             .choose(rng)
             .expect("some");
         let client = *[4_000, 4_001, 60_000].choose(rng).expect("some");
@@ -86,6 +88,7 @@ impl Flow {
             opener,
             ports: (client, server),
             ends: Default::default(),
+            tags: [1, 2],
             said: 0,
         }
     }
@@ -114,6 +117,7 @@ impl Flow {
         };
         let body = match self.protocol {
             6 => self.segment(direction, rng),
+            132 => self.chunk(direction, rng),
             _ => self.sample(direction, rng),
         };
         self.said += 1;
@@ -153,8 +157,53 @@ impl Flow {
                 };
                 icmp(kind, 0, self.ports.0, &[0; 16])
             }
+            132 => self.chunked(direction, (0, 0), (self.tags[direction as usize], 0)),
             _ => vec![0; rng.gen_range(0..40)],
         }
+    }
+
+    /// An SCTP packet of one chunk: its kind and flags, its tag and the tag that it wants.
+    fn chunked(&self, direction: Direction, (kind, flags): (u8, u8), tags: (u32, u32)) -> Vec<u8> {
+        let ports = self.ports(direction);
+        let mut bytes = [ports.0.to_be_bytes(), ports.1.to_be_bytes()].concat();
+        bytes.extend(tags.0.to_be_bytes());
+        bytes.extend([0; 4]);
+        bytes.extend([kind, flags, 0, 8]);
+        bytes.extend(tags.1.to_be_bytes());
+        bytes
+    }
+
+    /// What is said next of an association: mostly what belongs there.
+    fn chunk(&mut self, direction: Direction, rng: &mut StdRng) -> Vec<u8> {
+        let orderly = [1, 2, 10, 11];
+        let kind = match orderly.get(self.said) {
+            Some(kind) if rng.gen_bool(0.85) => *kind,
+            _ => {
+                let kinds = [0, 0, 0, 3, 4, 5, 1, 2, 10, 11, 6, 7, 8, 9, 14, 15, 192];
+                *kinds.choose(rng).expect("some")
+            }
+        };
+        let tag = match (kind, rng.gen_range(0..20)) {
+            (1, 1..) => 0,
+            (_, 0) => *[0, 1, 2, 3, 4, 5].choose(rng).expect("some"),
+            (_, 1) => self.tags[other(direction) as usize],
+            _ => self.tags[direction as usize],
+        };
+        let wanted = match kind {
+            1 | 2 => *[0, 1, 2, 3, 4, 5, 6, 7].choose(rng).expect("some"),
+            _ => 0,
+        };
+        // Sometimes the flow goes on as if it had begun anew.
+        if wanted != 0 && (self.said < 2 || rng.gen_bool(0.7)) {
+            self.tags[other(direction) as usize] = wanted;
+        }
+        let flags = u8::from(rng.gen_bool(0.2));
+        let mut bytes = self.chunked(direction, (kind, flags), (tag, wanted));
+        if rng.gen_bool(0.03) {
+            bytes[15] = *[4, 5, 7].choose(rng).expect("some");
+            bytes.truncate(12 + usize::from(bytes[15]));
+        }
+        bytes
     }
 
     fn written(&self, direction: Direction, segment: &Segment) -> Vec<u8> {
@@ -175,7 +224,10 @@ impl Flow {
     fn segment(&mut self, direction: Direction, rng: &mut StdRng) -> Vec<u8> {
         let mut segment = match self.said {
             0 => self.syn(direction, rng),
+            // Both open at once.
+            1 | 2 if rng.gen_bool(0.1) => self.syn(direction, rng),
             1 => self.syn_ack(direction, rng),
+            2 if rng.gen_bool(0.1) => self.syn_ack(direction, rng),
             _ if rng.gen_bool(0.03) => self.syn(direction, rng),
             _ if rng.gen_bool(0.02) => self.syn_ack(direction, rng),
             _ => self.data(direction, rng),
@@ -270,17 +322,29 @@ impl Flow {
             &self.ends[other(direction) as usize],
         );
         let near = rng.gen_range(0..5u32).wrapping_sub(2);
-        match rng.gen_range(0..8) {
+        match rng.gen_range(0..10) {
             0 => segment.seq = segment.seq.wrapping_sub(rng.gen_range(1..2_000)),
             1 => segment.seq = end.allowed.wrapping_add(near),
             2 => {
-                let reach = *[1_000, 1, 65_535, 66_000].choose(rng).expect("some");
+                let reaches = [1_000, 1, 65_535, 66_000, 131_070, 132_000];
+                let reach = *reaches.choose(rng).expect("some");
                 segment.seq = end.next.wrapping_sub(reach).wrapping_add(near);
             }
             3 => segment.ack = peer.next.wrapping_add(near),
-            4 => segment.ack = peer.next.wrapping_sub(66_000).wrapping_add(near),
+            4 => {
+                let lag = *[66_000, 132_000].choose(rng).expect("some");
+                segment.ack = peer.next.wrapping_sub(lag).wrapping_add(near);
+            }
             5 => segment.ack = rng.r#gen(),
             6 => segment.seq = rng.r#gen(),
+            7 => {
+                segment.flags = *[RST, RST | ACK].choose(rng).expect("some");
+                segment.seq = end.next.wrapping_add(near);
+            }
+            8 => {
+                segment.flags = RST;
+                segment.seq = peer.allowed.wrapping_sub(rng.gen_range(0..1_100));
+            }
             _ => segment.flags = odd_flags(rng),
         }
     }

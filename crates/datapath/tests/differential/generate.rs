@@ -3,8 +3,9 @@
 use crate::common::packets::{ACK, FIN, RST, SYN, arp, ether, icmp, nd, v4, v6};
 use crate::flow::Flow;
 use crate::headers::{extended, tagged, with_options};
+use crate::pieces::cut;
 use crate::world::{self, FAR4, FAR6, OWN4, OWN6, STRANGER, VIRTUAL, VNICS};
-use lictor_types::{Direction, HostTables, Mac, VnicState};
+use lictor_types::{Direction, HostTables, Mac, Timeouts, VnicState};
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
@@ -38,6 +39,8 @@ pub(crate) enum Step {
     Packet {
         vnic: usize,
         direction: Direction,
+        /// By which local vnic's device it came in.
+        came_by: Option<usize>,
         bytes: Vec<u8>,
     },
     Clock {
@@ -53,6 +56,9 @@ pub(crate) enum Step {
     Sweep {
         vnic: usize,
     },
+    Timeouts {
+        timeouts: Timeouts,
+    },
     Handover {
         vnic: usize,
         memory: Memory,
@@ -65,14 +71,17 @@ impl fmt::Debug for Step {
             Self::Packet {
                 vnic,
                 direction,
+                came_by,
                 bytes,
             } => {
-                write!(f, "vnic {} {direction} ", VNICS[*vnic].vnic)?;
+                let by = came_by.map(|other| VNICS[other].vnic);
+                write!(f, "vnic {} {direction} by {by:?} ", VNICS[*vnic].vnic)?;
                 bytes.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
             }
             Self::Clock { seconds } => write!(f, "clock + {seconds} s"),
             Self::Load { tables } => write!(f, "load tables {tables}"),
             Self::State { vnic, state } => write!(f, "vnic {} {state}", VNICS[*vnic].vnic),
+            Self::Timeouts { timeouts } => write!(f, "{timeouts:?}"),
             Self::Sweep { vnic } => write!(f, "vnic {} sweep", VNICS[*vnic].vnic),
             Self::Handover { vnic, memory } => {
                 write!(
@@ -149,13 +158,52 @@ impl Generator {
         steps
     }
 
-    /// A packet, sometimes spoilt on its way.
+    /// A packet, sometimes spoilt on its way, or one in pieces.
     fn send(&mut self, steps: &mut Vec<Step>) {
+        if !self.flows.is_empty() && self.rng.gen_bool(0.04) {
+            return self.send_in_pieces(steps);
+        }
+        let sent = self.packet();
+        self.put(sent, steps);
+    }
+
+    /// What a conversation says next, or an error about it; now and then time passes in between, or
+    /// other tables are loaded.
+    fn send_in_pieces(&mut self, steps: &mut Vec<Step>) {
+        let index = self.rng.gen_range(0..self.flows.len());
+        let flow = &mut self.flows[index];
+        let (direction, mut body) = flow.next(&mut self.rng);
+        let (vnic, protocol, ends) = (flow.vnic, flow.protocol, flow.ends(direction));
+        body.resize(body.len() + self.rng.gen_range(0..120), 3);
+        if self.rng.gen_bool(0.03) {
+            body = nd(135, "fd00::1", 1, VNICS[vnic].mac);
+            body.resize(60, 0);
+        }
+        for piece in cut(&body, &mut self.rng) {
+            let mut sent = match ends.0.contains(':') {
+                true => self.frame(vnic, direction, ends, piece.ipv6(protocol)),
+                false => self.frame(vnic, direction, ends, (protocol, piece.bytes())),
+            };
+            if !ends.0.contains(':') {
+                piece.ipv4(&mut sent.bytes[14..]);
+            }
+            if self.rng.gen_bool(0.02) {
+                steps.push(Step::Clock { seconds: 30 });
+            }
+            if self.rng.gen_bool(0.02) {
+                let tables = self.rng.gen_range(0..3);
+                steps.push(Step::Load { tables });
+            }
+            self.put(sent, steps);
+        }
+    }
+
+    fn put(&mut self, sent: Sent, steps: &mut Vec<Step>) {
         let Sent {
             vnic,
             direction,
             mut bytes,
-        } = self.packet();
+        } = sent;
         if self.rng.gen_bool(0.04) {
             bytes = tagged(&bytes, &mut self.rng);
         }
@@ -164,9 +212,16 @@ impl Generator {
         }
         bytes.resize(bytes.len().max(14 + 1), 0);
         bytes.resize(bytes.len().max(frame_min(&bytes)), 0);
+        let other = 1 - vnic;
+        let came_by = match direction {
+            // What speaks of the other vnic mostly comes from it.
+            Ingress if self.rng.gen_bool(0.97) == world::speaks_of(other, &bytes) => Some(other),
+            _ => None,
+        };
         steps.push(Step::Packet {
             vnic,
             direction,
+            came_by,
             bytes,
         });
     }
@@ -192,6 +247,9 @@ impl Generator {
                 steps.push(Step::State { vnic, state });
             }
             14..17 => steps.push(Step::Sweep { vnic }),
+            17 => steps.push(Step::Timeouts {
+                timeouts: self.timeouts(),
+            }),
             _ => steps.push(Step::Handover {
                 vnic,
                 memory: match self.rng.gen_bool(0.5) {
@@ -200,6 +258,18 @@ impl Generator {
                 },
             }),
         }
+    }
+
+    /// Multiples of five seconds, as all time-outs are, or those of a host that sets none.
+    fn timeouts(&mut self) -> Timeouts {
+        let mut timeouts = Timeouts::default();
+        for (name, _) in Timeouts::default().named() {
+            if self.rng.gen_bool(0.4) {
+                let seconds = [5, 10, 30, 60, 240, 600];
+                timeouts.set(name, *seconds.choose(&mut self.rng).expect("some"));
+            }
+        }
+        timeouts
     }
 
     fn packet(&mut self) -> Sent {

@@ -4,11 +4,12 @@ use crate::common::address;
 use lictor_model::Vnic;
 use lictor_types::{
     AddressEntry, AtomId, AtomRange, Decision, Direction, Epoch, Generation, HostTables,
-    IdentityId, Link, Mac, Protocol, RuleId, Segment, Verdict, Vlan, VlanId, VnicId,
+    IdentityId, Link, Mac, Protocol, RuleId, Segment, Verdict, Vlan, VlanId, VnicId, Would,
 };
 use rand::Rng;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
+use std::net::IpAddr;
 
 pub(crate) const SEGMENT: Segment = Segment(7);
 
@@ -69,6 +70,18 @@ pub(crate) const FAR6: [&str; 5] = [
     "ff02::fb",
 ];
 
+/// Whether an address of this vnic is somewhere in a frame.
+pub(crate) fn speaks_of(vnic: usize, frame: &[u8]) -> bool {
+    let own = OWN4[vnic].iter().chain(&OWN6[vnic]);
+    let link_local = IpAddr::V6(VNICS[vnic].mac.link_local());
+    let addresses = own.map(|text| text.parse().expect("an address"));
+    let mut octets = addresses.chain([link_local]).map(|address| match address {
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => address.octets().to_vec(),
+    });
+    octets.any(|octets| frame.windows(octets.len()).any(|part| part == octets))
+}
+
 const IDENTITIES: u32 = 5;
 const ATOMS: u16 = 6;
 /// Where runs of ports may begin; the large ones are types of ICMP, with code 0 or 1.
@@ -105,7 +118,10 @@ fn addresses(rng: &mut StdRng) -> Vec<AddressEntry> {
         .into_iter()
         .map(|(prefix, vnic)| {
             let identity = rng.gen_range(0..IDENTITIES);
-            address(prefix, identity, vnic, rng.gen_range(1..4))
+            AddressEntry {
+                observe: rng.gen_bool(0.05),
+                ..address(prefix, identity, vnic, rng.gen_range(1..4))
+            }
         })
         .collect();
     // The same addresses elsewhere mean something else.
@@ -144,6 +160,41 @@ fn atoms(rng: &mut StdRng) -> Vec<AtomRange> {
     rows
 }
 
+const VERDICTS: [Verdict; 3] = [Verdict::Allow, Verdict::Deny, Verdict::Reject];
+
+/// What a random rule says; the key is the caller's.
+fn decision(rng: &mut StdRng) -> Decision {
+    let verdict = match rng.gen_range(0..100) {
+        0..6 => Verdict::Deny,
+        6..9 => Verdict::Reject,
+        _ => Verdict::Allow,
+    };
+    // Only a denial may be the default one.
+    let default = verdict == Verdict::Deny && rng.gen_bool(0.3);
+    Decision {
+        local: IdentityId(0),
+        peer: IdentityId(0),
+        direction: Direction::Egress,
+        atom: AtomId(0),
+        verdict,
+        rule: match default {
+            true => RuleId::DEFAULT,
+            false => RuleId(rng.gen_range(1..60)),
+        },
+        log: rng.gen_bool(0.5),
+        limit: if rng.gen_bool(0.2) {
+            rng.gen_range(1..3)
+        } else {
+            0
+        },
+        log_limit: if rng.gen_bool(0.2) { 1 } else { 0 },
+        would: rng.gen_bool(0.1).then(|| Would {
+            verdict: *VERDICTS.choose(rng).expect("there are some"),
+            rule: RuleId(rng.gen_range(0..60)),
+        }),
+    }
+}
+
 fn decisions(rng: &mut StdRng) -> Vec<Decision> {
     let mut rows = Vec::new();
     for local in 0..IDENTITIES {
@@ -158,12 +209,7 @@ fn decisions(rng: &mut StdRng) -> Vec<Decision> {
                         peer: IdentityId(peer),
                         direction,
                         atom: AtomId(atom),
-                        verdict: match rng.gen_bool(0.92) {
-                            true => Verdict::Allow,
-                            false => Verdict::Deny,
-                        },
-                        rule: RuleId(rng.gen_range(1..60)),
-                        log: rng.gen_bool(0.5),
+                        ..decision(rng)
                     });
                 }
             }
@@ -192,7 +238,7 @@ pub(crate) fn successor(tables: &HostTables, rng: &mut StdRng) -> HostTables {
         1 => next.decisions.retain(|_| rng.gen_bool(0.8)),
         2 => {
             for decision in &mut next.decisions {
-                if rng.gen_bool(0.3) {
+                if decision.rule != RuleId::DEFAULT && rng.gen_bool(0.3) {
                     decision.rule = RuleId(rng.gen_range(60..120));
                 }
             }
