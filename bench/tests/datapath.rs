@@ -1,5 +1,5 @@
-//! The bench of the data plane, with counts that measure nothing: every topology stands, carries and
-//! refuses what it must, and every part ends with a result.
+//! The bench of the data plane, with counts that measure nothing: every topology stands, carries
+//! and refuses what it must, and every part ends with a result.
 
 use lictor_bench::datapath::goals::Measured;
 use lictor_bench::datapath::load::{self, Load};

@@ -1,6 +1,6 @@
 //! A flood of half-open conversations toward a guest that serves, while others are established and
-//! genuine ones begin. The SYNs come from a million addresses and ports that nobody has; the guest's
-//! own stack answers each, so that both directions are seen.
+//! genuine ones begin. The SYNs come from a million addresses and ports that nobody has; the
+//! guest's own stack answers each, so that both directions are seen.
 
 use super::plant::{Guard, Plant, Topology, Wiring, port};
 use crate::clock;

@@ -1,5 +1,5 @@
-//! A million established conversations, any of which the next packet may belong to: what is measured
-//! is the memory that a packet touches.
+//! A million established conversations, any of which the next packet may belong to: what is
+//! measured is the memory that a packet touches.
 
 use super::path::{self, Extent, Probe, with_base};
 use super::plant::Plant;

@@ -133,7 +133,8 @@ impl Report {
         for (title, rows) in self.sections() {
             let _ = writeln!(
                 text,
-                "\n### {title}\n\n| topology | kind | median | unit | added | ratio | least | most |\n\
+                "\n### {title}\n\n| topology | kind | median | unit | added | ratio | least \
+                 | most |\n\
                  |---|---|---|---|---|---|---|---|"
             );
             for row in rows {

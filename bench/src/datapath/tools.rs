@@ -1,4 +1,5 @@
-//! The programs of others that the bench runs. One that is missing is said before anything is built.
+//! The programs of others that the bench runs. Those that are missing are named before anything is
+//! built.
 
 use anyhow::{Result, bail};
 use std::ffi::OsStr;

@@ -1,5 +1,5 @@
-//! A guest's sessions on their way out of one host and into another, against conntrack-tools with as
-//! many entries. Processor time of both: the tools' is their processes' own, in the kernel and
+//! A guest's sessions on their way out of one host and into another, against conntrack-tools with
+//! as many entries. Processor time of both: the tools' is their processes' own, in the kernel and
 //! outside.
 
 use super::guard;
