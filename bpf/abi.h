@@ -33,6 +33,7 @@
 #define REASON_ANNOUNCEMENT 4
 #define REASON_RELATED 5
 #define REASON_OBSERVED 6
+#define REASON_FRAGMENT_FOLLOWS 8
 #define REASON_POLICY_DENY 16
 #define REASON_DEFAULT_DENY 17
 #define REASON_NO_RELEASE 18
@@ -69,6 +70,8 @@
 #define REASON_DENY_FIRST 16
 /* Counters per direction: each packet has one reason, so what was seen is their sum. */
 #define COUNTERS_PER_DIRECTION 128
+/* Of those, the packets that were steered. */
+#define COUNTER_STEERED 0
 
 #define PROTOCOL_TCP 0
 #define PROTOCOL_UDP 1
@@ -261,20 +264,30 @@ struct vnic_config {
 	struct vlan vlans[VLANS_MAX];
 	__u8 more_macs[MORE_MACS_MAX][8]; /* six of them count; all zero: none */
 	__u32 shared[SHARED_MAX]; /* groups of vnics whose addresses it may use; 0: none */
+	__u32 place; /* one more than its place in `locals`; 0: it has none yet */
+	__u32 pad2;
 };
-_Static_assert(sizeof(struct vnic_config) == 176, "vnic_config");
+_Static_assert(sizeof(struct vnic_config) == 184, "vnic_config");
 
-/* `locals`: the vnics of this host, each at a place that it keeps while it is attached. */
+/* `locals`: the vnics of this host, each at a place that it keeps while it is attached. Whenever one
+ * comes or goes the version of the tables grows, so that every session looks anew where its peer is.
+ */
 #define LOCALS_MAX 1024
 struct local {
 	__u32 vnic; /* 0: the place is free */
 	__u32 ifindex;
 	__u32 state; /* VNIC_*, as in its own value */
 	__u32 mtu; /* of the device, when it was attached */
-	__u32 tenant; /* grows whenever another vnic takes the place */
-	__u32 pad;
+	__u32 bridge; /* ifindex of the bridge by which it may be steered to and from; 0: none */
+	__u32 refresh; /* ticks after which a packet must go through the bridge again */
+	__u8 mac[6];
+	__u8 pad[2];
+	__u32 bridged; /* tick of the last packet from it that went through the bridge on purpose */
+	__u32 alive; /* tick of the last packet toward it */
 };
-_Static_assert(sizeof(struct local) == 24, "local");
+_Static_assert(sizeof(struct local) == 40, "local");
+/* Steering stops this long after the other end's device has taken its last packet. */
+#define STEER_ALIVE_TICKS 512
 
 #define HOOK_TCX 1
 #define HOOK_CLSACT 2
@@ -302,6 +315,31 @@ struct session_key {
 	__u32 segment : 24;
 };
 _Static_assert(sizeof(struct session_key) == 40, "session_key");
+
+/* `fragments`: one row for each datagram that is under way in pieces. */
+#define FRAGMENTS_MAX 1024
+/* RFC 8200, 4.5 gives a receiver 60 s; those that are in use give up after 30. */
+#define FRAGMENT_TIMEOUT_S 30
+struct fragment_key {
+	__u8 source[16];
+	__u8 destination[16];
+	__u32 id;
+	__u32 segment;
+	__u8 protocol;
+	__u8 direction;
+	__u8 pad[2];
+};
+_Static_assert(sizeof(struct fragment_key) == 44, "fragment_key");
+
+struct fragment {
+	__u64 expires_ns;
+	struct session_key session; /* of the conversation that it belongs to */
+	__u32 end; /* bytes of the datagram up to the end of the last one that passed */
+	__u32 rule;
+	__u32 version; /* of the tables that allowed it */
+	__u32 sequence; /* of TCP: the number of the datagram's first byte, were it payload */
+};
+_Static_assert(sizeof(struct fragment) == 64, "fragment");
 
 #define END_KNOWN 1
 #define END_FIN 2

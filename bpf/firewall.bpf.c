@@ -10,9 +10,11 @@
 
 #include "abi.h"
 #include "session.h"
+#include "fragment.h"
 #include "icmp.h"
 #include "antispoof.h"
 #include "fast.h"
+#include "steer.h"
 #include "verdict.h"
 
 /* Once for the verifier, and out of the way of the packets that the fast path understands. */
@@ -36,6 +38,26 @@ judge(struct context *c, const struct vnic_config *config, __u8 direction, __u16
 	return 0;
 }
 
+/* Where the other end is now; looked up when the tables change, as they do when a guest comes. */
+static __always_inline void session_locate(const struct context *c, struct session *session)
+{
+	__u32 place = local_place(c->judgement.remote_vnic);
+	const struct local *local = local_at(place);
+
+	session->peer = local && local->vnic == c->judgement.remote_vnic ? place : 0;
+}
+
+/* Whether a session's other end is a guest of this host and the packet came in elsewhere. */
+static __always_inline int
+session_spoofed(const struct __sk_buff *skb, const struct context *c, const struct session *session)
+{
+	const struct local *local = c->direction == DIRECTION_INGRESS ? local_at(session->peer) : 0;
+
+	return local && local->vnic &&
+	       (local->state == VNIC_OPEN || local->state == VNIC_CUT) &&
+	       local->ifindex != skb->ingress_ifindex;
+}
+
 /* A conversation whose tables changed is judged again, in the direction in which it was opened. */
 static __always_inline int
 revalidate(const struct vnic_config *config, struct table_info *info, struct context *c,
@@ -56,7 +78,43 @@ revalidate(const struct vnic_config *config, struct table_info *info, struct con
 	session->local_epoch = c->judgement.local_epoch;
 	session->remote_epoch = c->judgement.remote_epoch;
 	session->version = c->tables.version;
+	session_locate(c, session);
 	return 0;
+}
+
+/* A later fragment: its datagram's first one was allowed, and still is. */
+__noinline int follow(const struct vnic_config *config, struct table_info *info, struct context *c)
+{
+	struct session *session = 0;
+	struct fragment *fragment;
+	int reason;
+
+	if (!config || !info || !c)
+		return REASON_FRAGMENT;
+	fragment = fragment_find(c);
+	if (!fragment)
+		return REASON_FRAGMENT;
+	c->key = fragment->session;
+	if (fragment->version != c->tables.version || c->key.protocol == IP_TCP)
+		session = session_find(c, info).session;
+	if (fragment->version != c->tables.version) {
+		if (!session || session->expires_ns <= c->now)
+			return REASON_FRAGMENT;
+		reason = revalidate(config, info, c, session);
+		if (reason)
+			return reason;
+		fragment->version = session->version;
+		fragment->rule = session->rule;
+	}
+	c->judgement.rule = fragment->rule;
+	reason = fragment_advance(c, fragment);
+	if (reason)
+		return reason;
+	if (session && c->key.protocol == IP_TCP)
+		fragment_extend(c, fragment, session);
+	if (!c->packet.more_fragments)
+		fragment_forget(c);
+	return REASON_FRAGMENT_FOLLOWS;
 }
 
 static __always_inline int related(struct __sk_buff *skb, const struct vnic_config *config,
@@ -90,6 +148,9 @@ established(struct __sk_buff *skb, const struct vnic_config *config, struct tabl
 	if (reason)
 		return reason;
 	c->judgement.rule = session->rule;
+	if (session_spoofed(skb, c, session))
+		return REASON_SPOOFED_LOCAL;
+	c->peer = session->peer;
 	track = session_track(session, &c->packet, c->direction);
 	if (track == TRACK_REOPEN)
 		return 0;
@@ -170,6 +231,7 @@ begin(struct __sk_buff *skb, const struct vnic_config *config, struct table_info
 	new->local_epoch = c->judgement.local_epoch;
 	new->remote_epoch = c->judgement.remote_epoch;
 	new->seen = ticks(c->now);
+	session_locate(c, new);
 	new->expires_ns = c->now + session_timeout_ns(p->protocol, STATE_UNREPLIED);
 	new->packets[own] = 1;
 	new->bytes[own] = skb->len;
@@ -272,14 +334,21 @@ decide(struct __sk_buff *skb, const struct vnic_config *config, struct context *
 		rule_limit(&c->judgement, c->now);
 		return c->judgement.reason;
 	}
-	if (p->fragment)
-		return REASON_FRAGMENT;
+	if (p->fragment) {
+		reason = p->fragment == FRAGMENT_LATER ? follow(config, info, c) :
+							 fragment_first(c);
+		if (reason)
+			return reason;
+	}
 	if (p->protocol == IP_ICMPV6) {
 		reason = nd_check(skb, &c->tables, config, p, c->direction);
 		if (reason)
 			return reason;
 	}
-	return sessions_and_policy(skb, config, info, c);
+	reason = sessions_and_policy(skb, config, info, c);
+	if (p->fragment && reason < REASON_DENY_FIRST)
+		fragment_remember(c);
+	return reason;
 }
 
 static __always_inline int process(struct __sk_buff *skb, __u8 direction)
@@ -287,6 +356,7 @@ static __always_inline int process(struct __sk_buff *skb, __u8 direction)
 	__u32 zero = 0;
 	struct vnic_config *config = bpf_map_lookup_elem(&vnic, &zero);
 	struct context *c = bpf_map_lookup_elem(&scratch, &zero);
+	int reason, verdict, steered;
 
 	if (!config || !c)
 		return RETURN_DENY;
@@ -296,7 +366,18 @@ static __always_inline int process(struct __sk_buff *skb, __u8 direction)
 	c->vnic = config->vnic;
 	c->now = config->clock_fixed_ns ? config->clock_fixed_ns :
 					  bpf_ktime_get_coarse_ns() + config->clock_offset_ns;
-	return finish(skb, c, decide(skb, config, c));
+	reason = decide(skb, config, c);
+	if (direction == DIRECTION_INGRESS)
+		steer_seen(config, c);
+	verdict = finish(skb, c, reason);
+	if (direction == DIRECTION_EGRESS && reason == REASON_SESSION) {
+		steered = steer(skb, config, c);
+		if (steered) {
+			count(direction, COUNTER_STEERED, skb->len);
+			return steered;
+		}
+	}
+	return verdict;
 }
 
 /* The one place where hooks become directions: what a tap or a host-side veth receives is what the

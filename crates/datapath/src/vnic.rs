@@ -1,6 +1,6 @@
 //! One vnic: its pair of programs, its maps, its two hooks.
 
-use crate::abi::{self, Counter, EventBudget, RuleState, VnicConfig};
+use crate::abi::{self, Counter, EventBudget, Fragment, FragmentKey, RuleState, VnicConfig};
 use crate::events::would_of;
 use crate::link::{link_of, with_link};
 use crate::shared::Shared;
@@ -139,6 +139,8 @@ pub struct VnicStatus {
 pub struct DirectionCounters {
     /// Everything that the program has seen.
     pub seen: Count,
+    /// Of those, what was steered past the bridge.
+    pub steered: Count,
     /// By reason; those that never happened are left out.
     pub reasons: Vec<(Reason, Count)>,
 }
@@ -236,15 +238,18 @@ pub(crate) struct Vnic {
     folder: PathBuf,
     pub(crate) config: Map<u32, VnicConfig>,
     pub(crate) sessions: Slots,
+    fragments: Map<FragmentKey, Fragment>,
     counters: Map<u32, Counter>,
     rules: Map<u32, RuleState>,
     programs: [OwnedFd; 2],
 }
 
+const HUNDREDTH_NS: u64 = 10_000_000;
 const PROGRAM_NAMES: [&str; 2] = ["from_guest", "toward_guest"];
 const LINK_NAMES: [&str; 2] = ["link_from_guest", "link_toward_guest"];
-const MAP_NAMES: [&str; 6] = [
+const MAP_NAMES: [&str; 7] = [
     "vnic",
+    "fragments",
     "sessions",
     "session_table",
     "counters",
@@ -286,6 +291,7 @@ impl Vnic {
             folder: folder.to_owned(),
             config: Map::new(pin("vnic")?).map_err(&sized)?,
             sessions: Slots::open(pin("sessions")?, pin("session_table")?).map_err(&sized)?,
+            fragments: Map::new(pin("fragments")?).map_err(&sized)?,
             counters: Map::new(pin("counters")?).map_err(&sized)?,
             rules: Map::new(pin("rules")?).map_err(&sized)?,
             programs: [pin(PROGRAM_NAMES[0])?, pin(PROGRAM_NAMES[1])?],
@@ -337,6 +343,15 @@ impl Vnic {
         Self::open(folder)
     }
 
+    /// Forgets the datagrams that are under way in pieces.
+    pub(crate) fn forget_fragments(&self) -> Result<(), Error> {
+        let reading = failed("reading the table of fragments");
+        for (key, _) in self.fragments.rows().map_err(&reading)? {
+            self.fragments.remove(&key).map_err(&reading)?;
+        }
+        Ok(())
+    }
+
     pub(crate) fn config(&self) -> Result<VnicConfig, Error> {
         let config = self.config.get(&0).map_err(failed("reading a vnic"))?;
         Ok(config.unwrap_or_default())
@@ -346,6 +361,40 @@ impl Vnic {
         self.config
             .set(&0, config, 0)
             .map_err(failed("writing a vnic"))
+    }
+
+    /// Notes where in `locals` the vnic is.
+    pub(crate) fn locate(&self, place: u32) -> Result<(), Error> {
+        let config = self.config()?;
+        if config.place == place {
+            return Ok(());
+        }
+        self.set_config(&VnicConfig { place, ..config })
+    }
+
+    /// The bridge by which the vnic may be steered to and from, and the ticks after which a packet
+    /// must go through it: a quarter of the time after which it forgets a station. And the MTU.
+    pub(crate) fn steering_bridge(&self) -> Result<Option<(u32, u32, u32)>, Error> {
+        let config = self.config()?;
+        let reading = failed("reading the bridge of a vnic");
+        let device = netdev::find(&loose(&config.device)).map_err(&reading)?;
+        let Some(device) = device.filter(|device| device.ifindex == config.ifindex) else {
+            return Ok(None);
+        };
+        let usable = device
+            .port
+            .is_some_and(|port| port.forwarding && !port.isolated);
+        if !usable || !device.up {
+            return Ok(None);
+        }
+        let master = netdev::find_index(device.master).map_err(&reading)?;
+        let bridge = master.and_then(|master| master.bridge);
+        let fit = bridge.filter(|bridge| !bridge.vlan_filtering && bridge.ageing > 0);
+        Ok(fit.map(|bridge| {
+            let quarter = u64::from(bridge.ageing) * HUNDREDTH_NS / 4;
+            let refresh = crate::slots::ticks(quarter).max(1);
+            (device.master, refresh, device.mtu)
+        }))
     }
 
     /// Begins in hold, then attaches: a packet that meets the program meets a closed vnic.
@@ -527,7 +576,10 @@ impl Vnic {
                 bytes: values.iter().map(|value| value.bytes).sum(),
             })
         };
-        let mut counters = DirectionCounters::default();
+        let mut counters = DirectionCounters {
+            steered: read(abi::COUNTER_STEERED)?,
+            ..DirectionCounters::default()
+        };
         for reason in Reason::ALL {
             let count = read(*reason as u32)?;
             if count.packets > 0 {
@@ -584,7 +636,8 @@ impl Vnic {
             }
         };
         let verdict = match returned {
-            -1 => Verdict::Allow,
+            // The second is TC_ACT_REDIRECT: steered.
+            -1 | 7 => Verdict::Allow,
             2 => Verdict::Deny,
             _ => return Err(unknown()),
         };

@@ -9,6 +9,7 @@ mod common;
 mod flow;
 mod generate;
 mod headers;
+mod pieces;
 mod rig;
 mod world;
 
