@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 /// Steps between two comparisons of sessions and counters.
-const COMPARE_EVERY: usize = 64;
+const COMPARE_EVERY: usize = 256;
 /// A case that took this long may have met a time-out that the model, whose clock only the case
 /// moves, has not: clock steps are multiples of five seconds, as all time-outs are.
 const CASE_TIME_MAX: Duration = Duration::from_secs(4);
@@ -38,6 +38,16 @@ pub(crate) struct Reached {
     pub(crate) packets: usize,
     pub(crate) reasons: BTreeMap<Reason, usize>,
     pub(crate) states: BTreeSet<u8>,
+}
+
+impl Reached {
+    pub(crate) fn add(&mut self, other: Self) {
+        self.packets += other.packets;
+        for (reason, packets) in other.reasons {
+            *self.reasons.entry(reason).or_default() += packets;
+        }
+        self.states.extend(other.states);
+    }
 }
 
 pub(crate) struct Rig {
