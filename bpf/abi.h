@@ -23,6 +23,8 @@
 
 #define VERDICT_DENY 0
 #define VERDICT_ALLOW 1
+#define VERDICT_REJECT 2
+#define VERDICT_NONE 255 /* rules in observe mode would have done nothing else */
 
 /* Append-only, equal to crates/types/src/reason.rs. */
 #define REASON_POLICY_ALLOW 1
@@ -30,12 +32,15 @@
 #define REASON_NEIGHBOUR 3
 #define REASON_ANNOUNCEMENT 4
 #define REASON_RELATED 5
+#define REASON_OBSERVED 6
 #define REASON_POLICY_DENY 16
 #define REASON_DEFAULT_DENY 17
 #define REASON_NO_RELEASE 18
 #define REASON_HOLD 19
 #define REASON_HANDED_OVER 20
 #define REASON_CUT 21
+#define REASON_REJECTED 22
+#define REASON_LIMITED 23
 #define REASON_SPOOFED_MAC 32
 #define REASON_SPOOFED_ADDRESS 33
 #define REASON_SPOOFED_NEIGHBOUR 34
@@ -62,9 +67,8 @@
 
 /* Reasons below this allow, all others deny. */
 #define REASON_DENY_FIRST 16
-/* Counters per direction: index 0 counts every packet seen, the others are the reasons. */
+/* Counters per direction: each packet has one reason, so what was seen is their sum. */
 #define COUNTERS_PER_DIRECTION 128
-#define COUNTER_SEEN 0
 
 #define PROTOCOL_TCP 0
 #define PROTOCOL_UDP 1
@@ -127,7 +131,9 @@ _Static_assert(sizeof(struct timeouts) == 96, "timeouts");
 #define EVENTS_BYTES 1048576
 /* A flooded guest must not push the events of its neighbours out of the shared ring. */
 #define EVENTS_PER_VNIC_PER_SECOND 1024
-#define RULE_COUNTERS_MAX 131072
+#define RULES_PER_VNIC_MAX 4096
+/* Times that a limit's second is tried to be written: another processor may be faster. */
+#define LIMIT_TRIES 8
 
 #define SLOTS 2
 /* `active` is one aligned 8-byte value, so that a switch can't be seen half done: bit 0 is the
@@ -151,9 +157,11 @@ _Static_assert(sizeof(struct address_key) == 28, "address_key");
 struct address_value {
 	__u32 identity;
 	__u32 vnic; /* 0: outside every guest */
-	__u64 epoch;
+	__u32 epoch;
+	__u32 flags; /* ADDRESS_* */
 };
 _Static_assert(sizeof(struct address_value) == 16, "address_value");
+#define ADDRESS_OBSERVE 1 /* the guest is in observe mode */
 
 /* `atoms`: the index is class * 64 + port / 1024, because a read-back of one entry a port takes a
  * tenth of a second. The flag marks the first port of a row, so that a read-back gives the rows as
@@ -180,12 +188,16 @@ struct decision_key {
 _Static_assert(sizeof(struct decision_key) == 12, "decision_key");
 
 struct decision_value {
-	__u32 rule;
+	__u32 rule; /* 0: the default deny, of which only rules in observe mode say something */
+	__u32 would_rule;
+	__u32 limit; /* new sessions in one second; 0: as many as come */
+	__u16 log_limit; /* events in one second; 0: as many as the vnic may */
 	__u8 verdict;
 	__u8 log;
-	__u8 pad[2];
+	__u8 would; /* a verdict, or VERDICT_NONE */
+	__u8 pad[3];
 };
-_Static_assert(sizeof(struct decision_value) == 8, "decision_value");
+_Static_assert(sizeof(struct decision_value) == 20, "decision_value");
 
 struct release_info {
 	__u64 generation;
@@ -202,16 +214,20 @@ _Static_assert(sizeof(struct release_info) == 64, "release_info");
  * sessions. Packets inside a session are counted in the session only, which keeps the established
  * path at one entry.
  */
-struct rule_counter {
+struct rule_state {
 	__u64 packets;
 	__u64 bytes;
 	__u64 sessions;
+	__u64 observed; /* packets that the rule would have decided, were it not for observe mode */
+	__u64 limit; /* a second of the vnic's clock in the upper half, what was used of it below */
+	__u64 log_limit; /* likewise, for events */
 };
-_Static_assert(sizeof(struct rule_counter) == 24, "rule_counter");
+_Static_assert(sizeof(struct rule_state) == 48, "rule_state");
 
 #define HOST_EVENTS_LOST 0
 #define HOST_RULES_UNCOUNTED 1
-#define HOST_COUNTERS 2
+#define HOST_EVENTS_LIMITED 2 /* not reported, because their rule's limit was reached */
+#define HOST_COUNTERS 3
 
 #define VLANS_MAX 4
 #define MORE_MACS_MAX 3
@@ -235,6 +251,7 @@ struct vnic_config {
 	__u8 roles; /* ROLE_* */
 	__u8 pad;
 	__u64 clock_offset_ns; /* added to the clock: a test moves time without waiting */
+	__u64 clock_fixed_ns; /* not zero: this is the clock, for tests that compare times */
 	__u64 attached_at_ns;
 	__u64 device_base[2]; /* the device's packets at attach, from the guest and toward it */
 	__u32 sessions_max;
@@ -245,7 +262,7 @@ struct vnic_config {
 	__u8 more_macs[MORE_MACS_MAX][8]; /* six of them count; all zero: none */
 	__u32 shared[SHARED_MAX]; /* groups of vnics whose addresses it may use; 0: none */
 };
-_Static_assert(sizeof(struct vnic_config) == 168, "vnic_config");
+_Static_assert(sizeof(struct vnic_config) == 176, "vnic_config");
 
 /* `locals`: the vnics of this host, each at a place that it keeps while it is attached. */
 #define LOCALS_MAX 1024
@@ -378,17 +395,21 @@ struct event {
 	struct session_key key;
 	__u32 vnic;
 	__u32 rule;
+	__u32 would_rule;
 	__u32 length;
 	__u16 ether_type;
 	__u8 direction;
 	__u8 verdict;
 	__u8 reason;
-	__u8 pad[7];
+	__u8 would;
+	__u8 pad[2];
 };
 _Static_assert(sizeof(struct event) == 80, "event");
 
 /* What a test run reads back from __sk_buff.cb. */
 #define CB_REASON 0
 #define CB_RULE 1
+#define CB_WOULD_RULE 2
+#define CB_WOULD 3
 
 #endif

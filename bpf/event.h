@@ -5,15 +5,7 @@
 #ifndef LICTOR_EVENT_H
 #define LICTOR_EVENT_H
 
-#include "maps.h"
-
-static __always_inline void host_count(__u32 index)
-{
-	__u64 *value = bpf_map_lookup_elem(&host_counters, &index);
-
-	if (value)
-		__sync_fetch_and_add(value, 1);
-}
+#include "rules.h"
 
 static __always_inline int event_afford(__u64 now)
 {

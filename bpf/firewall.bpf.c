@@ -47,7 +47,7 @@ revalidate(const struct vnic_config *config, struct table_info *info, struct con
 	if (session->version == c->tables.version)
 		return 0;
 	judge(c, config, session->opened, echo);
-	if (c->judgement.reason != REASON_POLICY_ALLOW) {
+	if (c->judgement.reason >= REASON_DENY_FIRST) {
 		session_delete(c, info);
 		return REASON_REVOKED;
 	}
@@ -158,7 +158,8 @@ begin(struct __sk_buff *skb, const struct vnic_config *config, struct table_info
 	if (kind == ICMP_REPLY || (p->protocol == IP_SCTP && !sctp_opens(p)))
 		return REASON_NO_SESSION;
 	/* A message that nobody answers leaves nothing behind. */
-	if (c->judgement.reason != REASON_POLICY_ALLOW || kind == ICMP_OTHER)
+	rule_limit(&c->judgement, c->now);
+	if (c->judgement.reason >= REASON_DENY_FIRST || kind == ICMP_OTHER)
 		return c->judgement.reason;
 	__builtin_memset(new, 0, sizeof(*new));
 	new->state = STATE_UNREPLIED;
@@ -180,7 +181,7 @@ begin(struct __sk_buff *skb, const struct vnic_config *config, struct table_info
 	if (inserted == INSERT_FULL)
 		return REASON_SESSION_TABLE_FULL;
 	c->new_session = inserted == INSERT_DONE;
-	return REASON_POLICY_ALLOW;
+	return c->judgement.reason;
 }
 
 static __always_inline int closed_reason(__u32 state)
@@ -268,6 +269,7 @@ decide(struct __sk_buff *skb, const struct vnic_config *config, struct context *
 		return arp_check(skb, p, &c->tables, config, c->direction);
 	if (!p->family) {
 		policy_judge_ether(&c->tables, config, c->direction, p->ether_type, &c->judgement);
+		rule_limit(&c->judgement, c->now);
 		return c->judgement.reason;
 	}
 	if (p->fragment)
@@ -292,7 +294,8 @@ static __always_inline int process(struct __sk_buff *skb, __u8 direction)
 	__builtin_memset(c, 0, offsetof(struct context, fresh));
 	c->direction = direction;
 	c->vnic = config->vnic;
-	c->now = bpf_ktime_get_coarse_ns() + config->clock_offset_ns;
+	c->now = config->clock_fixed_ns ? config->clock_fixed_ns :
+					  bpf_ktime_get_coarse_ns() + config->clock_offset_ns;
 	return finish(skb, c, decide(skb, config, c));
 }
 

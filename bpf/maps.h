@@ -29,6 +29,19 @@ struct {
 	});
 } addresses SEC(".maps");
 
+/* Addresses of full length: one look-up however many there are, where a trie grows deep. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__uint(max_entries, SLOTS);
+	__type(key, __u32);
+	__array(values, struct {
+		__uint(type, BPF_MAP_TYPE_HASH);
+		__uint(max_entries, 1);
+		__uint(key_size, sizeof(struct address_key));
+		__uint(value_size, sizeof(struct address_value));
+	});
+} hosts SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
 	__uint(max_entries, SLOTS);
@@ -59,14 +72,6 @@ struct {
 	__type(key, __u32);
 	__type(value, struct release_info);
 } release_info SEC(".maps");
-
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, RULE_COUNTERS_MAX);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, __u32);
-	__type(value, struct rule_counter);
-} rule_counters SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -143,5 +148,16 @@ struct {
 	__type(key, __u32);
 	__type(value, struct event_budget);
 } event_budget SEC(".maps");
+
+/* What each rule did at this vnic. It travels with the guest, and one guest's many rules take no
+ * room from another's. Not preallocated: an idle vnic has none.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, RULES_PER_VNIC_MAX);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __u32);
+	__type(value, struct rule_state);
+} rules SEC(".maps");
 
 #endif

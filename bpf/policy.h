@@ -13,14 +13,23 @@ struct tables {
 	__u32 segment; /* in which the packet is */
 };
 
+/* What the policy says. The rule that decides and what it says, and the rule that would have
+ * decided otherwise, were it not for observe mode.
+ */
 struct judgement {
-	__u64 local_epoch;
-	__u64 remote_epoch;
+	__u32 local_epoch;
+	__u32 remote_epoch;
 	__u32 rule;
+	__u32 would_rule;
+	__u32 limit;
 	__u32 remote_vnic; /* 0: the other end is no guest */
+	__u16 log_limit;
 	__u8 reason;
 	__u8 log;
-	__u8 pad[2];
+	__u8 would; /* a verdict, if `has_would` */
+	__u8 has_would;
+	__u8 observe; /* the guest is in observe mode */
+	__u8 pad;
 };
 
 static __always_inline void tables_read(struct tables *tables)
@@ -47,7 +56,8 @@ address_find(const struct tables *tables, __u32 segment, const __u8 address[16])
 {
 	struct address_key key = {};
 	__u32 slot = tables->slot;
-	void *inner = bpf_map_lookup_elem(&addresses, &slot);
+	void *inner = bpf_map_lookup_elem(&hosts, &slot);
+	struct address_value *value;
 
 	if (!inner)
 		return 0;
@@ -55,7 +65,11 @@ address_find(const struct tables *tables, __u32 segment, const __u8 address[16])
 	key.segment = segment;
 	key.family = mapped_prefix(address) ? 4 : 6;
 	__builtin_memcpy(key.address, address, 16);
-	return bpf_map_lookup_elem(inner, &key);
+	value = bpf_map_lookup_elem(inner, &key);
+	if (value)
+		return value;
+	inner = bpf_map_lookup_elem(&addresses, &slot);
+	return inner ? bpf_map_lookup_elem(inner, &key) : 0;
 }
 
 static __always_inline int
@@ -154,8 +168,31 @@ decide_by(const struct tables *tables, const struct decision_key *wanted, struct
 	}
 	out->rule = decision->rule;
 	out->log = decision->log;
-	out->reason = decision->verdict == VERDICT_ALLOW ? REASON_POLICY_ALLOW :
-							   REASON_POLICY_DENY;
+	out->limit = decision->limit;
+	out->log_limit = decision->log_limit;
+	if (decision->would != VERDICT_NONE) {
+		out->has_would = 1;
+		out->would = decision->would;
+		out->would_rule = decision->would_rule;
+	}
+	if (decision->verdict == VERDICT_ALLOW)
+		out->reason = REASON_POLICY_ALLOW;
+	else if (decision->verdict == VERDICT_REJECT)
+		out->reason = REASON_REJECTED;
+	else
+		out->reason = decision->rule ? REASON_POLICY_DENY : REASON_DEFAULT_DENY;
+}
+
+/* What policy does not allow passes where the guest is in observe mode, and is told apart. */
+static __always_inline void observe(struct judgement *judgement)
+{
+	if (!judgement->observe || judgement->reason < REASON_DENY_FIRST)
+		return;
+	judgement->has_would = 1;
+	judgement->would = judgement->reason == REASON_REJECTED ? VERDICT_REJECT : VERDICT_DENY;
+	judgement->would_rule = judgement->rule;
+	judgement->rule = 0;
+	judgement->reason = REASON_OBSERVED;
 }
 
 /* The verdict on a conversation in the direction in which it is, or was, opened. Both ends'
@@ -176,6 +213,7 @@ policy_judge(const struct tables *tables, const struct vnic_config *config,
 		return;
 	}
 	out->local_epoch = local->epoch;
+	out->observe = !!(local->flags & ADDRESS_OBSERVE);
 	wanted.local = local->identity;
 	remote = address_find(tables, key->segment, key->remote);
 	if (remote) {
@@ -192,6 +230,7 @@ policy_judge(const struct tables *tables, const struct vnic_config *config,
 	wanted.atom = atom_find(tables, protocol_class(key->protocol),
 				policy_port(key, direction, icmp));
 	decide_by(tables, &wanted, out);
+	observe(out);
 }
 
 /* The verdict on a frame that is neither IP nor one of the link's own protocols. It has no
@@ -216,8 +255,11 @@ policy_judge_ether(const struct tables *tables, const struct vnic_config *config
 	wanted.direction = direction;
 	wanted.atom = atom_find(tables, PROTOCOL_ETHER, ether_type);
 	decide_by(tables, &wanted, out);
+	out->observe = !!(local->flags & ADDRESS_OBSERVE);
 	if (out->reason == REASON_DEFAULT_DENY)
 		out->reason = REASON_ETHER_TYPE;
+	else
+		observe(out);
 }
 
 #endif

@@ -75,10 +75,27 @@ static __always_inline struct bucket *bucket_at(__u32 table, __u32 buckets, __u6
 	return inner ? bpf_map_lookup_elem(inner, &index) : 0;
 }
 
-/* The first live slot of the key on its way; the bucket's control words are looked at first. */
+/* Where in its bucket a session lies if it found that slot free: looked at first, so that the
+ * processor fetches control word and slot at once instead of one after the other.
+ */
+static __always_inline __u32 slot_preferred(__u64 hash)
+{
+	__u32 slot = hash >> 4 & 7;
+
+	/* The compiler knows this bound, the verifier has to be shown it. */
+	asm volatile("" : "+r"(slot));
+	return slot < BUCKET_SLOTS ? slot : 0;
+}
+
+/* The live slot of the key in a bucket. */
 static __always_inline struct slot *
 bucket_find(struct bucket *bucket, const struct session_key *key, __u64 wanted)
 {
+	__u32 first = slot_preferred(wanted >> 32);
+
+	if ((bucket->control[first] & CONTROL_MATCH) == wanted &&
+	    same_key(&bucket->slots[first].key, key))
+		return &bucket->slots[first];
 #pragma unroll
 	for (__u32 i = 0; i < BUCKET_SLOTS; i++) {
 		if ((bucket->control[i] & CONTROL_MATCH) != wanted)
@@ -260,7 +277,8 @@ __noinline int bucket_insert(struct context *c, struct bucket *bucket, __u32 ste
 		return INSERT_FULL;
 	word = control_word(c->hash, step, SLOT_CLAIMED);
 	now = ticks(c->now);
-	for (__u32 i = 0; i < BUCKET_SLOTS; i++) {
+	for (__u32 k = 0; k <= BUCKET_SLOTS; k++) {
+		__u32 i = k ? k - 1 : slot_preferred(c->hash);
 		__u64 seen = *(volatile __u64 *)&bucket->control[i];
 
 		if (!slot_free(seen, now) ||

@@ -23,33 +23,45 @@ static __always_inline void count(__u8 direction, __u32 reason, __u32 bytes)
 	}
 }
 
-static __always_inline void count_rule(const struct context *c, __u32 bytes)
-{
-	__u32 rule = c->judgement.rule;
-	struct rule_counter fresh = {}, *counter = bpf_map_lookup_elem(&rule_counters, &rule);
-
-	if (!counter) {
-		bpf_map_update_elem(&rule_counters, &rule, &fresh, BPF_NOEXIST);
-		counter = bpf_map_lookup_elem(&rule_counters, &rule);
-	}
-	if (!counter) {
-		host_count(HOST_RULES_UNCOUNTED);
-		return;
-	}
-	__sync_fetch_and_add(&counter->packets, 1);
-	__sync_fetch_and_add(&counter->bytes, bytes);
-	if (c->new_session)
-		__sync_fetch_and_add(&counter->sessions, 1);
-}
-
-/* New sessions and denials by a rule are reported if the rule says so; other denials always, but
- * not those of a vnic that does not forward at all: its counters tell as much.
- */
-static __always_inline int worth_an_event(const struct context *c, __u8 reason)
+/* Whether the policy decided: its rule, and what would have been, belong to the packet. */
+static __always_inline int judged(__u8 reason)
 {
 	switch (reason) {
 	case REASON_POLICY_ALLOW:
 	case REASON_POLICY_DENY:
+	case REASON_DEFAULT_DENY:
+	case REASON_REJECTED:
+	case REASON_LIMITED:
+	case REASON_OBSERVED:
+		return 1;
+	}
+	return 0;
+}
+
+/* What the policy decided is counted under its rule, and under the rule that would have decided. */
+static __always_inline void count_judged(const struct context *c, __u8 reason, __u32 bytes)
+{
+	const struct judgement *judgement = &c->judgement;
+
+	if (reason != REASON_OBSERVED)
+		rule_count(judgement, bytes, c->new_session);
+	if (judgement->has_would)
+		rule_count_observed(judgement->would_rule);
+}
+
+/* New sessions and denials by a rule are reported if the rule says so; what passes in observe mode
+ * and other denials always, but not those of a vnic that does not forward at all: its counters tell
+ * as much.
+ */
+static __always_inline int worth_an_event(const struct context *c, __u8 reason)
+{
+	switch (reason) {
+	case REASON_OBSERVED:
+		return 1;
+	case REASON_POLICY_ALLOW:
+	case REASON_POLICY_DENY:
+	case REASON_REJECTED:
+	case REASON_LIMITED:
 		return c->judgement.log;
 	case REASON_HOLD:
 	case REASON_HANDED_OVER:
@@ -63,6 +75,11 @@ static __always_inline void report(const struct context *c, __u8 reason, __u32 b
 {
 	struct event *event;
 
+	if (judged(reason) && reason != REASON_OBSERVED &&
+	    !rule_may_report(&c->judgement, c->now)) {
+		host_count(HOST_EVENTS_LIMITED);
+		return;
+	}
 	if (!event_afford(c->now)) {
 		host_count(HOST_EVENTS_LOST);
 		return;
@@ -84,22 +101,26 @@ static __always_inline void report(const struct context *c, __u8 reason, __u32 b
 	event->direction = c->direction;
 	event->verdict = reason < REASON_DENY_FIRST ? VERDICT_ALLOW : VERDICT_DENY;
 	event->reason = reason;
+	event->would = c->judgement.has_would ? c->judgement.would : VERDICT_NONE;
+	event->would_rule = c->judgement.has_would ? c->judgement.would_rule : 0;
 	bpf_ringbuf_submit(event, 0);
 }
 
-static __always_inline int finish(struct __sk_buff *skb, const struct context *c, __u8 reason)
+static __always_inline int finish(struct __sk_buff *skb, struct context *c, __u8 reason)
 {
 	__u32 bytes = skb->len;
 
-	count(c->direction, COUNTER_SEEN, bytes);
 	count(c->direction, reason, bytes);
-	if (reason == REASON_POLICY_ALLOW || reason == REASON_POLICY_DENY ||
-	    reason == REASON_DEFAULT_DENY)
-		count_rule(c, bytes);
+	if (judged(reason))
+		count_judged(c, reason, bytes);
+	else
+		c->judgement.has_would = 0;
 	if (worth_an_event(c, reason))
 		report(c, reason, bytes);
 	skb->cb[CB_REASON] = reason;
 	skb->cb[CB_RULE] = c->judgement.rule;
+	skb->cb[CB_WOULD_RULE] = c->judgement.has_would ? c->judgement.would_rule : 0;
+	skb->cb[CB_WOULD] = c->judgement.has_would ? c->judgement.would : VERDICT_NONE;
 	return reason < REASON_DENY_FIRST ? RETURN_ALLOW : RETURN_DENY;
 }
 

@@ -111,6 +111,7 @@ fn address(prefix: Ipv4Net, identity: IdentityId, vnic: Option<VnicId>) -> Addre
         identity,
         vnic,
         epoch: Epoch(1),
+        observe: false,
     }
 }
 
@@ -123,6 +124,9 @@ fn decision(ends: (IdentityId, IdentityId), direction: Direction, rule: RuleId) 
         verdict: Verdict::Allow,
         rule,
         log: false,
+        limit: 0,
+        log_limit: 0,
+        would: None,
     }
 }
 

@@ -352,6 +352,7 @@ fn side(ruling: Ruling) -> Side {
     let Ruling { verdict, rule, .. } = ruling;
     let reason = match (verdict, rule) {
         (Verdict::Allow, _) => Reason::PolicyAllow,
+        (Verdict::Reject, _) => Reason::Rejected,
         (Verdict::Deny, Some(_)) => Reason::PolicyDeny,
         (Verdict::Deny, None) => Reason::DefaultDeny,
     };
@@ -403,9 +404,9 @@ fn together(sides: &Sides) -> (Verdict, Reason) {
         return (Verdict::Deny, Reason::DefaultDeny);
     };
     let worst = said
-        .find(|side| side.verdict == Verdict::Deny)
+        .find(|side| side.verdict != Verdict::Allow)
         .unwrap_or(first);
-    let worst = if first.verdict == Verdict::Deny {
+    let worst = if first.verdict != Verdict::Allow {
         first
     } else {
         worst

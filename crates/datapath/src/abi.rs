@@ -11,11 +11,13 @@ pub(crate) const ATOM_BLOCKS: usize = 8 * 65_536 / ATOM_BLOCK_PORTS;
 pub(crate) const ATOM_MASK: u32 = 0xffff;
 pub(crate) const ATOM_FIRST: u32 = 0x8000_0000;
 pub(crate) const ATOM_PRESENT: u32 = 0x4000_0000;
-pub(crate) const RULE_COUNTERS_MAX: u32 = 131_072;
+pub(crate) const ADDRESS_OBSERVE: u32 = 1;
+pub(crate) const VERDICT_NONE: u8 = 255;
 pub(crate) const EVENTS_BYTES: u32 = 1_048_576;
 pub(crate) const HOST_EVENTS_LOST: u32 = 0;
 pub(crate) const HOST_RULES_UNCOUNTED: u32 = 1;
-pub(crate) const HOST_COUNTERS: u32 = 2;
+pub(crate) const HOST_EVENTS_LIMITED: u32 = 2;
+pub(crate) const HOST_COUNTERS: u32 = 3;
 pub(crate) const SEGMENT_MAX: u32 = 0xff_ffff;
 pub(crate) const TABLE_HALF_OPEN: u32 = 2;
 pub(crate) const TABLES: u32 = 3;
@@ -89,19 +91,24 @@ unsafe impl Plain for AtomBlock {}
 
 plain! {
     AddressKey(28) { prefix_bits: u32, segment: u32, family: u32, address: [u8; 16], }
-    AddressValue(16) { identity: u32, vnic: u32, epoch: u64, }
+    AddressValue(16) { identity: u32, vnic: u32, epoch: u32, flags: u32, }
     DecisionKey(12) { local: u32, peer: u32, atom: u16, direction: u8, pad: u8, }
-    DecisionValue(8) { rule: u32, verdict: u8, log: u8, pad: [u8; 2], }
+    DecisionValue(20) {
+        rule: u32, would_rule: u32, limit: u32, log_limit: u16,
+        verdict: u8, log: u8, would: u8, pad: [u8; 3],
+    }
     ReleaseInfo(64) {
         generation: u64, epoch: u64, digest: [u8; 32],
         addresses: u32, atoms: u32, decisions: u32, pad: u32,
     }
-    RuleCounter(24) { packets: u64, bytes: u64, sessions: u64, }
+    RuleState(48) {
+        packets: u64, bytes: u64, sessions: u64, observed: u64, limit: u64, log_limit: u64,
+    }
     Vlan(8) { segment: u32, id: u16, pad: u16, }
-    VnicConfig(168) {
+    VnicConfig(176) {
         state: u32, vnic: u32, segment: u32, ifindex: u32,
         mac: [u8; 6], roles: u8, pad: u8,
-        clock_offset_ns: u64, attached_at_ns: u64, device_base: [u64; 2],
+        clock_offset_ns: u64, clock_fixed_ns: u64, attached_at_ns: u64, device_base: [u64; 2],
         sessions_max: u32, hook: u32, device: [u8; 16], name: [u8; 16],
         vlans: [Vlan; VLANS_PER_VNIC_MAX], more_macs: [[u8; 8]; MORE_MACS_MAX],
         shared: [u32; SHARED_PER_VNIC_MAX],
@@ -132,8 +139,8 @@ plain! {
     }
     Event(80) {
         time_ns: u64, generation: u64, key: SessionKey,
-        vnic: u32, rule: u32, length: u32, ether_type: u16,
-        direction: u8, verdict: u8, reason: u8, pad: [u8; 7],
+        vnic: u32, rule: u32, would_rule: u32, length: u32, ether_type: u16,
+        direction: u8, verdict: u8, reason: u8, would: u8, pad: [u8; 2],
     }
 }
 
@@ -197,6 +204,7 @@ mod tests {
         check("DIRECTION_INGRESS", Direction::Ingress as u8);
         check("VERDICT_DENY", Verdict::Deny as u8);
         check("VERDICT_ALLOW", Verdict::Allow as u8);
+        check("VERDICT_REJECT", Verdict::Reject as u8);
         check("VNIC_HOLD", VnicState::Hold as u32);
         check("VNIC_OPEN", VnicState::Open as u32);
         check("VNIC_HANDED_OVER", VnicState::HandedOver as u32);
@@ -229,7 +237,10 @@ mod tests {
         check("ATOM_MASK", ATOM_MASK);
         check("ATOM_FIRST", ATOM_FIRST);
         check("ATOM_PRESENT", ATOM_PRESENT);
-        check("RULE_COUNTERS_MAX", RULE_COUNTERS_MAX);
+        check("RULES_PER_VNIC_MAX", lictor_types::RULES_PER_VNIC_MAX);
+        check("ADDRESS_OBSERVE", ADDRESS_OBSERVE);
+        check("VERDICT_NONE", VERDICT_NONE);
+        check("HOST_EVENTS_LIMITED", HOST_EVENTS_LIMITED);
         check("EVENTS_BYTES", EVENTS_BYTES);
         check("HOST_EVENTS_LOST", HOST_EVENTS_LOST);
         check("HOST_RULES_UNCOUNTED", HOST_RULES_UNCOUNTED);

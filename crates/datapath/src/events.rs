@@ -4,7 +4,9 @@ use crate::sys;
 use crate::tables::unmapped;
 use crate::{Error, abi};
 use libbpf_rs::{MapHandle, RingBufferBuilder};
-use lictor_types::{Direction, Generation, Reason, RuleId, Segment, SessionKey, Verdict, VnicId};
+use lictor_types::{
+    Direction, Generation, Reason, RuleId, Segment, SessionKey, Verdict, VnicId, Would,
+};
 use std::path::Path;
 use std::time::Duration;
 
@@ -31,6 +33,16 @@ pub struct Event {
     pub ether_type: u16,
     /// Its length in bytes.
     pub length: u32,
+    /// What would have happened, were it not for observe mode.
+    pub would: Option<Would>,
+}
+
+/// What the program says of observe mode.
+pub(crate) fn would_of(verdict: u8, rule: u32) -> Option<Would> {
+    Verdict::from_number(verdict).map(|verdict| Would {
+        verdict,
+        rule: RuleId(rule),
+    })
 }
 
 impl Event {
@@ -55,6 +67,7 @@ impl Event {
             key: key_of(&raw.key),
             ether_type: raw.ether_type,
             length: raw.length,
+            would: would_of(raw.would, raw.would_rule),
         })
     }
 }

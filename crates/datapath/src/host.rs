@@ -366,6 +366,18 @@ impl Datapath {
         })
     }
 
+    /// Stops a vnic's clock at a moment, so that a test may compare times exactly.
+    ///
+    /// # Errors
+    /// [`Error::UnknownVnic`], [`Error::System`].
+    pub fn fix_clock(&self, vnic: VnicId, at: Duration) -> Result<(), Error> {
+        let vnic = self.vnic(vnic)?;
+        vnic.set_config(&abi::VnicConfig {
+            clock_fixed_ns: u64::try_from(at.as_nanos()).unwrap_or(u64::MAX),
+            ..vnic.config()?
+        })
+    }
+
     /// Every live session of a vnic.
     ///
     /// # Errors
@@ -445,25 +457,27 @@ impl Datapath {
         self.vnic(vnic)?.counters(self.cpus)
     }
 
-    /// What each rule decided on this host.
+    /// What each rule decided at the vnics that are attached now, together.
     ///
     /// # Errors
     /// [`Error::System`].
     pub fn rule_counters(&self) -> Result<BTreeMap<RuleId, RuleCount>, Error> {
-        let rows = self
-            .shared
-            .rule_counters
-            .rows()
-            .map_err(failed("reading counters"))?;
-        let count = |value: abi::RuleCounter| RuleCount {
-            packets: value.packets,
-            bytes: value.bytes,
-            sessions: value.sessions,
-        };
-        Ok(rows
-            .into_iter()
-            .map(|(rule, value)| (RuleId(rule), count(value)))
-            .collect())
+        let mut sums: BTreeMap<RuleId, RuleCount> = BTreeMap::new();
+        for vnic in self.vnics.values() {
+            for (rule, count) in vnic.rule_counters()? {
+                let sum = sums.entry(rule).or_default();
+                *sum = sum.plus(count);
+            }
+        }
+        Ok(sums)
+    }
+
+    /// What each rule decided at one vnic.
+    ///
+    /// # Errors
+    /// [`Error::UnknownVnic`], [`Error::System`].
+    pub fn rule_counters_of(&self, vnic: VnicId) -> Result<BTreeMap<RuleId, RuleCount>, Error> {
+        self.vnic(vnic)?.rule_counters()
     }
 
     /// Events that found no room, and decisions that no rule counter could count.
@@ -471,16 +485,24 @@ impl Datapath {
     /// # Errors
     /// [`Error::System`].
     pub fn lost(&self) -> Result<(u64, u64), Error> {
-        let read = |index| {
-            let value = self.shared.host_counters.get(&index);
-            value
-                .map_err(failed("reading counters"))
-                .map(Option::unwrap_or_default)
-        };
         Ok((
-            read(abi::HOST_EVENTS_LOST)?,
-            read(abi::HOST_RULES_UNCOUNTED)?,
+            self.host_counter(abi::HOST_EVENTS_LOST)?,
+            self.host_counter(abi::HOST_RULES_UNCOUNTED)?,
         ))
+    }
+
+    /// Events that were not reported because their rule may report no more in one second.
+    ///
+    /// # Errors
+    /// [`Error::System`].
+    pub fn events_limited(&self) -> Result<u64, Error> {
+        self.host_counter(abi::HOST_EVENTS_LIMITED)
+    }
+
+    fn host_counter(&self, index: u32) -> Result<u64, Error> {
+        let value = self.shared.host_counters.get(&index);
+        let value = value.map_err(failed("reading counters"))?;
+        Ok(value.unwrap_or_default())
     }
 
     /// The device's own counters, so that verdicts can be reconciled with it.

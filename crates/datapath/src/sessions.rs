@@ -147,10 +147,13 @@ fn raw_session(record: &SessionRecord, now: u64) -> Session {
 impl Vnic {
     /// The clock that the vnic's programs use.
     pub(crate) fn now(&self) -> Result<u64, Error> {
-        let offset = self.config()?.clock_offset_ns;
+        let config = self.config()?;
+        if config.clock_fixed_ns != 0 {
+            return Ok(config.clock_fixed_ns);
+        }
         Ok(sys::now_ns()
             .map_err(failed("reading the clock"))?
-            .wrapping_add(offset))
+            .wrapping_add(config.clock_offset_ns))
     }
 
     pub(crate) fn export(&self) -> Result<Vec<SessionRecord>, Error> {

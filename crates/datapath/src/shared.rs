@@ -2,7 +2,6 @@
 
 use crate::abi::{
     self, AddressKey, AddressValue, DecisionKey, DecisionValue, HostTimeouts, Local, ReleaseInfo,
-    RuleCounter,
 };
 use crate::sys::{self, Map, Shape};
 use crate::{Error, sys::Hook};
@@ -107,6 +106,14 @@ pub(crate) const ADDRESSES_INNER: Shape = Shape {
     entries: 1,
     flags: c::BPF_F_NO_PREALLOC,
 };
+pub(crate) const HOSTS_INNER: Shape = Shape {
+    kind: c::BPF_MAP_TYPE_HASH,
+    name: "hosts_slot",
+    key: size_of::<AddressKey>(),
+    value: size_of::<AddressValue>(),
+    entries: 1,
+    flags: 0,
+};
 pub(crate) const ATOMS_INNER: Shape = array(
     "atoms_slot",
     size_of::<abi::AtomBlock>(),
@@ -119,14 +126,6 @@ pub(crate) const DECISIONS_INNER: Shape = Shape {
     value: size_of::<DecisionValue>(),
     entries: 1,
     flags: 0,
-};
-const RULE_COUNTERS: Shape = Shape {
-    kind: c::BPF_MAP_TYPE_HASH,
-    name: "rule_counters",
-    key: 4,
-    value: size_of::<RuleCounter>(),
-    entries: abi::RULE_COUNTERS_MAX,
-    flags: c::BPF_F_NO_PREALLOC,
 };
 const LOCAL_PLACES: Shape = Shape {
     kind: c::BPF_MAP_TYPE_HASH,
@@ -150,10 +149,10 @@ const EVENTS: Shape = Shape {
 pub(crate) struct Shared {
     pub(crate) active: Map<u32, u64>,
     pub(crate) addresses: Map<u32, u32>,
+    pub(crate) hosts: Map<u32, u32>,
     pub(crate) atoms: Map<u32, u32>,
     pub(crate) decisions: Map<u32, u32>,
     pub(crate) release_info: Map<u32, ReleaseInfo>,
-    pub(crate) rule_counters: Map<u32, RuleCounter>,
     pub(crate) host_counters: Map<u32, u64>,
     pub(crate) timeouts: Map<u32, HostTimeouts>,
     pub(crate) locals: Map<u32, Local>,
@@ -173,10 +172,10 @@ impl Shared {
         let shared = Self {
             active: wrap(flat(&array("active", 8, 1))?)?,
             addresses: wrap(nest(&outer("addresses"), &ADDRESSES_INNER)?)?,
+            hosts: wrap(nest(&outer("hosts"), &HOSTS_INNER)?)?,
             atoms: wrap(nest(&outer("atoms"), &ATOMS_INNER)?)?,
             decisions: wrap(nest(&outer("decisions"), &DECISIONS_INNER)?)?,
             release_info: wrap(flat(&info)?)?,
-            rule_counters: wrap(flat(&RULE_COUNTERS)?)?,
             host_counters: wrap(flat(&array("host_counters", 8, abi::HOST_COUNTERS))?)?,
             timeouts: wrap(flat(&array("timeouts", size_of::<HostTimeouts>(), 1))?)?,
             locals: wrap(flat(&array("locals", size_of::<Local>(), abi::LOCALS_MAX))?)?,
@@ -213,10 +212,10 @@ impl Shared {
         Some(match name {
             "active" => self.active.fd(),
             "addresses" => self.addresses.fd(),
+            "hosts" => self.hosts.fd(),
             "atoms" => self.atoms.fd(),
             "decisions" => self.decisions.fd(),
             "release_info" => self.release_info.fd(),
-            "rule_counters" => self.rule_counters.fd(),
             "host_counters" => self.host_counters.fd(),
             "timeouts" => self.timeouts.fd(),
             "locals" => self.locals.fd(),

@@ -124,6 +124,11 @@ fn state_of(control: u64) -> u64 {
     control & abi::CONTROL_STATE_MASK
 }
 
+fn preferred(hash: u64) -> usize {
+    let slot = (hash >> 4 & 7) as usize;
+    if slot < abi::BUCKET_SLOTS { slot } else { 0 }
+}
+
 fn dead_word(now: u32) -> u64 {
     u64::from(now & abi::CONTROL_STAMP_MASK) << abi::CONTROL_STAMP_SHIFT | abi::SLOT_DEAD
 }
@@ -419,7 +424,8 @@ impl Slots {
     fn put(&self, table: u32, slot: &Slot, now: u64) -> Inserted {
         let hash = self.hash(&slot.key);
         for (step, bucket) in self.steps(table, hash) {
-            for index in 0..abi::BUCKET_SLOTS {
+            // The preferred slot first: that is where the program looks first.
+            for index in std::iter::once(preferred(hash)).chain(0..abi::BUCKET_SLOTS) {
                 let place = Place {
                     table,
                     bucket,

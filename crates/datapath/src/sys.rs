@@ -458,12 +458,12 @@ const SK_BUFF_WORDS: usize = 64;
 const SK_BUFF_INGRESS_IFINDEX: usize = 9;
 const SK_BUFF_CB: usize = 12;
 
-/// The program's return code and the first two words of its control block.
+/// The program's return code and the first words of its control block.
 pub(crate) fn test_run(
     prog: BorrowedFd<'_>,
     packet: &[u8],
     ingress_ifindex: u32,
-) -> io::Result<(i32, u32, u32)> {
+) -> io::Result<(i32, [u32; 4])> {
     let mut given = [0u32; SK_BUFF_WORDS];
     given[SK_BUFF_INGRESS_IFINDEX] = ingress_ifindex;
     let mut context = [0u32; SK_BUFF_WORDS];
@@ -480,11 +480,9 @@ pub(crate) fn test_run(
     };
     // SAFETY: the packet and the context live through the call and have the stated sizes.
     check(unsafe { c::bpf_prog_test_run_opts(prog.as_raw_fd(), &mut opts) })?;
-    Ok((
-        opts.retval as i32,
-        context[SK_BUFF_CB],
-        context[SK_BUFF_CB + 1],
-    ))
+    let mut words = [0; 4];
+    words.copy_from_slice(&context[SK_BUFF_CB..SK_BUFF_CB + 4]);
+    Ok((opts.retval as i32, words))
 }
 
 /// Waits until every program that runs now has returned (`synchronize_rcu`, membarrier(2)).

@@ -4,7 +4,8 @@ use crate::Error;
 use crate::abi::{
     self, AddressKey, AddressValue, AtomBlock, DecisionKey, DecisionValue, Plain, ReleaseInfo,
 };
-use crate::shared::{ADDRESSES_INNER, ATOMS_INNER, DECISIONS_INNER, Shared};
+use crate::events::would_of;
+use crate::shared::{ADDRESSES_INNER, ATOMS_INNER, DECISIONS_INNER, HOSTS_INNER, Shared};
 use crate::sys::{self, Map, Shape};
 use ipnet::IpNet;
 use lictor_types::{
@@ -27,6 +28,8 @@ type Rows<K, V> = (Vec<K>, Vec<V>);
 
 struct Image {
     addresses: Rows<AddressKey, AddressValue>,
+    /// Addresses of full length, which one look-up finds however many there are.
+    hosts: Rows<AddressKey, AddressValue>,
     atoms: Rows<u32, AtomBlock>,
     decisions: Rows<DecisionKey, DecisionValue>,
     info: ReleaseInfo,
@@ -48,12 +51,18 @@ pub(crate) fn unmapped(octets: [u8; 16]) -> IpAddr {
 
 impl Image {
     fn of(tables: &HostTables) -> Result<Self, Error> {
-        let addresses = tables
+        let rows: Vec<_> = tables
             .addresses
             .iter()
             .map(address_row)
             .collect::<Result<_, _>>()?;
+        let whole = abi::ADDRESS_PREFIX_BASE + 128;
+        let (hosts, prefixes): (Vec<_>, Vec<_>) = rows
+            .into_iter()
+            .partition(|(key, _)| key.prefix_bits == whole);
         let atoms = atom_blocks(&tables.atoms)?;
+        kernel_number("generation", tables.generation.0)?;
+        kernel_number("epoch", tables.epoch.0)?;
         let info = ReleaseInfo {
             generation: tables.generation.0,
             epoch: tables.epoch.0,
@@ -65,7 +74,8 @@ impl Image {
         };
         let decisions = tables.decisions.iter().map(decision_row).collect();
         Ok(Self {
-            addresses,
+            addresses: prefixes.into_iter().unzip(),
+            hosts: hosts.into_iter().unzip(),
             atoms,
             decisions,
             info,
@@ -123,9 +133,22 @@ fn address_row(entry: &AddressEntry) -> Result<(AddressKey, AddressValue), Error
     let value = AddressValue {
         identity: entry.identity.0,
         vnic: entry.vnic.map_or(0, |vnic| vnic.0),
-        epoch: entry.epoch.0,
+        epoch: kernel_number("epoch", entry.epoch.0)?,
+        flags: if entry.observe {
+            abi::ADDRESS_OBSERVE
+        } else {
+            0
+        },
     };
     Ok((key, value))
+}
+
+/// Sessions keep these numbers in 32 bits: a larger one is refused, never cut.
+fn kernel_number(what: &str, number: u64) -> Result<u32, Error> {
+    u32::try_from(number).map_err(|_| Error::Row {
+        row: format!("{what} {number}"),
+        why: "numbers above 4294967295 do not fit into the kernel's tables",
+    })
 }
 
 fn decision_row(decision: &Decision) -> (DecisionKey, DecisionValue) {
@@ -138,9 +161,15 @@ fn decision_row(decision: &Decision) -> (DecisionKey, DecisionValue) {
     };
     let value = DecisionValue {
         rule: decision.rule.0,
+        would_rule: decision.would.map_or(0, |would| would.rule.0),
+        limit: decision.limit,
+        log_limit: decision.log_limit,
         verdict: decision.verdict as u8,
         log: decision.log.into(),
-        pad: [0; 2],
+        would: decision
+            .would
+            .map_or(abi::VERDICT_NONE, |would| would.verdict as u8),
+        pad: [0; 3],
     };
     (key, value)
 }
@@ -178,8 +207,10 @@ impl Shared {
         let tables = tables.clone().canonical()?;
         let image = Image::of(&tables)?;
         let (version, slot) = self.active()?;
-        let slot = 1 - slot;
+        let (version, slot) = (version + 1, 1 - slot);
+        kernel_number("load", version)?;
         let addresses = build(&ADDRESSES_INNER, &image.addresses)?;
+        let hosts = build(&HOSTS_INNER, &image.hosts)?;
         let atoms = build(&ATOMS_INNER, &image.atoms)?;
         let decisions = build(&DECISIONS_INNER, &image.decisions)?;
         // A program that began before the last switch may still read the slot that is replaced.
@@ -190,6 +221,7 @@ impl Shared {
                 .map_err(failed("placing the new tables"))
         };
         place(&self.addresses, addresses.fd().as_raw_fd())?;
+        place(&self.hosts, hosts.fd().as_raw_fd())?;
         place(&self.atoms, atoms.fd().as_raw_fd())?;
         place(&self.decisions, decisions.fd().as_raw_fd())?;
         let info = &image.info;
@@ -200,7 +232,6 @@ impl Shared {
         if digest != tables.digest() {
             return Err(Error::ReadBack { table: "tables" });
         }
-        let version = version + 1;
         // One aligned 8-byte store: no packet sees the new version with the old slot.
         self.active
             .set(&0, &(version << 1 | u64::from(slot)), 0)
@@ -223,10 +254,12 @@ impl Shared {
             .get(&slot)
             .map_err(&reading)?
             .unwrap_or_default();
+        let mut addresses = rows(&self.addresses, slot)?;
+        addresses.extend(rows(&self.hosts, slot)?);
         let tables = HostTables {
             generation: Generation(info.generation),
             epoch: Epoch(info.epoch),
-            addresses: read_addresses(rows(&self.addresses, slot)?)?,
+            addresses: read_addresses(addresses)?,
             atoms: read_atoms(rows(&self.atoms, slot)?),
             decisions: read_decisions(rows(&self.decisions, slot)?)?,
         };
@@ -276,7 +309,8 @@ fn read_addresses(rows: Vec<(AddressKey, AddressValue)>) -> Result<Vec<AddressEn
                 prefix: prefix.ok_or(Error::ReadBack { table: "addresses" })?,
                 identity: IdentityId(value.identity),
                 vnic: (value.vnic != 0).then_some(VnicId(value.vnic)),
-                epoch: Epoch(value.epoch),
+                epoch: Epoch(value.epoch.into()),
+                observe: value.flags & abi::ADDRESS_OBSERVE != 0,
             })
         })
         .collect()
@@ -317,11 +351,8 @@ fn read_decisions(rows: Vec<(DecisionKey, DecisionValue)>) -> Result<Vec<Decisio
                 1 => Direction::Ingress,
                 _ => return Err(Error::ReadBack { table: "decisions" }),
             };
-            let verdict = match value.verdict {
-                0 => Verdict::Deny,
-                1 => Verdict::Allow,
-                _ => return Err(Error::ReadBack { table: "decisions" }),
-            };
+            let unknown = Error::ReadBack { table: "decisions" };
+            let verdict = Verdict::from_number(value.verdict).ok_or(unknown)?;
             Ok(Decision {
                 local: IdentityId(key.local),
                 peer: IdentityId(key.peer),
@@ -330,6 +361,9 @@ fn read_decisions(rows: Vec<(DecisionKey, DecisionValue)>) -> Result<Vec<Decisio
                 verdict,
                 rule: RuleId(value.rule),
                 log: value.log != 0,
+                limit: value.limit,
+                log_limit: value.log_limit,
+                would: would_of(value.would, value.would_rule),
             })
         })
         .collect()

@@ -1,6 +1,7 @@
 //! One vnic: its pair of programs, its maps, its two hooks.
 
-use crate::abi::{self, Counter, EventBudget, VnicConfig};
+use crate::abi::{self, Counter, EventBudget, RuleState, VnicConfig};
+use crate::events::would_of;
 use crate::link::{link_of, with_link};
 use crate::shared::Shared;
 use crate::slots::Slots;
@@ -8,8 +9,9 @@ use crate::sys::{self, Hook, Map};
 use crate::{Error, PROGRAM, netdev};
 use libbpf_rs::MapCore;
 use lictor_types::{
-    Direction, Link, Mac, Reason, RuleId, Segment, Verdict, VnicId, VnicName, VnicState,
+    Direction, Link, Mac, Reason, RuleId, Segment, Verdict, VnicId, VnicName, VnicState, Would,
 };
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -189,6 +191,30 @@ pub struct RuleCount {
     pub bytes: u64,
     /// Sessions that it opened.
     pub sessions: u64,
+    /// Packets that it would have decided, were it not for observe mode.
+    pub observed: u64,
+}
+
+impl RuleCount {
+    fn of(state: &RuleState) -> Self {
+        Self {
+            packets: state.packets,
+            bytes: state.bytes,
+            sessions: state.sessions,
+            observed: state.observed,
+        }
+    }
+
+    /// Both together.
+    #[must_use]
+    pub const fn plus(self, other: Self) -> Self {
+        Self {
+            packets: self.packets.saturating_add(other.packets),
+            bytes: self.bytes.saturating_add(other.bytes),
+            sessions: self.sessions.saturating_add(other.sessions),
+            observed: self.observed.saturating_add(other.observed),
+        }
+    }
 }
 
 /// What the program says of a packet that nobody sent.
@@ -200,6 +226,8 @@ pub struct TestVerdict {
     pub reason: Reason,
     /// By which rule.
     pub rule: RuleId,
+    /// What would have happened, were it not for observe mode.
+    pub would: Option<Would>,
 }
 
 /// An attached vnic, by its pins.
@@ -209,17 +237,19 @@ pub(crate) struct Vnic {
     pub(crate) config: Map<u32, VnicConfig>,
     pub(crate) sessions: Slots,
     counters: Map<u32, Counter>,
+    rules: Map<u32, RuleState>,
     programs: [OwnedFd; 2],
 }
 
 const PROGRAM_NAMES: [&str; 2] = ["from_guest", "toward_guest"];
 const LINK_NAMES: [&str; 2] = ["link_from_guest", "link_toward_guest"];
-const MAP_NAMES: [&str; 5] = [
+const MAP_NAMES: [&str; 6] = [
     "vnic",
     "sessions",
     "session_table",
     "counters",
     "event_budget",
+    "rules",
 ];
 const HOOKS: [Hook; 2] = [Hook::Ingress, Hook::Egress];
 const DIRECTIONS: [Direction; 2] = [Direction::Egress, Direction::Ingress];
@@ -257,6 +287,7 @@ impl Vnic {
             config: Map::new(pin("vnic")?).map_err(&sized)?,
             sessions: Slots::open(pin("sessions")?, pin("session_table")?).map_err(&sized)?,
             counters: Map::new(pin("counters")?).map_err(&sized)?,
+            rules: Map::new(pin("rules")?).map_err(&sized)?,
             programs: [pin(PROGRAM_NAMES[0])?, pin(PROGRAM_NAMES[1])?],
         })
     }
@@ -496,17 +527,23 @@ impl Vnic {
                 bytes: values.iter().map(|value| value.bytes).sum(),
             })
         };
-        let mut counters = DirectionCounters {
-            seen: read(0)?,
-            reasons: Vec::new(),
-        };
+        let mut counters = DirectionCounters::default();
         for reason in Reason::ALL {
             let count = read(*reason as u32)?;
             if count.packets > 0 {
+                counters.seen.packets += count.packets;
+                counters.seen.bytes += count.bytes;
                 counters.reasons.push((*reason, count));
             }
         }
         Ok(counters)
+    }
+
+    /// What each rule decided at this vnic.
+    pub(crate) fn rule_counters(&self) -> Result<BTreeMap<RuleId, RuleCount>, Error> {
+        let rows = self.rules.rows().map_err(failed("reading counters"))?;
+        let count = |(rule, state): (u32, RuleState)| (RuleId(rule), RuleCount::of(&state));
+        Ok(rows.into_iter().map(count).collect())
     }
 
     pub(crate) fn device_counters(&self) -> Result<DeviceCounters, Error> {
@@ -536,8 +573,9 @@ impl Vnic {
         ingress_ifindex: u32,
     ) -> Result<TestVerdict, Error> {
         let program = self.program(direction);
-        let (returned, reason, rule) = sys::test_run(program, packet, ingress_ifindex)
-            .map_err(failed("running the program on a packet"))?;
+        let (returned, [reason, rule, would_rule, would]) =
+            sys::test_run(program, packet, ingress_ifindex)
+                .map_err(failed("running the program on a packet"))?;
         let unknown = || {
             let source = io::Error::other(format!("the program answered {returned}, {reason}"));
             Error::System {
@@ -555,6 +593,7 @@ impl Vnic {
             verdict,
             reason: known.ok_or_else(unknown)?,
             rule: RuleId(rule),
+            would: would_of(u8::try_from(would).unwrap_or(abi::VERDICT_NONE), would_rule),
         })
     }
 }

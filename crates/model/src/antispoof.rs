@@ -232,7 +232,7 @@ fn options(bytes: &[u8], at: usize, vnic: &Vnic, direction: Direction) -> Result
 fn said(ip: &Ip<'_>, kind: u8, from_own: bool, target_own: bool) -> Reason {
     let unspecified = ip.source.is_unspecified();
     truth(match kind {
-        ADVERTISEMENT => from_own && target_own,
+        ADVERTISEMENT => !unspecified && from_own && target_own,
         _ if unspecified => target_own,
         _ => from_own,
     })

@@ -2,7 +2,7 @@
 
 use lictor_types::{
     AddressEntry, AtomId, AtomRange, Decision, Direction, Epoch, Generation, HostTables,
-    IdentityId, Mac, Protocol, Reason, RuleId, Segment, SessionKey, Verdict, VnicId,
+    IdentityId, Mac, Protocol, Reason, RuleId, Segment, SessionKey, Verdict, VnicId, Would,
 };
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -33,6 +33,12 @@ pub(crate) struct Place {
 pub(crate) struct Judgement {
     pub(crate) reason: Reason,
     pub(crate) rule: RuleId,
+    /// What would have been, were it not for observe mode.
+    pub(crate) would: Option<Would>,
+    /// New sessions in one second; 0: as many as come.
+    pub(crate) limit: u32,
+    /// Whether the guest is in observe mode.
+    pub(crate) observe: bool,
     pub(crate) local_epoch: Epoch,
     pub(crate) remote_epoch: Epoch,
     /// The other end, if it is a guest.
@@ -44,10 +50,36 @@ impl Judgement {
         Self {
             reason,
             rule: RuleId::DEFAULT,
+            would: None,
+            limit: 0,
+            observe: false,
             local_epoch: Epoch(0),
             remote_epoch: Epoch(0),
             remote: None,
         }
+    }
+
+    /// Another outcome, which passes after all where the guest is in observe mode.
+    #[must_use]
+    pub(crate) fn with(self, reason: Reason) -> Self {
+        if !self.observe || reason < Reason::PolicyDeny {
+            return Self { reason, ..self };
+        }
+        let verdict = match reason {
+            Reason::Rejected => Verdict::Reject,
+            _ => Verdict::Deny,
+        };
+        let rule = self.rule;
+        Self {
+            reason: Reason::Observed,
+            rule: RuleId::DEFAULT,
+            would: Some(Would { verdict, rule }),
+            ..self
+        }
+    }
+
+    pub(crate) fn allows(&self) -> bool {
+        self.reason < Reason::PolicyDeny
     }
 }
 
@@ -117,10 +149,13 @@ impl Tables {
         let port = policy_port(key, direction, icmp);
         let atom = self.atom(Protocol::from_ip(key.protocol), port);
         let epochs = (local.epoch, remote.map_or(Epoch(0), |entry| entry.epoch));
+        let judgement = self.decide((local.identity, peer, direction, atom), epochs);
         Judgement {
+            observe: local.observe,
             remote: remote.and_then(|entry| entry.vnic),
-            ..self.decide((local.identity, peer, direction, atom), epochs)
+            ..judgement
         }
+        .with(judgement.reason)
     }
 
     /// The verdict on a frame that is neither IP nor one of the link's own protocols. It has no
@@ -144,7 +179,11 @@ impl Tables {
                 reason: Reason::DefaultDeny,
                 ..
             } => Judgement::without_rule(Reason::EtherType),
-            judgement => judgement,
+            judgement => Judgement {
+                observe: own.observe,
+                ..judgement
+            }
+            .with(judgement.reason),
         }
     }
 
@@ -154,14 +193,18 @@ impl Tables {
         (local_epoch, remote_epoch): (Epoch, Epoch),
     ) -> Judgement {
         let decision = atom.and_then(|atom| self.decisions.get(&(local, peer, direction, atom)));
-        let reason = match decision.map(|decision| decision.verdict) {
-            Some(Verdict::Allow) => Reason::PolicyAllow,
-            Some(Verdict::Deny) => Reason::PolicyDeny,
-            None => Reason::DefaultDeny,
+        let reason = match decision.map(|decision| (decision.verdict, decision.rule)) {
+            Some((Verdict::Allow, _)) => Reason::PolicyAllow,
+            Some((Verdict::Reject, _)) => Reason::Rejected,
+            None | Some((Verdict::Deny, RuleId::DEFAULT)) => Reason::DefaultDeny,
+            Some((Verdict::Deny, _)) => Reason::PolicyDeny,
         };
         Judgement {
             reason,
             rule: decision.map_or(RuleId::DEFAULT, |decision| decision.rule),
+            would: decision.and_then(|decision| decision.would),
+            limit: decision.map_or(0, |decision| decision.limit),
+            observe: false,
             local_epoch,
             remote_epoch,
             remote: None,

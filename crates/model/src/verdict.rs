@@ -9,8 +9,8 @@ use crate::sctp::{self, Tags};
 use crate::session::{self, Session, Table};
 use crate::tcp::{self, Side, Track};
 use lictor_types::{
-    Direction, HostTables, Link, Mac, Protocol, Reason, RuleId, Segment, SessionKey, SessionRecord,
-    TcpState, Timeouts, Verdict, VnicId, VnicState,
+    Direction, HostTables, Link, Mac, Protocol, RULES_PER_VNIC_MAX, Reason, RuleId, Segment,
+    SessionKey, SessionRecord, TcpState, Timeouts, Verdict, VnicId, VnicState, Would,
 };
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -67,6 +67,8 @@ pub struct Answer {
     pub reason: Reason,
     /// By which rule; [`RuleId::DEFAULT`] if none was asked or none names it.
     pub rule: RuleId,
+    /// What would have happened, were it not for observe mode.
+    pub would: Option<Would>,
 }
 
 /// Packets and bytes.
@@ -87,6 +89,8 @@ pub struct RuleCount {
     pub bytes: u64,
     /// Sessions that it opened.
     pub sessions: u64,
+    /// Packets that it would have decided, were it not for observe mode.
+    pub observed: u64,
 }
 
 /// What a vnic has counted.
@@ -98,6 +102,18 @@ pub struct Counters {
     pub reasons: BTreeMap<(Direction, Reason), Count>,
     /// By rule; the default deny is [`RuleId::DEFAULT`].
     pub rules: BTreeMap<RuleId, RuleCount>,
+    /// What found no room there.
+    pub uncounted: u64,
+}
+
+impl Counters {
+    /// The counters of a rule, if there is room for one more.
+    fn rule(&mut self, rule: RuleId) -> Option<&mut RuleCount> {
+        if self.rules.len() >= RULES_PER_VNIC_MAX as usize && !self.rules.contains_key(&rule) {
+            return None;
+        }
+        Some(self.rules.entry(rule).or_default())
+    }
 }
 
 /// The stateful firewall of one vnic. It begins in hold and without tables.
@@ -108,6 +124,8 @@ pub struct Firewall {
     tables: Option<Tables>,
     sessions: Table,
     counters: Counters,
+    /// The second in which each rule with a limit last opened a session, and how many it opened.
+    limits: BTreeMap<RuleId, (u64, u32)>,
     timeouts: Timeouts,
     locals: Locals,
 }
@@ -122,6 +140,14 @@ fn answer(reason: Reason, rule: RuleId) -> Answer {
         },
         reason,
         rule,
+        would: None,
+    }
+}
+
+fn judged(judgement: &Judgement) -> Answer {
+    Answer {
+        would: judgement.would,
+        ..answer(judgement.reason, judgement.rule)
     }
 }
 
@@ -139,6 +165,7 @@ impl Firewall {
             tables: None,
             sessions: Table::new(vnic.sessions_max as usize),
             counters: Counters::default(),
+            limits: BTreeMap::new(),
             timeouts: Timeouts::default(),
             locals: Locals::default(),
         }
@@ -213,11 +240,27 @@ impl Firewall {
         add(&mut counters.seen[frame.direction as usize]);
         let of_reason = (frame.direction, answer.reason);
         add(counters.reasons.entry(of_reason).or_default());
-        let judged = [Reason::PolicyAllow, Reason::PolicyDeny, Reason::DefaultDeny];
+        let judged = [
+            Reason::PolicyAllow,
+            Reason::PolicyDeny,
+            Reason::DefaultDeny,
+            Reason::Rejected,
+            Reason::Limited,
+        ];
         if judged.contains(&answer.reason) {
-            let rule = counters.rules.entry(answer.rule).or_default();
-            rule.packets += 1;
-            rule.bytes += bytes;
+            match counters.rule(answer.rule) {
+                Some(rule) => {
+                    rule.packets += 1;
+                    rule.bytes += bytes;
+                }
+                None => counters.uncounted += 1,
+            }
+        }
+        if let Some(would) = answer.would {
+            match counters.rule(would.rule) {
+                Some(rule) => rule.observed += 1,
+                None => counters.uncounted += 1,
+            }
         }
         answer
     }
@@ -263,7 +306,7 @@ impl Firewall {
             Content::Other(kind) => {
                 let direction = frame.direction;
                 let judgement = tables.judge_ether(station.place, self.vnic.mac, direction, *kind);
-                Ok(answer(judgement.reason, judgement.rule))
+                Ok(judged(&self.limited(judgement, frame.at)))
             }
             Content::Ip(ip) => self.conversation(frame, ip, packet.segment),
         }
@@ -345,7 +388,7 @@ impl Firewall {
         // Of ICMP, only an echo makes a session.
         let echo = Protocol::icmp_port(if key.local.is_ipv4() { 8 } else { 128 }, 0);
         let judgement = tables.judge(self.vnic.vnic, key, session.opened, echo);
-        if judgement.reason != Reason::PolicyAllow {
+        if !judgement.allows() {
             self.sessions.remove(key);
             return Some(answer(Reason::Revoked, judgement.rule));
         }
@@ -441,6 +484,7 @@ impl Firewall {
             return told(Reason::SpoofedLocal);
         }
         let mut sides = [Side::default(); 2];
+        let mut answered = true;
         let mut tags = [Tags::default(); 2];
         match &ip.transport {
             Transport::Tcp(segment) if segment.flags.impossible() => {
@@ -452,7 +496,7 @@ impl Firewall {
                 Purpose::Reply => return told(Reason::NoSession),
                 Purpose::Echo => {}
                 // A message that nobody answers leaves nothing behind.
-                Purpose::Error | Purpose::Other => return told(judgement.reason),
+                Purpose::Error | Purpose::Other => answered = false,
             },
             Transport::Sctp { chunk, .. } if chunk.impossible() => {
                 return told(Reason::SctpInvalid);
@@ -461,10 +505,32 @@ impl Firewall {
             Transport::Sctp { chunk, .. } => tags = sctp::first(chunk, frame.direction),
             Transport::Udp { .. } | Transport::Other => {}
         }
-        if judgement.reason != Reason::PolicyAllow {
-            return told(judgement.reason);
+        let judgement = self.limited(judgement, frame.at);
+        if !judgement.allows() || !answered {
+            return judged(&judgement);
         }
         self.open(frame, key, (judgement, sides, tags))
+    }
+
+    /// Takes one of the sessions that a rule may open in this second, or denies.
+    fn limited(&mut self, judgement: Judgement, now: Duration) -> Judgement {
+        if judgement.reason != Reason::PolicyAllow || judgement.limit == 0 {
+            return judgement;
+        }
+        // Where the rule can't be kept track of, it has none left.
+        if self.counters.rule(judgement.rule).is_none() {
+            return judgement.with(Reason::Limited);
+        }
+        let second = now.as_secs();
+        let window = self.limits.entry(judgement.rule).or_default();
+        if window.0 != second {
+            *window = (second, 0);
+        }
+        if window.1 >= judgement.limit {
+            return judgement.with(Reason::Limited);
+        }
+        window.1 += 1;
+        judgement
     }
 
     fn open(
@@ -498,11 +564,11 @@ impl Firewall {
         if self.sessions.insert(key, session, frame.at).is_err() {
             return answer(Reason::SessionTableFull, judgement.rule);
         }
-        self.counters
-            .rules
-            .entry(judgement.rule)
-            .or_default()
-            .sessions += 1;
-        answer(Reason::PolicyAllow, judgement.rule)
+        if judgement.reason == Reason::PolicyAllow
+            && let Some(rule) = self.counters.rule(judgement.rule)
+        {
+            rule.sessions += 1;
+        }
+        judged(&judgement)
     }
 }

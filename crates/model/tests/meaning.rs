@@ -22,6 +22,7 @@ fn tables(rule: u32) -> HostTables {
         identity: IdentityId(identity),
         vnic: Some(VnicId(vnic)),
         epoch: Epoch(1),
+        observe: false,
     };
     HostTables {
         generation: Generation(5),
@@ -41,6 +42,9 @@ fn tables(rule: u32) -> HostTables {
             verdict: Verdict::Allow,
             rule: RuleId(rule),
             log: false,
+            limit: 0,
+            log_limit: 0,
+            would: None,
         }],
     }
 }

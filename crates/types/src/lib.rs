@@ -27,5 +27,7 @@ pub use link::{
 pub use net::{Direction, Mac, MacError, Protocol, Verdict, VnicState};
 pub use reason::Reason;
 pub use session::{SessionKey, SessionRecord, TcpEnd, TcpState};
-pub use tables::{AddressEntry, AtomId, AtomRange, Decision, Digest, HostTables, TableError};
+pub use tables::{
+    AddressEntry, AtomId, AtomRange, Decision, Digest, HostTables, TableError, Would,
+};
 pub use timeouts::{TIMEOUT_MAX_S, TIMEOUT_MIN_S, TimeoutError, Timeouts};

@@ -14,6 +14,10 @@ pub const ADDRESSES_PER_HOST_MAX: u32 = 262_144;
 pub const DECISIONS_PER_HOST_MAX: u32 = 262_144;
 /// Port atoms over all protocols. The table is indexed by protocol class and port.
 pub const ATOMS_MAX: u32 = 65_535;
+/// Rules of which one vnic keeps counters and limits.
+pub const RULES_PER_VNIC_MAX: u32 = 4_096;
+/// The largest generation, epoch and count of loads that the kernel's tables hold.
+pub const KERNEL_NUMBER_MAX: u64 = u32::MAX as u64;
 /// Rules in one policy.
 pub const RULES_MAX: usize = 65_536;
 /// Bytes of policy text in one document.

@@ -115,6 +115,21 @@ pub enum Verdict {
     Deny = 0,
     /// Forwarded.
     Allow = 1,
+    /// Dropped, and the sender is told. A rule says so; what happens to a packet is deny.
+    Reject = 2,
+}
+
+impl Verdict {
+    /// The verdict with this number, if there is one.
+    #[must_use]
+    pub const fn from_number(number: u8) -> Option<Self> {
+        match number {
+            0 => Some(Self::Deny),
+            1 => Some(Self::Allow),
+            2 => Some(Self::Reject),
+            _ => None,
+        }
+    }
 }
 
 impl fmt::Display for Verdict {
@@ -122,6 +137,7 @@ impl fmt::Display for Verdict {
         f.pad(match self {
             Self::Deny => "deny",
             Self::Allow => "allow",
+            Self::Reject => "reject",
         })
     }
 }

@@ -49,6 +49,8 @@ reasons! {
     4 Announcement "announcement";
     /// An ICMP error whose inner packet belongs to a live session.
     5 Related "related";
+    /// The policy would not allow it, but the guest is in observe mode.
+    6 Observed "observed";
     /// A rule denies it.
     16 PolicyDeny "policy-deny";
     /// No rule names it: the default deny.
@@ -61,6 +63,10 @@ reasons! {
     20 HandedOver "handed-over";
     /// The vnic was cut.
     21 Cut "cut";
+    /// A rule denies it and has the sender told.
+    22 Rejected "rejected";
+    /// A rule allows it, but not so many new sessions in one second.
+    23 Limited "limited";
     /// The source MAC is not the vnic's.
     32 SpoofedMac "spoofed-mac";
     /// The source address is not bound to the vnic.

@@ -88,6 +88,9 @@ pub struct AddressEntry {
     pub vnic: Option<VnicId>,
     /// The binding that says so.
     pub epoch: Epoch,
+    /// Whether the guest is in observe mode: what the policy does not allow is reported and passes.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub observe: bool,
 }
 
 /// A run of ports and its atom.
@@ -103,6 +106,19 @@ pub struct AtomRange {
     pub atom: AtomId,
 }
 
+/// What rules in observe mode would have done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Would {
+    /// The verdict.
+    pub verdict: Verdict,
+    /// The rule; [`RuleId::DEFAULT`] if it would have been the default deny.
+    pub rule: RuleId,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
 /// What happens between a local identity and a peer on one atom. Absent means default deny.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Decision {
@@ -114,12 +130,22 @@ pub struct Decision {
     pub direction: Direction,
     /// The ports.
     pub atom: AtomId,
-    /// Allow or deny.
+    /// What is done.
     pub verdict: Verdict,
-    /// The rule that says so.
+    /// The rule that says so. [`RuleId::DEFAULT`] with a denial is the default deny, of which only
+    /// rules in observe mode say something.
     pub rule: RuleId,
     /// Whether new sessions and denials are reported as events.
     pub log: bool,
+    /// New sessions that the rule allows one vnic in one second; 0: as many as come.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub limit: u32,
+    /// Events that the rule reports of one vnic in one second; 0: as many as the vnic may.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub log_limit: u16,
+    /// What rules in observe mode would have done, if one of them would have decided.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub would: Option<Would>,
 }
 
 /// Everything the kernel program of one host decides by.
@@ -247,7 +273,7 @@ impl HostTables {
     #[must_use]
     pub fn digest(&self) -> Digest {
         let mut hash = Sha256::new();
-        hash.update(b"lictor host tables v1\n");
+        hash.update(b"lictor host tables v2\n");
         hash.update(self.generation.0.to_le_bytes());
         hash.update(self.epoch.0.to_le_bytes());
         hash.update((self.addresses.len() as u64).to_le_bytes());
@@ -261,6 +287,7 @@ impl HostTables {
             hash.update(entry.identity.0.to_le_bytes());
             hash.update(entry.vnic.map_or(0, |vnic| vnic.0).to_le_bytes());
             hash.update(entry.epoch.0.to_le_bytes());
+            hash.update([entry.observe.into()]);
         }
         hash.update((self.atoms.len() as u64).to_le_bytes());
         for range in &self.atoms {
@@ -280,6 +307,14 @@ impl HostTables {
             ]);
             hash.update(decision.atom.0.to_le_bytes());
             hash.update(decision.rule.0.to_le_bytes());
+            hash.update(decision.limit.to_le_bytes());
+            hash.update(decision.log_limit.to_le_bytes());
+            let would = decision.would;
+            hash.update([
+                would.is_some().into(),
+                would.map_or(0, |would| would.verdict as u8),
+            ]);
+            hash.update(would.map_or(0, |would| would.rule.0).to_le_bytes());
         }
         Digest(hash.finalize().into())
     }
@@ -306,7 +341,60 @@ mod tests {
             verdict: Verdict::Allow,
             rule: RuleId(rule),
             log: false,
+            limit: 0,
+            log_limit: 0,
+            would: None,
         }
+    }
+
+    #[test]
+    fn every_column_of_a_decision_and_an_address_is_in_the_digest() {
+        let tables = |decision, observe| {
+            let mut tables = HostTables::empty();
+            tables.decisions = vec![decision];
+            tables.addresses = vec![AddressEntry {
+                segment: Segment(1),
+                prefix: "10.0.0.1/32".parse().expect("a prefix"),
+                identity: IdentityId(1),
+                vnic: None,
+                epoch: Epoch(1),
+                observe,
+            }];
+            tables.canonical().expect("fits").digest()
+        };
+        let base = decision(7);
+        let would = |verdict, rule| Decision {
+            would: Some(Would {
+                verdict,
+                rule: RuleId(rule),
+            }),
+            ..base
+        };
+        let digests = [
+            tables(base, false),
+            tables(base, true),
+            tables(Decision { log: true, ..base }, false),
+            tables(Decision { limit: 1, ..base }, false),
+            tables(
+                Decision {
+                    log_limit: 1,
+                    ..base
+                },
+                false,
+            ),
+            tables(
+                Decision {
+                    verdict: Verdict::Reject,
+                    ..base
+                },
+                false,
+            ),
+            tables(would(Verdict::Deny, 0), false),
+            tables(would(Verdict::Allow, 0), false),
+            tables(would(Verdict::Deny, 1), false),
+        ];
+        let distinct: std::collections::BTreeSet<_> = digests.iter().collect();
+        assert_eq!(distinct.len(), digests.len());
     }
 
     #[test]

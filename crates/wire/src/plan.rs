@@ -65,6 +65,7 @@ pub fn host_tables(
                     identity,
                     vnic: Some(vnic.vnic),
                     epoch: binding.epoch,
+                    observe: false,
                 });
             }
         }
@@ -78,6 +79,7 @@ pub fn host_tables(
                 identity,
                 vnic: None,
                 epoch: Epoch(0),
+                observe: false,
             });
         }
     }

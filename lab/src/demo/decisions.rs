@@ -41,6 +41,7 @@ fn say(sample: &SessionSample, host: &lictor_evidence::Source) -> String {
     let verdict = match sample.verdict {
         Verdict::Allow => "allowed",
         Verdict::Deny => "dropped",
+        Verdict::Reject => "rejected",
     };
     let rule = match sample.rule.as_str() {
         "" => String::new(),

@@ -225,6 +225,7 @@ pub fn address(prefix: &str, identity: u32, vnic: u32, epoch: u64) -> AddressEnt
         identity: IdentityId(identity),
         vnic: (vnic != 0).then_some(VnicId(vnic)),
         epoch: Epoch(epoch),
+        observe: false,
     }
 }
 
@@ -258,6 +259,9 @@ fn decision(peer: u32, direction: Direction, atom: u16, rule: i32) -> Decision {
         },
         rule: RuleId(rule.unsigned_abs()),
         log: true,
+        limit: 0,
+        log_limit: 0,
+        would: None,
     }
 }
 

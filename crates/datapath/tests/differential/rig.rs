@@ -16,6 +16,12 @@ const COMPARE_EVERY: usize = 256;
 /// A case that took this long may have met a time-out that the model, whose clock only the case
 /// moves, has not: clock steps are multiples of five seconds, as all time-outs are.
 const CASE_TIME_MAX: Duration = Duration::from_secs(4);
+/// Longer than all clock steps of one case.
+const CASE_BEGINS_EVERY: Duration = Duration::from_secs(1_000_000);
+/// What a packet takes.
+const PACKET_TIME: Duration = Duration::from_millis(5);
+/// Longer than the place of a session that ended waits before it is taken again.
+const SLOTS_REST: Duration = Duration::from_millis(50);
 const REPEATS_MAX: usize = 20;
 /// Runs that shrinking may take.
 const SHRINK_RUNS_MAX: usize = 3_000;
@@ -53,6 +59,9 @@ impl Reached {
 pub(crate) struct Rig {
     datapath: Datapath,
     _bpffs: Bpffs,
+    /// When the next case begins, on the clock that all cases share: limits of the last one are
+    /// over by then.
+    clock: Duration,
     pub(crate) reached: Reached,
 }
 
@@ -68,7 +77,7 @@ struct Run<'a> {
     models: [Firewall; 2],
     base: Base,
     began: Instant,
-    /// What the case has moved the clock by.
+    /// The clock of both.
     now: Duration,
 }
 
@@ -98,6 +107,7 @@ impl Rig {
         Self {
             datapath,
             _bpffs: bpffs,
+            clock: CASE_BEGINS_EVERY,
             reached: Reached::default(),
         }
     }
@@ -116,6 +126,8 @@ impl Rig {
 
     fn attempt(&mut self, case: &Case) -> Option<Difference> {
         let mut models = VNICS.map(Firewall::new);
+        self.clock += CASE_BEGINS_EVERY;
+        self.fix_clock(self.clock);
         for model in &mut models {
             for vnic in &VNICS {
                 model.set_local(vnic.vnic, VnicState::Open);
@@ -140,7 +152,7 @@ impl Rig {
             models,
             base: self.counted(),
             began: Instant::now(),
-            now: Duration::ZERO,
+            now: self.clock,
         };
         for (index, step) in case.steps.iter().enumerate() {
             let mut text = self.step(&mut run, step);
@@ -153,6 +165,13 @@ impl Rig {
             }
         }
         None
+    }
+
+    /// Time stands still but for the steps of a case.
+    fn fix_clock(&self, at: Duration) {
+        for vnic in VNICS {
+            self.datapath.fix_clock(vnic.vnic, at).expect("sets");
+        }
     }
 
     fn set_timeouts(&self, models: &mut [Firewall; 2], timeouts: &Timeouts) {
@@ -178,16 +197,13 @@ impl Rig {
                 came_by,
                 bytes,
             } => {
+                run.now += PACKET_TIME;
+                self.fix_clock(run.now);
                 return self.packet(run, (*vnic, *direction, *came_by), bytes);
             }
             Step::Clock { seconds } => {
-                let by = Duration::from_secs(*seconds);
-                run.now += by;
-                for vnic in VNICS {
-                    self.datapath
-                        .advance_clock(vnic.vnic, by)
-                        .expect("advances");
-                }
+                run.now += Duration::from_secs(*seconds);
+                self.fix_clock(run.now);
             }
             Step::Load { tables } => {
                 self.datapath
@@ -235,8 +251,8 @@ impl Rig {
         });
         self.reached.packets += 1;
         *self.reached.reasons.entry(model.reason).or_default() += 1;
-        let kernel = (kernel.verdict, kernel.reason, kernel.rule);
-        let model = (model.verdict, model.reason, model.rule);
+        let kernel = (kernel.verdict, kernel.reason, kernel.rule, kernel.would);
+        let model = (model.verdict, model.reason, model.rule, model.would);
         (kernel != model).then(|| format!("kernel {kernel:?}\nmodel  {model:?}"))
     }
 
@@ -261,12 +277,15 @@ impl Rig {
             .map(forget)
             .collect();
         self.datapath.purge(id).expect("purges");
+        let of_model = run.models[vnic].sessions(run.now).into_iter();
+        let of_model: Vec<_> = of_model.map(forget).collect();
+        run.now += SLOTS_REST;
+        self.fix_clock(run.now);
         let receipt = self.datapath.import(id, &left).expect("imports");
         assert_eq!(receipt.imported as usize, left.len(), "{receipt:?}");
         let model = &mut run.models[vnic];
-        let left: Vec<_> = model.sessions(run.now).into_iter().map(forget).collect();
         model.purge();
-        model.import(&left, run.now);
+        model.import(&of_model, run.now);
         None
     }
 
@@ -332,6 +351,7 @@ impl Rig {
                 now.packets - base.packets,
                 now.bytes - base.bytes,
                 now.sessions - base.sessions,
+                now.observed - base.observed,
             ];
             (*rule, since)
         });
@@ -345,13 +365,13 @@ type ByReason = BTreeMap<(usize, Direction, Option<Reason>), (u64, u64)>;
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Counts {
     vnics: ByReason,
-    rules: BTreeMap<RuleId, [u64; 3]>,
+    rules: BTreeMap<RuleId, [u64; 4]>,
 }
 
 impl Counts {
-    fn new(mut vnics: ByReason, mut rules: BTreeMap<RuleId, [u64; 3]>) -> Self {
+    fn new(mut vnics: ByReason, mut rules: BTreeMap<RuleId, [u64; 4]>) -> Self {
         vnics.retain(|_, count| *count != (0, 0));
-        rules.retain(|_, count| *count != [0; 3]);
+        rules.retain(|_, count| *count != [0; 4]);
         Self { vnics, rules }
     }
 
@@ -376,7 +396,7 @@ fn model_counts(models: &[Firewall; 2]) -> Counts {
         }
         for (rule, count) in &counters.rules {
             let sum = counts.rules.entry(*rule).or_default();
-            let add = [count.packets, count.bytes, count.sessions];
+            let add = [count.packets, count.bytes, count.sessions, count.observed];
             sum.iter_mut().zip(add).for_each(|(sum, add)| *sum += add);
         }
     }

@@ -4,7 +4,7 @@ use crate::common::address;
 use lictor_model::Vnic;
 use lictor_types::{
     AddressEntry, AtomId, AtomRange, Decision, Direction, Epoch, Generation, HostTables,
-    IdentityId, Link, Mac, Protocol, RuleId, Segment, Verdict, Vlan, VlanId, VnicId,
+    IdentityId, Link, Mac, Protocol, RuleId, Segment, Verdict, Vlan, VlanId, VnicId, Would,
 };
 use rand::Rng;
 use rand::rngs::StdRng;
@@ -118,7 +118,10 @@ fn addresses(rng: &mut StdRng) -> Vec<AddressEntry> {
         .into_iter()
         .map(|(prefix, vnic)| {
             let identity = rng.gen_range(0..IDENTITIES);
-            address(prefix, identity, vnic, rng.gen_range(1..4))
+            AddressEntry {
+                observe: rng.gen_bool(0.05),
+                ..address(prefix, identity, vnic, rng.gen_range(1..4))
+            }
         })
         .collect();
     // The same addresses elsewhere mean something else.
@@ -157,6 +160,41 @@ fn atoms(rng: &mut StdRng) -> Vec<AtomRange> {
     rows
 }
 
+const VERDICTS: [Verdict; 3] = [Verdict::Allow, Verdict::Deny, Verdict::Reject];
+
+/// What a random rule says; the key is the caller's.
+fn decision(rng: &mut StdRng) -> Decision {
+    let verdict = match rng.gen_range(0..100) {
+        0..6 => Verdict::Deny,
+        6..9 => Verdict::Reject,
+        _ => Verdict::Allow,
+    };
+    // Only a denial may be the default one.
+    let default = verdict == Verdict::Deny && rng.gen_bool(0.3);
+    Decision {
+        local: IdentityId(0),
+        peer: IdentityId(0),
+        direction: Direction::Egress,
+        atom: AtomId(0),
+        verdict,
+        rule: match default {
+            true => RuleId::DEFAULT,
+            false => RuleId(rng.gen_range(1..60)),
+        },
+        log: rng.gen_bool(0.5),
+        limit: if rng.gen_bool(0.2) {
+            rng.gen_range(1..3)
+        } else {
+            0
+        },
+        log_limit: if rng.gen_bool(0.2) { 1 } else { 0 },
+        would: rng.gen_bool(0.1).then(|| Would {
+            verdict: *VERDICTS.choose(rng).expect("there are some"),
+            rule: RuleId(rng.gen_range(0..60)),
+        }),
+    }
+}
+
 fn decisions(rng: &mut StdRng) -> Vec<Decision> {
     let mut rows = Vec::new();
     for local in 0..IDENTITIES {
@@ -171,12 +209,7 @@ fn decisions(rng: &mut StdRng) -> Vec<Decision> {
                         peer: IdentityId(peer),
                         direction,
                         atom: AtomId(atom),
-                        verdict: match rng.gen_bool(0.92) {
-                            true => Verdict::Allow,
-                            false => Verdict::Deny,
-                        },
-                        rule: RuleId(rng.gen_range(1..60)),
-                        log: rng.gen_bool(0.5),
+                        ..decision(rng)
                     });
                 }
             }
@@ -205,7 +238,7 @@ pub(crate) fn successor(tables: &HostTables, rng: &mut StdRng) -> HostTables {
         1 => next.decisions.retain(|_| rng.gen_bool(0.8)),
         2 => {
             for decision in &mut next.decisions {
-                if rng.gen_bool(0.3) {
+                if decision.rule != RuleId::DEFAULT && rng.gen_bool(0.3) {
                     decision.rule = RuleId(rng.gen_range(60..120));
                 }
             }

@@ -204,6 +204,9 @@ fn rows_of(
             },
             rule: slot.rule,
             log: slot.log,
+            limit: 0,
+            log_limit: 0,
+            would: None,
         }));
     }
     if rows.len() > max {

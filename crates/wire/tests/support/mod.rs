@@ -155,6 +155,9 @@ fn compiled() -> Compiled {
         verdict: Verdict::Allow,
         rule: RuleId(5),
         log: false,
+        limit: 0,
+        log_limit: 0,
+        would: None,
     };
     Compiled {
         policy: "test".into(),

@@ -1,0 +1,98 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* What a rule keeps at a vnic: what it decided, and what is used of its limits in this second. */
+#ifndef LICTOR_RULES_H
+#define LICTOR_RULES_H
+
+#include "policy.h"
+
+static __always_inline void host_count(__u32 index)
+{
+	__u64 *value = bpf_map_lookup_elem(&host_counters, &index);
+
+	if (value)
+		__sync_fetch_and_add(value, 1);
+}
+
+static __always_inline struct rule_state *rule_find(__u32 rule)
+{
+	struct rule_state fresh = {}, *state = bpf_map_lookup_elem(&rules, &rule);
+
+	if (state)
+		return state;
+	bpf_map_update_elem(&rules, &rule, &fresh, BPF_NOEXIST);
+	return bpf_map_lookup_elem(&rules, &rule);
+}
+
+/* Takes one of `max` in the current second. Whoever is always too late is refused: a limit that
+ * fails open is none.
+ */
+static __always_inline int limit_take(__u64 *window, __u64 now, __u32 max)
+{
+	__u64 second = (__u32)(now / 1000000000ULL);
+
+	for (int i = 0; i < LIMIT_TRIES; i++) {
+		__u64 old = *(volatile __u64 *)window, next = second << 32 | 1;
+
+		if (old >> 32 == second) {
+			if ((__u32)old >= max)
+				return 0;
+			next = old + 1;
+		}
+		if (__sync_val_compare_and_swap(window, old, next) == old)
+			return 1;
+	}
+	return 0;
+}
+
+/* A new session under a rule with a limit. Where the rule can't be kept track of, it has none left.
+ */
+static __always_inline void rule_limit(struct judgement *judgement, __u64 now)
+{
+	struct rule_state *state;
+
+	if (judgement->reason != REASON_POLICY_ALLOW || !judgement->limit)
+		return;
+	state = rule_find(judgement->rule);
+	if (state && limit_take(&state->limit, now, judgement->limit))
+		return;
+	judgement->reason = REASON_LIMITED;
+	observe(judgement);
+}
+
+static __always_inline void
+rule_count(const struct judgement *judgement, __u32 bytes, __u64 new_sessions)
+{
+	struct rule_state *state = rule_find(judgement->rule);
+
+	if (!state) {
+		host_count(HOST_RULES_UNCOUNTED);
+		return;
+	}
+	__sync_fetch_and_add(&state->packets, 1);
+	__sync_fetch_and_add(&state->bytes, bytes);
+	if (new_sessions)
+		__sync_fetch_and_add(&state->sessions, new_sessions);
+}
+
+static __always_inline void rule_count_observed(__u32 rule)
+{
+	struct rule_state *state = rule_find(rule);
+
+	if (state)
+		__sync_fetch_and_add(&state->observed, 1);
+	else
+		host_count(HOST_RULES_UNCOUNTED);
+}
+
+/* Whether a rule may report one more event in this second. */
+static __always_inline int rule_may_report(const struct judgement *judgement, __u64 now)
+{
+	struct rule_state *state;
+
+	if (!judgement->log_limit)
+		return 1;
+	state = rule_find(judgement->rule);
+	return state && limit_take(&state->log_limit, now, judgement->log_limit);
+}
+
+#endif
