@@ -2,7 +2,7 @@
 //! circumstances; after each packet the same verdict, reason and rule, and between them the same
 //! sessions and counters.
 //!
-//! `LICTOR_SEED` begins at another case. `LICTOR_FUZZ_SECONDS` goes on for a time instead of a
+//! `LICTOR_SEED` begins at another case, `LICTOR_FULL=1` runs ten times as many packets. `LICTOR_FUZZ_SECONDS` goes on for a time instead of a
 //! number of packets, and writes a difference to the file that `LICTOR_FUZZ_FILE` names, if it is
 //! set: `cargo xtask fuzz` sets them.
 
@@ -25,6 +25,7 @@ use std::time::{Duration, Instant};
 
 const SEED_DEFAULT: u64 = 20_260_101;
 const PACKETS: usize = 1_000_000;
+const PACKETS_FULL: usize = 10_000_000;
 /// Where the kernel has no tcx. Such a one is tried in a guest without hardware virtualization.
 const PACKETS_FEW: usize = 10_000;
 /// Of the case with a planted difference.
@@ -46,6 +47,7 @@ fn until() -> Until {
     let tcx = Datapath::check_kernel().expect("a kernel that will do").tcx;
     match (number("LICTOR_FUZZ_SECONDS"), tcx) {
         (Some(seconds), _) => Until::Moment(Instant::now() + Duration::from_secs(seconds)),
+        (None, true) if number("LICTOR_FULL") == Some(1) => Until::Packets(PACKETS_FULL),
         (None, true) => Until::Packets(PACKETS),
         (None, false) => Until::Packets(PACKETS_FEW),
     }
@@ -65,6 +67,9 @@ fn kernel_and_model_give_the_same_verdict_reason_rule_sessions_and_counters() {
         panic!("{text}");
     }
     eprintln!("seeds {first} to {}: {:?}", found.next - 1, found.reached);
+    if matches!(until, Until::Moment(_)) {
+        return;
+    }
     let missing: Vec<_> = Reason::ALL
         .iter()
         .filter(|reason| !found.reached.reasons.contains_key(reason))
