@@ -33,6 +33,7 @@
 #define REASON_ANNOUNCEMENT 4
 #define REASON_RELATED 5
 #define REASON_OBSERVED 6
+#define REASON_FRAGMENT_FOLLOWS 8
 #define REASON_POLICY_DENY 16
 #define REASON_DEFAULT_DENY 17
 #define REASON_NO_RELEASE 18
@@ -302,6 +303,31 @@ struct session_key {
 	__u32 segment : 24;
 };
 _Static_assert(sizeof(struct session_key) == 40, "session_key");
+
+/* `fragments`: one row for each datagram that is under way in pieces. */
+#define FRAGMENTS_MAX 1024
+/* RFC 8200, 4.5 gives a receiver 60 s; those that are in use give up after 30. */
+#define FRAGMENT_TIMEOUT_S 30
+struct fragment_key {
+	__u8 source[16];
+	__u8 destination[16];
+	__u32 id;
+	__u32 segment;
+	__u8 protocol;
+	__u8 direction;
+	__u8 pad[2];
+};
+_Static_assert(sizeof(struct fragment_key) == 44, "fragment_key");
+
+struct fragment {
+	__u64 expires_ns;
+	struct session_key session; /* of the conversation that it belongs to */
+	__u32 end; /* bytes of the datagram up to the end of the last one that passed */
+	__u32 rule;
+	__u32 version; /* of the tables that allowed it */
+	__u32 sequence; /* of TCP: the number of the datagram's first byte, were it payload */
+};
+_Static_assert(sizeof(struct fragment) == 64, "fragment");
 
 #define END_KNOWN 1
 #define END_FIN 2

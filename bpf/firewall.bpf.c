@@ -10,6 +10,7 @@
 
 #include "abi.h"
 #include "session.h"
+#include "fragment.h"
 #include "icmp.h"
 #include "antispoof.h"
 #include "fast.h"
@@ -57,6 +58,41 @@ revalidate(const struct vnic_config *config, struct table_info *info, struct con
 	session->remote_epoch = c->judgement.remote_epoch;
 	session->version = c->tables.version;
 	return 0;
+}
+
+/* A later fragment: its datagram's first one was allowed, and still is. */
+__noinline int follow(const struct vnic_config *config, struct table_info *info, struct context *c)
+{
+	struct session *session = 0;
+	struct fragment *fragment;
+	int reason;
+
+	if (!config || !info || !c)
+		return REASON_FRAGMENT;
+	fragment = fragment_find(c);
+	if (!fragment)
+		return REASON_FRAGMENT;
+	c->key = fragment->session;
+	if (fragment->version != c->tables.version || c->key.protocol == IP_TCP)
+		session = session_find(c, info).session;
+	if (fragment->version != c->tables.version) {
+		if (!session || session->expires_ns <= c->now)
+			return REASON_FRAGMENT;
+		reason = revalidate(config, info, c, session);
+		if (reason)
+			return reason;
+		fragment->version = session->version;
+		fragment->rule = session->rule;
+	}
+	c->judgement.rule = fragment->rule;
+	reason = fragment_advance(c, fragment);
+	if (reason)
+		return reason;
+	if (session && c->key.protocol == IP_TCP)
+		fragment_extend(c, fragment, session);
+	if (!c->packet.more_fragments)
+		fragment_forget(c);
+	return REASON_FRAGMENT_FOLLOWS;
 }
 
 static __always_inline int related(struct __sk_buff *skb, const struct vnic_config *config,
@@ -272,14 +308,21 @@ decide(struct __sk_buff *skb, const struct vnic_config *config, struct context *
 		rule_limit(&c->judgement, c->now);
 		return c->judgement.reason;
 	}
-	if (p->fragment)
-		return REASON_FRAGMENT;
+	if (p->fragment) {
+		reason = p->fragment == FRAGMENT_LATER ? follow(config, info, c) :
+							 fragment_first(c);
+		if (reason)
+			return reason;
+	}
 	if (p->protocol == IP_ICMPV6) {
 		reason = nd_check(skb, &c->tables, config, p, c->direction);
 		if (reason)
 			return reason;
 	}
-	return sessions_and_policy(skb, config, info, c);
+	reason = sessions_and_policy(skb, config, info, c);
+	if (p->fragment && reason < REASON_DENY_FIRST)
+		fragment_remember(c);
+	return reason;
 }
 
 static __always_inline int process(struct __sk_buff *skb, __u8 direction)

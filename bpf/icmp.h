@@ -64,6 +64,7 @@ related_key(struct __sk_buff *skb, const struct packet *p, __u32 segment, __u8 d
 	__u8 *destination = quotes_own ? key->remote : key->local;
 	__u32 at = p->l4 + sizeof(struct icmp);
 	__be16 ports[4] = {};
+	struct chain chain = {};
 	int kind;
 
 	if (p->family == 4) {
@@ -87,8 +88,15 @@ related_key(struct __sk_buff *skb, const struct packet *p, __u32 segment, __u8 d
 			return 0;
 		__builtin_memcpy(source, header.source, 16);
 		__builtin_memcpy(destination, header.destination, 16);
-		key->protocol = header.next;
 		at += sizeof(header);
+		chain.at = at;
+		chain.left = p->l4 + p->l4_bytes - at;
+		chain.next = header.next;
+		if (at > p->l4 + p->l4_bytes || follow_extensions(skb, &chain) ||
+		    chain.fragment == FRAGMENT_LATER)
+			return 0;
+		key->protocol = chain.next;
+		at = chain.at;
 	}
 	/* Bytes after the IP packet's end are no part of the quote. */
 	if (at + sizeof(ports) > p->l4 + p->l4_bytes ||

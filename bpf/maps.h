@@ -135,6 +135,14 @@ struct {
 	__type(value, struct table_info);
 } session_table SEC(".maps");
 
+/* A flood of first fragments pushes out the oldest datagrams of this vnic and nothing else. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, FRAGMENTS_MAX);
+	__type(key, struct fragment_key);
+	__type(value, struct fragment);
+} fragments SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, 2 * COUNTERS_PER_DIRECTION);

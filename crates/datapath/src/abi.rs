@@ -115,6 +115,14 @@ plain! {
     }
     HostTimeouts(96) { seconds: [u32; TIMEOUTS], }
     Local(24) { vnic: u32, ifindex: u32, state: u32, mtu: u32, tenant: u32, pad: u32, }
+    FragmentKey(44) {
+        source: [u8; 16], destination: [u8; 16], id: u32, segment: u32,
+        protocol: u8, direction: u8, pad: [u8; 2],
+    }
+    Fragment(64) {
+        expires_ns: u64, session: SessionKey,
+        end: u32, rule: u32, version: u32, sequence: u32,
+    }
     Counter(16) { packets: u64, bytes: u64, }
     EventBudget(16) { second: u64, used: u64, }
     SessionKey(40) {

@@ -231,6 +231,7 @@ impl Vnic {
     }
 
     pub(crate) fn purge(&self) -> Result<u64, Error> {
+        self.forget_fragments()?;
         Ok(self.sessions.remove_where(self.now()?, |_| true))
     }
 

@@ -1,6 +1,6 @@
 //! One vnic: its pair of programs, its maps, its two hooks.
 
-use crate::abi::{self, Counter, EventBudget, RuleState, VnicConfig};
+use crate::abi::{self, Counter, EventBudget, Fragment, FragmentKey, RuleState, VnicConfig};
 use crate::events::would_of;
 use crate::link::{link_of, with_link};
 use crate::shared::Shared;
@@ -236,6 +236,7 @@ pub(crate) struct Vnic {
     folder: PathBuf,
     pub(crate) config: Map<u32, VnicConfig>,
     pub(crate) sessions: Slots,
+    fragments: Map<FragmentKey, Fragment>,
     counters: Map<u32, Counter>,
     rules: Map<u32, RuleState>,
     programs: [OwnedFd; 2],
@@ -243,8 +244,9 @@ pub(crate) struct Vnic {
 
 const PROGRAM_NAMES: [&str; 2] = ["from_guest", "toward_guest"];
 const LINK_NAMES: [&str; 2] = ["link_from_guest", "link_toward_guest"];
-const MAP_NAMES: [&str; 6] = [
+const MAP_NAMES: [&str; 7] = [
     "vnic",
+    "fragments",
     "sessions",
     "session_table",
     "counters",
@@ -286,6 +288,7 @@ impl Vnic {
             folder: folder.to_owned(),
             config: Map::new(pin("vnic")?).map_err(&sized)?,
             sessions: Slots::open(pin("sessions")?, pin("session_table")?).map_err(&sized)?,
+            fragments: Map::new(pin("fragments")?).map_err(&sized)?,
             counters: Map::new(pin("counters")?).map_err(&sized)?,
             rules: Map::new(pin("rules")?).map_err(&sized)?,
             programs: [pin(PROGRAM_NAMES[0])?, pin(PROGRAM_NAMES[1])?],
@@ -335,6 +338,15 @@ impl Vnic {
             .map_err(failed("checking the maps of a vnic"))?;
         drop(budget);
         Self::open(folder)
+    }
+
+    /// Forgets the datagrams that are under way in pieces.
+    pub(crate) fn forget_fragments(&self) -> Result<(), Error> {
+        let reading = failed("reading the table of fragments");
+        for (key, _) in self.fragments.rows().map_err(&reading)? {
+            self.fragments.remove(&key).map_err(&reading)?;
+        }
+        Ok(())
     }
 
     pub(crate) fn config(&self) -> Result<VnicConfig, Error> {

@@ -2,81 +2,15 @@
 
 mod common;
 
+use common::guests::{Guest, bridge, plug};
 use common::{DEVICE, GUEST_MAC, PEER_MAC, SEGMENT, VNIC, privileged, run, spec, tables};
 use lictor_datapath::{Datapath, How, VnicSpec};
 use lictor_types::{Decision, Direction, IdentityId, Link, Reason, Verdict, VnicId, VnicState};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 const WAIT: Duration = Duration::from_millis(1_000);
-
-type Job = Box<dyn FnOnce() + Send>;
-
-/// A thread that lives in a network namespace of its own and runs what it is given.
-struct Guest {
-    jobs: Option<Sender<Job>>,
-    thread: Option<JoinHandle<()>>,
-    id: i32,
-}
-
-impl Guest {
-    fn new() -> Self {
-        let (jobs, work): (Sender<Job>, Receiver<Job>) = channel();
-        let (tell, told) = channel();
-        let thread = std::thread::spawn(move || {
-            common::own_namespace();
-            tell.send(nix::unistd::gettid().as_raw())
-                .expect("the maker waits");
-            work.into_iter().for_each(|job| job());
-        });
-        let id = told.recv().expect("the namespace is made");
-        Self {
-            jobs: Some(jobs),
-            thread: Some(thread),
-            id,
-        }
-    }
-
-    fn run<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> T {
-        let (tell, told) = channel();
-        let job: Job = Box::new(move || tell.send(job()).expect("the caller waits"));
-        self.jobs
-            .as_ref()
-            .expect("the guest runs")
-            .send(job)
-            .expect("the guest runs");
-        told.recv().expect("the job ends")
-    }
-}
-
-impl Drop for Guest {
-    fn drop(&mut self) {
-        drop(self.jobs.take());
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            eprintln!("a guest's thread panicked");
-        }
-    }
-}
-
-fn plug(guest: &Guest, device: &str, mac: &str, number: u8) {
-    run(&format!(
-        "ip link add {device} type veth peer name eth0 netns {}",
-        guest.id
-    ));
-    run(&format!("ip link set {device} master br0"));
-    let mac = mac.to_owned();
-    guest.run(move || {
-        run(&format!("ip link set eth0 address {mac}"));
-        run("ip link set eth0 up");
-        run(&format!("ip addr add 10.0.0.{number}/24 dev eth0"));
-        run(&format!("ip addr add fd00::{number}/64 dev eth0 nodad"));
-    });
-}
 
 /// Whether a line sent to a listener at `to` comes back.
 fn talk(from: &Guest, server: &Guest, to: &str) -> bool {
@@ -118,8 +52,7 @@ fn check(how: How) {
     if how == How::Clsact {
         datapath.prefer_clsact();
     }
-    run("ip link add br0 type bridge forward_delay 0 mcast_snooping 0");
-    run("ip link set br0 up");
+    bridge();
     let (guest, peer) = (Guest::new(), Guest::new());
     plug(&guest, DEVICE, &GUEST_MAC.to_string(), 1);
     plug(&peer, "host1", &PEER_MAC.to_string(), 2);

@@ -147,6 +147,13 @@ pub(crate) fn arp(
     }
 }
 
+/// Whether it is one of those that ask and tell about neighbours.
+pub(crate) fn is_neighbour_message(ip: &Ip<'_>) -> bool {
+    let kinds = ROUTER_SOLICITATION..=REDIRECT;
+    ip.protocol == IP_ICMPV6
+        && matches!(&ip.transport, Transport::Icmp(message) if kinds.contains(&message.kind))
+}
+
 /// The reason for a neighbour message; none if the policy is to decide.
 pub(crate) fn nd(
     packet: &Packet<'_>,
@@ -164,7 +171,7 @@ pub(crate) fn nd(
     if ip.protocol == IP_ICMPV6 && LISTENERS.contains(&message.kind) && ip.hops != 1 {
         return Some(Reason::BadHeader);
     }
-    if ip.protocol != IP_ICMPV6 || !(ROUTER_SOLICITATION..=REDIRECT).contains(&message.kind) {
+    if !is_neighbour_message(ip) {
         return None;
     }
     // RFC 4861, 6.1 and 7.1: whoever is not on the link can't send 255.

@@ -1,5 +1,6 @@
 //! ICMP as conversations: echoes that are asked and answered, and errors about other conversations.
 
+use crate::extension::{Chain, Fragment};
 use crate::parse::{IP_ICMP, IP_ICMPV6, Ip, Message, bytes_at, has_ports, u16_at};
 use lictor_types::{Direction, Segment, SessionKey};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -80,14 +81,17 @@ fn inner_ipv4(bytes: &[u8]) -> Option<Inner> {
 
 fn inner_ipv6(bytes: &[u8]) -> Option<Inner> {
     let header: [u8; 40] = bytes_at(bytes, 0)?;
-    if header[0] >> 4 != 6 {
+    let (chain, end) = Chain::follow(header[6], bytes.get(header.len()..)?);
+    // Only a first fragment has ports.
+    let first = chain.fragment.is_none_or(Fragment::first);
+    if header[0] >> 4 != 6 || end.is_err() || !first {
         return None;
     }
     Some(Inner {
         source: Ipv6Addr::from(bytes_at::<16>(&header, 8)?).into(),
         destination: Ipv6Addr::from(bytes_at::<16>(&header, 24)?).into(),
-        protocol: header[6],
-        transport: bytes_at(bytes, header.len())?,
+        protocol: chain.protocol,
+        transport: bytes_at(chain.body, 0)?,
     })
 }
 

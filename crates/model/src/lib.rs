@@ -11,6 +11,7 @@
 
 mod antispoof;
 mod extension;
+mod fragment;
 mod icmp;
 mod locals;
 mod parse;

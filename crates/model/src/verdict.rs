@@ -1,6 +1,8 @@
 //! The firewall of one vnic: the order of the steps, and what is counted.
 
 use crate::antispoof::{self, ROUTER_ADVERTISEMENT, Station};
+use crate::extension::Fragment;
+use crate::fragment::{self, Fragments};
 use crate::icmp::{self, Purpose};
 use crate::locals::Locals;
 use crate::parse::{self, Content, Ip, Transport};
@@ -128,6 +130,7 @@ pub struct Firewall {
     limits: BTreeMap<RuleId, (u64, u32)>,
     timeouts: Timeouts,
     locals: Locals,
+    fragments: Fragments,
 }
 
 fn answer(reason: Reason, rule: RuleId) -> Answer {
@@ -168,6 +171,7 @@ impl Firewall {
             limits: BTreeMap::new(),
             timeouts: Timeouts::default(),
             locals: Locals::default(),
+            fragments: Fragments::default(),
         }
     }
 
@@ -215,6 +219,7 @@ impl Firewall {
     /// Removes every session.
     pub fn purge(&mut self) {
         self.sessions.clear();
+        self.fragments.clear();
     }
 
     /// Removes what has expired and still holds a place.
@@ -282,6 +287,19 @@ impl Firewall {
         if let Content::Rarp(body) = packet.content {
             return Err(antispoof::rarp(body, &self.vnic, frame.direction));
         }
+        let version = self.tables.as_ref().ok_or(Reason::NoRelease)?.version;
+        if let Content::Ip(ip) = &packet.content
+            && let Some(fragment) = ip.fragment
+        {
+            let key = fragment::Key::of(ip, fragment, packet.segment, frame.direction);
+            if !fragment.first() {
+                return self.follow(frame, (key, fragment), version);
+            }
+            let again = self.fragments.live(&key, frame.at).is_some();
+            if again || antispoof::is_neighbour_message(ip) {
+                return Err(Reason::BadFragment);
+            }
+        }
         let tables = self.tables.as_ref().ok_or(Reason::NoRelease)?;
         let station = Station {
             place: Place {
@@ -292,11 +310,6 @@ impl Firewall {
             locals: &self.locals,
             came_by: frame.came_by,
         };
-        if let Content::Ip(ip) = &packet.content
-            && ip.fragment.is_some()
-        {
-            return Err(Reason::Fragment);
-        }
         if let Some(reason) = antispoof::nd(&packet, tables, station, frame.direction) {
             return Err(reason);
         }
@@ -308,8 +321,64 @@ impl Firewall {
                 let judgement = tables.judge_ether(station.place, self.vnic.mac, direction, *kind);
                 Ok(judged(&self.limited(judgement, frame.at)))
             }
-            Content::Ip(ip) => self.conversation(frame, ip, packet.segment),
+            Content::Ip(ip) => {
+                let (answer, session) = self.conversation(frame, ip, packet.segment)?;
+                if let Some(fragment) = ip.fragment
+                    && answer.verdict == Verdict::Allow
+                {
+                    let key = fragment::Key::of(ip, fragment, packet.segment, frame.direction);
+                    let judged = (session, answer.rule, version);
+                    self.fragments
+                        .remember((key, ip, fragment), judged, frame.at);
+                }
+                Ok(answer)
+            }
         }
+    }
+
+    /// A later fragment: its datagram's first one was allowed, and still is.
+    fn follow(
+        &mut self,
+        frame: &Frame<'_>,
+        (key, fragment): (fragment::Key, Fragment),
+        version: u64,
+    ) -> Result<Answer, Reason> {
+        let datagram = self.fragments.live(&key, frame.at);
+        let (session, allowed) = datagram
+            .map(|datagram| (datagram.session, datagram.version))
+            .ok_or(Reason::Fragment)?;
+        let mut judged = None;
+        if allowed != version {
+            if self.sessions.live(&session, frame.at).is_none() {
+                return Err(Reason::Fragment);
+            }
+            if let Some(revoked) = self.revoked(&session, frame.at) {
+                return Ok(revoked);
+            }
+            let live = self.sessions.live(&session, frame.at);
+            judged = live.map(|session| session.rule);
+        }
+        let datagram = self
+            .fragments
+            .live(&key, frame.at)
+            .ok_or(Reason::Fragment)?;
+        datagram.version = version;
+        datagram.rule = judged.unwrap_or(datagram.rule);
+        let rule = datagram.rule;
+        if let Err(reason) = datagram.advance(fragment) {
+            return Ok(answer(reason, rule));
+        }
+        let sent = datagram.sent();
+        if let Some(last) = sent
+            && let Some(session) = self.sessions.live(&session, frame.at)
+            && session.state as u8 >= TcpState::Established as u8
+        {
+            session.sides[frame.direction as usize].sent_up_to(last);
+        }
+        if !fragment.more {
+            self.fragments.forget(&key);
+        }
+        Ok(answer(Reason::FragmentFollows, rule))
     }
 
     /// 5 to 7: the session, or the policy and a new session.
@@ -318,7 +387,7 @@ impl Firewall {
         frame: &Frame<'_>,
         ip: &Ip<'_>,
         segment: Segment,
-    ) -> Result<Answer, Reason> {
+    ) -> Result<(Answer, SessionKey), Reason> {
         if let Transport::Icmp(message) = &ip.transport
             && icmp::purpose(ip.protocol, message.kind) == Purpose::Error
         {
@@ -329,17 +398,17 @@ impl Firewall {
             if frame.direction == Direction::Ingress && self.locals.lies(source, frame.came_by) {
                 return Err(Reason::SpoofedLocal);
             }
-            return self.related(frame, &key);
+            return self.related(frame, &key).map(|answer| (answer, key));
         }
         let key = self.key(frame, ip, segment);
         if self.sessions.live(&key, frame.at).is_some()
             && let Some(answer) = self.established(frame, ip, &key)
         {
-            return Ok(answer);
+            return Ok((answer, key));
         }
         // Expired or ended: it makes room for its successor.
         self.sessions.remove(&key);
-        Ok(self.begin(frame, ip, key))
+        Ok((self.begin(frame, ip, key), key))
     }
 
     fn key(&self, frame: &Frame<'_>, ip: &Ip<'_>, segment: Segment) -> SessionKey {

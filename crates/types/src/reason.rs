@@ -51,6 +51,8 @@ reasons! {
     5 Related "related";
     /// The policy would not allow it, but the guest is in observe mode.
     6 Observed "observed";
+    /// A later fragment of a datagram whose first one was allowed.
+    8 FragmentFollows "fragment-follows";
     /// A rule denies it.
     16 PolicyDeny "policy-deny";
     /// No rule names it: the default deny.

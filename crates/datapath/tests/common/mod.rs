@@ -6,6 +6,7 @@
     reason = "the bench is a module of several test binaries"
 )]
 
+pub mod guests;
 pub mod packets;
 
 use lictor_datapath::{Datapath, VnicSpec, mount_bpffs};

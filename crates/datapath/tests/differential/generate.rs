@@ -3,6 +3,7 @@
 use crate::common::packets::{ACK, FIN, RST, SYN, arp, ether, icmp, nd, v4, v6};
 use crate::flow::Flow;
 use crate::headers::{extended, tagged, with_options};
+use crate::pieces::cut;
 use crate::world::{self, FAR4, FAR6, OWN4, OWN6, STRANGER, VIRTUAL, VNICS};
 use lictor_types::{Direction, HostTables, Mac, Timeouts, VnicState};
 use rand::rngs::StdRng;
@@ -157,13 +158,52 @@ impl Generator {
         steps
     }
 
-    /// A packet, sometimes spoilt on its way.
+    /// A packet, sometimes spoilt on its way, or one in pieces.
     fn send(&mut self, steps: &mut Vec<Step>) {
+        if !self.flows.is_empty() && self.rng.gen_bool(0.04) {
+            return self.send_in_pieces(steps);
+        }
+        let sent = self.packet();
+        self.put(sent, steps);
+    }
+
+    /// What a conversation says next, or an error about it; now and then time passes in between, or
+    /// other tables are loaded.
+    fn send_in_pieces(&mut self, steps: &mut Vec<Step>) {
+        let index = self.rng.gen_range(0..self.flows.len());
+        let flow = &mut self.flows[index];
+        let (direction, mut body) = flow.next(&mut self.rng);
+        let (vnic, protocol, ends) = (flow.vnic, flow.protocol, flow.ends(direction));
+        body.resize(body.len() + self.rng.gen_range(0..120), 3);
+        if self.rng.gen_bool(0.03) {
+            body = nd(135, "fd00::1", 1, VNICS[vnic].mac);
+            body.resize(60, 0);
+        }
+        for piece in cut(&body, &mut self.rng) {
+            let mut sent = match ends.0.contains(':') {
+                true => self.frame(vnic, direction, ends, piece.ipv6(protocol)),
+                false => self.frame(vnic, direction, ends, (protocol, piece.bytes())),
+            };
+            if !ends.0.contains(':') {
+                piece.ipv4(&mut sent.bytes[14..]);
+            }
+            if self.rng.gen_bool(0.02) {
+                steps.push(Step::Clock { seconds: 30 });
+            }
+            if self.rng.gen_bool(0.02) {
+                let tables = self.rng.gen_range(0..3);
+                steps.push(Step::Load { tables });
+            }
+            self.put(sent, steps);
+        }
+    }
+
+    fn put(&mut self, sent: Sent, steps: &mut Vec<Step>) {
         let Sent {
             vnic,
             direction,
             mut bytes,
-        } = self.packet();
+        } = sent;
         if self.rng.gen_bool(0.04) {
             bytes = tagged(&bytes, &mut self.rng);
         }

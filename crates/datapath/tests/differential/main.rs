@@ -12,6 +12,7 @@ mod flow;
 mod generate;
 mod headers;
 mod hunt;
+mod pieces;
 mod rig;
 mod world;
 

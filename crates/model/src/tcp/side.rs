@@ -87,6 +87,15 @@ impl Side {
         }
     }
 
+    /// It has sent up to here: the window check saw no more than the first fragment of a segment.
+    pub(crate) fn sent_up_to(&mut self, last: u32) {
+        if let Some(window) = &mut self.window
+            && Seq(last).after(window.sent)
+        {
+            window.sent = Seq(last);
+        }
+    }
+
     /// The window that a segment of this side advertises, in bytes.
     pub(super) fn advertised(&self, segment: &Segment) -> u32 {
         let scale = match segment.flags.syn() {
