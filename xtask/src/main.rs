@@ -54,7 +54,8 @@ enum Task {
     },
     /// Build the bench and run one of its parts. Needs root and a machine that is otherwise quiet.
     ///
-    /// `program` is the firewall's program alone.
+    /// `program` is the firewall's program alone; `datapath` is every goal of the data plane,
+    /// beside the bare bridge, nftables and iptables, in about ten minutes.
     Bench {
         /// Which part.
         #[arg(value_parser = PossibleValuesParser::new(bench::NAMES))]
@@ -66,6 +67,9 @@ enum Task {
         /// Less of everything: a look, no figures to compare.
         #[arg(long)]
         quick: bool,
+        /// A page whose figures `datapath` replaces by its own, such as docs/performance.md.
+        #[arg(long)]
+        write: Option<PathBuf>,
     },
     /// Look for faults of format, lints, tidiness, crate edges and dependencies; changes nothing.
     Check {
@@ -121,9 +125,13 @@ fn run(task: &Task) -> Result<()> {
             name,
             output,
             quick,
+            write,
         } => {
-            let mut arguments = vec![name.as_str(), "--output", output.as_str()];
-            arguments.extend(quick.then_some("--quick"));
+            let mut arguments = vec![name.into(), "--output".into(), output.into()];
+            arguments.extend(quick.then(|| "--quick".into()));
+            if let Some(page) = write {
+                arguments.extend(["--write".into(), page.into()]);
+            }
             bench::run(&arguments)
         }
         Task::Fuzz { minutes, seed, .. } => fuzz::run(*minutes, *seed),
