@@ -73,6 +73,8 @@
 #define REASON_DENY_FIRST 16
 /* Counters per direction: each packet has one reason, so what was seen is their sum. */
 #define COUNTERS_PER_DIRECTION 128
+/* Of those, the packets that were steered. */
+#define COUNTER_STEERED 0
 
 #define PROTOCOL_TCP 0
 #define PROTOCOL_UDP 1
@@ -265,20 +267,30 @@ struct vnic_config {
 	struct vlan vlans[VLANS_MAX];
 	__u8 more_macs[MORE_MACS_MAX][8]; /* six of them count; all zero: none */
 	__u32 shared[SHARED_MAX]; /* groups of vnics whose addresses it may use; 0: none */
+	__u32 place; /* one more than its place in `locals`; 0: it has none yet */
+	__u32 pad2;
 };
-_Static_assert(sizeof(struct vnic_config) == 176, "vnic_config");
+_Static_assert(sizeof(struct vnic_config) == 184, "vnic_config");
 
-/* `locals`: the vnics of this host, each at a place that it keeps while it is attached. */
+/* `locals`: the vnics of this host, each at a place that it keeps while it is attached. Whenever one
+ * comes or goes the version of the tables grows, so that every session looks anew where its peer is.
+ */
 #define LOCALS_MAX 1024
 struct local {
 	__u32 vnic; /* 0: the place is free */
 	__u32 ifindex;
 	__u32 state; /* VNIC_*, as in its own value */
 	__u32 mtu; /* of the device, when it was attached */
-	__u32 tenant; /* grows whenever another vnic takes the place */
-	__u32 pad;
+	__u32 bridge; /* ifindex of the bridge by which it may be steered to and from; 0: none */
+	__u32 refresh; /* ticks after which a packet must go through the bridge again */
+	__u8 mac[6];
+	__u8 pad[2];
+	__u32 bridged; /* tick of the last packet from it that went through the bridge on purpose */
+	__u32 alive; /* tick of the last packet toward it */
 };
-_Static_assert(sizeof(struct local) == 24, "local");
+_Static_assert(sizeof(struct local) == 40, "local");
+/* Steering stops this long after the other end's device has taken its last packet. */
+#define STEER_ALIVE_TICKS 512
 
 #define HOOK_TCX 1
 #define HOOK_CLSACT 2

@@ -18,6 +18,9 @@ struct context {
 	struct judgement judgement;
 	__u64 hash; /* of the key */
 	__u64 now;
+	__u16 peer; /* of the session, as there */
+	__u16 pad2;
+	__u32 pad3;
 	__u32 removed; /* copies that an insertion took out again */
 	__u32 vnic;
 	__u8 direction;

@@ -14,6 +14,7 @@
 #include "icmp.h"
 #include "guard.h"
 #include "fast.h"
+#include "steer.h"
 #include "verdict.h"
 
 /* Once for the verifier, and out of the way of the packets that the fast path understands. */
@@ -37,6 +38,26 @@ judge(struct context *c, const struct vnic_config *config, __u8 direction, __u16
 	return 0;
 }
 
+/* Where the other end is now; looked up when the tables change, as they do when a guest comes. */
+static __always_inline void session_locate(const struct context *c, struct session *session)
+{
+	__u32 place = local_place(c->judgement.remote_vnic);
+	const struct local *local = local_at(place);
+
+	session->peer = local && local->vnic == c->judgement.remote_vnic ? place : 0;
+}
+
+/* Whether a session's other end is a guest of this host and the packet came in elsewhere. */
+static __always_inline int
+session_spoofed(const struct __sk_buff *skb, const struct context *c, const struct session *session)
+{
+	const struct local *local = c->direction == DIRECTION_INGRESS ? local_at(session->peer) : 0;
+
+	return local && local->vnic &&
+	       (local->state == VNIC_OPEN || local->state == VNIC_CUT) &&
+	       local->ifindex != skb->ingress_ifindex;
+}
+
 /* A conversation whose tables changed is judged again, in the direction in which it was opened. */
 static __always_inline int
 revalidate(const struct vnic_config *config, struct table_info *info, struct context *c,
@@ -57,6 +78,7 @@ revalidate(const struct vnic_config *config, struct table_info *info, struct con
 	session->local_epoch = c->judgement.local_epoch;
 	session->remote_epoch = c->judgement.remote_epoch;
 	session->version = c->tables.version;
+	session_locate(c, session);
 	return 0;
 }
 
@@ -126,6 +148,9 @@ established(struct __sk_buff *skb, const struct vnic_config *config, struct tabl
 	if (reason)
 		return reason;
 	c->judgement.rule = session->rule;
+	if (session_spoofed(skb, c, session))
+		return REASON_SPOOFED_LOCAL;
+	c->peer = session->peer;
 	track = session_track(session, &c->packet, c->direction);
 	if (track == TRACK_REOPEN)
 		return 0;
@@ -206,6 +231,7 @@ begin(struct __sk_buff *skb, const struct vnic_config *config, struct table_info
 	new->local_epoch = c->judgement.local_epoch;
 	new->remote_epoch = c->judgement.remote_epoch;
 	new->seen = ticks(c->now);
+	session_locate(c, new);
 	new->expires_ns = c->now + session_timeout_ns(p->protocol, STATE_UNREPLIED);
 	new->packets[own] = 1;
 	new->bytes[own] = skb->len;
@@ -389,6 +415,7 @@ static __always_inline int process(struct __sk_buff *skb, __u8 direction)
 	__u32 zero = 0;
 	struct vnic_config *config = bpf_map_lookup_elem(&vnic, &zero);
 	struct context *c = bpf_map_lookup_elem(&scratch, &zero);
+	int reason, verdict, steered;
 
 	if (!config || !c)
 		return RETURN_DENY;
@@ -398,7 +425,18 @@ static __always_inline int process(struct __sk_buff *skb, __u8 direction)
 	c->vnic = config->vnic;
 	c->now = config->clock_fixed_ns ? config->clock_fixed_ns :
 					  bpf_ktime_get_coarse_ns() + config->clock_offset_ns;
-	return finish(skb, c, decide(skb, config, c));
+	reason = decide(skb, config, c);
+	if (direction == DIRECTION_INGRESS)
+		steer_seen(config, c);
+	verdict = finish(skb, c, reason);
+	if (direction == DIRECTION_EGRESS && reason == REASON_SESSION) {
+		steered = steer(skb, config, c);
+		if (steered) {
+			count(direction, COUNTER_STEERED, skb->len);
+			return steered;
+		}
+	}
+	return verdict;
 }
 
 /* The one place where hooks become directions: what a tap or a host-side veth receives is what the

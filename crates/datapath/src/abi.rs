@@ -4,6 +4,7 @@ use lictor_types::{MORE_MACS_MAX, SHARED_PER_VNIC_MAX, VLANS_PER_VNIC_MAX, VNICS
 
 pub(crate) const ABI: u32 = 3;
 pub(crate) const COUNTERS_PER_DIRECTION: u32 = 128;
+pub(crate) const COUNTER_STEERED: u32 = 0;
 pub(crate) const SLOTS: u32 = 2;
 pub(crate) const ADDRESS_PREFIX_BASE: u32 = 64;
 pub(crate) const ATOM_BLOCK_PORTS: usize = 1_024;
@@ -105,16 +106,19 @@ plain! {
         packets: u64, bytes: u64, sessions: u64, observed: u64, limit: u64, log_limit: u64,
     }
     Vlan(8) { segment: u32, id: u16, pad: u16, }
-    VnicConfig(176) {
+    VnicConfig(184) {
         state: u32, vnic: u32, segment: u32, ifindex: u32,
         mac: [u8; 6], roles: u8, pad: u8,
         clock_offset_ns: u64, clock_fixed_ns: u64, attached_at_ns: u64, device_base: [u64; 2],
         sessions_max: u32, hook: u32, device: [u8; 16], name: [u8; 16],
         vlans: [Vlan; VLANS_PER_VNIC_MAX], more_macs: [[u8; 8]; MORE_MACS_MAX],
-        shared: [u32; SHARED_PER_VNIC_MAX],
+        shared: [u32; SHARED_PER_VNIC_MAX], place: u32, pad2: u32,
     }
     HostTimeouts(96) { seconds: [u32; TIMEOUTS], }
-    Local(24) { vnic: u32, ifindex: u32, state: u32, mtu: u32, tenant: u32, pad: u32, }
+    Local(40) {
+        vnic: u32, ifindex: u32, state: u32, mtu: u32, bridge: u32, refresh: u32,
+        mac: [u8; 6], pad: [u8; 2], bridged: u32, alive: u32,
+    }
     FragmentKey(44) {
         source: [u8; 16], destination: [u8; 16], id: u32, segment: u32,
         protocol: u8, direction: u8, pad: [u8; 2],
@@ -240,6 +244,7 @@ mod tests {
     fn numbers_equal_those_of_the_header() {
         check("LICTOR_ABI", ABI);
         check("COUNTERS_PER_DIRECTION", COUNTERS_PER_DIRECTION);
+        check("COUNTER_STEERED", COUNTER_STEERED);
         check("SLOTS", SLOTS);
         check("ADDRESS_PREFIX_BASE", ADDRESS_PREFIX_BASE);
         check("ATOM_MASK", ATOM_MASK);

@@ -29,6 +29,7 @@ pub struct Datapath {
     how: How,
     cpus: usize,
     budget: u64,
+    steering: bool,
 }
 
 fn failed(action: &'static str) -> impl Fn(std::io::Error) -> Error {
@@ -82,6 +83,7 @@ impl Datapath {
             how,
             cpus,
             budget: SESSIONS_PER_HOST_DEFAULT,
+            steering: false,
         })
     }
 
@@ -117,7 +119,7 @@ impl Datapath {
                     self.resize(spec.vnic, spec.sessions_max)?;
                 }
                 let vnic = self.vnic(spec.vnic)?;
-                self.shared.set_local(&config, Some(device.mtu))?;
+                vnic.locate(self.shared.set_local(&config, Some(device.mtu))?)?;
                 vnic.hang(device.ifindex, vnic::how_of(&config))?;
                 return vnic.attachment(&config, &device, true);
             }
@@ -128,9 +130,8 @@ impl Datapath {
         let how = self.how;
         let attached = Vnic::load(&folder, &self.shared, spec).and_then(|vnic| {
             let attached = vnic.attach(spec, &device, how).and_then(|attachment| {
-                self.shared
-                    .set_local(&vnic.config()?, Some(device.mtu))
-                    .map(|()| attachment)
+                let place = self.shared.set_local(&vnic.config()?, Some(device.mtu))?;
+                vnic.locate(place).map(|()| attachment)
             });
             match attached {
                 Ok(attachment) => Ok((vnic, attachment)),
@@ -196,6 +197,37 @@ impl Datapath {
             ));
         }
         Ok(())
+    }
+
+    /// Switches steering between the guests of this host on or off, and looks at their bridges.
+    ///
+    /// # Errors
+    /// As [`Datapath::refresh_steering`].
+    pub fn set_steering(&mut self, on: bool) -> Result<u32, Error> {
+        self.steering = on;
+        self.refresh_steering()
+    }
+
+    /// Looks again at which bridge each vnic is a port of, and says how many vnics may be steered to
+    /// and from: those whose port forwards and is not isolated, on a bridge that does not filter
+    /// VLANs and forgets stations. Call it whenever that may have changed; until then the kernel
+    /// goes by the last look. It acts on the bridges of the calling thread's network namespace.
+    ///
+    /// # Errors
+    /// [`Error::System`].
+    pub fn refresh_steering(&self) -> Result<u32, Error> {
+        let mut steered = 0;
+        for (id, vnic) in &self.vnics {
+            let found = if self.steering {
+                vnic.steering_bridge()?
+            } else {
+                None
+            };
+            let found = found.unwrap_or_default();
+            self.shared.set_local_bridge(*id, found)?;
+            steered += u32::from(found.0 != 0);
+        }
+        Ok(steered)
     }
 
     /// How many sessions all vnics of the host may have together. Those that are attached stay,
@@ -338,7 +370,7 @@ impl Datapath {
         }
         vnic.set_config(&config)?;
         match state {
-            VnicState::Open => self.shared.set_local(&config, None),
+            VnicState::Open => self.shared.set_local(&config, None).map(drop),
             _ => Ok(()),
         }
     }

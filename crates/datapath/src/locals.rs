@@ -21,28 +21,54 @@ impl Shared {
         Ok(local.unwrap_or_default())
     }
 
-    /// Says where a vnic is and whether it forwards. A vnic without a place takes the first free
-    /// one; there are as many as there may be vnics.
-    pub(crate) fn set_local(&self, config: &VnicConfig, mtu: Option<u32>) -> Result<(), Error> {
+    /// Says where a vnic is and whether it forwards, and returns one more than its place. A vnic
+    /// without a place takes the first free one; there are as many as there may be vnics.
+    pub(crate) fn set_local(&self, config: &VnicConfig, mtu: Option<u32>) -> Result<u32, Error> {
         let known = self.local_places.get(&config.vnic).map_err(failed)?;
         let place = match known {
             Some(place) => place,
             None => self.free_place()?,
         };
         let before = self.local(place)?;
-        let moved_in = u32::from(known.is_none());
         let local = Local {
             vnic: config.vnic,
             ifindex: config.ifindex,
             state: config.state,
             mtu: mtu.unwrap_or(before.mtu),
-            tenant: before.tenant.wrapping_add(moved_in),
-            pad: 0,
+            mac: config.mac,
+            ..before
         };
         self.locals.set(&place, &local, 0).map_err(failed)?;
         self.local_places
             .set(&config.vnic, &place, 0)
-            .map_err(failed)
+            .map_err(failed)?;
+        if known.is_none() {
+            self.touch()?;
+        }
+        Ok(place + 1)
+    }
+
+    /// Says by which bridge a vnic may be steered to and from, if by any, and after how many ticks
+    /// the bridge must hear of it again; with its MTU.
+    pub(crate) fn set_local_bridge(
+        &self,
+        vnic: VnicId,
+        (bridge, refresh, mtu): (u32, u32, u32),
+    ) -> Result<(), Error> {
+        let Some(place) = self.local_places.get(&vnic.0).map_err(failed)? else {
+            return Ok(());
+        };
+        let before = self.local(place)?;
+        let local = Local {
+            bridge,
+            refresh,
+            mtu,
+            ..before
+        };
+        if local == before {
+            return Ok(());
+        }
+        self.locals.set(&place, &local, 0).map_err(failed)
     }
 
     fn free_place(&self) -> Result<u32, Error> {
@@ -59,12 +85,10 @@ impl Shared {
         let Some(place) = self.local_places.get(&vnic.0).map_err(failed)? else {
             return Ok(());
         };
-        let free = Local {
-            tenant: self.local(place)?.tenant,
-            ..Local::default()
-        };
+        let free = Local::default();
         self.locals.set(&place, &free, 0).map_err(failed)?;
-        self.local_places.remove(&vnic.0).map(drop).map_err(failed)
+        self.local_places.remove(&vnic.0).map_err(failed)?;
+        self.touch()
     }
 
     /// Makes the places agree with the vnics that are attached: a process may have ended between

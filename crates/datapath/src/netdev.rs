@@ -12,7 +12,17 @@ use std::os::fd::{AsRawFd, OwnedFd};
 const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
 const IFLA_MASTER: u16 = 10;
+const IFLA_LINKINFO: u16 = 18;
 const IFLA_STATS64: u16 = 23;
+const IFLA_INFO_KIND: u16 = 1;
+const IFLA_INFO_DATA: u16 = 2;
+const IFLA_INFO_SLAVE_KIND: u16 = 4;
+const IFLA_INFO_SLAVE_DATA: u16 = 5;
+const IFLA_BR_AGEING_TIME: u16 = 4;
+const IFLA_BR_VLAN_FILTERING: u16 = 7;
+const IFLA_BRPORT_STATE: u16 = 1;
+const IFLA_BRPORT_ISOLATED: u16 = 33;
+const BR_STATE_FORWARDING: u8 = 3;
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 const RTM_NEWLINK: u16 = 16;
@@ -33,10 +43,77 @@ pub(crate) struct Device {
     pub(crate) mtu: u32,
     pub(crate) up: bool,
     pub(crate) enslaved: bool,
+    /// The device that it is a port of; zero: none.
+    pub(crate) master: u32,
+    pub(crate) port: Option<BridgePort>,
+    pub(crate) bridge: Option<Bridge>,
     pub(crate) rx_packets: u64,
     pub(crate) tx_packets: u64,
     pub(crate) rx_bytes: u64,
     pub(crate) tx_bytes: u64,
+}
+
+/// What a bridge makes of one of its ports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct BridgePort {
+    pub(crate) forwarding: bool,
+    pub(crate) isolated: bool,
+}
+
+/// A bridge's own settings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Bridge {
+    pub(crate) vlan_filtering: bool,
+    /// Hundredths of a second until it forgets a station.
+    pub(crate) ageing: u32,
+}
+
+/// The nested attributes of one kind of link, `kind_at` names the kind and `data_at` has them.
+fn link_data(info: &[u8], kind_at: u16, data_at: u16, kind: &[u8]) -> Option<Vec<(u16, Vec<u8>)>> {
+    let found = attributes(info);
+    let value = |wanted| {
+        found
+            .iter()
+            .find(|(kind, _)| *kind == wanted)
+            .map(|(_, v)| *v)
+    };
+    let is = value(kind_at).is_some_and(|name| name.strip_suffix(&[0]).unwrap_or(name) == kind);
+    let data = value(data_at).filter(|_| is)?;
+    Some(
+        attributes(data)
+            .into_iter()
+            .map(|(kind, v)| (kind, v.to_vec()))
+            .collect(),
+    )
+}
+
+fn bridge_port(info: &[u8]) -> Option<BridgePort> {
+    let data = link_data(info, IFLA_INFO_SLAVE_KIND, IFLA_INFO_SLAVE_DATA, b"bridge")?;
+    let octet = |wanted| {
+        data.iter()
+            .find(|(kind, _)| *kind == wanted)?
+            .1
+            .first()
+            .copied()
+    };
+    Some(BridgePort {
+        forwarding: octet(IFLA_BRPORT_STATE) == Some(BR_STATE_FORWARDING),
+        // What cannot be read is taken for the stricter.
+        isolated: octet(IFLA_BRPORT_ISOLATED) != Some(0),
+    })
+}
+
+fn bridge(info: &[u8]) -> Option<Bridge> {
+    let data = link_data(info, IFLA_INFO_KIND, IFLA_INFO_DATA, b"bridge")?;
+    let value = |wanted| {
+        data.iter()
+            .find(|(kind, _)| *kind == wanted)
+            .map(|(_, v)| v.as_slice())
+    };
+    Some(Bridge {
+        vlan_filtering: value(IFLA_BR_VLAN_FILTERING).and_then(|v| v.first()) != Some(&0),
+        ageing: value(IFLA_BR_AGEING_TIME).map_or(0, |v| word(v, 0)),
+    })
 }
 
 fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
@@ -120,7 +197,18 @@ pub(crate) fn find(name: &str) -> io::Result<Option<Device>> {
     }
     let mut body = vec![0; 16];
     body.extend(attribute(IFLA_IFNAME, &[name.as_bytes(), &[0]].concat()));
-    let netlink = request(RTM_GETLINK, 0, &body)?;
+    ask(&body)
+}
+
+/// The device of this number, or `None`.
+pub(crate) fn find_index(ifindex: u32) -> io::Result<Option<Device>> {
+    let mut body = vec![0; 16];
+    body[4..8].copy_from_slice(&ifindex.to_ne_bytes());
+    ask(&body)
+}
+
+fn ask(body: &[u8]) -> io::Result<Option<Device>> {
+    let netlink = request(RTM_GETLINK, 0, body)?;
     let mut buffer = vec![0; MESSAGE_BYTES_MAX];
     let length = recv(netlink.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
     for (kind, body) in messages(&buffer[..length]) {
@@ -151,6 +239,9 @@ fn device(body: &[u8]) -> Device {
         mtu: value(IFLA_MTU).map_or(0, |bytes| word(bytes, 0)),
         up: word(body, 8) & libc::IFF_UP as u32 != 0,
         enslaved: value(IFLA_MASTER).is_some(),
+        master: value(IFLA_MASTER).map_or(0, |bytes| word(bytes, 0)),
+        port: bridge_port(value(IFLA_LINKINFO).unwrap_or_default()),
+        bridge: bridge(value(IFLA_LINKINFO).unwrap_or_default()),
         rx_packets: number(stats, 0),
         tx_packets: number(stats, 8),
         rx_bytes: number(stats, 16),

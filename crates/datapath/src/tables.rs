@@ -239,6 +239,17 @@ impl Shared {
         Ok(Loaded { version, digest })
     }
 
+    /// Lets every session be judged again by the tables that are active, at its next packet.
+    pub(crate) fn touch(&self) -> Result<(), Error> {
+        let (version, slot) = self.active()?;
+        if version == 0 {
+            return Ok(());
+        }
+        self.active
+            .set(&0, &((version + 1) << 1 | u64::from(slot)), 0)
+            .map_err(failed("having sessions judged again"))
+    }
+
     /// The active tables as the kernel has them.
     pub(crate) fn read_back(&self) -> Result<HostTables, Error> {
         match self.active()? {

@@ -139,6 +139,8 @@ pub struct VnicStatus {
 pub struct DirectionCounters {
     /// Everything that the program has seen.
     pub seen: Count,
+    /// Of those, what was steered past the bridge.
+    pub steered: Count,
     /// By reason; those that never happened are left out.
     pub reasons: Vec<(Reason, Count)>,
 }
@@ -242,6 +244,7 @@ pub(crate) struct Vnic {
     programs: [OwnedFd; 2],
 }
 
+const HUNDREDTH_NS: u64 = 10_000_000;
 const PROGRAM_NAMES: [&str; 2] = ["from_guest", "toward_guest"];
 const LINK_NAMES: [&str; 2] = ["link_from_guest", "link_toward_guest"];
 const MAP_NAMES: [&str; 7] = [
@@ -358,6 +361,40 @@ impl Vnic {
         self.config
             .set(&0, config, 0)
             .map_err(failed("writing a vnic"))
+    }
+
+    /// Notes where in `locals` the vnic is.
+    pub(crate) fn locate(&self, place: u32) -> Result<(), Error> {
+        let config = self.config()?;
+        if config.place == place {
+            return Ok(());
+        }
+        self.set_config(&VnicConfig { place, ..config })
+    }
+
+    /// The bridge by which the vnic may be steered to and from, and the ticks after which a packet
+    /// must go through it: a quarter of the time after which it forgets a station. And the MTU.
+    pub(crate) fn steering_bridge(&self) -> Result<Option<(u32, u32, u32)>, Error> {
+        let config = self.config()?;
+        let reading = failed("reading the bridge of a vnic");
+        let device = netdev::find(&loose(&config.device)).map_err(&reading)?;
+        let Some(device) = device.filter(|device| device.ifindex == config.ifindex) else {
+            return Ok(None);
+        };
+        let usable = device
+            .port
+            .is_some_and(|port| port.forwarding && !port.isolated);
+        if !usable || !device.up {
+            return Ok(None);
+        }
+        let master = netdev::find_index(device.master).map_err(&reading)?;
+        let bridge = master.and_then(|master| master.bridge);
+        let fit = bridge.filter(|bridge| !bridge.vlan_filtering && bridge.ageing > 0);
+        Ok(fit.map(|bridge| {
+            let quarter = u64::from(bridge.ageing) * HUNDREDTH_NS / 4;
+            let refresh = crate::slots::ticks(quarter).max(1);
+            (device.master, refresh, device.mtu)
+        }))
     }
 
     /// Begins in hold, then attaches: a packet that meets the program meets a closed vnic.
@@ -539,7 +576,10 @@ impl Vnic {
                 bytes: values.iter().map(|value| value.bytes).sum(),
             })
         };
-        let mut counters = DirectionCounters::default();
+        let mut counters = DirectionCounters {
+            steered: read(abi::COUNTER_STEERED)?,
+            ..DirectionCounters::default()
+        };
         for reason in Reason::ALL {
             let count = read(*reason as u32)?;
             if count.packets > 0 {
@@ -596,7 +636,8 @@ impl Vnic {
             }
         };
         let verdict = match returned {
-            -1 => Verdict::Allow,
+            // The second is TC_ACT_REDIRECT: steered.
+            -1 | 7 => Verdict::Allow,
             2 => Verdict::Deny,
             _ => return Err(unknown()),
         };

@@ -13,6 +13,11 @@ impl Locals {
         self.0.insert(vnic, state);
     }
 
+    /// The vnic, if it is attached here.
+    pub(crate) fn here(&self, vnic: Option<VnicId>) -> Option<VnicId> {
+        vnic.filter(|vnic| self.0.contains_key(vnic))
+    }
+
     /// Whether a packet of this vnic, toward another one, did not come in by its device. In hold a
     /// guest may still run on the host that it comes from, and a handed-over one runs where it has
     /// gone: both speak from elsewhere rightly.

@@ -3,7 +3,9 @@
 use crate::parse::IP_SCTP;
 use crate::sctp::Tags;
 use crate::tcp::Side;
-use lictor_types::{Direction, Epoch, Generation, RuleId, SessionKey, SessionRecord, TcpState};
+use lictor_types::{
+    Direction, Epoch, Generation, RuleId, SessionKey, SessionRecord, TcpState, VnicId,
+};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -12,6 +14,8 @@ use std::time::Duration;
 pub(crate) struct Session {
     pub(crate) state: TcpState,
     pub(crate) opened: Direction,
+    /// The guest at the other end, if this host had it when the session was judged.
+    pub(crate) peer: Option<VnicId>,
     /// It was answered, and so counts against the quota and is pushed out by nobody.
     pub(crate) promoted: bool,
     pub(crate) rule: RuleId,
@@ -134,6 +138,7 @@ pub(crate) fn taken_in(record: &SessionRecord, now: Duration) -> Session {
     Session {
         state: record.state,
         opened: record.opened,
+        peer: None,
         promoted: !record.state.half_open(),
         rule: record.rule,
         generation: record.generation,

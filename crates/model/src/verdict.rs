@@ -524,6 +524,7 @@ impl Firewall {
         session.generation = tables.generation;
         session.epochs = (judgement.local_epoch, judgement.remote_epoch);
         session.version = Some(tables.version);
+        session.peer = self.locals.here(judgement.remote);
         None
     }
 
@@ -544,6 +545,9 @@ impl Firewall {
         }
         let has_room = self.sessions.has_room(frame.at);
         let session = self.sessions.live(key, frame.at)?;
+        if frame.direction == Direction::Ingress && self.locals.lies(session.peer, frame.came_by) {
+            return Some(answer(Reason::SpoofedLocal, session.rule));
+        }
         let before = *session;
         let track = match &ip.transport {
             Transport::Tcp(segment) => tcp::track(session, segment, frame.direction),
@@ -671,6 +675,7 @@ impl Firewall {
         let mut session = Session {
             state: TcpState::Unreplied,
             opened: frame.direction,
+            peer: self.locals.here(judgement.remote),
             promoted: false,
             rule: judgement.rule,
             generation: self
