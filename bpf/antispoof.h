@@ -155,8 +155,8 @@ rarp_check(struct __sk_buff *skb, const struct packet *p, const struct vnic_conf
 		       REASON_ANNOUNCEMENT : REASON_SPOOFED_NEIGHBOUR;
 }
 
-/* Bytes before the options (RFC 4861, 4.1 and 4.2): solicitations for routers and their answers have
- * no target.
+/* Bytes before the options (RFC 4861, 4.1 and 4.2): solicitations for routers and their answers
+ * have no target.
  */
 static __always_inline __u32 nd_header(__u8 type)
 {

@@ -28,7 +28,7 @@ static __always_inline __u16 dhcp_server_port(const struct packet *p, int to_ser
 	return server == DHCP6_SERVER_PORT && client == DHCP6_CLIENT_PORT ? server : 0;
 }
 
-/* RFC 2131, 4.1: whoever has no address yet sends from 0.0.0.0. In IPv6 there is a link-local one. */
+/* RFC 2131, 4.1: whoever has no address yet sends from 0.0.0.0. IPv6 has a link-local one. */
 static __always_inline int has_no_address(const struct packet *p)
 {
 	return p->family == 4 && !((const __u32 *)p->source)[3];
