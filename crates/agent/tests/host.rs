@@ -411,6 +411,28 @@ fn a_device_that_went_with_its_guest_is_let_go_with_evidence() {
     });
 }
 
+#[test]
+fn a_rule_ends_at_midnight_after_its_last_day_without_any_release() {
+    /// 2030-01-02, 00:00 UTC: the day after the last one of the policy's only rule.
+    const OVER_MS: u64 = 1_893_542_400_000;
+    on_ground(|ground| {
+        let mut host = ground.open_with_db();
+        let kernel = Datapath::open(&ground.path("bpf")).expect("opens");
+        let rows = || kernel.read_back().expect("reads").decisions.len();
+        let before = rows();
+        assert!(before > 0, "the rule decides");
+        let loaded = |body: &Body| matches!(body, Body::ReleaseLoaded { .. });
+        host.reconcile(OVER_MS - 1).expect("works");
+        assert_eq!((rows(), count(&mut host, loaded)), (before, 1));
+        host.reconcile(OVER_MS).expect("works");
+        assert_eq!((rows(), count(&mut host, loaded)), (0, 2));
+        host.reconcile(OVER_MS + 1).expect("works");
+        assert_eq!(count(&mut host, loaded), 2);
+        let report = host.report(OVER_MS + 2).expect("readable");
+        assert_eq!(report.tables_expected, report.tables_found);
+    });
+}
+
 /// Every drift so far, as (found, whether it was repaired).
 fn drifts(host: &mut Host) -> Vec<(String, bool)> {
     let drift = |body| match body {

@@ -10,9 +10,10 @@ use crate::release::Draft;
 use crate::{CliError, Setting, policy, site};
 use clap::Args;
 use lictor_policy::evaluate::{Question, Ruling, Step, evaluate};
-use lictor_policy::{Compiled, Date, End, Labels, Policy, PortRange};
-use lictor_types::{Direction, IdentityId, Protocol, Reason, RuleId, Verdict};
+use lictor_policy::{Compiled, Date, End, Labels, Mode, Policy, PortRange};
+use lictor_types::{Direction, IdentityId, Protocol, Reason, RuleId, Verdict, Would};
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -113,6 +114,8 @@ struct Side {
     verdict: Verdict,
     reason: Reason,
     rule: Option<RuleId>,
+    /// What would happen, were it not for observe mode.
+    would: Option<Would>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -143,6 +146,8 @@ struct Explained {
     #[serde(flatten)]
     sides: Sides,
     rule: Option<RuleWords>,
+    /// The names of rules that would decide, were it not for observe mode.
+    would_be: BTreeMap<RuleId, String>,
     by: Vec<&'static str>,
     trace: Vec<Step>,
     notes: Vec<String>,
@@ -284,6 +289,10 @@ impl Readers<'_> {
         let (verdict, reason) = together(&sides);
         let deciding = [&sides.egress, &sides.ingress];
         let rule = deciding.into_iter().flatten().find_map(|side| side.rule);
+        let would = deciding.into_iter().flatten().filter_map(|side| side.would);
+        let would_be: BTreeMap<RuleId, String> = would
+            .filter_map(|would| Some((would.rule, self.words(would.rule)?.name)))
+            .collect();
         Ok(Explained {
             from: question.source.clone(),
             to: question.destination.clone(),
@@ -293,6 +302,7 @@ impl Readers<'_> {
             reason,
             sides,
             rule: rule.and_then(|rule| self.words(rule)),
+            would_be,
             by,
             trace: said.map(|answer| answer.trace).unwrap_or_default(),
             notes,
@@ -349,9 +359,18 @@ impl Readers<'_> {
 }
 
 fn side(ruling: Ruling) -> Side {
-    let Ruling { verdict, rule, .. } = ruling;
+    Side {
+        would: ruling.would,
+        ..said(ruling.verdict, ruling.rule)
+    }
+}
+
+/// A verdict and its rule, as a host tells them. Only observe mode allows without a rule.
+fn said(verdict: Verdict, rule: Option<RuleId>) -> Side {
+    let rule = rule.filter(|rule| *rule != RuleId::DEFAULT);
     let reason = match (verdict, rule) {
-        (Verdict::Allow, _) => Reason::PolicyAllow,
+        (Verdict::Allow, None) => Reason::Observed,
+        (Verdict::Allow, Some(_)) => Reason::PolicyAllow,
         (Verdict::Reject, _) => Reason::Rejected,
         (Verdict::Deny, Some(_)) => Reason::PolicyDeny,
         (Verdict::Deny, None) => Reason::DefaultDeny,
@@ -360,6 +379,7 @@ fn side(ruling: Ruling) -> Side {
         verdict,
         reason,
         rule,
+        would: None,
     }
 }
 
@@ -374,25 +394,46 @@ fn look_up(compiled: &Compiled, question: &Question) -> Sides {
             .max_by_key(|row| row.prefix.prefix_len())
             .map_or(IdentityId::WORLD, |row| row.identity),
     };
-    let (source, destination) = (identity(&question.source), identity(&question.destination));
+    let ended = compiled.ended_by(question.date);
+    let peer = |end: &End| match question.protocol {
+        Protocol::Ether => IdentityId::WORLD,
+        _ => identity(end),
+    };
     let atom = compiled.atoms.iter().find(|range| {
         range.protocol == question.protocol && (range.first..=range.last).contains(&question.port)
     });
     let at = |local, peer, direction| {
         let decision = compiled.decisions_for(&[local]).find(|row| {
             let same = row.peer == peer && row.direction == direction;
-            same && atom.is_some_and(|range| range.atom == row.atom)
+            same && atom.is_some_and(|range| range.atom == row.atom) && !ended.contains(&row.rule)
         });
-        side(Ruling {
-            verdict: decision.map_or(Verdict::Deny, |row| row.verdict),
-            rule: decision.map(|row| row.rule),
-            log: false,
-        })
+        let one = Side {
+            would: decision.and_then(|row| row.would),
+            ..said(
+                decision.map_or(Verdict::Deny, |row| row.verdict),
+                decision.map(|row| row.rule),
+            )
+        };
+        match compiled.observed_on(local, question.date) {
+            Some(_) if one.verdict != Verdict::Allow => Side {
+                verdict: Verdict::Allow,
+                reason: Reason::Observed,
+                rule: None,
+                would: Some(Would {
+                    verdict: one.verdict,
+                    rule: one.rule.unwrap_or(RuleId::DEFAULT),
+                }),
+            },
+            _ => one,
+        }
     };
     let guest = |end: &End| matches!(end, End::Guest(_));
+    let (source, destination) = (&question.source, &question.destination);
     Sides {
-        egress: guest(&question.source).then(|| at(source, destination, Direction::Egress)),
-        ingress: guest(&question.destination).then(|| at(destination, source, Direction::Ingress)),
+        egress: guest(&question.source)
+            .then(|| at(identity(source), peer(destination), Direction::Egress)),
+        ingress: guest(&question.destination)
+            .then(|| at(identity(destination), peer(source), Direction::Ingress)),
     }
 }
 
@@ -434,10 +475,21 @@ fn end_text(end: &End) -> String {
 fn page(one: &Explained) -> Answer {
     let good = one.verdict == Verdict::Allow;
     let at = |side: &Option<Side>| {
-        Cell::optional(
-            side.as_ref()
-                .map(|side| format!("{} ({})", side.verdict, side.reason)),
-        )
+        Cell::optional(side.as_ref().map(|side| {
+            let would = side.would.map(|would| {
+                let rule = one
+                    .would_be
+                    .get(&would.rule)
+                    .map_or("no rule", String::as_str);
+                format!("; would {} by {rule}", would.verdict)
+            });
+            format!(
+                "{} ({}){}",
+                side.verdict,
+                side.reason,
+                would.unwrap_or_default()
+            )
+        }))
     };
     let rule = one.rule.as_ref();
     let page = Page::default().fields([
@@ -469,11 +521,12 @@ fn page(one: &Explained) -> Answer {
         [] => page,
         trace => {
             let rows = trace.iter().map(|step| {
-                let counts = match (step.counted, step.expired) {
-                    (true, false) => "counts",
-                    (true, true) => "counts, past its last day",
-                    (false, true) => "past its last day",
-                    (false, false) => "does not count: decided before",
+                let counts = match (step.counted, step.expired, step.mode) {
+                    (_, _, Mode::Observe) => "does not count: its tier is observed",
+                    (true, false, _) => "counts",
+                    (true, true, _) => "counts, past its last day",
+                    (false, true, _) => "past its last day",
+                    (false, false, _) => "does not count: decided before",
                 };
                 [step.name.as_str().into(), step.action.into(), counts.into()]
             });

@@ -1,10 +1,11 @@
 //! The compiled policy: what is signed, sent, loaded and read back. The same policy, label sets and
 //! date give the same bytes, whatever the order of the label sets.
 
-use crate::{Action, Cause, Choice, ControlName, Date, Labels, Log};
+use crate::{Action, Cause, Choice, ControlName, Date, Labels, Log, Mode, OnExpiry};
 use ipnet::IpNet;
 use lictor_types::{AtomRange, Decision, Digest, IdentityId, RuleId};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 
 /// A policy as tables. Every list is sorted; look-ups rely on it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,6 +35,9 @@ pub struct Compiled {
     pub controls: Vec<ControlRow>,
     /// Explicit choices, by identity and cause. Absent means the cause's default.
     pub choices: Vec<ChoiceRow>,
+    /// Classes for which the policy is only observed, by identity.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub observed: Vec<ObserveRow>,
     /// Statements of the policy. Kept, not proved.
     pub intents: Vec<IntentText>,
     /// What had passed its last day when this was compiled.
@@ -72,6 +76,16 @@ pub struct RuleInfo {
     pub expires: Option<Date>,
     /// What is reported.
     pub log: Log,
+    /// Events that it reports of one vnic in one second.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log_limit: Option<u16>,
+    /// New sessions that it allows one vnic in one second.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u32>,
+    /// Whether its tier is only observed.
+    pub mode: Mode,
+    /// What happens to it after its last day.
+    pub on_expiry: OnExpiry,
     /// Whether one of its ends may be in a sensitive scope.
     pub touches_sensitive: bool,
     /// The line on which it begins, from 1.
@@ -134,6 +148,20 @@ pub struct ChoiceRow {
     pub expires: Option<Date>,
 }
 
+/// A class for which the policy is only observed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ObserveRow {
+    /// The class.
+    pub identity: IdentityId,
+    /// Who answers for it.
+    pub owner: String,
+    /// Why.
+    pub justification: Option<String>,
+    /// Its last day.
+    pub expires: Option<Date>,
+}
+
 /// An intent as text.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -148,7 +176,7 @@ pub struct IntentText {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Expired {
-    /// The rule's name, or `when CAUSE for SELECTOR` for a choice.
+    /// The rule's name, `when CAUSE for SELECTOR` for a choice, or `observe SELECTOR`.
     pub what: String,
     /// Who answers for it.
     pub owner: Option<String>,
@@ -233,6 +261,26 @@ impl Compiled {
             .choices
             .binary_search_by_key(&key, |row| (row.identity, row.cause));
         found.ok().and_then(|index| self.choices.get(index))
+    }
+
+    /// By whose leave the policy is only observed for guests of this class on a day, if it is.
+    #[must_use]
+    pub fn observed_on(&self, identity: IdentityId, date: Date) -> Option<&ObserveRow> {
+        let found = self
+            .observed
+            .binary_search_by_key(&identity, |row| row.identity);
+        let row = found.ok().and_then(|index| self.observed.get(index));
+        row.filter(|row| row.expires.is_none_or(|expires| date <= expires))
+    }
+
+    /// The rules that no longer decide anything on a day: their last day is over and their tier
+    /// does not keep them.
+    #[must_use]
+    pub fn ended_by(&self, date: Date) -> BTreeSet<RuleId> {
+        let ended = self.rules.iter().filter(|rule| {
+            rule.on_expiry == OnExpiry::Drop && rule.expires.is_some_and(|expires| date > expires)
+        });
+        ended.map(|rule| rule.id).collect()
     }
 
     /// What guests of this class need from their hosts.

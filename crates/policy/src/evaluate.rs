@@ -2,9 +2,10 @@
 //! over the resolved text. It knows no identities, atoms or tables, so that those can be tested
 //! against it.
 
-use crate::{Action, Date, End, Log, OnExpiry, Policy, Rule, Tier, TierKind};
-use lictor_types::{Protocol, RuleId, Verdict};
+use crate::{Action, Date, End, Log, Mode, OnExpiry, Policy, Rule, Selector, Tier, TierKind};
+use lictor_types::{Protocol, RuleId, Verdict, Would};
 use serde::{Deserialize, Serialize};
+use std::net::{IpAddr, Ipv4Addr};
 
 /// The first packet of a session.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,12 +25,85 @@ pub struct Question {
 /// What one end says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ruling {
-    /// Allow or deny.
+    /// What happens.
     pub verdict: Verdict,
-    /// The rule that decided; none for quarantine and the default deny.
+    /// The rule that decided; none for quarantine, the default deny and what passes in observe mode.
     pub rule: Option<RuleId>,
     /// Whether it is reported as an event.
     pub log: bool,
+    /// Events of the rule in one second, if there is a limit.
+    pub log_limit: Option<u16>,
+    /// New sessions of the rule in one second, if there is a limit.
+    pub limit: Option<u32>,
+    /// What would have happened, were it not for observe mode.
+    pub would: Option<Would>,
+}
+
+impl Ruling {
+    /// No rule allows it.
+    const fn default_deny(log: Log) -> Self {
+        Self {
+            verdict: Verdict::Deny,
+            rule: None,
+            log: !matches!(log, Log::Off),
+            log_limit: None,
+            limit: None,
+            would: None,
+        }
+    }
+
+    /// What happens at a guest for which the policy is only observed.
+    const fn observed(self) -> Self {
+        if matches!(self.verdict, Verdict::Allow) {
+            return self;
+        }
+        let rule = match self.rule {
+            Some(rule) => rule,
+            None => RuleId::DEFAULT,
+        };
+        let verdict = self.verdict;
+        Self {
+            verdict: Verdict::Allow,
+            rule: None,
+            would: Some(Would { verdict, rule }),
+            ..self
+        }
+    }
+}
+
+/// Whether something is reported, and how often in one second.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Report {
+    pub(crate) on: bool,
+    pub(crate) limit: Option<u16>,
+}
+
+impl Report {
+    pub(crate) fn of(rule: &Rule) -> Self {
+        Self {
+            on: rule.log != Log::Off,
+            limit: rule.log_limit,
+        }
+    }
+
+    /// Both together: whoever reports without a limit has none.
+    pub(crate) fn or(self, other: Self) -> Self {
+        match (self.on, other.on) {
+            (true, true) => Self {
+                on: true,
+                limit: self.limit.zip(other.limit).map(|(one, two)| one.max(two)),
+            },
+            (false, _) => other,
+            (_, false) => self,
+        }
+    }
+}
+
+/// Whether a rule's limit leaves more room than another's. Among rules that all allow, the one that
+/// allows most is the one that holds, or adding a rule could close something.
+pub(crate) fn allows_more(one: &Rule, other: &Rule) -> bool {
+    let room = |rule: &Rule| rule.limit.unwrap_or(u32::MAX);
+    room(one) > room(other)
 }
 
 /// A rule that matched.
@@ -41,8 +115,11 @@ pub struct Step {
     pub name: String,
     /// What it does.
     pub action: Action,
-    /// Whether it took part: rules after the decision, and expired ones that were dropped, did not.
+    /// Whether it took part: rules after the decision, expired ones that were dropped, and those of
+    /// a tier in observe mode did not.
     pub counted: bool,
+    /// Whether its tier takes effect.
+    pub mode: Mode,
     /// Whether its last day is over.
     pub expired: bool,
 }
@@ -64,134 +141,195 @@ pub struct Answer {
 /// Answers a question.
 #[must_use]
 pub fn evaluate(policy: &Policy, question: &Question) -> Answer {
-    let mut trace = Vec::new();
-    let ruling = decide(policy, question, &mut trace);
-    let at = |end: &End| matches!(end, End::Guest(_)).then_some(ruling);
-    let (egress, ingress) = (at(&question.source), at(&question.destination));
-    let verdict = if egress.is_some() || ingress.is_some() {
-        ruling.verdict
-    } else {
-        Verdict::Deny
+    let (source, destination) = (&question.source, &question.destination);
+    let (mut of_source, mut of_destination) = (question.clone(), question.clone());
+    if question.protocol == Protocol::Ether {
+        // Such a frame has no addresses: to each end the other one is nobody in particular.
+        of_source.destination = NOBODY;
+        of_destination.source = NOBODY;
+    }
+    let egress = at(policy, source, &of_source);
+    let ingress = at(policy, destination, &of_destination);
+    let said = [egress, ingress];
+    let worst = said
+        .into_iter()
+        .flatten()
+        .map(|ruling| ruling.verdict)
+        .find(|verdict| *verdict != Verdict::Allow);
+    let verdict = match said {
+        [None, None] => Verdict::Deny,
+        _ => worst.unwrap_or(Verdict::Allow),
     };
     Answer {
         egress,
         ingress,
         verdict,
-        trace,
+        trace: trace(policy, question, free(policy, question)),
     }
 }
 
-fn decide(policy: &Policy, question: &Question, trace: &mut Vec<Step>) -> Ruling {
-    let guarded = guard(policy, question, trace);
-    let open = !matches!(guarded, Some((_, Action::Allow | Action::Deny)));
-    let allowed = applications(policy, question, trace, open);
-    let quarantined = |end: &End| match end {
-        End::Guest(labels) => policy.quarantines(labels),
-        End::Address(_) => false,
+/// An end without an address.
+const NOBODY: End = End::Address(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+
+/// What is said at an end, if it is a guest.
+fn at(policy: &Policy, end: &End, question: &Question) -> Option<Ruling> {
+    let End::Guest(labels) = end else {
+        return None;
     };
-    if quarantined(&question.source) || quarantined(&question.destination) {
-        trace.iter_mut().for_each(|step| step.counted = false);
-        return Ruling {
-            verdict: Verdict::Deny,
-            rule: None,
-            log: policy.baseline_log != Log::Off,
-        };
-    }
-    if let Some((rule, action @ (Action::Allow | Action::Deny))) = guarded {
-        let verdict = if action == Action::Allow {
-            Verdict::Allow
-        } else {
-            Verdict::Deny
-        };
-        return Ruling {
-            verdict,
-            rule: Some(rule.id),
-            log: rule.log != Log::Off,
-        };
-    }
-    match allowed {
-        Some(ruling) => ruling,
-        None => Ruling {
-            verdict: Verdict::Deny,
-            rule: None,
-            log: policy.baseline_log != Log::Off,
-        },
-    }
-}
-
-/// The first rule of the guard that matches.
-fn guard<'a>(
-    policy: &'a Policy,
-    question: &Question,
-    trace: &mut Vec<Step>,
-) -> Option<(&'a Rule, Action)> {
-    let mut decided = None;
-    for (tier, rule) in policy
-        .rules()
-        .filter(|(tier, _)| tier.kind == TierKind::Ordered)
-    {
-        if !matches(policy, rule, question) {
-            continue;
-        }
-        let counted = decided.is_none() && live(tier, rule, question.date);
-        trace.push(step(rule, question.date, counted));
-        if counted {
-            decided = Some((rule, rule.action));
-        }
-    }
-    decided
-}
-
-/// The application tiers: any rule that matches allows. The first by name is the one reported, so
-/// that the order of the text means nothing.
-fn applications(
-    policy: &Policy,
-    question: &Question,
-    trace: &mut Vec<Step>,
-    open: bool,
-) -> Option<Ruling> {
-    let mut first: Option<&Rule> = None;
-    let mut log = false;
-    for (tier, rule) in policy
-        .rules()
-        .filter(|(tier, _)| tier.kind == TierKind::AllowOnly)
-    {
-        if !matches(policy, rule, question) {
-            continue;
-        }
-        let counted = open && live(tier, rule, question.date);
-        trace.push(step(rule, question.date, counted));
-        if counted {
-            log |= rule.log != Log::Off;
-            if first.is_none_or(|known| rule.name < known.name) {
-                first = Some(rule);
-            }
-        }
-    }
-    first.map(|rule| Ruling {
-        verdict: Verdict::Allow,
-        rule: Some(rule.id),
-        log,
+    let ruling = if free(policy, question) {
+        let enforced = decide(policy, question, &[Mode::Enforce]);
+        let all = decide(policy, question, &[Mode::Enforce, Mode::Observe]);
+        ruling(policy, enforced, all)
+    } else {
+        Ruling::default_deny(policy.baseline_log)
+    };
+    Some(match policy.observes(labels, question.date) {
+        true => ruling.observed(),
+        false => ruling,
     })
 }
 
+/// Whether neither end is in quarantine.
+fn free(policy: &Policy, question: &Question) -> bool {
+    let mut ends = [&question.source, &question.destination].into_iter();
+    ends.all(|end| match end {
+        End::Guest(labels) => !policy.quarantines(labels),
+        End::Address(_) => true,
+    })
+}
+
+/// The rule that decides, and how what it says is reported.
+#[derive(Clone, Copy)]
+struct Decided<'a> {
+    tier: &'a Tier,
+    rule: &'a Rule,
+    log: Report,
+}
+
+/// What takes effect, with what the rules of tiers in observe mode would have said.
+fn ruling(policy: &Policy, enforced: Option<Decided<'_>>, all: Option<Decided<'_>>) -> Ruling {
+    let would = all.filter(|decided| decided.tier.mode == Mode::Observe);
+    let reports = [enforced, would].into_iter().flatten();
+    let log = reports.fold(Report::default(), |log, decided| log.or(decided.log));
+    let would = would.map(|decided| Would {
+        verdict: verdict(decided.rule.action),
+        rule: decided.rule.id,
+    });
+    let Some(Decided { rule, .. }) = enforced else {
+        let ruling = Ruling::default_deny(policy.baseline_log);
+        return Ruling {
+            log: ruling.log || log.on,
+            log_limit: log.limit,
+            would,
+            ..ruling
+        };
+    };
+    Ruling {
+        verdict: verdict(rule.action),
+        rule: Some(rule.id),
+        log: log.on,
+        log_limit: log.limit,
+        limit: rule.limit,
+        would,
+    }
+}
+
+const fn verdict(action: Action) -> Verdict {
+    match action {
+        Action::Allow => Verdict::Allow,
+        Action::Reject => Verdict::Reject,
+        Action::Deny | Action::Pass => Verdict::Deny,
+    }
+}
+
+/// The rules that match and are in force, of tiers of one kind in these modes.
+fn candidates<'a>(
+    policy: &'a Policy,
+    question: &'a Question,
+    kind: TierKind,
+    modes: &'a [Mode],
+) -> impl Iterator<Item = (&'a Tier, &'a Rule)> {
+    policy.rules().filter(move |(tier, rule)| {
+        tier.kind == kind
+            && modes.contains(&tier.mode)
+            && live(tier, rule, question.date)
+            && matches(policy, rule, question)
+    })
+}
+
+/// The first rule of the guard that matches. If there is none, or it passes, any rule of the
+/// application tiers that matches allows: the one that allows most is the one reported, and the
+/// first by name among equals, so that the order of the text means nothing.
+fn decide<'a>(
+    policy: &'a Policy,
+    question: &'a Question,
+    modes: &'a [Mode],
+) -> Option<Decided<'a>> {
+    let guard = candidates(policy, question, TierKind::Ordered, modes).next();
+    if let Some((tier, rule)) = guard.filter(|(_, rule)| rule.action != Action::Pass) {
+        let log = Report::of(rule);
+        return Some(Decided { tier, rule, log });
+    }
+    let mut found: Option<Decided<'a>> = None;
+    for (tier, rule) in candidates(policy, question, TierKind::AllowOnly, modes) {
+        let log = Report::of(rule);
+        let Some(known) = &mut found else {
+            found = Some(Decided { tier, rule, log });
+            continue;
+        };
+        let log = known.log.or(log);
+        let more = allows_more(rule, known.rule);
+        let equal = !more && !allows_more(known.rule, rule);
+        if more || (equal && rule.name < known.rule.name) {
+            *known = Decided { tier, rule, log };
+        }
+        known.log = log;
+    }
+    found
+}
+
+/// Every rule that matches, in the order of evaluation, and whether it took part.
+fn trace(policy: &Policy, question: &Question, free: bool) -> Vec<Step> {
+    let mut steps = Vec::new();
+    let mut open = free;
+    for kind in [TierKind::Ordered, TierKind::AllowOnly] {
+        let mut decided = false;
+        let of_kind = policy.rules().filter(|(tier, _)| tier.kind == kind);
+        for (tier, rule) in of_kind.filter(|(_, rule)| matches(policy, rule, question)) {
+            let live = live(tier, rule, question.date) && tier.mode == Mode::Enforce;
+            let counted = open && live && !decided;
+            steps.push(step(tier, rule, question.date, counted));
+            decided |= counted && kind == TierKind::Ordered;
+            if counted && kind == TierKind::Ordered && rule.action != Action::Pass {
+                open = false;
+            }
+        }
+    }
+    steps
+}
+
 fn matches(policy: &Policy, rule: &Rule, question: &Question) -> bool {
+    let holds = |selector: &Selector, end: &End| match (question.protocol, end) {
+        (Protocol::Ether, End::Address(_)) => selector.holds(None, &|_| false),
+        _ => selector.matches(end, &policy.sets),
+    };
     rule.service.contains(question.protocol, question.port)
-        && rule.from.matches(&question.source, &policy.sets)
-        && rule.to.matches(&question.destination, &policy.sets)
+        && holds(&rule.from, &question.source)
+        && holds(&rule.to, &question.destination)
 }
 
 fn live(tier: &Tier, rule: &Rule, date: Date) -> bool {
     tier.on_expiry == OnExpiry::KeepAndAlarm || !rule.expired(date)
 }
 
-fn step(rule: &Rule, date: Date, counted: bool) -> Step {
+fn step(tier: &Tier, rule: &Rule, date: Date, counted: bool) -> Step {
     let expired = rule.expired(date);
     Step {
         rule: rule.id,
         name: rule.name.clone(),
         action: rule.action,
         counted,
+        mode: tier.mode,
         expired,
     }
 }

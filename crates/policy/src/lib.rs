@@ -23,8 +23,8 @@ pub mod evaluate;
 
 pub use compile::{CompileError, CompileInput, compile};
 pub use compiled::{
-    ChoiceRow, Compiled, ControlRow, Expired, ExpiredAction, Identity, IntentText, PrefixRow,
-    RuleInfo,
+    ChoiceRow, Compiled, ControlRow, Expired, ExpiredAction, Identity, IntentText, ObserveRow,
+    PrefixRow, RuleInfo,
 };
 pub use date::{Date, DateError};
 pub use diagnostic::{Diagnostic, Severity, Span, render};
@@ -32,8 +32,8 @@ pub use failure::{Cause, Choice, UnknownName};
 pub use intent::{Claim, Exception, Intent, Interpretation};
 pub use limits::*;
 pub use model::{
-    Action, ControlName, ControlRequirement, FailureChoice, Label, Labels, Log, OnExpiry, Policy,
-    Rule, Scope, Tier, TierKind,
+    Action, ControlName, ControlRequirement, FailureChoice, Label, Labels, Log, Mode, Observation,
+    OnExpiry, Policy, Rule, Scope, Tier, TierKind,
 };
 pub use parse::parse;
 pub use selector::{End, Selector};

@@ -14,6 +14,12 @@ pub const SELECTOR_PARTS_TOTAL_MAX: usize = 4_194_304;
 pub const PREFIXES_MAX: usize = 65_536;
 /// Labels that one policy may declare.
 pub const LABELS_MAX: usize = 64;
+/// New sessions in one second that a rule's limit may name.
+pub const LIMIT_MAX: u64 = 1_000_000;
+/// Events in one second that a rule's limit may name: more than a vnic may report anyway.
+pub const LOG_LIMIT_MAX: u64 = 1_024;
+/// Statements that put guests into observe mode.
+pub const OBSERVATIONS_MAX: usize = 1_024;
 /// Hops that an intent may name.
 pub const HOPS_MAX: u32 = 64;
 /// Diagnostics reported for one text; the last one says that there are more.

@@ -34,6 +34,8 @@ pub struct Policy {
     pub controls: Vec<ControlRequirement>,
     /// What owners chose for the case that protection is impaired.
     pub choices: Vec<FailureChoice>,
+    /// Guests for which the policy is only observed.
+    pub observed: Vec<Observation>,
     /// Statements to be proved; see [`Intent`].
     pub intents: Vec<Intent>,
 }
@@ -78,6 +80,16 @@ pub enum OnExpiry {
     KeepAndAlarm,
 }
 
+/// Whether rules take effect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mode {
+    /// They do.
+    Enforce,
+    /// What they would have done is counted and reported.
+    Observe,
+}
+
 /// A group of rules with one owner.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tier {
@@ -85,6 +97,8 @@ pub struct Tier {
     pub name: String,
     /// How its rules relate.
     pub kind: TierKind,
+    /// Whether its rules take effect.
+    pub mode: Mode,
     /// Who answers for its rules, where a rule does not say otherwise.
     pub owner: Option<String>,
     /// The guests that its owner may open.
@@ -103,6 +117,8 @@ pub enum Action {
     Allow,
     /// The session is denied.
     Deny,
+    /// The session is denied, and whoever begins it is told.
+    Reject,
     /// The application tiers decide.
     Pass,
 }
@@ -112,6 +128,7 @@ impl fmt::Display for Action {
         f.pad(match self {
             Self::Allow => "allow",
             Self::Deny => "deny",
+            Self::Reject => "reject",
             Self::Pass => "pass",
         })
     }
@@ -174,6 +191,10 @@ pub struct Rule {
     pub expires: Option<Date>,
     /// What is reported.
     pub log: Log,
+    /// Events that it reports of one vnic in one second; as many as the vnic may if it is missing.
+    pub log_limit: Option<u16>,
+    /// New sessions that it allows one vnic in one second; as many as come if it is missing.
+    pub limit: Option<u32>,
     /// Whether one of its ends may be in a sensitive scope.
     pub touches_sensitive: bool,
     /// The line on which it begins, from 1.
@@ -258,7 +279,33 @@ pub struct FailureChoice {
     pub line: usize,
 }
 
+/// Guests for which the policy is only observed: what it would deny passes and is reported.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Observation {
+    /// The guests.
+    pub guests: Selector,
+    /// Who answers for it.
+    pub owner: String,
+    /// Why.
+    pub justification: Option<String>,
+    /// The last day on which it holds; the policy is enforced after that.
+    pub expires: Option<Date>,
+    /// The line on which it stands, from 1.
+    pub line: usize,
+}
+
 impl Policy {
+    /// Whether the policy is only observed for a guest on a day. Nobody answers for a guest in
+    /// quarantine, so it never is.
+    #[must_use]
+    pub fn observes(&self, labels: &Labels, date: Date) -> bool {
+        let holds = |one: &Observation| {
+            one.expires.is_none_or(|expires| date <= expires)
+                && one.guests.holds(Some(labels), &|_| false)
+        };
+        !self.quarantines(labels) && self.observed.iter().any(holds)
+    }
+
     /// Every rule with its tier, in the order of the text.
     pub fn rules(&self) -> impl Iterator<Item = (&Tier, &Rule)> {
         self.tiers

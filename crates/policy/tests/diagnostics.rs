@@ -96,6 +96,41 @@ fn statements_name_what_they_expect() {
         &["ether-peer 1:27"],
     );
     check("service tcp = tcp/1\n", &["reserved-name 1:9"]);
+    check_rule(
+        "allow a from zone:corp to zone:dmz service tcp limit 0/s",
+        &["bad-rate 2:54"],
+    );
+    check_rule(
+        "allow a from zone:corp to zone:dmz service tcp limit 5",
+        &["bad-rate 2:54"],
+    );
+    check_rule(
+        "allow a from zone:corp to zone:dmz service tcp log-limit 5/s",
+        &["log-limit-off 2:7"],
+    );
+    check_rule(
+        "allow a from zone:corp to zone:dmz service tcp log new log-limit 1025/s",
+        &["bad-rate 2:66"],
+    );
+    check_rule(
+        "reject a from any to any service any",
+        &["deny-in-allow-only 2:1"],
+    );
+    check(
+        "tier guard ordered observe {\nreject a from any to any service any\n\
+         deny b from any to any service any limit 5/s\n}\n",
+        &["deny-limit 3:6"],
+    );
+    check("observe zone:corp\n", &["no-owner 1:1"]);
+    check("observe zone:corp owner \"o\"\n", &[]);
+    check(
+        "observe guests owner \"o\" expires 2029-01-01\n",
+        &["incomplete-metadata 1:9"],
+    );
+    check(
+        "observe scope:cde owner \"o\" expires 2029-01-01 justification \"j\"\n",
+        &[],
+    );
     check("policy \"again\" version 2\n", &["defined-twice 1:1"]);
     check("}\n{{{\nset x = 1.2.3.4\n", &["syntax 1:1"]);
     check("scope x = computed one-hop cde\n", &["not-supported 1:11"]);

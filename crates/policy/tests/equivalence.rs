@@ -3,7 +3,7 @@
 
 use lictor_policy::evaluate::{Question, Ruling, evaluate};
 use lictor_policy::{CompileInput, Compiled, Date, End, Labels, Policy, compile, parse, render};
-use lictor_types::{AtomId, Decision, Direction, IdentityId, Protocol, RuleId, Verdict};
+use lictor_types::{AtomId, Decision, Direction, IdentityId, Protocol, RuleId, Verdict, Would};
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::Write as _,
@@ -118,12 +118,20 @@ fn rules(random: &mut Random, actions: &[&str], count: u64) -> String {
             ("allow", 1) => "expires 2026-11-24",
             _ => "",
         };
-        let log = random.pick(&["", "log new", "log off"]);
+        let log = random.pick(&["", "log new", "log off", "log all log-limit 5/s"]);
+        let limit = match (action, random.below(3)) {
+            ("allow", 0) => random.pick(&["limit 5/s", "limit 9/s"]),
+            _ => "",
+        };
         writeln!(
             text,
-            "{action} {name} from {from} to {to} service {service} {expires} {log}"
+            "{action} {name} from {from} to {to} service {service} {expires} {log} {limit}"
         )
         .expect("text takes all");
+    }
+    if random.below(3) == 0 {
+        let to = selector(random, 1);
+        writeln!(text, "allow lldp from any to {to} service ether/0x88cc").expect("text takes all");
     }
     text
 }
@@ -132,13 +140,23 @@ fn policy_text(random: &mut Random) -> String {
     let mut text = HEAD.to_owned();
     let expiry =
         |random: &mut Random| random.pick(&["", "on-expiry drop", "on-expiry keep-and-alarm"]);
+    let mode = |random: &mut Random| random.pick(&["", "", "observe"]);
     let (kept, count) = (expiry(random), random.below(5));
-    let guard = rules(random, &["allow", "deny", "deny", "pass"], count);
-    writeln!(text, "tier guard ordered {kept} {{\n{guard}}}").expect("text takes all");
+    let guard = rules(random, &["allow", "deny", "reject", "pass"], count);
+    let seen = mode(random);
+    writeln!(text, "tier guard ordered {seen} {kept} {{\n{guard}}}").expect("text takes all");
     for name in ["zeta", "alpha"] {
         let (kept, count) = (expiry(random), random.below(4));
         let rules = rules(random, &["allow"], count);
-        writeln!(text, "tier {name} allow-only {kept} {{\n{rules}}}").expect("text takes all");
+        let seen = mode(random);
+        writeln!(text, "tier {name} allow-only {seen} {kept} {{\n{rules}}}")
+            .expect("text takes all");
+    }
+    for end in ["", "expires 2026-11-23", "expires 2026-11-24"] {
+        if random.below(6) == 0 {
+            let guests = selector(random, 1);
+            writeln!(text, "observe {guests} owner \"o\" {end}").expect("text takes all");
+        }
     }
     if random.below(2) == 0 {
         text.push_str("tier baseline { deny all log new }\n");
@@ -184,6 +202,7 @@ fn ports() -> Vec<(Protocol, u16)> {
     ports.extend([0x0303, 0x0304, 0x0305].map(|port| (Protocol::Icmp, port)));
     ports.extend([2904, 2905, 2906].map(|port| (Protocol::Sctp, port)));
     ports.extend([0, 5004].map(|port| (Protocol::UdpLite, port)));
+    ports.extend([0x88cb, 0x88cc].map(|port| (Protocol::Ether, port)));
     ports.extend([0, 46, 47, 48, 255].map(|port| (Protocol::Other, port)));
     ports
 }
@@ -226,21 +245,37 @@ impl<'a> Tables<'a> {
             self.compiled.atoms.iter().find(|range| {
                 range.protocol == port.0 && (range.first..=range.last).contains(&port.1)
             });
-        let row = atom.and_then(|range| self.rows.get(&(ends.0, ends.1, direction, range.atom)));
-        match row {
-            Some(row) => Ruling {
-                verdict: row.verdict,
-                rule: Some(row.rule),
-                log: row.log,
-            },
-            None => {
-                let log = self.compiled.baseline_log != lictor_policy::Log::Off;
-                Ruling {
-                    verdict: Verdict::Deny,
-                    rule: None,
-                    log,
-                }
-            }
+        let peer = match port.0 {
+            Protocol::Ether => IdentityId::WORLD,
+            _ => ends.1,
+        };
+        let row = atom.and_then(|range| self.rows.get(&(ends.0, peer, direction, range.atom)));
+        let baseline = self.compiled.baseline_log != lictor_policy::Log::Off;
+        let ruling = Ruling {
+            verdict: row.map_or(Verdict::Deny, |row| row.verdict),
+            rule: row
+                .map(|row| row.rule)
+                .filter(|rule| *rule != RuleId::DEFAULT),
+            log: row.is_some_and(|row| row.log),
+            log_limit: row.map(|row| row.log_limit).filter(|limit| *limit != 0),
+            limit: row.map(|row| row.limit).filter(|limit| *limit != 0),
+            would: row.and_then(|row| row.would),
+        };
+        let ruling = Ruling {
+            log: ruling.log || (ruling.rule.is_none() && baseline),
+            ..ruling
+        };
+        let observed = self.compiled.observed_on(ends.0, today()).is_some();
+        if ruling.verdict == Verdict::Allow || !observed {
+            return ruling;
+        }
+        let rule = ruling.rule.unwrap_or(RuleId::DEFAULT);
+        let verdict = ruling.verdict;
+        Ruling {
+            verdict: Verdict::Allow,
+            rule: None,
+            would: Some(Would { verdict, rule }),
+            ..ruling
         }
     }
 }

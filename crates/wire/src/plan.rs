@@ -3,8 +3,10 @@
 
 use crate::{Bindings, VerifiedRelease};
 use ipnet::IpNet;
+use lictor_policy::{Compiled, Date};
 use lictor_types::{
-    AddressEntry, Digest, Epoch, HostId, HostTables, IdentityId, Segment, TableError,
+    AddressEntry, Decision, Digest, Epoch, HostId, HostTables, IdentityId, RuleId, Segment,
+    TableError, Verdict,
 };
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -26,7 +28,8 @@ pub enum PlanError {
 }
 
 /// Builds the tables of one host: the addresses of every guest and every set, and the decisions of
-/// the guests that may run here.
+/// the guests that may run here. A rule whose last day is over decides nothing any more, and a guest
+/// whose observation is over is enforced: both can only close.
 ///
 /// # Errors
 /// [`PlanError`] if the host is unknown or its tables do not fit.
@@ -34,6 +37,7 @@ pub fn host_tables(
     release: &VerifiedRelease,
     bindings: &Bindings,
     host: &HostId,
+    today: Date,
 ) -> Result<HostTables, PlanError> {
     let release = release.release();
     let policy = &release.policy;
@@ -65,7 +69,7 @@ pub fn host_tables(
                     identity,
                     vnic: Some(vnic.vnic),
                     epoch: binding.epoch,
-                    observe: false,
+                    observe: policy.observed_on(identity, today).is_some(),
                 });
             }
         }
@@ -89,9 +93,31 @@ pub fn host_tables(
         epoch: bindings.epoch(),
         addresses: without_shadowed_sets(addresses),
         atoms: policy.atoms.clone(),
-        decisions: policy.decisions_for(&local).collect(),
+        decisions: in_force(policy, &local, today),
     };
     Ok(tables.canonical()?)
+}
+
+/// The decisions of these classes without those of rules that have ended. What another rule would
+/// have said in the ended one's place, the release does not tell: until one is compiled for a later
+/// day, such traffic is denied.
+fn in_force(policy: &Compiled, local: &[IdentityId], today: Date) -> Vec<Decision> {
+    let ended = policy.ended_by(today);
+    let alive = |mut row: Decision| {
+        row.would = row.would.filter(|would| !ended.contains(&would.rule));
+        if !ended.contains(&row.rule) {
+            return Some(row);
+        }
+        row.would?;
+        Some(Decision {
+            verdict: Verdict::Deny,
+            rule: RuleId::DEFAULT,
+            limit: 0,
+            log_limit: 0,
+            ..row
+        })
+    };
+    policy.decisions_for(local).filter_map(alive).collect()
 }
 
 /// The digest of what the tables say about the guests of one class: the ports that no rule tells

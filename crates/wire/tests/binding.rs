@@ -3,10 +3,15 @@
 
 mod support;
 
-use lictor_types::{Epoch, Segment, VnicId};
+use lictor_policy::{Action, Date, Log, Mode, ObserveRow, OnExpiry, RuleInfo};
+use lictor_types::{Epoch, HostTables, RuleId, Segment, Verdict, VnicId, Would};
 use lictor_wire::binding::{self, BindingLog};
 use lictor_wire::{PlanError, VerifiedRelease, host_tables, release};
 use support::{CORP, DB, Installation, SET, host, labels};
+
+fn today() -> Date {
+    Date::new(2026, 11, 24).expect("a day")
+}
 
 fn verified(here: &Installation) -> VerifiedRelease {
     release::verify(&here.signed(1), &here.trust(), None).expect("accepted")
@@ -220,7 +225,7 @@ fn the_plan_has_each_guest_its_link_local_address_and_the_sets_of_its_segment() 
     let here = Installation::new();
     let release = verified(&here);
     let bindings = binding::verify(&good(&here), &release, Epoch(0)).expect("accepted");
-    let tables = host_tables(&release, &bindings, &host("a")).expect("planned");
+    let tables = host_tables(&release, &bindings, &host("a"), today()).expect("planned");
     let rows: Vec<_> = tables
         .addresses
         .iter()
@@ -237,11 +242,78 @@ fn the_plan_has_each_guest_its_link_local_address_and_the_sets_of_its_segment() 
     assert_eq!(tables.decisions.len(), 2);
 }
 
+/// A rule that its tier drops after its last day.
+fn rule(id: u32, last: Date) -> RuleInfo {
+    RuleInfo {
+        id: RuleId(id),
+        name: "pay/portal".into(),
+        tier: "pay".into(),
+        order: 0,
+        action: Action::Allow,
+        from: "any".into(),
+        to: "any".into(),
+        service: "any".into(),
+        owner: None,
+        justification: None,
+        requirements: Vec::new(),
+        review_days: None,
+        expires: Some(last),
+        log: Log::Off,
+        log_limit: None,
+        limit: None,
+        mode: Mode::Enforce,
+        on_expiry: OnExpiry::Drop,
+        touches_sensitive: false,
+        line: 1,
+        text: String::new(),
+    }
+}
+
+#[test]
+fn what_has_a_last_day_ends_with_it_in_the_plan() {
+    let here = Installation::new();
+    let (mut draft, last) = (here.release(1), today());
+    draft.policy.rules = vec![rule(5, last)];
+    draft.policy.observed = vec![ObserveRow {
+        identity: DB,
+        owner: "db@example.com".into(),
+        justification: None,
+        expires: Some(last),
+    }];
+    draft.policy.decisions[1].would = Some(Would {
+        verdict: Verdict::Deny,
+        rule: RuleId(6),
+    });
+    let mut envelope = draft.sign(&here.author);
+    envelope.add_signature(&here.approver).expect("another key");
+    let release = release::verify(&envelope, &here.trust(), None).expect("accepted");
+    let bindings = binding::verify(&good(&here), &release, Epoch(0)).expect("accepted");
+    let plan = |day| host_tables(&release, &bindings, &host("a"), day).expect("planned");
+    let observed = |tables: &HostTables| {
+        let all = tables.addresses.iter();
+        all.filter(|entry| entry.observe).count()
+    };
+    let on_time = plan(last);
+    assert_eq!((on_time.decisions.len(), observed(&on_time)), (2, 2));
+    let late = plan(Date::new(2026, 11, 25).expect("a day"));
+    // What rules in observe mode would say of it stays, under the default deny.
+    let rows: Vec<_> = late
+        .decisions
+        .iter()
+        .map(|row| (row.verdict, row.rule))
+        .collect();
+    assert_eq!(
+        (rows, observed(&late)),
+        (vec![(Verdict::Deny, RuleId::DEFAULT)], 0)
+    );
+    assert_ne!(on_time.digest(), late.digest());
+}
+
 #[test]
 fn a_host_outside_the_roster_has_no_plan() {
     let here = Installation::new();
     let release = verified(&here);
     let bindings = binding::verify(&good(&here), &release, Epoch(0)).expect("accepted");
-    let error = host_tables(&release, &bindings, &host("c")).expect_err("unknown");
+    let error = host_tables(&release, &bindings, &host("c"), today()).expect_err("unknown");
     assert!(matches!(error, PlanError::UnknownHost { .. }));
 }

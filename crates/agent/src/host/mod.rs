@@ -19,6 +19,7 @@ use crate::state::{LogFile, StateDir};
 use crate::{AgentError, Config};
 use lictor_datapath::Datapath;
 use lictor_evidence::{Body, Log, SigningKey};
+use lictor_policy::Date;
 use lictor_types::HostTables;
 use lictor_wire::binding::{self, BindingLog};
 use lictor_wire::release::{self, Floor};
@@ -27,6 +28,10 @@ use lictor_wire::{
     host_tables,
 };
 use std::fs::File;
+
+fn day(now_ms: u64) -> Date {
+    Date::from_unix_seconds(now_ms / 1_000)
+}
 
 /// The agent of one host, without sockets and without a clock: times are parameters.
 #[derive(Debug)]
@@ -46,6 +51,8 @@ pub struct Host {
     custody_unsaved: bool,
     /// What the kernel should hold.
     desired: HostTables,
+    /// The day for which that is: rules and observations have a last one.
+    planned: Option<Date>,
     refused: Option<String>,
     kernel: String,
     links: Links,
@@ -99,6 +106,7 @@ impl Host {
             bindings: Bindings::default(),
             bindings_signed: BindingLog::default(),
             desired: HostTables::empty(),
+            planned: None,
             refused: None,
             kernel,
             links: Links::new(now_ms),
@@ -210,7 +218,8 @@ impl Host {
             Ok(bindings) => bindings,
             Err(error) => return self.refuse(error.to_string(), false, now_ms),
         };
-        let desired = match host_tables(&verified, &bindings, &self.config.host) {
+        let today = day(now_ms);
+        let desired = match host_tables(&verified, &bindings, &self.config.host, today) {
             Ok(tables) => tables,
             Err(error) => {
                 return self.refuse(AgentError::from(error).chain(), true, now_ms);
@@ -222,6 +231,7 @@ impl Host {
         self.state
             .keep_release(envelope, Floor { generation, digest })?;
         self.load(desired)?;
+        self.planned = Some(today);
         self.state.keep_bindings(log)?;
         self.refused = None;
         self.bindings_signed = log.clone();
@@ -262,6 +272,27 @@ impl Host {
 
     /// The data plane builds the new tables beside the old ones, reads them back, and only then
     /// switches.
+    /// A new day may be past the last one of a rule, or of a guest's observation: both end with it,
+    /// whether or not a manager is there to publish anything.
+    fn plan_for_today(&mut self, now_ms: u64) -> Result<(), AgentError> {
+        let today = day(now_ms);
+        let Some(release) = self
+            .release
+            .as_ref()
+            .filter(|_| self.planned != Some(today))
+        else {
+            return Ok(());
+        };
+        let desired = host_tables(release, &self.bindings, &self.config.host, today)?;
+        let same = desired.digest() == self.desired.digest();
+        self.load(desired)?;
+        self.planned = Some(today);
+        if same {
+            return Ok(());
+        }
+        self.record_loaded(false, now_ms)
+    }
+
     fn load(&mut self, desired: HostTables) -> Result<(), AgentError> {
         if self.found()?.digest() != desired.digest() {
             self.datapath.load(&desired)?;

@@ -79,7 +79,7 @@ fn rule_facts(rule: &RuleInfo) -> RuleFacts {
         verdict: match rule.action {
             // What passes may be allowed further down, so its owner must answer as for an allow.
             Action::Allow | Action::Pass => Verdict::Allow,
-            Action::Deny => Verdict::Deny,
+            Action::Deny | Action::Reject => Verdict::Deny,
         },
     }
 }

@@ -153,6 +153,7 @@ fn compiled() -> Compiled {
         decisions: Vec::new(),
         baseline_log: Log::New,
         controls: Vec::new(),
+        observed: Vec::new(),
         choices: vec![ChoiceRow {
             identity: IdentityId(12),
             cause: Cause::HostUnprotected,

@@ -6,12 +6,14 @@ use super::{
     identities::{Class, Classes},
 };
 use crate::{
-    Action, DECISIONS_TOTAL_MAX, Date, Labels, Log, OnExpiry, Policy, Rule, Selector, TierKind,
+    Action, DECISIONS_TOTAL_MAX, Date, Labels, Mode, OnExpiry, Policy, Rule, Selector, Tier,
+    TierKind,
+    evaluate::{Report, allows_more},
 };
 use lictor_types::{
-    AtomId, DECISIONS_PER_HOST_MAX, Decision, Direction, IdentityId, RuleId, Verdict,
+    AtomId, DECISIONS_PER_HOST_MAX, Decision, Direction, IdentityId, RuleId, Verdict, Would,
 };
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// Rows written for one identity before rows of the same key are merged: a bound on time and memory
 /// that is known before the first row is written.
@@ -30,8 +32,9 @@ pub(super) fn table(
     let rules = live_rules(policy, date);
     let lines: Vec<Line<'_>> = rules
         .into_iter()
-        .map(|(guard, rule)| Line {
-            guard,
+        .map(|(tier, rule)| Line {
+            guard: tier.kind == TierKind::Ordered,
+            mode: tier.mode,
             rule,
             atoms: atoms.of(&rule.service),
         })
@@ -55,6 +58,7 @@ pub(super) fn table(
 /// A rule in force.
 struct Line<'a> {
     guard: bool,
+    mode: Mode,
     rule: &'a Rule,
     atoms: &'a [AtomId],
 }
@@ -83,14 +87,12 @@ impl Members {
 
 /// The guard in its order, then the application rules by name. What the guard passes at its very
 /// end goes on to the application tiers anyway, and needs no rows.
-fn live_rules(policy: &Policy, date: Date) -> Vec<(bool, &Rule)> {
+fn live_rules(policy: &Policy, date: Date) -> Vec<(&Tier, &Rule)> {
     let live = policy
         .rules()
         .filter(|(tier, rule)| tier.on_expiry == OnExpiry::KeepAndAlarm || !rule.expired(date));
-    let (guard, mut applications): (Vec<_>, Vec<_>) = live
-        .map(|(tier, rule)| (tier.kind == TierKind::Ordered, rule))
-        .partition(|(guard, _)| *guard);
-    let mut guard = guard;
+    let (mut guard, mut applications): (Vec<_>, Vec<_>) =
+        live.partition(|(tier, _)| tier.kind == TierKind::Ordered);
     while guard
         .last()
         .is_some_and(|(_, rule)| rule.action == Action::Pass)
@@ -150,12 +152,16 @@ fn blame(local: &Class<'_>, lines: &[Line<'_>], members: &Members) -> (usize, Ve
 }
 
 /// What is known of a key so far.
-struct Slot {
-    action: Action,
+#[derive(Clone, Copy)]
+struct Slot<'a> {
     guard: bool,
-    rule: RuleId,
-    log: bool,
+    mode: Mode,
+    rule: &'a Rule,
+    log: Report,
 }
+
+type Key = (IdentityId, AtomId);
+type Slots<'a> = HashMap<Key, Slot<'a>>;
 
 fn rows_of(
     local: &Class<'_>,
@@ -180,33 +186,18 @@ fn rows_of(
         return Err(refuse(writes, blamed));
     }
     let mut rows = Vec::new();
+    let observed = lines.iter().any(|line| line.mode == Mode::Observe);
     for direction in [Direction::Egress, Direction::Ingress] {
-        let mut slots: HashMap<(IdentityId, AtomId), Slot> = HashMap::new();
-        for line in lines {
-            for peer in peers(local.id, direction, line.rule, members) {
-                for atom in line.atoms {
-                    write(&mut slots, (*peer, *atom), line);
-                }
-            }
-        }
-        let kept = slots
-            .into_iter()
-            .filter(|(_, slot)| slot.action != Action::Pass);
-        rows.extend(kept.map(|((peer, atom), slot)| Decision {
-            local: local.id,
-            peer,
-            direction,
-            atom,
-            verdict: if slot.action == Action::Allow {
-                Verdict::Allow
-            } else {
-                Verdict::Deny
-            },
-            rule: slot.rule,
-            log: slot.log,
-            limit: 0,
-            log_limit: 0,
-            would: None,
+        let key = (local.id, direction);
+        let enforced = slots(key, lines, members, &[Mode::Enforce]);
+        let all = match observed {
+            true => slots(key, lines, members, &[Mode::Enforce, Mode::Observe]),
+            false => Slots::new(),
+        };
+        let keys: BTreeSet<Key> = enforced.keys().chain(all.keys()).copied().collect();
+        rows.extend(keys.into_iter().filter_map(|at| {
+            let would = all.get(&at).filter(|slot| slot.mode == Mode::Observe);
+            row(key, at, (enforced.get(&at), would))
         }));
     }
     if rows.len() > max {
@@ -215,27 +206,80 @@ fn rows_of(
     Ok(rows)
 }
 
-/// The first guard rule wins; where it passed, or none matched, the first application rule gives
-/// its number and any of them turns the log on.
-fn write(
-    slots: &mut HashMap<(IdentityId, AtomId), Slot>,
-    key: (IdentityId, AtomId),
-    line: &Line<'_>,
-) {
-    let log = line.rule.log != Log::Off;
+/// What the rules of tiers in these modes say.
+fn slots<'a>(
+    (local, direction): (IdentityId, Direction),
+    lines: &[Line<'a>],
+    members: &Members,
+    modes: &[Mode],
+) -> Slots<'a> {
+    let mut slots = Slots::new();
+    for line in lines.iter().filter(|line| modes.contains(&line.mode)) {
+        for peer in peers(local, direction, line.rule, members) {
+            for atom in line.atoms {
+                write(&mut slots, (*peer, *atom), line);
+            }
+        }
+    }
+    slots.retain(|_, slot| slot.rule.action != Action::Pass);
+    slots
+}
+
+const fn verdict(action: Action) -> Verdict {
+    match action {
+        Action::Allow => Verdict::Allow,
+        Action::Reject => Verdict::Reject,
+        Action::Deny | Action::Pass => Verdict::Deny,
+    }
+}
+
+/// The row of a key: what takes effect, and what would.
+fn row(
+    (local, direction): (IdentityId, Direction),
+    (peer, atom): Key,
+    (slot, would): (Option<&Slot<'_>>, Option<&Slot<'_>>),
+) -> Option<Decision> {
+    let log = [slot, would].into_iter().flatten();
+    let log = log.fold(Report::default(), |log, slot| log.or(slot.log));
+    slot.or(would)?;
+    Some(Decision {
+        local,
+        peer,
+        direction,
+        atom,
+        verdict: slot.map_or(Verdict::Deny, |slot| verdict(slot.rule.action)),
+        rule: slot.map_or(RuleId::DEFAULT, |slot| slot.rule.id),
+        log: log.on,
+        limit: slot.and_then(|slot| slot.rule.limit).unwrap_or(0),
+        log_limit: log.limit.unwrap_or(0),
+        would: would.map(|would| Would {
+            verdict: verdict(would.rule.action),
+            rule: would.rule.id,
+        }),
+    })
+}
+
+/// The first guard rule wins; where it passed, or none matched, the application rule that allows
+/// most gives its number, the first by name among equals, and any of them turns the log on.
+fn write<'a>(slots: &mut Slots<'a>, key: Key, line: &Line<'a>) {
     let slot = Slot {
-        action: line.rule.action,
         guard: line.guard,
-        rule: line.rule.id,
-        log,
+        mode: line.mode,
+        rule: line.rule,
+        log: Report::of(line.rule),
     };
     match slots.get_mut(&key) {
         None => {
             slots.insert(key, slot);
         }
         Some(_) if line.guard => {}
-        Some(known) if known.action == Action::Pass => *known = slot,
-        Some(known) if !known.guard => known.log |= log,
+        Some(known) if known.rule.action == Action::Pass => *known = slot,
+        Some(known) if !known.guard => {
+            known.log = known.log.or(slot.log);
+            if allows_more(line.rule, known.rule) {
+                (known.rule, known.mode) = (slot.rule, slot.mode);
+            }
+        }
         Some(_) => {}
     }
 }

@@ -89,10 +89,12 @@ fn basis(policy: &Policy) -> BTreeMap<String, &Selector> {
         .iter()
         .map(|requirement| &requirement.guests);
     let choices = policy.choices.iter().map(|choice| &choice.guests);
+    let observed = policy.observed.iter().map(|one| &one.guests);
     rules
         .chain(scopes.map(|scope| &scope.selector))
         .chain(controls)
         .chain(choices)
+        .chain(observed)
         .map(|selector| (selector.to_string(), selector))
         .collect()
 }

@@ -11,7 +11,7 @@ mod identities;
 
 use crate::{
     ChoiceRow, Compiled, ControlName, ControlRow, Date, Expired, ExpiredAction, IntentText,
-    LABEL_SETS_MAX, Labels, OnExpiry, Policy, Rule, RuleInfo,
+    LABEL_SETS_MAX, Labels, ObserveRow, OnExpiry, Policy, Rule, RuleInfo, Tier,
 };
 use identities::Classes;
 use lictor_types::IdentityId;
@@ -118,6 +118,8 @@ pub fn compile(policy: &Policy, input: &CompileInput) -> Result<Compiled, Compil
     let atoms = atoms::cut(&services)?;
     let decisions = decisions::table(policy, input.date, &classes, &atoms)?;
     let (choices, mut expired) = choice_rows(policy, input.date, &classes);
+    let (observed, over) = observe_rows(policy, input.date, &classes);
+    expired.extend(over);
     expired.extend(expired_rules(policy, input.date));
     expired.sort();
     let intent = |intent: &crate::Intent| IntentText {
@@ -137,6 +139,7 @@ pub fn compile(policy: &Policy, input: &CompileInput) -> Result<Compiled, Compil
         decisions,
         baseline_log: policy.baseline_log,
         choices,
+        observed,
         intents: policy.intents.iter().map(intent).collect(),
         expired,
     })
@@ -145,7 +148,7 @@ pub fn compile(policy: &Policy, input: &CompileInput) -> Result<Compiled, Compil
 fn rule_table(policy: &Policy) -> Result<Vec<RuleInfo>, CompileError> {
     let mut table: BTreeMap<u32, RuleInfo> = BTreeMap::new();
     for (order, (tier, rule)) in (0..).zip(policy.rules()) {
-        let info = rule_info(&tier.name, order, rule);
+        let info = rule_info(tier, order, rule);
         if let Some(known) = table.insert(rule.id.0, info) {
             let (one, other, number) = (known.name, rule.name.clone(), rule.id.0);
             return Err(CompileError::RuleCollision { one, other, number });
@@ -154,11 +157,11 @@ fn rule_table(policy: &Policy) -> Result<Vec<RuleInfo>, CompileError> {
     Ok(table.into_values().collect())
 }
 
-fn rule_info(tier: &str, order: u32, rule: &Rule) -> RuleInfo {
+fn rule_info(tier: &Tier, order: u32, rule: &Rule) -> RuleInfo {
     RuleInfo {
         id: rule.id,
         name: rule.name.clone(),
-        tier: tier.to_owned(),
+        tier: tier.name.clone(),
         order,
         action: rule.action,
         from: rule.from.to_string(),
@@ -170,6 +173,10 @@ fn rule_info(tier: &str, order: u32, rule: &Rule) -> RuleInfo {
         review_days: rule.review_days,
         expires: rule.expires,
         log: rule.log,
+        log_limit: rule.log_limit,
+        limit: rule.limit,
+        mode: tier.mode,
+        on_expiry: tier.on_expiry,
         touches_sensitive: rule.touches_sensitive,
         line: u32::try_from(rule.line).unwrap_or(u32::MAX),
         text: rule.text.clone(),
@@ -208,6 +215,42 @@ fn control_rows(policy: &Policy, classes: &Classes<'_>) -> Vec<ControlRow> {
         controls: controls.into_iter().collect(),
     };
     rows.into_iter().map(row).collect()
+}
+
+/// Where several statements match a guest, the one that lasts longest holds.
+fn observe_rows(
+    policy: &Policy,
+    date: Date,
+    classes: &Classes<'_>,
+) -> (Vec<ObserveRow>, Vec<Expired>) {
+    let mut rows: BTreeMap<IdentityId, ObserveRow> = BTreeMap::new();
+    let mut gone = Vec::new();
+    for one in &policy.observed {
+        if let Some(expires) = one.expires.filter(|expires| date > *expires) {
+            gone.push(Expired {
+                what: format!("observe {}", one.guests),
+                owner: Some(one.owner.clone()),
+                expires,
+                action: ExpiredAction::Dropped,
+            });
+            continue;
+        }
+        let guests = classes.guests().filter(|class| !class.quarantine);
+        for class in guests.filter(|class| class.holds(&one.guests)) {
+            let row = ObserveRow {
+                identity: class.id,
+                owner: one.owner.clone(),
+                justification: one.justification.clone(),
+                expires: one.expires,
+            };
+            let known = rows.entry(class.id).or_insert_with(|| row.clone());
+            let lasts = |row: &ObserveRow| (row.expires.is_none(), row.expires);
+            if lasts(&row) > lasts(known) {
+                *known = row;
+            }
+        }
+    }
+    (rows.into_values().collect(), gone)
 }
 
 /// Where several choices match a guest, the strictest holds; among equals the one that lasts

@@ -3,7 +3,7 @@
 
 use super::Parser;
 use crate::{
-    Action, Choice, Label, Policy, Rule, Scope, Selector, Span, Tier, TierKind,
+    Action, Choice, Label, Observation, Policy, Rule, Scope, Selector, Span, Tier, TierKind,
     diagnostic::Problem, overlap::satisfiable,
 };
 use lictor_types::Protocol;
@@ -45,6 +45,7 @@ pub(super) struct Spots {
     pub(super) tiers: Vec<TierSpot>,
     pub(super) rules: Vec<Vec<RuleSpot>>,
     pub(super) choices: Vec<ChoiceSpot>,
+    pub(super) observed: Vec<Ends>,
 }
 
 /// Runs all checks.
@@ -76,6 +77,11 @@ pub(super) fn check(parser: &mut Parser<'_>) {
         if spot.sound {
             let touches = sensitive.touches(&choice.guests);
             weak_choice(choice, touches, spot.chosen, &mut problems);
+        }
+    }
+    for (observation, spot) in parser.policy.observed.iter().zip(&spots.observed) {
+        if spot.sound && sensitive.touches(&observation.guests) {
+            sensitive_observation(observation, spot.span, &mut problems);
         }
     }
     parser.policy.tiers = tiers;
@@ -226,6 +232,21 @@ fn inside(
             ));
         problems.push(problem);
     }
+}
+
+/// Observe mode opens a guest to all: in a sensitive scope that needs a reason and an end.
+fn sensitive_observation(one: &Observation, span: Span, problems: &mut Vec<Problem>) {
+    let missing = match (one.justification.is_none(), one.expires.is_none()) {
+        (false, false) => return,
+        (true, true) => "justification and expires",
+        (true, false) => "justification",
+        (false, true) => "expires",
+    };
+    let message = format!("observe mode in a sensitive scope needs {missing}");
+    let problem = Problem::new("incomplete-metadata", span, message)
+        .expected("what the policy denies would pass here")
+        .help("add: justification \"why\" expires 2026-12-31");
+    problems.push(problem);
 }
 
 fn shown(selector: &Selector) -> String {

@@ -6,8 +6,8 @@ use super::{
     short,
 };
 use crate::{
-    Cause, Choice, ControlName, ControlRequirement, FailureChoice, LABELS_MAX, Label, PREFIXES_MAX,
-    Scope, Selector, Span, diagnostic::Problem,
+    Cause, Choice, ControlName, ControlRequirement, Date, FailureChoice, LABELS_MAX, Label,
+    OBSERVATIONS_MAX, Observation, PREFIXES_MAX, Scope, Selector, Span, diagnostic::Problem,
 };
 use ipnet::IpNet;
 use std::net::IpAddr;
@@ -19,6 +19,14 @@ const RESERVED: [&str; 8] = [
 
 /// Controls that the documentation names: a near miss of one of them is a slip.
 const CONTROLS: [&str; 6] = ["firewall", "ids", "monitor", "time", "flowlog", "backup"];
+
+/// Who answers for something, why, and until when.
+#[derive(Default)]
+struct Answerable {
+    owner: Option<String>,
+    justification: Option<String>,
+    expires: Option<Date>,
+}
 
 impl Parser<'_> {
     /// `policy "name" version NUMBER`
@@ -284,28 +292,13 @@ impl Parser<'_> {
         let choice: Option<Choice> = self
             .listed("choice", &choices)?
             .and_then(|name| name.parse().ok());
-        let (mut owner, mut justification, mut expires) = (None, None, None);
-        while let Some(word @ ("owner" | "justification" | "expires")) = self.word() {
-            let span = self.advance().span;
-            let again = match word {
-                "owner" => owner.replace(self.quoted("the owner")?).is_some(),
-                "justification" => justification
-                    .replace(self.quoted("the justification")?)
-                    .is_some(),
-                _ => self
-                    .date()?
-                    .and_then(|date| expires.replace(date))
-                    .is_some(),
-            };
-            if again {
-                self.given_twice(word, span);
-            }
-        }
+        let Answerable {
+            owner,
+            justification,
+            expires,
+        } = self.answerable()?;
         if owner.is_none() {
-            let problem = Problem::new("no-owner", start.to(chosen), "this choice has no owner")
-                .expected("somebody must answer for it")
-                .help("add: owner \"team@example\"");
-            self.report(problem);
+            self.no_owner("this choice", start.to(chosen));
         }
         let (Some(cause), Some(choice), Some(owner)) = (cause, choice, owner) else {
             return Ok(());
@@ -324,6 +317,70 @@ impl Parser<'_> {
         };
         self.policy.choices.push(row);
         Ok(())
+    }
+
+    /// `observe SELECTOR owner ".." [justification ".."] [expires DATE]`
+    pub(super) fn observation(&mut self) -> Parsed<()> {
+        let start = self.advance().span;
+        let (guests, ends) = self.ends()?;
+        let Answerable {
+            owner,
+            justification,
+            expires,
+        } = self.answerable()?;
+        if self.policy.observed.len() >= OBSERVATIONS_MAX {
+            let message = format!("there are more than {OBSERVATIONS_MAX} of these statements");
+            let problem = Problem::new("too-many-observations", start, message);
+            self.report(
+                problem
+                    .expected("one too many")
+                    .help("merge their selectors"),
+            );
+            return Err(Failed);
+        }
+        let Some(owner) = owner else {
+            self.no_owner("this statement", start.to(ends.span));
+            return Ok(());
+        };
+        self.spots.observed.push(ends);
+        self.policy.observed.push(Observation {
+            guests,
+            owner,
+            justification,
+            expires,
+            line: start.line,
+        });
+        Ok(())
+    }
+
+    /// Owner, justification and last day, in any order.
+    fn answerable(&mut self) -> Parsed<Answerable> {
+        let mut found = Answerable::default();
+        while let Some(word @ ("owner" | "justification" | "expires")) = self.word() {
+            let span = self.advance().span;
+            let again = match word {
+                "owner" => found.owner.replace(self.quoted("the owner")?).is_some(),
+                "justification" => found
+                    .justification
+                    .replace(self.quoted("the justification")?)
+                    .is_some(),
+                _ => self
+                    .date()?
+                    .and_then(|date| found.expires.replace(date))
+                    .is_some(),
+            };
+            if again {
+                self.given_twice(word, span);
+            }
+        }
+        Ok(found)
+    }
+
+    fn no_owner(&mut self, what: &str, span: Span) {
+        let problem = Problem::new("no-owner", span, format!("{what} has no owner"))
+            .expected("somebody must answer for it")
+            .help("add: owner \"team@example\"");
+        self.report(problem);
     }
 
     /// A word of a closed list. `None` if it was reported.

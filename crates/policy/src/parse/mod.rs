@@ -25,8 +25,8 @@ struct Failed;
 type Parsed<T> = Result<T, Failed>;
 
 /// Words that begin a statement.
-const STATEMENTS: [&str; 9] = [
-    "policy", "label", "set", "service", "scope", "tier", "require", "when", "assert",
+const STATEMENTS: [&str; 10] = [
+    "policy", "label", "set", "service", "scope", "tier", "require", "observe", "when", "assert",
 ];
 
 /// Reads a policy. Every diagnostic of the text is returned, in the order of the text; there is a
@@ -156,6 +156,7 @@ impl<'a> Parser<'a> {
                 baseline_log: Log::Off,
                 controls: Vec::new(),
                 choices: Vec::new(),
+                observed: Vec::new(),
                 intents: Vec::new(),
             },
             defined: HashMap::new(),
@@ -200,6 +201,7 @@ impl<'a> Parser<'a> {
             "scope" => self.scope(),
             "tier" => self.tier(),
             "require" => self.requirement(),
+            "observe" => self.observation(),
             "when" => self.failure_choice(),
             "assert" => self.intent(),
             _ => self.no_statement(),

@@ -6,13 +6,14 @@ use super::{
     short,
 };
 use crate::{
-    Action, Date, Log, OnExpiry, Rule, Selector, Service, Span, Tier, TierKind, diagnostic::Problem,
+    Action, Date, LIMIT_MAX, LOG_LIMIT_MAX, Log, Mode, OnExpiry, Rule, Selector, Service, Span,
+    Tier, TierKind, diagnostic::Problem,
 };
 use lictor_types::RULES_MAX;
 use std::collections::HashSet;
 
 /// Words that begin a clause of a rule.
-const CLAUSES: [&str; 9] = [
+const CLAUSES: [&str; 11] = [
     "from",
     "to",
     "service",
@@ -22,7 +23,12 @@ const CLAUSES: [&str; 9] = [
     "review",
     "expires",
     "log",
+    "log-limit",
+    "limit",
 ];
+
+/// Words that begin a rule.
+const ACTIONS: [&str; 4] = ["allow", "deny", "reject", "pass"];
 
 /// The longest time between reviews, in days.
 const REVIEW_DAYS_MAX: u32 = 3_650;
@@ -40,11 +46,13 @@ struct Draft {
     review_days: Option<u32>,
     expires: Option<Date>,
     log: Option<Log>,
+    log_limit: Option<u16>,
+    limit: Option<u32>,
 }
 
 impl Parser<'_> {
     /// `tier NAME ordered | unordered allow-only
-    /// [owner ".."] [within SELECTOR] [on-expiry ..] { .. }`
+    /// [observe] [owner ".."] [within SELECTOR] [on-expiry ..] { .. }`
     /// or `tier baseline { deny all [log ..] }`
     pub(super) fn tier(&mut self) -> Parsed<()> {
         self.advance();
@@ -57,6 +65,7 @@ impl Parser<'_> {
         let mut tier = Tier {
             name,
             kind,
+            mode: Mode::Enforce,
             owner: None,
             within: None,
             on_expiry: OnExpiry::Drop,
@@ -65,6 +74,10 @@ impl Parser<'_> {
         let mut within = None;
         while self.token.kind != Kind::Open {
             match self.word() {
+                Some("observe") => {
+                    self.advance();
+                    tier.mode = Mode::Observe;
+                }
                 Some("owner") => {
                     self.advance();
                     tier.owner = Some(self.quoted("the owner")?);
@@ -81,7 +94,7 @@ impl Parser<'_> {
                         tier.on_expiry = OnExpiry::KeepAndAlarm;
                     }
                 }
-                _ => return self.unexpected("`{`, `owner`, `within` or `on-expiry`"),
+                _ => return self.unexpected("`{`, `observe`, `owner`, `within` or `on-expiry`"),
             }
         }
         let ended = self.rules_of(&mut tier);
@@ -171,7 +184,7 @@ impl Parser<'_> {
         loop {
             match self.token.kind {
                 Kind::End => return true,
-                Kind::Word("allow" | "deny" | "pass") if self.token.first => {
+                Kind::Word(word) if self.token.first && ACTIONS.contains(&word) => {
                     self.braces = level;
                     return false;
                 }
@@ -190,7 +203,7 @@ impl Parser<'_> {
         }
     }
 
-    /// `allow | deny | pass NAME [{] CLAUSES [}]`. `None` if the rule is incomplete.
+    /// `allow | deny | reject | pass NAME [{] CLAUSES [}]`. `None` if the rule is incomplete.
     fn rule(&mut self, tier: &mut Tier, names: &mut HashSet<String>) -> Parsed<Option<RuleSpot>> {
         let start = self.token.span;
         let Some(action) = self.action()? else {
@@ -253,16 +266,17 @@ impl Parser<'_> {
 
     fn rule_ends(&self) -> bool {
         match self.token.kind {
-            Kind::Word(word) => matches!(word, "allow" | "deny" | "pass"),
+            Kind::Word(word) => ACTIONS.contains(&word),
             kind => matches!(kind, Kind::Close | Kind::Semicolon | Kind::End),
         }
     }
 
     fn action(&mut self) -> Parsed<Option<Action>> {
-        let word = self.listed("rule", &["allow", "deny", "pass"])?;
+        let word = self.listed("rule", &ACTIONS)?;
         Ok(word.map(|word| match word.as_str() {
             "allow" => Action::Allow,
             "deny" => Action::Deny,
+            "reject" => Action::Reject,
             _ => Action::Pass,
         }))
     }
@@ -304,6 +318,8 @@ impl Parser<'_> {
             "requirement" => self.requirements(&mut draft.requirements)?,
             "review" => draft.review_days = self.review()?,
             "expires" => draft.expires = self.date()?,
+            "limit" => draft.limit = self.rate(LIMIT_MAX)?,
+            "log-limit" => draft.log_limit = self.rate(LOG_LIMIT_MAX)?,
             _ => draft.log = self.log_level()?,
         }
         Ok(())
@@ -353,6 +369,26 @@ impl Parser<'_> {
         Ok(days)
     }
 
+    /// `100/s`. `None` if it was reported.
+    fn rate<T: TryFrom<u64>>(&mut self, max: u64) -> Parsed<Option<T>> {
+        let Some(word) = self.word() else {
+            return self.unexpected("a rate such as 100/s");
+        };
+        let span = self.advance().span;
+        let digits = word
+            .strip_suffix("/s")
+            .filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()));
+        let rate = digits.and_then(|digits| digits.parse().ok());
+        let rate = rate.filter(|rate| (1..=max).contains(rate));
+        if rate.is_none() {
+            let message = format!("`{}` is not a rate", short(word));
+            let problem = Problem::new("bad-rate", span, message)
+                .expected(format!("expected 1/s to {max}/s"));
+            self.report(problem);
+        }
+        Ok(rate.and_then(|rate| T::try_from(rate).ok()))
+    }
+
     fn log_level(&mut self) -> Parsed<Option<Log>> {
         let names = Log::ALL.map(Log::name);
         let word = self.listed("log level", &names)?;
@@ -383,6 +419,7 @@ impl Parser<'_> {
                 .help("remove `expires`");
             self.report(problem);
         }
+        self.check_limits(&draft, &head);
         let ((from, from_ends), (to, to_ends)) = (draft.from?, draft.to?);
         let rule = Rule {
             id: Rule::id_of(&head.name),
@@ -397,6 +434,8 @@ impl Parser<'_> {
             review_days: draft.review_days,
             expires: draft.expires,
             log: draft.log.unwrap_or(Log::Off),
+            log_limit: draft.log_limit,
+            limit: draft.limit,
             touches_sensitive: false,
             line: head.line,
             text: head.text,
@@ -409,6 +448,28 @@ impl Parser<'_> {
                 to: to_ends,
             },
         ))
+    }
+}
+
+impl Parser<'_> {
+    /// A limit without anything to limit is a slip.
+    fn check_limits(&mut self, draft: &Draft, head: &Head) {
+        let name = short(&head.name);
+        let silent = draft.log.is_none_or(|log| log == Log::Off);
+        let problem = if draft.limit.is_some() && head.action != Action::Allow {
+            let message = format!("rule `{name}` limits what it does not allow");
+            Problem::new("deny-limit", head.span, message)
+                .expected("`limit` is about new sessions")
+                .help("remove `limit`")
+        } else if draft.log_limit.is_some() && silent {
+            let message = format!("rule `{name}` limits events that it does not report");
+            Problem::new("log-limit-off", head.span, message)
+                .expected("`log-limit` is about events")
+                .help("add `log new`, or remove `log-limit`")
+        } else {
+            return;
+        };
+        self.report(problem);
     }
 }
 

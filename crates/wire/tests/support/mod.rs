@@ -193,6 +193,7 @@ fn compiled() -> Compiled {
         baseline_log: Log::New,
         controls: Vec::new(),
         choices: Vec::new(),
+        observed: Vec::new(),
         intents: Vec::new(),
         expired: Vec::new(),
     }
