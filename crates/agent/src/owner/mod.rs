@@ -364,6 +364,14 @@ impl Owner {
             }
             Request::Detach { name } => self.detach(name, now),
             Request::Status => self.report(now).map(|one| Response::Status(Box::new(one))),
+            Request::Explain {
+                vnic,
+                packet,
+                direction,
+            } => self
+                .host
+                .explain(vnic, packet, *direction)
+                .map(|one| Response::Explained(Box::new(one))),
             Request::MoveStatus { guest } => self.move_status(guest),
             Request::MoveAbandon { guest } => self.move_abandon(guest, now),
         };
