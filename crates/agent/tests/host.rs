@@ -488,6 +488,7 @@ impl Stranger {
             segment: Segment(1),
             sessions_max: 16,
             link: Link::PLAIN,
+            endpoint: lictor_types::Endpoint::Guest,
         };
         self.datapath.attach(&spec).expect("attaches");
     }
@@ -669,7 +670,7 @@ fn a_source_neither_adds_to_nor_takes_from_a_vnic_of_another_guest() {
 #[test]
 fn the_loaded_program_agrees_with_the_policy_alone() {
     on_ground(|ground| {
-        let mut host = ground.open_with_db();
+        let host = ground.open_with_db();
         let guest = GuestId::new("db").expect("valid");
         host.set_state(&guest, VnicState::Open, "it runs")
             .expect("works");
@@ -677,12 +678,9 @@ fn the_loaded_program_agrees_with_the_policy_alone() {
         let policy = policy.expect("sound");
         let tap = "tap-db".parse().expect("valid");
         let mut reached = std::collections::BTreeSet::new();
-        for (ends, from_guest) in [
-            ("10.1.0.10", "192.0.2.9"),
-            ("10.1.0.10", "10.1.0.77"),
-        ]
-        .into_iter()
-        .flat_map(|ends| [(ends, true), (ends, false)])
+        for (ends, from_guest) in [("10.1.0.10", "192.0.2.9"), ("10.1.0.10", "10.1.0.77")]
+            .into_iter()
+            .flat_map(|ends| [(ends, true), (ends, false)])
         {
             let ends = match from_guest {
                 true => ends,

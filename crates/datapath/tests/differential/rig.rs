@@ -96,6 +96,7 @@ impl Rig {
                 segment: vnic.segment,
                 sessions_max: vnic.sessions_max,
                 link: vnic.link,
+                endpoint: lictor_types::Endpoint::Guest,
             };
             datapath.attach(&spec).expect("attaches");
         }
