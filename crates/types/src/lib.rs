@@ -28,6 +28,6 @@ pub use net::{Direction, Endpoint, Mac, MacError, Mode, Protocol, Verdict, VnicS
 pub use reason::Reason;
 pub use session::{SessionKey, SessionRecord, TcpEnd, TcpState};
 pub use tables::{
-    AddressEntry, AtomId, AtomRange, Decision, Digest, HostTables, TableError, Would,
+    AddressEntry, AddressKind, AtomId, AtomRange, Decision, Digest, HostTables, TableError, Would,
 };
 pub use timeouts::{TIMEOUT_MAX_S, TIMEOUT_MIN_S, TimeoutError, Timeouts};
