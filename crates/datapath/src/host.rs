@@ -376,6 +376,14 @@ impl Datapath {
         }
     }
 
+    /// One vnic as it is.
+    ///
+    /// # Errors
+    /// [`Error::UnknownVnic`], [`Error::System`].
+    pub fn status(&self, vnic: VnicId) -> Result<VnicStatus, Error> {
+        self.vnic(vnic)?.status()
+    }
+
     /// Whether a vnic forwards.
     ///
     /// # Errors

@@ -30,6 +30,6 @@ pub use probe::{PROBE_TEXT_MAX, Probe, ProbeError, ProbeFlags, ProbeKind};
 pub use reason::Reason;
 pub use session::{SessionKey, SessionRecord, TcpEnd, TcpState};
 pub use tables::{
-    AddressEntry, AtomId, AtomRange, Decision, Digest, HostTables, TableError, Would,
+    AddressEntry, AddressKind, AtomId, AtomRange, Decision, Digest, HostTables, TableError, Would,
 };
 pub use timeouts::{TIMEOUT_MAX_S, TIMEOUT_MIN_S, TimeoutError, Timeouts};

@@ -4,7 +4,7 @@
 use crate::Refusal;
 use crate::api::HostReport;
 use lictor_types::{
-    Digest, Direction, GuestId, HostId, Probe, Reason, RuleId, Verdict, VnicId, VnicName,
+    Digest, Direction, GuestId, HostId, Mode, Probe, Reason, RuleId, Verdict, VnicId, VnicName,
     VnicState, Would,
 };
 use serde::{Deserialize, Serialize};
@@ -26,6 +26,13 @@ pub enum Request {
     Detach {
         /// The vnic's name.
         name: VnicName,
+    },
+    /// Say what a denial does at the hypervisor's own device.
+    HostMode {
+        /// From the next packet on.
+        mode: Mode,
+        /// Seconds until a trial ends by itself.
+        trial_s: u64,
     },
     /// Say everything about this host.
     Status,
@@ -88,6 +95,11 @@ pub enum Response {
     Attached(Attached),
     /// The vnic was let go.
     Detached,
+    /// What a denial does at the hypervisor's own device now.
+    HostMode {
+        /// From the next packet on.
+        mode: Mode,
+    },
     /// Everything about this host.
     Status(Box<HostReport>),
     /// What the loaded program says.
