@@ -16,6 +16,7 @@
 #include "fast.h"
 #include "steer.h"
 #include "verdict.h"
+#include "answer.h"
 
 /* Once for the verifier, and out of the way of the packets that the fast path understands. */
 __noinline int
@@ -367,9 +368,15 @@ static __always_inline int process(struct __sk_buff *skb, __u8 direction)
 	c->now = config->clock_fixed_ns ? config->clock_fixed_ns :
 					  bpf_ktime_get_coarse_ns() + config->clock_offset_ns;
 	reason = decide(skb, config, c);
+	if (reason >= REASON_DENY_FIRST && answer_expected(skb, c)) {
+		reason = REASON_ANSWER;
+		c->judgement.rule = 0;
+	}
 	if (direction == DIRECTION_INGRESS)
 		steer_seen(config, c);
 	verdict = finish(skb, c, reason);
+	if (reason == REASON_REJECTED)
+		return answer(skb, c);
 	if (direction == DIRECTION_EGRESS && reason == REASON_SESSION) {
 		steered = steer(skb, config, c);
 		if (steered) {

@@ -9,6 +9,7 @@
 //! `verdict` leads through `parse`, `antispoof`, `session` with `tcp`, `sctp` and `icmp`, and `policy`.
 #![forbid(unsafe_code)]
 
+mod answer;
 mod antispoof;
 mod extension;
 mod fragment;

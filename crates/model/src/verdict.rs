@@ -1,5 +1,6 @@
 //! The firewall of one vnic: the order of the steps, and what is counted.
 
+use crate::answer::Answers;
 use crate::antispoof::{self, ROUTER_ADVERTISEMENT, Station};
 use crate::extension::Fragment;
 use crate::fragment::{self, Fragments};
@@ -128,6 +129,9 @@ pub struct Firewall {
     counters: Counters,
     /// The second in which each rule with a limit last opened a session, and how many it opened.
     limits: BTreeMap<RuleId, (u64, u32)>,
+    answers: Answers,
+    /// The answer to the last packet.
+    refusal: Option<Vec<u8>>,
     timeouts: Timeouts,
     locals: Locals,
     fragments: Fragments,
@@ -169,6 +173,8 @@ impl Firewall {
             sessions: Table::new(vnic.sessions_max as usize),
             counters: Counters::default(),
             limits: BTreeMap::new(),
+            answers: Answers::default(),
+            refusal: None,
             timeouts: Timeouts::default(),
             locals: Locals::default(),
             fragments: Fragments::default(),
@@ -235,14 +241,32 @@ impl Firewall {
 
     /// Judges a packet, and counts and remembers it.
     pub fn judge(&mut self, frame: &Frame<'_>) -> Answer {
-        let answer = self.decide(frame).unwrap_or_else(ruleless);
+        self.refusal = None;
+        let mut answer = self.decide(frame).unwrap_or_else(ruleless);
+        if answer.verdict == Verdict::Deny && self.answers.expect(frame.bytes, frame.at) {
+            answer = ruleless(Reason::Answer);
+        }
+        self.count(frame, &answer);
+        answer
+    }
+
+    /// The answer to the last packet, if a rule rejects it and it can be answered.
+    #[must_use]
+    pub fn refusal(&self) -> Option<&[u8]> {
+        self.refusal.as_deref()
+    }
+
+    fn count(&mut self, frame: &Frame<'_>, answer: &Answer) {
         let bytes = frame.bytes.len() as u64;
         let add = |count: &mut Count| {
             count.packets += 1;
             count.bytes += bytes;
         };
         let counters = &mut self.counters;
-        add(&mut counters.seen[frame.direction as usize]);
+        // An answer in the guest's name was sent by no guest.
+        if (answer.reason, frame.direction) != (Reason::Answer, Direction::Egress) {
+            add(&mut counters.seen[frame.direction as usize]);
+        }
         let of_reason = (frame.direction, answer.reason);
         add(counters.reasons.entry(of_reason).or_default());
         let judged = [
@@ -267,7 +291,6 @@ impl Firewall {
                 None => counters.uncounted += 1,
             }
         }
-        answer
     }
 
     /// The steps. An error is the reason of a packet that no rule was asked about.
@@ -579,6 +602,9 @@ impl Firewall {
             Transport::Udp { .. } | Transport::Other => {}
         }
         let judgement = self.limited(judgement, frame.at);
+        if judgement.reason == Reason::Rejected {
+            self.refusal = self.answers.make(frame.bytes, ip, frame.at);
+        }
         if !judgement.allows() || !answered {
             return judged(&judgement);
         }

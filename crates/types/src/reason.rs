@@ -53,6 +53,8 @@ reasons! {
     6 Observed "observed";
     /// A later fragment of a datagram whose first one was allowed.
     8 FragmentFollows "fragment-follows";
+    /// The refusal that the firewall itself sent for a packet that a rule rejects.
+    7 Answer "answer";
     /// A rule denies it.
     16 PolicyDeny "policy-deny";
     /// No rule names it: the default deny.

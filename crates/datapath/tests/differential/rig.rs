@@ -241,9 +241,24 @@ impl Rig {
         });
         self.reached.packets += 1;
         *self.reached.reasons.entry(model.reason).or_default() += 1;
+        let refusal = run.models[vnic].refusal().map(<[u8]>::to_vec);
+        if kernel.answer != refusal {
+            let (kernel, model) = (kernel.answer, refusal);
+            return Some(format!(
+                "answers\nkernel {kernel:02x?}\nmodel  {model:02x?}"
+            ));
+        }
         let kernel = (kernel.verdict, kernel.reason, kernel.rule, kernel.would);
         let model = (model.verdict, model.reason, model.rule, model.would);
-        (kernel != model).then(|| format!("kernel {kernel:?}\nmodel  {model:?}"))
+        if kernel != model {
+            return Some(format!("kernel {kernel:?}\nmodel  {model:?}"));
+        }
+        // Each answer passes the other hook at once.
+        let back = match direction {
+            Direction::Egress => Direction::Ingress,
+            Direction::Ingress => Direction::Egress,
+        };
+        refusal.and_then(|answer| self.packet(run, (vnic, back, None), &answer))
     }
 
     /// The sessions leave and come back, as at a move.
