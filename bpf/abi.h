@@ -271,9 +271,19 @@ struct vnic_config {
 	__u8 more_macs[MORE_MACS_MAX][8]; /* six of them count; all zero: none */
 	__u32 shared[SHARED_MAX]; /* groups of vnics whose addresses it may use; 0: none */
 	__u32 place; /* one more than its place in `locals`; 0: it has none yet */
-	__u32 pad2;
+	__u16 endpoint; /* ENDPOINT_* */
+	__u16 mode; /* MODE_* */
+	__u64 trial_until_ns; /* of MODE_TRIAL */
 };
-_Static_assert(sizeof(struct vnic_config) == 184, "vnic_config");
+_Static_assert(sizeof(struct vnic_config) == 192, "vnic_config");
+#define ENDPOINT_GUEST 0
+/* The hypervisor's own stack: what its device receives goes toward it. */
+#define ENDPOINT_HOST 1
+#define MODE_ENFORCE 0
+/* What would be denied passes, and is counted under its reason all the same. */
+#define MODE_OBSERVE 1
+/* Enforced until a moment, then observed: who has cut himself off gets back in without help. */
+#define MODE_TRIAL 2
 
 /* `locals`: the vnics of this host, each at a place that it keeps while it is attached. Whenever one
  * comes or goes the version of the tables grows, so that every session looks anew where its peer is.

@@ -352,6 +352,13 @@ decide(struct __sk_buff *skb, const struct vnic_config *config, struct context *
 	return reason;
 }
 
+/* Whether what is denied is dropped. */
+static __always_inline int enforces(const struct vnic_config *config, __u64 now)
+{
+	return config->mode == MODE_ENFORCE ||
+	       (config->mode == MODE_TRIAL && now < config->trial_until_ns);
+}
+
 static __always_inline int process(struct __sk_buff *skb, __u8 direction)
 {
 	__u32 zero = 0;
@@ -374,6 +381,7 @@ static __always_inline int process(struct __sk_buff *skb, __u8 direction)
 	}
 	if (direction == DIRECTION_INGRESS)
 		steer_seen(config, c);
+	c->passes = reason >= REASON_DENY_FIRST && !enforces(config, c->now);
 	verdict = finish(skb, c, reason);
 	if (reason == REASON_REJECTED)
 		return answer(skb, c);
@@ -388,7 +396,7 @@ static __always_inline int process(struct __sk_buff *skb, __u8 direction)
 }
 
 /* The one place where hooks become directions: what a tap or a host-side veth receives is what the
- * guest sent.
+ * guest sent. The hypervisor's own device is the other way round, and is attached so.
  */
 SEC("tc")
 int from_guest(struct __sk_buff *skb) /* attached to the device's ingress hook */

@@ -121,7 +121,7 @@ static __always_inline int finish(struct __sk_buff *skb, struct context *c, __u8
 	skb->cb[CB_RULE] = c->judgement.rule;
 	skb->cb[CB_WOULD_RULE] = c->judgement.has_would ? c->judgement.would_rule : 0;
 	skb->cb[CB_WOULD] = c->judgement.has_would ? c->judgement.would : VERDICT_NONE;
-	return reason < REASON_DENY_FIRST ? RETURN_ALLOW : RETURN_DENY;
+	return reason < REASON_DENY_FIRST || c->passes ? RETURN_ALLOW : RETURN_DENY;
 }
 
 #endif

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod clock;
+pub mod datapath;
 pub mod injector;
 pub mod program;
 pub mod report;

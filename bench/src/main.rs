@@ -3,8 +3,10 @@
 
 use anyhow::Result;
 use clap::{Parser, Subcommand, ValueEnum};
-use lictor_bench::program;
-use std::io::{ErrorKind, Write as _};
+use lictor_bench::datapath::render::Colour;
+use lictor_bench::{datapath, program};
+use std::io::{ErrorKind, IsTerminal as _, Write as _};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 #[derive(Debug, Parser)]
@@ -28,6 +30,12 @@ struct Arguments {
 enum Bench {
     /// The firewall's program alone: nanoseconds for each kind of packet.
     Program,
+    /// All goals of the data plane, beside the bare bridge, nftables and iptables.
+    Datapath {
+        /// A page whose figures are replaced by these, such as docs/performance.md.
+        #[arg(long)]
+        write: Option<PathBuf>,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -47,7 +55,7 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<()> {
-    match arguments.bench {
+    match &arguments.bench {
         Bench::Program => {
             let extent = if arguments.quick {
                 program::Extent::QUICK
@@ -60,6 +68,31 @@ fn run(arguments: &Arguments) -> Result<()> {
                 Output::Json => print(&(serde_json::to_string(&report)? + "\n")),
             }
         }
+        Bench::Datapath { write } => {
+            let extent = if arguments.quick {
+                datapath::Extent::QUICK
+            } else {
+                datapath::Extent::FULL
+            };
+            let report = datapath::run(&extent)?;
+            if let Some(page) = write {
+                report.write(page)?;
+            }
+            match arguments.output {
+                Output::Table => print(&report.table(colour())),
+                Output::Json => print(&(serde_json::to_string(&report)? + "\n")),
+            }
+        }
+    }
+}
+
+/// Colours only on a terminal, and only if `NO_COLOR` is unset or empty (no-color.org).
+fn colour() -> Colour {
+    let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    if std::io::stdout().is_terminal() && !refused {
+        Colour::On
+    } else {
+        Colour::Off
     }
 }
 

@@ -8,7 +8,7 @@
 use crate::clock;
 use crate::injector::{Choose, FarEnd, Injector, Plan};
 use crate::report::{Machine, Spread};
-use crate::world::{self, FarIs, Side};
+use crate::world::{self, Protected, Side};
 use anyhow::{Context, Result, bail, ensure};
 use lictor_datapath::{Datapath, VnicSpec};
 use lictor_lab::{Lab, Node};
@@ -221,8 +221,9 @@ fn prepare(datapath: &mut Datapath, case: &Case) -> Result<()> {
         segment: world::SEGMENT,
         sessions_max: SESSIONS_PER_VNIC_DEFAULT.max(case.flows).max(room),
         link: lictor_types::Link::PLAIN,
+        endpoint: lictor_types::Endpoint::Guest,
     })?;
-    datapath.load(&world::tables(case.rules, FarIs::Elsewhere).canonical()?)?;
+    datapath.load(&world::tables(case.rules, Protected::Near).canonical()?)?;
     datapath.set_state(vnic, VnicState::Open)?;
     let sessions = world::sessions(Side::Near, case.flows, case.rules);
     let receipt = datapath.import(vnic, &sessions)?;

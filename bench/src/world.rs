@@ -95,13 +95,27 @@ pub fn ends(index: u32, prefixes: u32) -> (Ipv4Addr, u16) {
     (Ipv4Addr::from(far), port)
 }
 
-/// Whom the far addresses belong to.
+/// Whose vnics are protected. An end without one counts as a peer elsewhere.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FarIs {
-    /// Nobody on this host: a peer elsewhere.
-    Elsewhere,
-    /// The second guest, whose vnic is protected too.
-    Guest,
+pub enum Protected {
+    /// The near guest's. Its peers in the far prefixes are elsewhere.
+    Near,
+    /// The far guest's. The far prefixes are elsewhere and ask it.
+    Far,
+    /// Both. The far prefixes' addresses are the far guest's own.
+    Both,
+}
+
+impl Protected {
+    /// The guests whose vnics they are.
+    #[must_use]
+    pub const fn sides(self) -> &'static [Side] {
+        match self {
+            Self::Near => &[Side::Near],
+            Self::Far => &[Side::Far],
+            Self::Both => &Side::BOTH,
+        }
+    }
 }
 
 fn address(prefix: Ipv4Net, identity: IdentityId, vnic: Option<VnicId>) -> AddressEntry {
@@ -132,48 +146,57 @@ fn decision(ends: (IdentityId, IdentityId), direction: Direction, rule: RuleId) 
 
 /// One rule for each far prefix, and one for what the guests' own stacks say to each other.
 #[must_use]
-pub fn tables(rules: u32, far: FarIs) -> HostTables {
-    let (near, second) = (Side::Near, Side::Far);
+pub fn tables(rules: u32, protected: Protected) -> HostTables {
     let own = |side: Side| {
-        let vnic = (side == Side::Near || far == FarIs::Guest).then_some(side.vnic());
+        let vnic = protected.sides().contains(&side).then_some(side.vnic());
         address(Ipv4Net::from(side.address()), side.identity(), vnic)
     };
+    let (near, far) = (Side::Near, Side::Far);
     let mut tables = HostTables {
         generation: Generation(1),
         epoch: Epoch(1),
-        addresses: vec![own(near), own(second)],
+        addresses: vec![own(near), own(far)],
+        atoms: atoms(),
         ..HostTables::empty()
     };
-    tables.atoms = atoms();
-    let first = RuleId(1);
-    for (one, other) in [(near, second), (second, near)] {
+    for (one, other) in [(near, far), (far, near)] {
         let ends = (one.identity(), other.identity());
         for direction in [Direction::Egress, Direction::Ingress] {
-            tables.decisions.push(decision(ends, direction, first));
+            tables.decisions.push(decision(ends, direction, RuleId(1)));
         }
     }
     for index in 0..rules {
-        let (identity, rule) = (IdentityId(10 + index), RuleId(2 + index));
-        match far {
-            FarIs::Elsewhere => {
-                let entry = address(prefix(index), identity, None);
-                tables.addresses.push(entry);
-            }
-            FarIs::Guest => tables.addresses.extend((0..HOSTS).map(|host| {
-                let own = Ipv4Addr::from(u32::from(prefix(index).addr()) + 1 + host);
-                address(Ipv4Net::from(own), identity, Some(second.vnic()))
-            })),
-        }
-        let outward = (near.identity(), identity);
-        tables
-            .decisions
-            .push(decision(outward, Direction::Egress, rule));
-        let inward = (identity, near.identity());
-        tables
-            .decisions
-            .push(decision(inward, Direction::Ingress, rule));
+        about(&mut tables, index, protected);
     }
     tables
+}
+
+/// One far prefix and its rule.
+fn about(tables: &mut HostTables, index: u32, protected: Protected) {
+    let (prefix, identity, rule) = (prefix(index), IdentityId(10 + index), RuleId(2 + index));
+    let first = u32::from(prefix.addr()) + 1;
+    match protected {
+        Protected::Near | Protected::Far => {
+            tables.addresses.push(address(prefix, identity, None));
+        }
+        Protected::Both => tables.addresses.extend((first..first + HOSTS).map(|own| {
+            let own = Ipv4Net::from(Ipv4Addr::from(own));
+            address(own, identity, Some(Side::Far.vnic()))
+        })),
+    }
+    let near = Side::Near.identity();
+    if protected == Protected::Far {
+        let asked = (Side::Far.identity(), identity);
+        let decision = decision(asked, Direction::Ingress, rule);
+        tables.decisions.push(decision);
+        return;
+    }
+    let asks = decision((near, identity), Direction::Egress, rule);
+    tables.decisions.push(asks);
+    if protected == Protected::Both {
+        let asked = decision((identity, near), Direction::Ingress, rule);
+        tables.decisions.push(asked);
+    }
 }
 
 /// The allowed ports are one atom, whatever protocol.
@@ -299,11 +322,11 @@ mod tests {
 
     #[test]
     fn tables_are_sound() {
-        for (rules, far) in [(10, FarIs::Elsewhere), (10, FarIs::Guest)] {
-            tables(rules, far).canonical().expect("canonical");
+        for protected in [Protected::Near, Protected::Far, Protected::Both] {
+            tables(10, protected).canonical().expect("canonical");
         }
-        let many = tables(100_000, FarIs::Elsewhere).canonical();
-        assert!(many.expect("canonical").decisions.len() > 200_000);
+        let many = tables(100_000, Protected::Near).canonical();
+        assert!(many.expect("canonical").decisions.len() > 100_000);
     }
 
     #[test]

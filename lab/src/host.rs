@@ -123,6 +123,15 @@ impl Lab {
         &self.0.tag.folder
     }
 
+    /// Changes a setting of the whole machine, such as `/proc/sys/net/netfilter/nf_conntrack_max`,
+    /// until the lab goes away, however it does.
+    ///
+    /// # Errors
+    /// The kernel does not have it or refuses the value.
+    pub fn machine_setting(&self, path: &Path, value: &str) -> Result<()> {
+        residue::set(&self.0.tag, path, value)
+    }
+
     /// A node on the management fabric, for a manager or an auditor.
     ///
     /// # Errors

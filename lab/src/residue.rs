@@ -115,9 +115,39 @@ pub fn clean_stale() -> Result<()> {
     Ok(())
 }
 
+/// Where a lab keeps the former values of the machine's own settings, one file for each.
+const SETTINGS: &str = "settings";
+
+/// Changes a setting of the whole machine, after its former value is kept beside the lab.
+pub(crate) fn set(tag: &Tag, path: &Path, value: &str) -> Result<()> {
+    let _making = crate::command::making();
+    let at = || format!("the setting {}", path.display());
+    let former = std::fs::read_to_string(path).with_context(at)?;
+    let folder = tag.folder.join(SETTINGS);
+    std::fs::create_dir_all(&folder).with_context(at)?;
+    let file = folder.join(path.display().to_string().replace('/', "\\"));
+    // The first of several changes knows what the machine had.
+    if !file.exists() {
+        std::fs::write(&file, former.trim()).with_context(at)?;
+    }
+    std::fs::write(path, value).with_context(at)
+}
+
+fn restore(tag: &Tag) {
+    let kept = std::fs::read_dir(tag.folder.join(SETTINGS));
+    for entry in kept.into_iter().flatten().flatten() {
+        let path = entry.file_name().to_string_lossy().replace('\\', "/");
+        let former = std::fs::read_to_string(entry.path());
+        if let Err(error) = former.and_then(|value| std::fs::write(&path, value)) {
+            eprintln!("lab: {path} keeps the lab's value: {error}");
+        }
+    }
+}
+
 /// Ends processes, unmounts, removes namespaces, then the folder: in the order in which each would
 /// hold on to the next. Runs without the gate, as the signal handler holds it.
 fn remove(tag: &Tag) -> Result<()> {
+    restore(tag);
     for namespace in namespaces(&tag.prefix) {
         // Another lab may remove the same stale one at this moment; then both calls may fail.
         if let Ok(pids) = run_ungated("ip", &["netns", "pids", &namespace]) {

@@ -330,3 +330,20 @@ fn nothing_stays_after_a_panic() {
 fn the_next_lab_removes_what_a_killed_owner_left() {
     residue_after("kill", |pid| send(pid, Signal::SIGKILL));
 }
+
+#[test]
+fn a_setting_of_the_machine_comes_back_with_the_end_of_the_lab() {
+    if !privileged() {
+        return;
+    }
+    let path = Path::new("/proc/sys/kernel/printk_ratelimit_burst");
+    let read = || std::fs::read_to_string(path).expect("every Linux has it");
+    let former = read();
+    let lab = Lab::new().expect("lab");
+    for value in ["17", "18"] {
+        lab.machine_setting(path, value).expect("root may");
+        assert_eq!(read().trim(), value);
+    }
+    drop(lab);
+    assert_eq!(read(), former);
+}

@@ -3,13 +3,14 @@
 use crate::steps::cargo;
 use crate::{root, setup};
 use anyhow::{Context, Result, bail};
+use std::ffi::OsString;
 use std::process::Command;
 
 /// The bench's parts.
-pub(crate) const NAMES: [&str; 1] = ["program"];
+pub(crate) const NAMES: [&str; 2] = ["program", "datapath"];
 
 /// Sets up, builds, and runs the bench with its own arguments.
-pub(crate) fn run(arguments: &[&str]) -> Result<()> {
+pub(crate) fn run(arguments: &[OsString]) -> Result<()> {
     setup::run()?;
     let build = ["build", "--locked", "--release", "--bins"];
     let packages = ["-p", "lictor", "-p", "lictor-bench"];

@@ -10,6 +10,8 @@ mod check;
 mod demo;
 mod deps;
 mod edges;
+mod fuzz;
+mod kernel;
 mod licence;
 mod setup;
 mod steps;
@@ -52,7 +54,8 @@ enum Task {
     },
     /// Build the bench and run one of its parts. Needs root and a machine that is otherwise quiet.
     ///
-    /// `program` is the firewall's program alone.
+    /// `program` is the firewall's program alone; `datapath` is every goal of the data plane,
+    /// beside the bare bridge, nftables and iptables, in about ten minutes.
     Bench {
         /// Which part.
         #[arg(value_parser = PossibleValuesParser::new(bench::NAMES))]
@@ -64,6 +67,9 @@ enum Task {
         /// Less of everything: a look, no figures to compare.
         #[arg(long)]
         quick: bool,
+        /// A page whose figures `datapath` replaces by its own, such as docs/performance.md.
+        #[arg(long)]
+        write: Option<PathBuf>,
     },
     /// Look for faults of format, lints, tidiness, crate edges and dependencies; changes nothing.
     Check {
@@ -71,6 +77,23 @@ enum Task {
         #[arg(value_parser = PossibleValuesParser::new(check::names()))]
         parts: Vec<String>,
     },
+    /// Compare the loaded program with the model for a time, on random cases. Needs root.
+    ///
+    /// A difference is shrunk and written below target/fuzz, and the exit status tells.
+    Fuzz {
+        /// What is fuzzed.
+        #[arg(value_parser = PossibleValuesParser::new(fuzz::NAMES))]
+        name: String,
+        /// For how long.
+        #[arg(long, default_value_t = 10,
+              value_parser = clap::value_parser!(u64).range(1..=fuzz::MINUTES_MAX))]
+        minutes: u64,
+        /// The first seed; another one each time unless it is given.
+        #[arg(long)]
+        seed: Option<u64>,
+    },
+    /// Run the data plane's tests on Debian 12's Linux 6.1, in a guest. Needs root.
+    TestKernel,
     /// Set up, build, run every test, check. What CI runs. Needs root for the lab.
     Test,
     /// As `test`, with the long suites too (LICTOR_FULL=1).
@@ -102,11 +125,17 @@ fn run(task: &Task) -> Result<()> {
             name,
             output,
             quick,
+            write,
         } => {
-            let mut arguments = vec![name.as_str(), "--output", output.as_str()];
-            arguments.extend(quick.then_some("--quick"));
+            let mut arguments = vec![name.into(), "--output".into(), output.into()];
+            arguments.extend(quick.then(|| "--quick".into()));
+            if let Some(page) = write {
+                arguments.extend(["--write".into(), page.into()]);
+            }
             bench::run(&arguments)
         }
+        Task::Fuzz { minutes, seed, .. } => fuzz::run(*minutes, *seed),
+        Task::TestKernel => steps::timed(kernel::steps),
         Task::Check { parts } => steps::timed(|steps| check::steps(steps, parts)),
         Task::Test => steps::timed(|steps| test::steps(steps, test::Extent::Usual)),
         Task::TestFull => steps::timed(|steps| test::steps(steps, test::Extent::Full)),

@@ -6,10 +6,13 @@ use std::path::Path;
 use std::process::Command;
 
 /// Debian's name of a package, and what it is for.
-const PACKAGES: [(&str, &str); 11] = [
+const PACKAGES: [(&str, &str); 15] = [
     ("busybox-static", "everything inside the lab's guests"),
     ("clang", "compiles the BPF programs"),
+    ("conntrack", "moves sessions as the bench's rival does"),
+    ("ethtool", "turns offloads off in the bench"),
     ("gcc", "links, and compiles SQLite and libbpf"),
+    ("iptables", "the bench's rival on many hypervisors"),
     ("iproute2", "namespaces, links and bridges of the lab"),
     ("libelf-dev", "libbpf reads object files with it"),
     (
@@ -18,6 +21,7 @@ const PACKAGES: [(&str, &str); 11] = [
     ),
     ("lz4", "unpacks the guest's kernel"),
     ("make", "builds libbpf"),
+    ("nftables", "the bench's rival"),
     ("pkg-config", "libbpf's build finds libelf and zlib with it"),
     ("qemu-system-x86", "runs the lab's real guests"),
     ("zlib1g-dev", "libelf needs it"),

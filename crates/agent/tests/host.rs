@@ -487,6 +487,7 @@ impl Stranger {
             segment: Segment(1),
             sessions_max: 16,
             link: Link::PLAIN,
+            endpoint: lictor_types::Endpoint::Guest,
         };
         self.datapath.attach(&spec).expect("attaches");
     }

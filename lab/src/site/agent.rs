@@ -118,6 +118,17 @@ impl Agent {
             .map_or(Ok(()), |mut process| process.kill())
     }
 
+    /// The id of its process.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn pid(&self) -> Result<u32> {
+        let process = self.process.as_ref();
+        process
+            .map(Process::pid)
+            .with_context(|| format!("the agent of {} does not run", self.name()))
+    }
+
     /// The host that it runs on.
     #[must_use]
     pub const fn host(&self) -> &Host {

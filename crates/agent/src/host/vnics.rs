@@ -263,6 +263,7 @@ fn spec_of(vnic: &VnicBinding, device: &str) -> VnicSpec {
         segment: vnic.segment,
         sessions_max: vnic.sessions_max,
         link: Link::PLAIN,
+        endpoint: lictor_types::Endpoint::Guest,
     }
 }
 

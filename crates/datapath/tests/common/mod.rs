@@ -129,6 +129,7 @@ pub fn spec(sessions_max: u32) -> VnicSpec {
         segment: SEGMENT,
         sessions_max,
         link: link(),
+        endpoint: lictor_types::Endpoint::Guest,
     }
 }
 

@@ -233,10 +233,11 @@ impl Generator {
             0..10 => steps.push(Step::Clock {
                 seconds: *CLOCK_STEPS.choose(&mut self.rng).expect("there are some"),
             }),
-            10..12 => steps.push(Step::Load {
+            // A load takes as long as thousands of packets.
+            10 if self.rng.gen_bool(0.4) => steps.push(Step::Load {
                 tables: self.rng.gen_range(0..3),
             }),
-            12..14 => {
+            10..14 => {
                 let states = [VnicState::Hold, VnicState::HandedOver, VnicState::Cut];
                 let state = *states.choose(&mut self.rng).expect("there are some");
                 steps.push(Step::State { vnic, state });

@@ -1,0 +1,258 @@
+//! The hypervisor's part of the way: frames are injected at the near guest's port, go through guard
+//! and bridge, and are counted and dropped as they enter the far guest. No guest's stack has a part
+//! in it, so what a guard adds is seen undiluted.
+
+use super::guard;
+use super::plant::{Guard, Plant, port};
+use super::sample::Samples;
+use crate::clock;
+use crate::injector::{Choose, FarEnd, Injector, Plan};
+use crate::world::{self, Side};
+use anyhow::{Context, Result, bail};
+use lictor_types::Reason;
+use rand::seq::SliceRandom as _;
+use std::time::Duration;
+
+/// How much is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Extent {
+    /// Rounds; each measures every topology, in an order of its own.
+    pub rounds: u32,
+    /// Packets of established conversations in one run.
+    pub packets: u32,
+    /// Runs of established conversations in one round; the least counts.
+    pub repeats: u32,
+    /// Packets that begin a conversation, or are denied, in one run.
+    pub misses: u32,
+}
+
+/// One kind of packet on the way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Packet {
+    /// Of any of this many established conversations.
+    Established(u32),
+    /// The first of its conversation.
+    New,
+    /// To a port that no rule names.
+    Denied,
+}
+
+impl Packet {
+    /// Its name in tables and in JSON.
+    #[must_use]
+    pub fn id(self) -> String {
+        match self {
+            Self::Established(1) => "est-1".into(),
+            Self::Established(1_000) => "est-1k".into(),
+            Self::Established(1_000_000) => "est-1m".into(),
+            Self::Established(flows) => format!("est-{flows}"),
+            Self::New => "new".into(),
+            Self::Denied => "deny".into(),
+        }
+    }
+}
+
+/// Sessions in the tables while the usual rounds run.
+pub const FLOWS: u32 = 1_000;
+/// Rules with which a miss takes a linear filter microseconds.
+const MANY_RULES: u32 = 1_000;
+/// What arrives late has this long.
+const PATIENCE: Duration = Duration::from_millis(200);
+
+/// Runs all rounds over plants whose paths are open.
+///
+/// # Errors
+/// A packet arrived that must not, or did not arrive and must.
+pub fn rounds(
+    plants: &[Plant],
+    injector: &mut Injector,
+    extent: Extent,
+    samples: &mut Samples,
+) -> Result<()> {
+    let mut random = rand::thread_rng();
+    for round in 0..extent.rounds {
+        eprintln!("bench: path, round {} of {}", round + 1, extent.rounds);
+        samples.begin_round();
+        let mut order: Vec<&Plant> = plants.iter().collect();
+        order.shuffle(&mut random);
+        let cpu = clock::idlest()?;
+        for plant in with_base(&order) {
+            let mut probe = Probe {
+                plant,
+                injector: &mut *injector,
+                cpu,
+            };
+            probe.usual(extent, samples)?;
+        }
+    }
+    Ok(())
+}
+
+/// The bare bridge at the beginning, in the middle and at the end: everything is compared with it.
+pub(crate) fn with_base<'a>(order: &[&'a Plant]) -> Vec<&'a Plant> {
+    let is_base = |plant: &&Plant| plant.topology.id == BASE;
+    let base = order.iter().copied().find(|plant| is_base(plant));
+    let others: Vec<_> = order
+        .iter()
+        .copied()
+        .filter(|plant| !is_base(plant))
+        .collect();
+    let (first, second) = others.split_at(others.len() / 2);
+    let mut all = Vec::new();
+    all.extend(base);
+    all.extend(first);
+    all.extend(base);
+    all.extend(second);
+    all.extend(base);
+    all
+}
+
+/// The topology that the others are compared with.
+pub const BASE: &str = "none";
+
+/// One plant on one processor.
+#[derive(Debug)]
+pub struct Probe<'a> {
+    /// What is measured.
+    pub plant: &'a Plant,
+    /// What makes the packets.
+    pub injector: &'a mut Injector,
+    /// The processor that carries them.
+    pub cpu: usize,
+}
+
+impl Probe<'_> {
+    fn usual(&mut self, extent: Extent, samples: &mut Samples) -> Result<()> {
+        guard::establish(self.plant, FLOWS)?;
+        for flows in [1, FLOWS] {
+            self.established(flows, extent, samples)?;
+        }
+        let topology = &self.plant.topology;
+        let id = topology.id;
+        let misses = if topology.rules >= MANY_RULES && topology.tracked() {
+            extent.misses / 10
+        } else {
+            extent.misses
+        };
+        guard::clear(self.plant)?;
+        let new = self.run(Packet::New, misses)?;
+        samples.add(id, &Packet::New.id(), new);
+        guard::clear(self.plant)?;
+        let denied = self.run(Packet::Denied, misses)?;
+        samples.add(id, &Packet::Denied.id(), denied);
+        Ok(())
+    }
+
+    /// Measures packets of the sessions that are loaded.
+    ///
+    /// # Errors
+    /// Not all of them arrived.
+    pub fn established(&mut self, flows: u32, extent: Extent, samples: &mut Samples) -> Result<()> {
+        let packet = Packet::Established(flows);
+        let mut least = f64::MAX;
+        for _ in 0..extent.repeats {
+            least = least.min(self.run(packet, extent.packets)?);
+        }
+        samples.add(self.plant.topology.id, &packet.id(), least);
+        Ok(())
+    }
+
+    /// One run: nanoseconds of a packet, after it was made sure where the packets went.
+    fn run(&mut self, packet: Packet, count: u32) -> Result<f64> {
+        let topology = &self.plant.topology;
+        let (choose, destination) = match packet {
+            Packet::Established(flows) => (Choose::Random(flows), world::PORT_ALLOWED),
+            Packet::New => (Choose::Next(0), world::PORT_ALLOWED),
+            Packet::Denied => (Choose::Random(world::FLOWS_MAX), world::PORT_DENIED),
+        };
+        let plan = Plan {
+            choose,
+            prefixes: topology.rules,
+            far_first: world::FAR_FIRST,
+            far: FarEnd::Destination,
+        };
+        let frame = world::datagram(destination)?;
+        let before = self.injector.arrived()?;
+        let judged = self.judged(packet)?;
+        let netns = self.plant.hypervisor.netns();
+        let (injector, cpu) = (&mut *self.injector, self.cpu);
+        let cost = netns.run(|| {
+            clock::pin(cpu)?;
+            injector.inject(port(Side::Near), (&plan, &frame, count))
+        })?;
+        let expected = match packet {
+            Packet::Denied if !topology.is_open() => 0,
+            _ => u64::from(count),
+        };
+        self.arrivals(before + expected)
+            .with_context(|| format!("{}, {}", topology.id, packet.id()))?;
+        let judged = self.judged(packet)? - judged;
+        if self.plant.datapath.is_some() && judged != u64::from(count) {
+            let datapath = self.plant.datapath.as_ref().context("it was there")?;
+            let reasons = datapath.counters(Side::Near.vnic())?.egress.reasons;
+            bail!(
+                "{}, {}: Lictor judged {judged} of {count} packets as that; {reasons:?}",
+                topology.id,
+                packet.id()
+            );
+        }
+        Ok(cost.ns)
+    }
+
+    /// How many packets of this kind the near vnic has seen, if Lictor guards it.
+    fn judged(&self, packet: Packet) -> Result<u64> {
+        let Some(datapath) = &self.plant.datapath else {
+            return Ok(0);
+        };
+        let reason = match packet {
+            Packet::Established(_) => Reason::Session,
+            Packet::New => Reason::PolicyAllow,
+            Packet::Denied => Reason::DefaultDeny,
+        };
+        let counters = datapath.counters(Side::Near.vnic())?;
+        Ok(counters.egress.reason(reason).packets)
+    }
+
+    /// A packet that was lost must not count as one that was carried, nor the other way round.
+    fn arrivals(&self, expected: u64) -> Result<()> {
+        let begin = std::time::Instant::now();
+        loop {
+            let arrived = self.injector.arrived()?;
+            if arrived == expected {
+                return Ok(());
+            }
+            if arrived > expected || begin.elapsed() > PATIENCE {
+                let off = i128::from(arrived) - i128::from(expected);
+                bail!("{off:+} packets arrived beyond those that should have");
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+/// Whether what is loaded is still there after a phase with many sessions.
+///
+/// # Errors
+/// Some have expired: what was measured was not what it says.
+pub fn still_established(plant: &Plant, flows: u32) -> Result<()> {
+    let left = match (&plant.datapath, plant.topology.guard) {
+        (Some(datapath), _) => {
+            let mut left = u64::MAX;
+            for side in plant.topology.protected() {
+                left = left.min(datapath.session_count(side.vnic())?);
+            }
+            left
+        }
+        (None, Guard::None | Guard::Hooks) => return Ok(()),
+        (None, _) => {
+            let path = "/proc/sys/net/netfilter/nf_conntrack_count";
+            let netns = plant.hypervisor.netns();
+            let text = netns.run(|| Ok(std::fs::read_to_string(path)?))?;
+            text.trim().parse().context("nf_conntrack_count")?
+        }
+    };
+    if left < u64::from(flows) {
+        bail!("{}: {left} of {flows} sessions are left", plant.topology.id);
+    }
+    Ok(())
+}
