@@ -182,7 +182,8 @@ impl Rig {
                 bytes,
             } => {
                 run.now += PACKET_TIME;
-                self.fix_clock(run.now);
+                let id = VNICS[*vnic].vnic;
+                self.datapath.fix_clock(id, run.now).expect("sets");
                 return self.packet(run, (*vnic, *direction, *came_by), bytes);
             }
             Step::Clock { seconds } => {
@@ -207,6 +208,7 @@ impl Rig {
             }
             Step::Timeouts { timeouts } => self.set_timeouts(&mut run.models, timeouts),
             Step::Sweep { vnic } => {
+                self.fix_clock(run.now);
                 self.datapath.sweep(VNICS[*vnic].vnic).expect("sweeps");
                 run.models[*vnic].sweep(run.now);
             }
@@ -290,6 +292,7 @@ impl Rig {
 
     /// Sessions and counters of both.
     fn compare(&mut self, run: &Run<'_>) -> Option<String> {
+        self.fix_clock(run.now);
         for (index, vnic) in VNICS.iter().enumerate() {
             let mut kernel = self.datapath.export(vnic.vnic).expect("exports");
             kernel.sort_by_key(|record| record.key);
