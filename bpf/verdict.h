@@ -33,6 +33,7 @@ static __always_inline int judged(__u8 reason)
 	case REASON_REJECTED:
 	case REASON_LIMITED:
 	case REASON_OBSERVED:
+	case REASON_DHCP:
 		return 1;
 	}
 	return 0;
@@ -62,6 +63,7 @@ static __always_inline int worth_an_event(const struct context *c, __u8 reason)
 	case REASON_POLICY_DENY:
 	case REASON_REJECTED:
 	case REASON_LIMITED:
+	case REASON_DHCP:
 		return c->judgement.log;
 	case REASON_HOLD:
 	case REASON_HANDED_OVER:

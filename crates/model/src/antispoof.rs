@@ -5,7 +5,7 @@ use crate::locals::Locals;
 use crate::parse::{Content, IP_ICMPV6, Ip, Message, Packet, Transport, bytes_at};
 use crate::policy::{Place, Tables};
 use crate::verdict::Vnic;
-use lictor_types::{Direction, Mac, Reason, VnicId};
+use lictor_types::{Direction, Mac, Reason, Role, VnicId};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use Direction::{Egress, Ingress};
@@ -46,6 +46,9 @@ pub(crate) fn mac(vnic: &Vnic, packet: &Packet<'_>, direction: Direction) -> Res
     let heard = match packet.to.0 {
         to if vnic.is(Mac(to)) || to == [0xff; 6] => true,
         [0x33, 0x33, 0, 0, 0, 1] => ip.source.is_ipv6(),
+        // All routers (ff02::2), and all DHCP agents and servers (ff02::1:2).
+        [0x33, 0x33, 0, 0, 0, 2] => ip.source.is_ipv6() && vnic.link.has(Role::Router),
+        [0x33, 0x33, 0, 1, 0, 2] => ip.source.is_ipv6() && vnic.link.has(Role::DhcpServer),
         [0x33, 0x33, 0xff, ..] => is_solicitation(ip),
         _ => false,
     };
@@ -181,10 +184,26 @@ pub(crate) fn nd(
     let bound = |address| tables.bound(station.place, address);
     // Nobody has the unspecified address, whatever prefix is bound.
     let from_own = !ip.source.is_unspecified() && bound(ip.source);
+    let routes = station.vnic.link.has(Role::Router);
     let reason = match (message.kind, direction) {
         (ROUTER_ADVERTISEMENT, Ingress) => return None,
+        // A router's are the policy's to allow.
+        (ROUTER_ADVERTISEMENT, Egress) if routes => {
+            match options(message.bytes, 16, station.vnic, direction) {
+                Ok(()) => return None,
+                Err(reason) => Err(reason),
+            }
+        }
         (ROUTER_ADVERTISEMENT, Egress) | (REDIRECT, _) => Err(Reason::SpoofedNeighbour),
-        (ROUTER_SOLICITATION, Ingress) => Err(Reason::ForeignAddress),
+        // Only routers are asked who routes, and not in the name of the guest or one elsewhere.
+        (ROUTER_SOLICITATION, Ingress) if !routes => Err(Reason::ForeignAddress),
+        (ROUTER_SOLICITATION, Ingress) if from_own => Err(Reason::SpoofedNeighbour),
+        (ROUTER_SOLICITATION, Ingress) if station.claimed(tables, ip.source) => {
+            Err(Reason::SpoofedLocal)
+        }
+        (ROUTER_SOLICITATION, Ingress) => {
+            options(message.bytes, 8, station.vnic, direction).map(|()| Reason::Neighbour)
+        }
         (ROUTER_SOLICITATION, Egress) => options(message.bytes, 8, station.vnic, direction)
             .map(|()| truth(ip.source.is_unspecified() || from_own)),
         _ => target(message, station.vnic, direction).map(|target| match direction {

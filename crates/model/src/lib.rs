@@ -13,6 +13,7 @@ mod answer;
 mod antispoof;
 mod extension;
 mod fragment;
+mod guard;
 mod icmp;
 mod locals;
 mod parse;

@@ -184,14 +184,18 @@ impl Bench {
 
 /// The model as a bench begins: open, under the tables of this module.
 pub fn model() -> Firewall {
+    model_with(&tables(), link())
+}
+
+pub fn model_with(tables: &HostTables, link: Link) -> Firewall {
     let mut model = Firewall::new(lictor_model::Vnic {
         vnic: VNIC,
         mac: GUEST_MAC,
         segment: SEGMENT,
         sessions_max: 1_024,
-        link: link(),
+        link,
     });
-    model.load(&tables());
+    model.load(tables);
     model.set_state(VnicState::Open);
     model
 }

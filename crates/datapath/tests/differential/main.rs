@@ -8,6 +8,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod dhcp;
 mod flow;
 mod generate;
 mod headers;

@@ -4,7 +4,7 @@ use crate::common::address;
 use lictor_model::Vnic;
 use lictor_types::{
     AddressEntry, AtomId, AtomRange, Decision, Direction, Epoch, Generation, HostTables,
-    IdentityId, Link, Mac, Protocol, RuleId, Segment, Verdict, Vlan, VlanId, VnicId, Would,
+    IdentityId, Link, Mac, Protocol, Role, RuleId, Segment, Verdict, Vlan, VlanId, VnicId, Would,
 };
 use rand::Rng;
 use rand::rngs::StdRng;
@@ -43,7 +43,10 @@ pub(crate) const VNICS: [Vnic; 2] = [
         mac: Mac([0x52, 0x54, 0, 0, 0, 2]),
         segment: SEGMENT,
         sessions_max: 6,
-        link: Link::PLAIN,
+        link: Link {
+            roles: [Some(Role::Router), Some(Role::DhcpServer)],
+            ..Link::PLAIN
+        },
     },
 ];
 
