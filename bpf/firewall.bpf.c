@@ -221,6 +221,7 @@ begin(struct __sk_buff *skb, const struct vnic_config *config, struct table_info
 		return REASON_NO_SESSION;
 	/* A message that nobody answers leaves nothing behind. */
 	rule_limit(&c->judgement, c->now);
+	c->begins = 1;
 	if (c->judgement.reason >= REASON_DENY_FIRST || kind == ICMP_OTHER)
 		return c->judgement.reason;
 	__builtin_memset(new, 0, sizeof(*new));
@@ -442,7 +443,8 @@ static __always_inline int process(struct __sk_buff *skb, __u8 direction)
 		steer_seen(config, c);
 	c->passes = reason >= REASON_DENY_FIRST && !enforces(config, c->now);
 	verdict = finish(skb, c, reason);
-	if (reason == REASON_REJECTED)
+	/* DHCP and other EtherTypes have no answer. */
+	if (verdict == RETURN_DENY && reason == REASON_REJECTED && c->begins)
 		return answer(skb, c);
 	if (direction == DIRECTION_EGRESS && reason == REASON_SESSION) {
 		steered = steer(skb, config, c);

@@ -11,6 +11,7 @@
 
 mod answer;
 mod antispoof;
+mod counters;
 mod extension;
 mod fragment;
 mod guard;
@@ -23,4 +24,5 @@ mod session;
 mod tcp;
 mod verdict;
 
-pub use verdict::{Answer, Count, Counters, Firewall, Frame, RuleCount, Vnic};
+pub use counters::{Count, Counters, RuleCount};
+pub use verdict::{Answer, Firewall, Frame, Vnic};
