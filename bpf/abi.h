@@ -168,12 +168,14 @@ _Static_assert(sizeof(struct address_key) == 28, "address_key");
 
 struct address_value {
 	__u32 identity;
-	__u32 vnic; /* 0: outside every guest */
+	__u32 vnic; /* 0: outside every guest; of a shared address the group */
 	__u32 epoch;
 	__u32 flags; /* ADDRESS_* */
 };
 _Static_assert(sizeof(struct address_value) == 16, "address_value");
 #define ADDRESS_OBSERVE 1 /* the guest is in observe mode */
+#define ADDRESS_ROUTED 2 /* behind the guest: it forwards for it, but does not claim it on the link */
+#define ADDRESS_SHARED 4 /* every vnic of a group may use and claim it */
 
 /* `atoms`: the index is class * 64 + port / 1024, because a read-back of one entry a port takes a
  * tenth of a second. The flag marks the first port of a row, so that a read-back gives the rows as

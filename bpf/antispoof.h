@@ -104,7 +104,7 @@ arp_toward_guest(const struct __sk_buff *skb, const struct tables *tables,
 
 	map_ipv4(sender, arp->sender);
 	/* The guest's own address or station in a stranger's mouth. */
-	if (own_mac(config, arp->sender_mac) || address_bound(tables, config, sender))
+	if (own_mac(config, arp->sender_mac) || address_own(tables, config, sender))
 		return REASON_SPOOFED_NEIGHBOUR;
 	if (claims_local(skb, tables, sender))
 		return REASON_SPOOFED_LOCAL;
@@ -221,12 +221,12 @@ nd_toward_guest(const struct __sk_buff *skb, const struct tables *tables,
 	const __u8 *to = p->ether_destination;
 	int own = address_bound(tables, config, target);
 
-	if (!zero16(p->source) && address_bound(tables, config, p->source))
+	if (!zero16(p->source) && address_own(tables, config, p->source))
 		return REASON_SPOOFED_NEIGHBOUR;
 	if (claims_local(skb, tables, p->source))
 		return REASON_SPOOFED_LOCAL;
 	if (p->icmp_type == ND_ADVERTISEMENT) {
-		if (own)
+		if (address_own(tables, config, target))
 			return REASON_SPOOFED_NEIGHBOUR;
 		if (claims_local(skb, tables, target))
 			return REASON_SPOOFED_LOCAL;
@@ -251,7 +251,7 @@ router_asked(struct __sk_buff *skb, const struct tables *tables, const struct vn
 
 	if (!(config->roles & ROLE_ROUTER))
 		return REASON_FOREIGN_ADDRESS;
-	if (!zero16(p->source) && address_bound(tables, config, p->source))
+	if (!zero16(p->source) && address_own(tables, config, p->source))
 		return REASON_SPOOFED_NEIGHBOUR;
 	if (claims_local(skb, tables, p->source))
 		return REASON_SPOOFED_LOCAL;

@@ -4,10 +4,11 @@ use lictor_agent::state::{self, StateDir};
 use lictor_agent::{Arrival, Config, Host, Offered};
 use lictor_datapath::{Datapath, VnicSpec, mount_bpffs};
 use lictor_evidence::{Body, Entry, KeyName};
-use lictor_policy::{CompileInput, Date, Labels, compile, parse};
+use lictor_policy::evaluate::{Question, evaluate};
+use lictor_policy::{CompileInput, Date, End, Labels, compile, parse};
 use lictor_types::{
-    DeploymentId, Direction, Epoch, Generation, GuestId, HostId, Link, RuleId, Segment, SessionKey,
-    SessionRecord, TcpEnd, TcpState, VnicId, VnicState,
+    DeploymentId, Direction, Epoch, Generation, GuestId, HostId, Link, Mode, Probe, Reason, RuleId,
+    Segment, SessionKey, SessionRecord, TcpEnd, TcpState, VnicId, VnicState,
 };
 use lictor_wire::binding::BindingLog;
 use lictor_wire::local::Attach;
@@ -124,7 +125,11 @@ impl Ground {
     }
 
     fn open(&self) -> Host {
-        let config = Config {
+        Host::open(self.config(), 1).expect("the host opens")
+    }
+
+    fn config(&self) -> Config {
+        Config {
             host: host_name(),
             state_dir: self.path("state"),
             run_dir: self.path("run"),
@@ -132,8 +137,10 @@ impl Ground {
             peer: "127.0.0.1:7443".parse().expect("valid"),
             manager: None,
             round_ms: 1_000,
-        };
-        Host::open(config, 1).expect("the host opens")
+            host_device: None,
+            steering: true,
+            sessions: 100_000,
+        }
     }
 
     /// Takes a program off the device, as an administrator can: its link with its pin, or the
@@ -577,6 +584,60 @@ fn a_hook_that_somebody_removed_is_put_back_and_each_time_is_recorded() {
     });
 }
 
+fn mode_of_db(host: &Host) -> Mode {
+    host.report(9).expect("reports").guests[0].vnics[0].mode
+}
+
+#[test]
+fn the_hypervisors_own_device_is_observed_until_somebody_confirms_and_after_the_next_start_too() {
+    on_ground(|ground| {
+        ip("tuntap add dev tap-db mode tap");
+        let own = || {
+            let config = Config {
+                host_device: Some("tap-db".into()),
+                ..ground.config()
+            };
+            Host::open(config, 1).expect("the host opens")
+        };
+        let mut host = own();
+        let nothing = host
+            .set_host_mode(Mode::Enforce, 0, 2)
+            .expect_err("not attached");
+        assert!(nothing.to_string().contains("host_device"), "{nothing}");
+        host.offer(&ground.approved(1), &ground.bindings(), 2)
+            .expect("works");
+        let attached = host
+            .attach(&attach("tap-db", "10.1.0.10"), 3)
+            .expect("bound");
+        assert_eq!(attached.state, VnicState::Open, "nobody is cut off");
+        assert_eq!(mode_of_db(&host), Mode::Observe);
+        let endless = host
+            .set_host_mode(Mode::Trial, 3_601, 4)
+            .expect_err("too long");
+        assert!(endless.to_string().contains("1 to 3600"), "{endless}");
+        host.set_host_mode(Mode::Trial, 60, 5).expect("on trial");
+        assert_eq!(mode_of_db(&host), Mode::Trial);
+        host.set_host_mode(Mode::Enforce, 0, 6).expect("confirmed");
+        let held = host
+            .set_state(&GuestId::new("db").expect("valid"), VnicState::Hold, "test")
+            .expect("works");
+        assert_eq!(
+            held,
+            Vec::new(),
+            "what holds for guests does not cut off the host"
+        );
+        host.detach(&"tap-db".parse().expect("valid"), 7)
+            .expect("let go");
+        drop(host);
+        let mut host = own();
+        host.attach(&attach("tap-db", "10.1.0.10"), 8)
+            .expect("bound");
+        assert_eq!(mode_of_db(&host), Mode::Enforce);
+        let modes = count(&mut host, |body| matches!(body, Body::HostMode { .. }));
+        assert_eq!(modes, 2);
+    });
+}
+
 #[test]
 fn a_state_directory_has_one_agent() {
     on_ground(|ground| {
@@ -662,5 +723,80 @@ fn a_source_neither_adds_to_nor_takes_from_a_vnic_of_another_guest() {
         assert!(flood.is_some(), "{} came in", arrival.accepted());
         host.take_out((&db, vnic), &[one.key], &mut arrival)
             .expect("taken out");
+    });
+}
+
+/// What the loaded program says of a packet that begins something is what the policy says of it.
+#[test]
+fn the_loaded_program_agrees_with_the_policy_alone() {
+    on_ground(|ground| {
+        let host = ground.open_with_db();
+        let guest = GuestId::new("db").expect("valid");
+        host.set_state(&guest, VnicState::Open, "it runs")
+            .expect("works");
+        let (policy, _) = parse("test.lictor", POLICY.as_bytes());
+        let policy = policy.expect("sound");
+        let tap = "tap-db".parse().expect("valid");
+        let mut reached = std::collections::BTreeSet::new();
+        for (ends, from_guest) in [("10.1.0.10", "192.0.2.9"), ("10.1.0.10", "10.1.0.77")]
+            .into_iter()
+            .flat_map(|ends| [(ends, true), (ends, false)])
+        {
+            let ends = match from_guest {
+                true => ends,
+                false => (ends.1, ends.0),
+            };
+            let services = [22, 80, 81].map(|port| {
+                let (from, to) = ends;
+                ["tcp", "udp", "sctp"].map(|one| format!("{one} {from}:4000 > {to}:{port}"))
+            });
+            let others = ["icmp/8", "ip/47"];
+            let others = others.map(|one| format!("{one} {} > {}", ends.0, ends.1));
+            for text in services.into_iter().flatten().chain(others) {
+                let probe: Probe = text.parse().expect("a packet");
+                let (protocol, port) = probe.service();
+                let (mut source, mut destination) = (
+                    End::Address(probe.source()),
+                    End::Address(probe.destination()),
+                );
+                match from_guest {
+                    true => source = End::Guest(labels()),
+                    false => destination = End::Guest(labels()),
+                }
+                let said = evaluate(
+                    &policy,
+                    &Question {
+                        source,
+                        destination,
+                        protocol,
+                        port,
+                        date: Date::new(2026, 11, 24).expect("a day"),
+                    },
+                );
+                let ruling = said.egress.or(said.ingress).expect("a guest's end");
+                let found = host.explain(&tap, &probe, None).expect("explains");
+                assert_eq!(
+                    (found.verdict, found.rule),
+                    (ruling.verdict, ruling.rule),
+                    "{text}: {found:?}"
+                );
+                reached.insert(found.reason);
+            }
+        }
+        assert_eq!(
+            reached.into_iter().collect::<Vec<_>>(),
+            [Reason::PolicyAllow, Reason::DefaultDeny]
+        );
+        let stranger = "eth9".parse().expect("valid");
+        let error = host.explain(
+            &stranger,
+            &"ip/47 10.1.0.10 > 192.0.2.9".parse().expect("a packet"),
+            None,
+        );
+        let error = error.expect_err("no such vnic").to_string();
+        assert_eq!(
+            error,
+            "vnic eth9 is not attached here; see `lictor host status`"
+        );
     });
 }

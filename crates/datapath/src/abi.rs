@@ -13,6 +13,8 @@ pub(crate) const ATOM_MASK: u32 = 0xffff;
 pub(crate) const ATOM_FIRST: u32 = 0x8000_0000;
 pub(crate) const ATOM_PRESENT: u32 = 0x4000_0000;
 pub(crate) const ADDRESS_OBSERVE: u32 = 1;
+pub(crate) const ADDRESS_ROUTED: u32 = 2;
+pub(crate) const ADDRESS_SHARED: u32 = 4;
 pub(crate) const VERDICT_NONE: u8 = 255;
 pub(crate) const EVENTS_BYTES: u32 = 1_048_576;
 pub(crate) const HOST_EVENTS_LOST: u32 = 0;
@@ -258,6 +260,8 @@ mod tests {
         check("ATOM_PRESENT", ATOM_PRESENT);
         check("RULES_PER_VNIC_MAX", lictor_types::RULES_PER_VNIC_MAX);
         check("ADDRESS_OBSERVE", ADDRESS_OBSERVE);
+        check("ADDRESS_ROUTED", ADDRESS_ROUTED);
+        check("ADDRESS_SHARED", ADDRESS_SHARED);
         check("VERDICT_NONE", VERDICT_NONE);
         check("HOST_EVENTS_LIMITED", HOST_EVENTS_LIMITED);
         check("EVENTS_BYTES", EVENTS_BYTES);

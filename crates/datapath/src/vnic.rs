@@ -316,6 +316,15 @@ impl Vnic {
 
     /// Loads the pair of programs and pins them with their maps. Nothing is attached yet.
     pub(crate) fn load(folder: &Path, shared: &Shared, spec: &VnicSpec) -> Result<Self, Error> {
+        Self::load_with(folder, &|name| shared.fd(name), spec)
+    }
+
+    /// As [`Self::load`], with only those shared maps that are lent; the others are its own.
+    pub(crate) fn load_with<'a>(
+        folder: &Path,
+        lend: &dyn Fn(&str) -> Option<BorrowedFd<'a>>,
+        spec: &VnicSpec,
+    ) -> Result<Self, Error> {
         let making = |source| Error::Pin {
             path: folder.to_owned(),
             action: "made",
@@ -333,7 +342,7 @@ impl Vnic {
             .map_err(refused)?;
         for mut map in object.maps_mut() {
             let name = map.name().to_string_lossy().into_owned();
-            if let Some(fd) = shared.fd(&name) {
+            if let Some(fd) = lend(&name) {
                 map.reuse_fd(fd).map_err(refused)?;
             } else if name == "sessions" {
                 map.reuse_fd(sessions.outer_fd()).map_err(refused)?;
@@ -364,6 +373,15 @@ impl Vnic {
         let reading = failed("reading the table of fragments");
         for (key, _) in self.fragments.rows().map_err(&reading)? {
             self.fragments.remove(&key).map_err(&reading)?;
+        }
+        Ok(())
+    }
+
+    /// Takes over how far another vnic's rules are: their counts and what their limits have left.
+    pub(crate) fn copy_rules(&self, from: &Self) -> Result<(), Error> {
+        let copying = failed("copying what rules have counted");
+        for (rule, state) in from.rules.rows().map_err(&copying)? {
+            self.rules.set(&rule, &state, 0).map_err(&copying)?;
         }
         Ok(())
     }

@@ -2,11 +2,14 @@
 
 mod common;
 
-use common::packets::{ALL, ether, icmp, ip, v4, v6};
+use common::packets::{ALL, arp, ether, icmp, ip, link, nd, v4, v6};
 use common::{Bench, Case, GUEST_MAC, PEER_MAC, VNIC, check, model_with, privileged, spec, tables};
 use lictor_datapath::VnicSpec;
 use lictor_model::Frame;
-use lictor_types::{Direction, HostTables, IdentityId, Link, Mac, Role, VnicState};
+use lictor_types::{
+    AddressEntry, AddressKind, Direction, HostTables, IdentityId, Link, Mac, Role, SharedId,
+    VnicState,
+};
 use std::time::Duration;
 
 use Direction::{Egress, Ingress};
@@ -83,6 +86,14 @@ fn answers(server: &str, to: &str, operation: u8, hardware: Mac) -> Vec<u8> {
 /// Runs the packets on the model and the program under these tables and roles.
 fn checked(tables: &HostTables, roles: &[Role], cases: Vec<Case>) {
     let link = Link::PLAIN.with_roles(roles).expect("roles");
+    let Some(bench) = on_both(tables, link, cases) else {
+        return;
+    };
+    let sessions = bench.datapath.session_count(VNIC).expect("counts");
+    assert_eq!(sessions, 0, "no message makes a session");
+}
+
+fn on_both(tables: &HostTables, link: Link, cases: Vec<Case>) -> Option<Bench> {
     let mut model = model_with(tables, link);
     for (what, direction, packet, expected) in &cases {
         let answer = model.judge(&Frame {
@@ -95,7 +106,7 @@ fn checked(tables: &HostTables, roles: &[Role], cases: Vec<Case>) {
         assert_eq!(found, *expected, "the model on {what} ({direction})");
     }
     if !privileged() {
-        return;
+        return None;
     }
     let mut bench = Bench::bare();
     let spec = VnicSpec { link, ..spec(64) };
@@ -108,8 +119,7 @@ fn checked(tables: &HostTables, roles: &[Role], cases: Vec<Case>) {
     for (what, direction, packet, expected) in cases {
         bench.check(what, direction, &packet, expected);
     }
-    let sessions = bench.datapath.session_count(VNIC).expect("counts");
-    assert_eq!(sessions, 0, "no message makes a session");
+    Some(bench)
 }
 
 #[test]
@@ -417,6 +427,154 @@ fn only_a_router_advertises_and_is_asked() {
                 Ingress,
                 is_asked(GUEST_MAC),
                 "deny spoofed-neighbour",
+            ),
+        ],
+    );
+}
+
+/// The guest is in group 4, which shares 10.0.0.50 and fd00::50, and routes for 10.7.0.0/16.
+#[test]
+fn shared_addresses_are_for_all_of_a_group_and_routed_ones_not_for_the_link() {
+    let mut tables = tables();
+    for prefix in ["10.0.0.50/32", "fd00::50/128"] {
+        tables.addresses.push(AddressEntry {
+            kind: AddressKind::Shared(SharedId(4)),
+            ..common::address(prefix, 1, 0, 1)
+        });
+    }
+    tables.addresses.push(AddressEntry {
+        kind: AddressKind::Routed,
+        ..common::address("10.7.0.0/16", 1, 1, 1)
+    });
+    let (shared, routed) = ("10.0.0.50", "10.7.0.5");
+    let says = |address| {
+        link(
+            Egress,
+            0x0806,
+            &arp(2, (GUEST_MAC, address), (PEER_MAC, "10.0.0.2")),
+        )
+    };
+    let hears = |address| {
+        link(
+            Ingress,
+            0x0806,
+            &arp(2, (PEER_MAC, address), (GUEST_MAC, "10.0.0.1")),
+        )
+    };
+    let asked = |address| {
+        link(
+            Ingress,
+            0x0806,
+            &arp(1, (PEER_MAC, "10.0.0.2"), (OTHER, address)),
+        )
+    };
+    let tells = |target| {
+        ip(
+            Egress,
+            ("fd00::1", "fd00::2"),
+            58,
+            &nd(136, target, 2, GUEST_MAC),
+        )
+    };
+    let told = |target| {
+        ip(
+            Ingress,
+            ("fd00::2", "fd00::1"),
+            58,
+            &nd(136, target, 2, PEER_MAC),
+        )
+    };
+    let out = |from| ip(Egress, (from, "10.0.0.2"), 47, &[0; 8]);
+    let cases = || -> Vec<Case> {
+        vec![
+            (
+                "speaks as the group",
+                Egress,
+                out(shared),
+                "allow policy-allow",
+            ),
+            (
+                "claims its address",
+                Egress,
+                says(shared),
+                "allow neighbour",
+            ),
+            (
+                "another of the group does",
+                Ingress,
+                hears(shared),
+                "allow neighbour",
+            ),
+            ("is asked for it", Ingress, asked(shared), "allow neighbour"),
+            (
+                "claims it, v6",
+                Egress,
+                tells("fd00::50"),
+                "allow neighbour",
+            ),
+            (
+                "another does, v6",
+                Ingress,
+                told("fd00::50"),
+                "allow neighbour",
+            ),
+            (
+                "another claims its own",
+                Ingress,
+                told("fd00::1"),
+                "deny spoofed-neighbour",
+            ),
+            ("forwards", Egress, out(routed), "allow policy-allow"),
+            (
+                "claims what it forwards for",
+                Egress,
+                says(routed),
+                "deny spoofed-neighbour",
+            ),
+            (
+                "another claims that",
+                Ingress,
+                hears(routed),
+                "deny spoofed-neighbour",
+            ),
+            (
+                "is asked for it",
+                Ingress,
+                asked(routed),
+                "deny foreign-address",
+            ),
+        ]
+    };
+    let link = Link::PLAIN.with_shared(&[SharedId(4)]).expect("a group");
+    on_both(&tables, link, cases());
+    let outside = Link::PLAIN.with_shared(&[SharedId(5)]).expect("a group");
+    on_both(
+        &tables,
+        outside,
+        vec![
+            (
+                "speaks as the group",
+                Egress,
+                out(shared),
+                "deny spoofed-address",
+            ),
+            (
+                "claims its address",
+                Egress,
+                says(shared),
+                "deny spoofed-neighbour",
+            ),
+            (
+                "one of the group does",
+                Ingress,
+                hears(shared),
+                "allow neighbour",
+            ),
+            (
+                "is asked for it",
+                Ingress,
+                asked(shared),
+                "deny foreign-address",
             ),
         ],
     );

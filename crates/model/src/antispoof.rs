@@ -143,7 +143,7 @@ pub(crate) fn arp(
         Egress if arp.sender.is_unspecified() => truth(arp.operation == 1),
         Egress => truth(bound(arp.sender)),
         // The guest's own address or station in a stranger's mouth.
-        Ingress if own || bound(arp.sender) => Reason::SpoofedNeighbour,
+        Ingress if own || tables.only(station.place, arp.sender.into()) => Reason::SpoofedNeighbour,
         Ingress if station.claimed(tables, arp.sender.into()) => Reason::SpoofedLocal,
         Ingress if bound(arp.target) || arp.target == arp.sender => Reason::Neighbour,
         Ingress => Reason::ForeignAddress,
@@ -184,6 +184,7 @@ pub(crate) fn nd(
     let bound = |address| tables.bound(station.place, address);
     // Nobody has the unspecified address, whatever prefix is bound.
     let from_own = !ip.source.is_unspecified() && bound(ip.source);
+    let alone = !ip.source.is_unspecified() && tables.only(station.place, ip.source);
     let routes = station.vnic.link.has(Role::Router);
     let reason = match (message.kind, direction) {
         (ROUTER_ADVERTISEMENT, Ingress) => return None,
@@ -197,7 +198,7 @@ pub(crate) fn nd(
         (ROUTER_ADVERTISEMENT, Egress) | (REDIRECT, _) => Err(Reason::SpoofedNeighbour),
         // Only routers are asked who routes, and not in the name of the guest or one elsewhere.
         (ROUTER_SOLICITATION, Ingress) if !routes => Err(Reason::ForeignAddress),
-        (ROUTER_SOLICITATION, Ingress) if from_own => Err(Reason::SpoofedNeighbour),
+        (ROUTER_SOLICITATION, Ingress) if alone => Err(Reason::SpoofedNeighbour),
         (ROUTER_SOLICITATION, Ingress) if station.claimed(tables, ip.source) => {
             Err(Reason::SpoofedLocal)
         }
@@ -210,6 +211,7 @@ pub(crate) fn nd(
             Egress => said(ip, message.kind, from_own, bound(target.into())),
             Ingress => heard(packet.to, ip, (message.kind, target), |address| Owner {
                 own: bound(address),
+                alone: tables.only(station.place, address),
                 elsewhere: station.claimed(tables, address),
             }),
         }),
@@ -267,8 +269,10 @@ fn said(ip: &Ip<'_>, kind: u8, from_own: bool, target_own: bool) -> Reason {
 /// Whose address a message speaks of.
 #[derive(Debug, Clone, Copy)]
 struct Owner {
-    /// The guest's own.
+    /// One that the guest may claim.
     own: bool,
+    /// The guest's and nobody else's.
+    alone: bool,
     /// That of a guest by whose device the message did not come in.
     elsewhere: bool,
 }
@@ -282,7 +286,7 @@ fn heard(
     owner: impl Fn(IpAddr) -> Owner,
 ) -> Reason {
     let (source, of_target) = (owner(ip.source), owner(target.into()));
-    if !ip.source.is_unspecified() && source.own {
+    if !ip.source.is_unspecified() && source.alone {
         return Reason::SpoofedNeighbour;
     }
     if source.elsewhere {
@@ -290,7 +294,7 @@ fn heard(
     }
     if kind == ADVERTISEMENT {
         return match ip.destination {
-            _ if of_target.own => Reason::SpoofedNeighbour,
+            _ if of_target.alone => Reason::SpoofedNeighbour,
             _ if of_target.elsewhere => Reason::SpoofedLocal,
             to if to.is_multicast() || owner(to).own => Reason::Neighbour,
             _ => Reason::ForeignAddress,

@@ -42,6 +42,15 @@ impl Vnic {
         mac == self.mac || self.link.more_macs.contains(&Some(mac))
     }
 
+    /// In one of its domains.
+    pub(crate) fn place(&self, segment: Segment) -> Place {
+        Place {
+            vnic: self.vnic,
+            segment,
+            shared: self.link.shared,
+        }
+    }
+
     /// Whether this is one of its domains.
     pub(crate) fn is_in(&self, segment: Segment) -> bool {
         let mut vlans = self.link.vlans.iter().flatten();
@@ -245,10 +254,7 @@ impl Firewall {
         }
         let tables = self.tables.as_ref().ok_or(Reason::NoRelease)?;
         let station = Station {
-            place: Place {
-                vnic: self.vnic.vnic,
-                segment: packet.segment,
-            },
+            place: self.vnic.place(packet.segment),
             vnic: &self.vnic,
             locals: &self.locals,
             came_by: frame.came_by,
@@ -367,10 +373,7 @@ impl Firewall {
         (message, segment): (guard::Message, Segment),
     ) -> Result<(Answer, SessionKey), Reason> {
         let tables = self.tables.as_ref().ok_or(Reason::NoRelease)?;
-        let place = Place {
-            vnic: self.vnic.vnic,
-            segment,
-        };
+        let place = self.vnic.place(segment);
         let egress = frame.direction == Direction::Egress;
         if egress && !guard::has_no_address(ip) && !tables.bound(place, ip.source) {
             return Err(Reason::SpoofedAddress);
@@ -387,7 +390,7 @@ impl Firewall {
             true => Direction::Egress,
             false => Direction::Ingress,
         };
-        let judgement = tables.judge(self.vnic.vnic, &key, asks, 0);
+        let judgement = tables.judge(&self.vnic, &key, asks, 0);
         if matches!(
             judgement.reason,
             Reason::SpoofedAddress | Reason::ForeignAddress
@@ -456,7 +459,7 @@ impl Firewall {
         }
         // Of ICMP, only an echo makes a session.
         let echo = Protocol::icmp_port(if key.local.is_ipv4() { 8 } else { 128 }, 0);
-        let judgement = tables.judge(self.vnic.vnic, key, session.opened, echo);
+        let judgement = tables.judge(&self.vnic, key, session.opened, echo);
         if !judgement.allows() {
             self.sessions.remove(key);
             return Some(answer(Reason::Revoked, judgement.rule));
@@ -543,7 +546,7 @@ impl Firewall {
             Transport::Icmp(message) => Protocol::icmp_port(message.kind, message.code),
             _ => 0,
         };
-        let judgement = tables.judge(self.vnic.vnic, &key, frame.direction, kind);
+        let judgement = tables.judge(&self.vnic, &key, frame.direction, kind);
         let told = |reason| answer(reason, judgement.rule);
         // Spoofing is told apart from a missing session: the address comes first.
         if matches!(

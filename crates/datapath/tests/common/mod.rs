@@ -231,6 +231,7 @@ pub fn address(prefix: &str, identity: u32, vnic: u32, epoch: u64) -> AddressEnt
         identity: IdentityId(identity),
         vnic: (vnic != 0).then_some(VnicId(vnic)),
         epoch: Epoch(epoch),
+        kind: lictor_types::AddressKind::Own,
         observe: false,
     }
 }
