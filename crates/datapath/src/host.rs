@@ -7,12 +7,12 @@ use crate::sys;
 use crate::tables::Loaded;
 use crate::vnic::{self, RuleCount, Vnic};
 use crate::{
-    Attachment, DeviceCounters, Error, Event, Hooks, How, TestVerdict, VnicCounters, VnicSpec,
-    VnicStatus, abi, events, netdev,
+    Attachment, DeviceCounters, Error, Event, Explanation, Hooks, How, TestVerdict, VnicCounters,
+    VnicSpec, VnicStatus, abi, events, explain, netdev,
 };
 use lictor_types::{
-    Direction, HostTables, Mode, RuleId, SESSIONS_PER_HOST_DEFAULT, SessionKey, SessionRecord,
-    Timeouts, VNICS_PER_HOST_MAX, VnicId, VnicState,
+    Direction, HostTables, Mac, Mode, Probe, RuleId, SESSIONS_PER_HOST_DEFAULT, SessionKey,
+    SessionRecord, Timeouts, VNICS_PER_HOST_MAX, VnicId, VnicState,
 };
 use std::collections::{BTreeMap, HashSet};
 use std::fs;
@@ -599,6 +599,31 @@ impl Datapath {
     ) -> Result<TestVerdict, Error> {
         let by = self.vnic(from)?.config()?.ifindex;
         self.vnic(vnic)?.test_run(direction, packet, by)
+    }
+
+    /// What the loaded program would do with a packet, and what that would meet on its way. Nothing
+    /// is counted, reported or remembered: a second instance of the program runs. Without a
+    /// direction the packet is the guest's own if its source is.
+    ///
+    /// # Errors
+    /// [`Error::UnknownVnic`], [`Error::NothingLoaded`], [`Error::ReadBack`], [`Error::System`].
+    pub fn explain(
+        &self,
+        vnic: VnicId,
+        probe: &Probe,
+        direction: Option<Direction>,
+    ) -> Result<Explanation, Error> {
+        let neighbour = |vnic| {
+            let config = self.vnics.get(&vnic)?.config().ok()?;
+            Some((Mac(config.mac), config.ifindex))
+        };
+        let asked = explain::Asked {
+            folder: &self.folder,
+            shared: &self.shared,
+            vnic: self.vnic(vnic)?,
+            neighbour: &neighbour,
+        };
+        explain::run(&asked, &self.read_back()?, (probe, direction))
     }
 
     /// Runs a vnic's own program on a frame that nobody sent, as if it came from the uplink. It
