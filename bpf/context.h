@@ -28,6 +28,7 @@ struct context {
 	__u8 passes; /* denied, but only observed */
 	__u8 pad[5];
 	struct session fresh; /* the one that this packet opens; not cleared */
+	struct session before; /* a half-open one before its answer; not cleared */
 };
 
 struct {
