@@ -33,6 +33,7 @@
 #define REASON_ANNOUNCEMENT 4
 #define REASON_RELATED 5
 #define REASON_OBSERVED 6
+#define REASON_ANSWER 7
 #define REASON_FRAGMENT_FOLLOWS 8
 #define REASON_DHCP 9
 #define REASON_POLICY_DENY 16
@@ -138,6 +139,11 @@ _Static_assert(sizeof(struct timeouts) == 96, "timeouts");
 /* A flooded guest must not push the events of its neighbours out of the shared ring. */
 #define EVENTS_PER_VNIC_PER_SECOND 1024
 #define RULES_PER_VNIC_MAX 4096
+/* Answers to rejected packets that one vnic gets and gives in one second. */
+#define ANSWERS_PER_SECOND 100
+/* Answers on their way that are known by their bytes, a power of two, and for how long. */
+#define ANSWER_MARKS 64
+#define ANSWER_NS 1000000000
 /* Times that a limit's second is tried to be written: another processor may be faster. */
 #define LIMIT_TRIES 8
 

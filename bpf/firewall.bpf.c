@@ -16,6 +16,7 @@
 #include "fast.h"
 #include "steer.h"
 #include "verdict.h"
+#include "answer.h"
 
 /* Once for the verifier, and out of the way of the packets that the fast path understands. */
 __noinline int
@@ -227,6 +228,7 @@ begin(struct __sk_buff *skb, const struct vnic_config *config, struct table_info
 		return REASON_NO_SESSION;
 	/* A message that nobody answers leaves nothing behind. */
 	rule_limit(&c->judgement, c->now);
+	c->begins = 1;
 	if (c->judgement.reason >= REASON_DENY_FIRST || kind == ICMP_OTHER)
 		return c->judgement.reason;
 	__builtin_memset(new, 0, sizeof(*new));
@@ -440,10 +442,17 @@ static __always_inline int process(struct __sk_buff *skb, __u8 direction)
 	c->now = config->clock_fixed_ns ? config->clock_fixed_ns :
 					  bpf_ktime_get_coarse_ns() + config->clock_offset_ns;
 	reason = decide(skb, config, c);
+	if (reason >= REASON_DENY_FIRST && answer_expected(skb, c)) {
+		reason = REASON_ANSWER;
+		c->judgement.rule = 0;
+	}
 	if (direction == DIRECTION_INGRESS)
 		steer_seen(config, c);
 	c->passes = reason >= REASON_DENY_FIRST && !enforces(config, c->now);
 	verdict = finish(skb, c, reason);
+	/* DHCP and other EtherTypes have no answer. */
+	if (verdict == RETURN_DENY && reason == REASON_REJECTED && c->begins)
+		return answer(skb, c);
 	if (direction == DIRECTION_EGRESS && reason == REASON_SESSION) {
 		steered = steer(skb, config, c);
 		if (steered) {

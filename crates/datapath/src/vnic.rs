@@ -226,7 +226,7 @@ impl RuleCount {
 }
 
 /// What the program says of a packet that nobody sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TestVerdict {
     /// Allow or deny.
     pub verdict: Verdict,
@@ -236,6 +236,8 @@ pub struct TestVerdict {
     pub rule: RuleId,
     /// What would have happened, were it not for observe mode.
     pub would: Option<Would>,
+    /// The refusal that is sent back, if a rule rejects the packet and it can be answered.
+    pub answer: Option<Vec<u8>>,
 }
 
 /// An attached vnic, by its pins.
@@ -642,8 +644,11 @@ impl Vnic {
         for reason in Reason::ALL {
             let count = read(*reason as u32)?;
             if count.packets > 0 {
-                counters.seen.packets += count.packets;
-                counters.seen.bytes += count.bytes;
+                // An answer in the guest's name was sent by no guest, and no device received it.
+                if (*reason, direction) != (Reason::Answer, Direction::Egress) {
+                    counters.seen.packets += count.packets;
+                    counters.seen.bytes += count.bytes;
+                }
                 counters.reasons.push((*reason, count));
             }
         }
@@ -691,9 +696,9 @@ impl Vnic {
         ingress_ifindex: u32,
     ) -> Result<TestVerdict, Error> {
         let program = self.program(direction);
-        let (returned, [reason, rule, would_rule, would]) =
-            sys::test_run(program, packet, ingress_ifindex)
-                .map_err(failed("running the program on a packet"))?;
+        let run = sys::test_run(program, packet, ingress_ifindex)
+            .map_err(failed("running the program on a packet"))?;
+        let (returned, [reason, rule, would_rule, would]) = (run.returned, run.words);
         let unknown = || {
             let source = io::Error::other(format!("the program answered {returned}, {reason}"));
             Error::System {
@@ -702,7 +707,8 @@ impl Vnic {
             }
         };
         let verdict = match returned {
-            // The second is TC_ACT_REDIRECT: steered.
+            // TC_ACT_REDIRECT: steered, or turned into its own answer.
+            7 if reason == Reason::Rejected as u32 => Verdict::Deny,
             -1 | 7 => Verdict::Allow,
             2 => Verdict::Deny,
             _ => return Err(unknown()),
@@ -713,6 +719,7 @@ impl Vnic {
             reason: known.ok_or_else(unknown)?,
             rule: RuleId(rule),
             would: would_of(u8::try_from(would).unwrap_or(abi::VERDICT_NONE), would_rule),
+            answer: (returned == 7 && reason == Reason::Rejected as u32).then_some(run.packet),
         })
     }
 }
