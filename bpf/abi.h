@@ -34,6 +34,7 @@
 #define REASON_RELATED 5
 #define REASON_OBSERVED 6
 #define REASON_FRAGMENT_FOLLOWS 8
+#define REASON_DHCP 9
 #define REASON_POLICY_DENY 16
 #define REASON_DEFAULT_DENY 17
 #define REASON_NO_RELEASE 18
@@ -48,6 +49,8 @@
 #define REASON_FOREIGN_MAC 35
 #define REASON_FOREIGN_ADDRESS 36
 #define REASON_SPOOFED_LOCAL 37
+#define REASON_SPOOFED_HARDWARE 38
+#define REASON_ROGUE_SERVER 39
 #define REASON_TRUNCATED 48
 #define REASON_ETHER_TYPE 49
 #define REASON_BAD_HEADER 50
@@ -159,12 +162,14 @@ _Static_assert(sizeof(struct address_key) == 28, "address_key");
 
 struct address_value {
 	__u32 identity;
-	__u32 vnic; /* 0: outside every guest */
+	__u32 vnic; /* 0: outside every guest; of a shared address the group */
 	__u32 epoch;
 	__u32 flags; /* ADDRESS_* */
 };
 _Static_assert(sizeof(struct address_value) == 16, "address_value");
 #define ADDRESS_OBSERVE 1 /* the guest is in observe mode */
+#define ADDRESS_ROUTED 2 /* behind the guest: it forwards for it, but does not claim it on the link */
+#define ADDRESS_SHARED 4 /* every vnic of a group may use and claim it */
 
 /* `atoms`: the index is class * 64 + port / 1024, because a read-back of one entry a port takes a
  * tenth of a second. The flag marks the first port of a row, so that a read-back gives the rows as
@@ -265,9 +270,19 @@ struct vnic_config {
 	__u8 more_macs[MORE_MACS_MAX][8]; /* six of them count; all zero: none */
 	__u32 shared[SHARED_MAX]; /* groups of vnics whose addresses it may use; 0: none */
 	__u32 place; /* one more than its place in `locals`; 0: it has none yet */
-	__u32 pad2;
+	__u16 endpoint; /* ENDPOINT_* */
+	__u16 mode; /* MODE_* */
+	__u64 trial_until_ns; /* of MODE_TRIAL */
 };
-_Static_assert(sizeof(struct vnic_config) == 184, "vnic_config");
+_Static_assert(sizeof(struct vnic_config) == 192, "vnic_config");
+#define ENDPOINT_GUEST 0
+/* The hypervisor's own stack: what its device receives goes toward it. */
+#define ENDPOINT_HOST 1
+#define MODE_ENFORCE 0
+/* What would be denied passes, and is counted under its reason all the same. */
+#define MODE_OBSERVE 1
+/* Enforced until a moment, then observed: who has cut himself off gets back in without help. */
+#define MODE_TRIAL 2
 
 /* `locals`: the vnics of this host, each at a place that it keeps while it is attached. Whenever one
  * comes or goes the version of the tables grows, so that every session looks anew where its peer is.

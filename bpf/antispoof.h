@@ -71,6 +71,11 @@ mac_check(const struct vnic_config *config, const struct packet *p, __u8 directi
 		return REASON_FOREIGN_MAC;
 	if (!to[2] && !to[3] && !to[4] && to[5] == 1)
 		return 0;
+	/* All routers (ff02::2), and all DHCP agents and servers (ff02::1:2). */
+	if (!to[2] && !to[3] && !to[4] && to[5] == 2 && config->roles & ROLE_ROUTER)
+		return 0;
+	if (!to[2] && to[3] == 1 && !to[4] && to[5] == 2 && config->roles & ROLE_DHCP_SERVER)
+		return 0;
 	return to[2] == 0xff && is_solicitation(p) ? 0 : REASON_FOREIGN_MAC;
 }
 
@@ -99,7 +104,7 @@ arp_toward_guest(const struct __sk_buff *skb, const struct tables *tables,
 
 	map_ipv4(sender, arp->sender);
 	/* The guest's own address or station in a stranger's mouth. */
-	if (own_mac(config, arp->sender_mac) || address_bound(tables, config, sender))
+	if (own_mac(config, arp->sender_mac) || address_own(tables, config, sender))
 		return REASON_SPOOFED_NEIGHBOUR;
 	if (claims_local(skb, tables, sender))
 		return REASON_SPOOFED_LOCAL;
@@ -150,6 +155,20 @@ rarp_check(struct __sk_buff *skb, const struct packet *p, const struct vnic_conf
 		       REASON_ANNOUNCEMENT : REASON_SPOOFED_NEIGHBOUR;
 }
 
+/* Bytes before the options (RFC 4861, 4.1 and 4.2): solicitations for routers and their answers
+ * have no target.
+ */
+static __always_inline __u32 nd_header(__u8 type)
+{
+	switch (type) {
+	case ND_ROUTER_SOLICITATION:
+		return 8;
+	case ND_ROUTER_ADVERTISEMENT:
+		return 16;
+	}
+	return 24;
+}
+
 /* Whether the options of a neighbour message speak of the right station: from the guest its own,
  * toward the guest any but its own. Zero, or the reason to deny.
  */
@@ -157,8 +176,7 @@ static __always_inline int
 nd_options(struct __sk_buff *skb, const struct packet *p, const struct vnic_config *config,
 	   __u8 direction)
 {
-	/* A router solicitation has no target. */
-	__u32 at = p->l4 + (p->icmp_type == ND_ROUTER_SOLICITATION ? 8 : 24);
+	__u32 at = p->l4 + nd_header(p->icmp_type);
 	__u32 end = p->l4 + p->l4_bytes;
 	__u8 option[8];
 
@@ -203,12 +221,12 @@ nd_toward_guest(const struct __sk_buff *skb, const struct tables *tables,
 	const __u8 *to = p->ether_destination;
 	int own = address_bound(tables, config, target);
 
-	if (!zero16(p->source) && address_bound(tables, config, p->source))
+	if (!zero16(p->source) && address_own(tables, config, p->source))
 		return REASON_SPOOFED_NEIGHBOUR;
 	if (claims_local(skb, tables, p->source))
 		return REASON_SPOOFED_LOCAL;
 	if (p->icmp_type == ND_ADVERTISEMENT) {
-		if (own)
+		if (address_own(tables, config, target))
 			return REASON_SPOOFED_NEIGHBOUR;
 		if (claims_local(skb, tables, target))
 			return REASON_SPOOFED_LOCAL;
@@ -222,6 +240,23 @@ nd_toward_guest(const struct __sk_buff *skb, const struct tables *tables,
 	    (to[3] != target[13] || to[4] != target[14] || to[5] != target[15]))
 		return REASON_FOREIGN_MAC;
 	return own ? REASON_NEIGHBOUR : REASON_FOREIGN_ADDRESS;
+}
+
+/* Only routers are asked who routes, and not in the name of the guest or one that is elsewhere. */
+static __always_inline int
+router_asked(struct __sk_buff *skb, const struct tables *tables, const struct vnic_config *config,
+	     const struct packet *p)
+{
+	int reason;
+
+	if (!(config->roles & ROLE_ROUTER))
+		return REASON_FOREIGN_ADDRESS;
+	if (!zero16(p->source) && address_own(tables, config, p->source))
+		return REASON_SPOOFED_NEIGHBOUR;
+	if (claims_local(skb, tables, p->source))
+		return REASON_SPOOFED_LOCAL;
+	reason = nd_options(skb, p, config, DIRECTION_INGRESS);
+	return reason ? reason : REASON_NEIGHBOUR;
 }
 
 /* The reason for a neighbour message; zero if the policy is to decide. */
@@ -244,10 +279,13 @@ nd_check(struct __sk_buff *skb, const struct tables *tables, const struct vnic_c
 		return REASON_BAD_HEADER;
 	if (p->icmp_type == ND_ROUTER_ADVERTISEMENT && direction == DIRECTION_INGRESS)
 		return 0;
+	/* A router's are the policy's to allow. */
+	if (p->icmp_type == ND_ROUTER_ADVERTISEMENT && config->roles & ROLE_ROUTER)
+		return nd_options(skb, p, config, direction);
 	if (p->icmp_type == ND_ROUTER_ADVERTISEMENT || p->icmp_type == ND_REDIRECT)
 		return REASON_SPOOFED_NEIGHBOUR;
 	if (!has_target && direction == DIRECTION_INGRESS)
-		return REASON_FOREIGN_ADDRESS;
+		return router_asked(skb, tables, config, p);
 	if (has_target && (p->l4_bytes < 24 ||
 			   bpf_skb_load_bytes(skb, p->l4 + 8, target, sizeof(target))))
 		return REASON_TRUNCATED;

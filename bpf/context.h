@@ -25,7 +25,8 @@ struct context {
 	__u32 vnic;
 	__u8 direction;
 	__u8 new_session;
-	__u8 pad[6];
+	__u8 passes; /* denied, but only observed */
+	__u8 pad[5];
 	struct session fresh; /* the one that this packet opens; not cleared */
 };
 

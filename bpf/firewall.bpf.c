@@ -12,7 +12,7 @@
 #include "session.h"
 #include "fragment.h"
 #include "icmp.h"
-#include "antispoof.h"
+#include "guard.h"
 #include "fast.h"
 #include "steer.h"
 #include "verdict.h"
@@ -246,6 +246,63 @@ begin(struct __sk_buff *skb, const struct vnic_config *config, struct table_info
 	return c->judgement.reason;
 }
 
+/* A message between a client and a server of DHCP: by the rule under which the guest, if it is the
+ * client, may reach the server, or the client may reach the guest. Whoever has no address yet is
+ * known by the vnic's link-local one.
+ */
+__noinline int dhcp(struct __sk_buff *skb, const struct vnic_config *config, struct context *c)
+{
+	int egress, to_server, reason;
+	struct session_key *key;
+	const struct packet *p;
+
+	if (!config || !c)
+		return REASON_TRUNCATED;
+	p = &c->packet;
+	key = &c->key;
+	egress = c->direction == DIRECTION_EGRESS;
+	to_server = !!dhcp_server_port(p, 1);
+	if (egress == to_server) {
+		reason = dhcp_check(skb, config, p, to_server);
+		if (reason)
+			return reason;
+	}
+	if (egress && !has_no_address(p) &&
+	    !address_bound(&c->tables, config, p->source))
+		return REASON_SPOOFED_ADDRESS;
+	link_local(config, key->local);
+	__builtin_memcpy(key->remote, egress ? p->destination : p->source, 16);
+	key->segment = p->segment;
+	key->protocol = IP_UDP;
+	key->local_port = egress ? p->source_port : p->destination_port;
+	key->remote_port = egress ? p->destination_port : p->source_port;
+	c->tables.generation = tables_generation(&c->tables);
+	/* What a server answers, the client may have asked. */
+	judge(c, config, egress == to_server ? DIRECTION_EGRESS : DIRECTION_INGRESS, 0);
+	if (c->judgement.reason >= REASON_SPOOFED_MAC)
+		return c->judgement.reason;
+	if (!egress && from_elsewhere(skb, c->judgement.remote_vnic))
+		return REASON_SPOOFED_LOCAL;
+	return c->judgement.reason == REASON_POLICY_ALLOW ? REASON_DHCP : c->judgement.reason;
+}
+
+/* The reason for what only a server may say, or a client and a server say to each other. A server's
+ * own answers are ordinary conversations. Zero for everything else.
+ */
+static __always_inline int
+guarded(struct __sk_buff *skb, const struct vnic_config *config, struct context *c)
+{
+	const struct packet *p = &c->packet;
+	int egress = c->direction == DIRECTION_EGRESS;
+
+	if (egress && plays_server(config, p))
+		return REASON_ROGUE_SERVER;
+	if (dhcp_server_port(p, egress) ||
+	    (!egress && config->roles & ROLE_DHCP_SERVER && dhcp_server_port(p, 1)))
+		return dhcp(skb, config, c);
+	return 0;
+}
+
 static __always_inline int closed_reason(__u32 state)
 {
 	switch (state) {
@@ -345,10 +402,19 @@ decide(struct __sk_buff *skb, const struct vnic_config *config, struct context *
 		if (reason)
 			return reason;
 	}
-	reason = sessions_and_policy(skb, config, info, c);
+	reason = guarded(skb, config, c);
+	if (!reason)
+		reason = sessions_and_policy(skb, config, info, c);
 	if (p->fragment && reason < REASON_DENY_FIRST)
 		fragment_remember(c);
 	return reason;
+}
+
+/* Whether what is denied is dropped. */
+static __always_inline int enforces(const struct vnic_config *config, __u64 now)
+{
+	return config->mode == MODE_ENFORCE ||
+	       (config->mode == MODE_TRIAL && now < config->trial_until_ns);
 }
 
 static __always_inline int process(struct __sk_buff *skb, __u8 direction)
@@ -369,6 +435,7 @@ static __always_inline int process(struct __sk_buff *skb, __u8 direction)
 	reason = decide(skb, config, c);
 	if (direction == DIRECTION_INGRESS)
 		steer_seen(config, c);
+	c->passes = reason >= REASON_DENY_FIRST && !enforces(config, c->now);
 	verdict = finish(skb, c, reason);
 	if (direction == DIRECTION_EGRESS && reason == REASON_SESSION) {
 		steered = steer(skb, config, c);
@@ -381,7 +448,7 @@ static __always_inline int process(struct __sk_buff *skb, __u8 direction)
 }
 
 /* The one place where hooks become directions: what a tap or a host-side veth receives is what the
- * guest sent.
+ * guest sent. The hypervisor's own device is the other way round, and is attached so.
  */
 SEC("tc")
 int from_guest(struct __sk_buff *skb) /* attached to the device's ingress hook */

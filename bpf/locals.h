@@ -49,7 +49,7 @@ claims_local(const struct __sk_buff *skb, const struct tables *tables, const __u
 {
 	struct address_value *owner = address_find(tables, tables->segment, address);
 
-	return owner && from_elsewhere(skb, owner->vnic);
+	return owner && !(owner->flags & ADDRESS_SHARED) && from_elsewhere(skb, owner->vnic);
 }
 
 #endif

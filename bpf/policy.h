@@ -72,13 +72,42 @@ address_find(const struct tables *tables, __u32 segment, const __u8 address[16])
 	return inner ? bpf_map_lookup_elem(inner, &key) : 0;
 }
 
+/* Whether nobody but this vnic may use the address. */
+static __always_inline int
+only_its_own(const struct address_value *value, const struct vnic_config *config)
+{
+	return !(value->flags & ADDRESS_SHARED) && value->vnic == config->vnic;
+}
+
+/* Whether packets from and to the address are this vnic's. */
+static __always_inline int
+may_use(const struct address_value *value, const struct vnic_config *config)
+{
+	if (!(value->flags & ADDRESS_SHARED))
+		return value->vnic == config->vnic;
+	for (int i = 0; i < SHARED_MAX; i++)
+		if (config->shared[i] && config->shared[i] == value->vnic)
+			return 1;
+	return 0;
+}
+
+/* Whether this vnic may say on the link that the address is its. */
 static __always_inline int
 address_bound(const struct tables *tables, const struct vnic_config *config,
 	      const __u8 address[16])
 {
 	struct address_value *value = address_find(tables, tables->segment, address);
 
-	return value && value->vnic == config->vnic;
+	return value && !(value->flags & ADDRESS_ROUTED) && may_use(value, config);
+}
+
+/* Whether nobody else may say so. A shared address is announced by whoever has it now. */
+static __always_inline int
+address_own(const struct tables *tables, const struct vnic_config *config, const __u8 address[16])
+{
+	struct address_value *value = address_find(tables, tables->segment, address);
+
+	return value && only_its_own(value, config);
 }
 
 /* The address that modified EUI-64 makes of the vnic's MAC (RFC 4291, appendix A). It is bound to
@@ -207,7 +236,7 @@ policy_judge(const struct tables *tables, const struct vnic_config *config,
 	struct decision_key wanted = {};
 
 	local = address_find(tables, key->segment, key->local);
-	if (!local || local->vnic != config->vnic) {
+	if (!local || !may_use(local, config)) {
 		out->reason = direction == DIRECTION_EGRESS ? REASON_SPOOFED_ADDRESS :
 							      REASON_FOREIGN_ADDRESS;
 		return;
@@ -218,12 +247,12 @@ policy_judge(const struct tables *tables, const struct vnic_config *config,
 	remote = address_find(tables, key->segment, key->remote);
 	if (remote) {
 		/* The guest's own address as the sender of what comes toward it. */
-		if (direction == DIRECTION_INGRESS && remote->vnic == config->vnic) {
+		if (direction == DIRECTION_INGRESS && only_its_own(remote, config)) {
 			out->reason = REASON_SPOOFED_ADDRESS;
 			return;
 		}
 		out->remote_epoch = remote->epoch;
-		out->remote_vnic = remote->vnic;
+		out->remote_vnic = remote->flags & ADDRESS_SHARED ? 0 : remote->vnic;
 		wanted.peer = remote->identity;
 	}
 	wanted.direction = direction;
@@ -248,7 +277,7 @@ policy_judge_ether(const struct tables *tables, const struct vnic_config *config
 	link_local(config, own);
 	local = address_find(tables, tables->segment, own);
 	out->reason = REASON_ETHER_TYPE;
-	if (!local || local->vnic != config->vnic)
+	if (!local || !only_its_own(local, config))
 		return;
 	out->local_epoch = local->epoch;
 	wanted.local = local->identity;

@@ -33,6 +33,7 @@ static __always_inline int judged(__u8 reason)
 	case REASON_REJECTED:
 	case REASON_LIMITED:
 	case REASON_OBSERVED:
+	case REASON_DHCP:
 		return 1;
 	}
 	return 0;
@@ -62,6 +63,7 @@ static __always_inline int worth_an_event(const struct context *c, __u8 reason)
 	case REASON_POLICY_DENY:
 	case REASON_REJECTED:
 	case REASON_LIMITED:
+	case REASON_DHCP:
 		return c->judgement.log;
 	case REASON_HOLD:
 	case REASON_HANDED_OVER:
@@ -121,7 +123,7 @@ static __always_inline int finish(struct __sk_buff *skb, struct context *c, __u8
 	skb->cb[CB_RULE] = c->judgement.rule;
 	skb->cb[CB_WOULD_RULE] = c->judgement.has_would ? c->judgement.would_rule : 0;
 	skb->cb[CB_WOULD] = c->judgement.has_would ? c->judgement.would : VERDICT_NONE;
-	return reason < REASON_DENY_FIRST ? RETURN_ALLOW : RETURN_DENY;
+	return reason < REASON_DENY_FIRST || c->passes ? RETURN_ALLOW : RETURN_DENY;
 }
 
 #endif

@@ -221,6 +221,7 @@ fn prepare(datapath: &mut Datapath, case: &Case) -> Result<()> {
         segment: world::SEGMENT,
         sessions_max: SESSIONS_PER_VNIC_DEFAULT.max(case.flows).max(room),
         link: lictor_types::Link::PLAIN,
+        endpoint: lictor_types::Endpoint::Guest,
     })?;
     datapath.load(&world::tables(case.rules, Protected::Near).canonical()?)?;
     datapath.set_state(vnic, VnicState::Open)?;

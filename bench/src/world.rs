@@ -125,6 +125,7 @@ fn address(prefix: Ipv4Net, identity: IdentityId, vnic: Option<VnicId>) -> Addre
         identity,
         vnic,
         epoch: Epoch(1),
+        kind: lictor_types::AddressKind::Own,
         observe: false,
     }
 }

@@ -10,6 +10,8 @@ mod check;
 mod demo;
 mod deps;
 mod edges;
+mod fuzz;
+mod kernel;
 mod licence;
 mod setup;
 mod steps;
@@ -75,6 +77,23 @@ enum Task {
         #[arg(value_parser = PossibleValuesParser::new(check::names()))]
         parts: Vec<String>,
     },
+    /// Compare the loaded program with the model for a time, on random cases. Needs root.
+    ///
+    /// A difference is shrunk and written below target/fuzz, and the exit status tells.
+    Fuzz {
+        /// What is fuzzed.
+        #[arg(value_parser = PossibleValuesParser::new(fuzz::NAMES))]
+        name: String,
+        /// For how long.
+        #[arg(long, default_value_t = 10,
+              value_parser = clap::value_parser!(u64).range(1..=fuzz::MINUTES_MAX))]
+        minutes: u64,
+        /// The first seed; another one each time unless it is given.
+        #[arg(long)]
+        seed: Option<u64>,
+    },
+    /// Run the data plane's tests on Debian 12's Linux 6.1, in a guest. Needs root.
+    TestKernel,
     /// Set up, build, run every test, check. What CI runs. Needs root for the lab.
     Test,
     /// As `test`, with the long suites too (LICTOR_FULL=1).
@@ -115,6 +134,8 @@ fn run(task: &Task) -> Result<()> {
             }
             bench::run(&arguments)
         }
+        Task::Fuzz { minutes, seed, .. } => fuzz::run(*minutes, *seed),
+        Task::TestKernel => steps::timed(kernel::steps),
         Task::Check { parts } => steps::timed(|steps| check::steps(steps, parts)),
         Task::Test => steps::timed(|steps| test::steps(steps, test::Extent::Usual)),
         Task::TestFull => steps::timed(|steps| test::steps(steps, test::Extent::Full)),

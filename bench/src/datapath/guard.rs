@@ -166,6 +166,7 @@ pub(crate) fn spec(side: Side, quota: u32) -> Result<VnicSpec> {
         segment: world::SEGMENT,
         sessions_max: quota,
         link: lictor_types::Link::PLAIN,
+        endpoint: lictor_types::Endpoint::Guest,
     })
 }
 

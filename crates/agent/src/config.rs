@@ -1,7 +1,7 @@
 //! The agent's configuration file.
 
 use crate::AgentError;
-use lictor_types::HostId;
+use lictor_types::{HostId, SESSIONS_PER_HOST_DEFAULT};
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -23,6 +23,17 @@ pub struct Config {
     /// The manager's URL; without it the agent goes on with what is in its state directory.
     #[serde(default)]
     pub manager: Option<String>,
+    /// The device of the hypervisor's own addresses, which the same programs guard. Observed until
+    /// somebody asks for more.
+    #[serde(default)]
+    pub host_device: Option<String>,
+    /// Whether sessions between two guests of this host may go past its bridges. Switch it off
+    /// where something else must see them there.
+    #[serde(default = "steering_default")]
+    pub steering: bool,
+    /// Sessions of all guests of this host together; each takes 200 bytes of kernel memory.
+    #[serde(default = "sessions_default")]
+    pub sessions: u64,
     /// Milliseconds between two rounds of fetching, reconciling and reporting.
     #[serde(default = "round_ms_default")]
     pub round_ms: u64,
@@ -35,6 +46,14 @@ pub const ROUND_MS_MAX: u64 = 60_000;
 
 const fn round_ms_default() -> u64 {
     1_000
+}
+
+const fn steering_default() -> bool {
+    true
+}
+
+const fn sessions_default() -> u64 {
+    SESSIONS_PER_HOST_DEFAULT
 }
 
 impl Config {

@@ -4,6 +4,7 @@
 use crate::AgentError;
 use crate::custody::Custody;
 use lictor_evidence::{Checkpoint, EvidenceError, SigningKey, Storage, VerifyKey, frame, recover};
+use lictor_types::Mode;
 use lictor_wire::binding::BindingLog;
 use lictor_wire::release::Floor;
 use lictor_wire::{Envelope, Trust};
@@ -27,6 +28,7 @@ const RELEASE: &str = "release.json";
 const BINDINGS: &str = "bindings.json";
 const FLOOR: &str = "floor.json";
 const CUSTODY: &str = "custody.json";
+const HOST_MODE: &str = "host-mode.json";
 const LOCK: &str = "lock";
 const LOG: &str = "evidence.log";
 const CHECKPOINT: &str = "evidence.checkpoint";
@@ -152,6 +154,22 @@ impl StateDir {
     /// [`AgentError::File`].
     pub fn keep_custody(&self, custody: &Custody) -> Result<(), AgentError> {
         self.write_json(CUSTODY, custody)
+    }
+
+    /// What a denial does at the hypervisor's own device; observed until somebody confirmed more.
+    ///
+    /// # Errors
+    /// [`AgentError::File`].
+    pub fn host_mode(&self) -> Result<Mode, AgentError> {
+        Ok(self.read_json(HOST_MODE)?.unwrap_or(Mode::Observe))
+    }
+
+    /// Keeps that.
+    ///
+    /// # Errors
+    /// [`AgentError::File`].
+    pub fn keep_host_mode(&self, mode: Mode) -> Result<(), AgentError> {
+        self.write_json(HOST_MODE, &mode)
     }
 
     /// Writes JSON, durably and whole.

@@ -6,8 +6,8 @@ use lictor_datapath::{Datapath, VnicSpec, mount_bpffs};
 use lictor_evidence::{Body, Entry, KeyName};
 use lictor_policy::{CompileInput, Date, Labels, compile, parse};
 use lictor_types::{
-    DeploymentId, Direction, Epoch, Generation, GuestId, HostId, Link, RuleId, Segment, SessionKey,
-    SessionRecord, TcpEnd, TcpState, VnicId, VnicState,
+    DeploymentId, Direction, Epoch, Generation, GuestId, HostId, Link, Mode, RuleId, Segment,
+    SessionKey, SessionRecord, TcpEnd, TcpState, VnicId, VnicState,
 };
 use lictor_wire::binding::BindingLog;
 use lictor_wire::local::Attach;
@@ -124,7 +124,11 @@ impl Ground {
     }
 
     fn open(&self) -> Host {
-        let config = Config {
+        Host::open(self.config(), 1).expect("the host opens")
+    }
+
+    fn config(&self) -> Config {
+        Config {
             host: host_name(),
             state_dir: self.path("state"),
             run_dir: self.path("run"),
@@ -132,8 +136,10 @@ impl Ground {
             peer: "127.0.0.1:7443".parse().expect("valid"),
             manager: None,
             round_ms: 1_000,
-        };
-        Host::open(config, 1).expect("the host opens")
+            host_device: None,
+            steering: true,
+            sessions: 100_000,
+        }
     }
 
     /// Takes a program off the device, as an administrator can: its link with its pin, or the
@@ -487,6 +493,7 @@ impl Stranger {
             segment: Segment(1),
             sessions_max: 16,
             link: Link::PLAIN,
+            endpoint: lictor_types::Endpoint::Guest,
         };
         self.datapath.attach(&spec).expect("attaches");
     }
@@ -573,6 +580,60 @@ fn a_hook_that_somebody_removed_is_put_back_and_each_time_is_recorded() {
         let ingress = if has_tcx() { "first" } else { "not attached" };
         let lost = (format!("egress not attached, ingress {ingress}"), true);
         assert_eq!(drifts(&mut host), [lost.clone(), lost]);
+    });
+}
+
+fn mode_of_db(host: &Host) -> Mode {
+    host.report(9).expect("reports").guests[0].vnics[0].mode
+}
+
+#[test]
+fn the_hypervisors_own_device_is_observed_until_somebody_confirms_and_after_the_next_start_too() {
+    on_ground(|ground| {
+        ip("tuntap add dev tap-db mode tap");
+        let own = || {
+            let config = Config {
+                host_device: Some("tap-db".into()),
+                ..ground.config()
+            };
+            Host::open(config, 1).expect("the host opens")
+        };
+        let mut host = own();
+        let nothing = host
+            .set_host_mode(Mode::Enforce, 0, 2)
+            .expect_err("not attached");
+        assert!(nothing.to_string().contains("host_device"), "{nothing}");
+        host.offer(&ground.approved(1), &ground.bindings(), 2)
+            .expect("works");
+        let attached = host
+            .attach(&attach("tap-db", "10.1.0.10"), 3)
+            .expect("bound");
+        assert_eq!(attached.state, VnicState::Open, "nobody is cut off");
+        assert_eq!(mode_of_db(&host), Mode::Observe);
+        let endless = host
+            .set_host_mode(Mode::Trial, 3_601, 4)
+            .expect_err("too long");
+        assert!(endless.to_string().contains("1 to 3600"), "{endless}");
+        host.set_host_mode(Mode::Trial, 60, 5).expect("on trial");
+        assert_eq!(mode_of_db(&host), Mode::Trial);
+        host.set_host_mode(Mode::Enforce, 0, 6).expect("confirmed");
+        let held = host
+            .set_state(&GuestId::new("db").expect("valid"), VnicState::Hold, "test")
+            .expect("works");
+        assert_eq!(
+            held,
+            Vec::new(),
+            "what holds for guests does not cut off the host"
+        );
+        host.detach(&"tap-db".parse().expect("valid"), 7)
+            .expect("let go");
+        drop(host);
+        let mut host = own();
+        host.attach(&attach("tap-db", "10.1.0.10"), 8)
+            .expect("bound");
+        assert_eq!(mode_of_db(&host), Mode::Enforce);
+        let modes = count(&mut host, |body| matches!(body, Body::HostMode { .. }));
+        assert_eq!(modes, 2);
     });
 }
 

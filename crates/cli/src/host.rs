@@ -6,7 +6,7 @@ use crate::output::{Answer, Cell, Page, Printing, Tone};
 use crate::show::list;
 use crate::{CliError, Setting};
 use clap::{Args, Subcommand};
-use lictor_types::VnicName;
+use lictor_types::{Mode, VnicName};
 use lictor_wire::RosterHost;
 use lictor_wire::api::{HostEntry, HostReport};
 use lictor_wire::local::{Attach, Request, Response};
@@ -49,11 +49,33 @@ enum Action {
         #[command(flatten)]
         agent: Agent,
     },
+    /// Say what a denial does at the hypervisor's own device: nothing but being counted, dropping
+    /// the packet for a time and then observing again by itself, or dropping it for good.
+    Mode {
+        /// From the next packet on.
+        #[arg(value_enum)]
+        mode: ModeArg,
+        /// How long a trial lasts unless `enforce` confirms it: 1 to 3600.
+        #[arg(long, default_value_t = 60)]
+        seconds: u64,
+        #[command(flatten)]
+        agent: Agent,
+    },
     /// Say everything about this host.
     Status {
         #[command(flatten)]
         agent: Agent,
     },
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum ModeArg {
+    /// Count and report, drop nothing.
+    Observe,
+    /// Enforce for some seconds, then observe again.
+    Trial,
+    /// Enforce, and again after the next start of the host.
+    Enforce,
 }
 
 #[derive(Debug, Clone, Args)]
@@ -91,10 +113,48 @@ pub(crate) fn run(args: &HostArgs, setting: &Setting) -> Result<Answer, CliError
                 other => Err(agent.unexpected(&other)),
             }
         }
+        Action::Mode {
+            mode,
+            seconds,
+            agent,
+        } => set_mode(*mode, *seconds, agent),
         Action::Status { agent } => match agent.ask(&Request::Status)? {
             Response::Status(report) => Ok(Answer::new(status(&report), &report)),
             other => Err(agent.unexpected(&other)),
         },
+    }
+}
+
+fn set_mode(mode: ModeArg, seconds: u64, agent: &Agent) -> Result<Answer, CliError> {
+    let request = Request::HostMode {
+        mode: match mode {
+            ModeArg::Observe => Mode::Observe,
+            ModeArg::Trial => Mode::Trial,
+            ModeArg::Enforce => Mode::Enforce,
+        },
+        trial_s: seconds,
+    };
+    match agent.ask(&request)? {
+        Response::HostMode { mode } => {
+            let until = (mode == Mode::Trial).then(|| format!("observed again after {seconds} s"));
+            let fields = [
+                ("mode", mode_name(mode).into()),
+                ("ends", Cell::optional(until)),
+            ];
+            Ok(Answer::new(
+                Page::default().fields(fields),
+                &json!({ "mode": mode }),
+            ))
+        }
+        other => Err(agent.unexpected(&other)),
+    }
+}
+
+const fn mode_name(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Enforce => "enforce",
+        Mode::Observe => "observe",
+        Mode::Trial => "trial",
     }
 }
 
@@ -228,6 +288,7 @@ fn status(report: &HostReport) -> Page {
                 (&guest.guest).into(),
                 (&vnic.name).into(),
                 Cell::toned(tone, vnic.state),
+                mode_name(vnic.mode).into(),
                 guest.custody.into(),
                 Cell::optional(guest.running.map(yes_no)),
                 yes_no(guest.interlocked).into(),
@@ -243,6 +304,7 @@ fn status(report: &HostReport) -> Page {
         "guest",
         "vnic",
         "state",
+        "mode",
         "custody",
         "runs",
         "interlock",

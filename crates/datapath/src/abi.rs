@@ -13,6 +13,8 @@ pub(crate) const ATOM_MASK: u32 = 0xffff;
 pub(crate) const ATOM_FIRST: u32 = 0x8000_0000;
 pub(crate) const ATOM_PRESENT: u32 = 0x4000_0000;
 pub(crate) const ADDRESS_OBSERVE: u32 = 1;
+pub(crate) const ADDRESS_ROUTED: u32 = 2;
+pub(crate) const ADDRESS_SHARED: u32 = 4;
 pub(crate) const VERDICT_NONE: u8 = 255;
 pub(crate) const EVENTS_BYTES: u32 = 1_048_576;
 pub(crate) const HOST_EVENTS_LOST: u32 = 0;
@@ -44,6 +46,11 @@ pub(crate) const TIMEOUT_ICMP: usize = 18;
 pub(crate) const TIMEOUT_OTHER: usize = 19;
 pub(crate) const TIMEOUTS: usize = 24;
 pub(crate) const LOCALS_MAX: u32 = VNICS_PER_HOST_MAX;
+pub(crate) const ENDPOINT_GUEST: u16 = 0;
+pub(crate) const ENDPOINT_HOST: u16 = 1;
+pub(crate) const MODE_ENFORCE: u16 = 0;
+pub(crate) const MODE_OBSERVE: u16 = 1;
+pub(crate) const MODE_TRIAL: u16 = 2;
 pub(crate) const HOOK_TCX: u32 = 1;
 pub(crate) const HOOK_CLSACT: u32 = 2;
 
@@ -106,13 +113,14 @@ plain! {
         packets: u64, bytes: u64, sessions: u64, observed: u64, limit: u64, log_limit: u64,
     }
     Vlan(8) { segment: u32, id: u16, pad: u16, }
-    VnicConfig(184) {
+    VnicConfig(192) {
         state: u32, vnic: u32, segment: u32, ifindex: u32,
         mac: [u8; 6], roles: u8, pad: u8,
         clock_offset_ns: u64, clock_fixed_ns: u64, attached_at_ns: u64, device_base: [u64; 2],
         sessions_max: u32, hook: u32, device: [u8; 16], name: [u8; 16],
         vlans: [Vlan; VLANS_PER_VNIC_MAX], more_macs: [[u8; 8]; MORE_MACS_MAX],
-        shared: [u32; SHARED_PER_VNIC_MAX], place: u32, pad2: u32,
+        shared: [u32; SHARED_PER_VNIC_MAX], place: u32,
+        endpoint: u16, mode: u16, trial_until_ns: u64,
     }
     HostTimeouts(96) { seconds: [u32; TIMEOUTS], }
     Local(40) {
@@ -252,6 +260,8 @@ mod tests {
         check("ATOM_PRESENT", ATOM_PRESENT);
         check("RULES_PER_VNIC_MAX", lictor_types::RULES_PER_VNIC_MAX);
         check("ADDRESS_OBSERVE", ADDRESS_OBSERVE);
+        check("ADDRESS_ROUTED", ADDRESS_ROUTED);
+        check("ADDRESS_SHARED", ADDRESS_SHARED);
         check("VERDICT_NONE", VERDICT_NONE);
         check("HOST_EVENTS_LIMITED", HOST_EVENTS_LIMITED);
         check("EVENTS_BYTES", EVENTS_BYTES);
@@ -277,6 +287,11 @@ mod tests {
         check("TABLE_CURRENT_MASK", TABLE_CURRENT_MASK);
         check("TABLE_DRAINING", TABLE_DRAINING);
         check("LOCALS_MAX", LOCALS_MAX);
+        check("ENDPOINT_GUEST", ENDPOINT_GUEST);
+        check("ENDPOINT_HOST", ENDPOINT_HOST);
+        check("MODE_ENFORCE", MODE_ENFORCE);
+        check("MODE_OBSERVE", MODE_OBSERVE);
+        check("MODE_TRIAL", MODE_TRIAL);
         check("HOOK_TCX", HOOK_TCX);
         check("TIMEOUT_TCP", TIMEOUT_TCP as u64);
         check("TIMEOUT_SCTP", TIMEOUT_SCTP as u64);

@@ -11,8 +11,8 @@ use crate::{
     VnicStatus, abi, events, netdev,
 };
 use lictor_types::{
-    Direction, HostTables, RuleId, SESSIONS_PER_HOST_DEFAULT, SessionKey, SessionRecord, Timeouts,
-    VNICS_PER_HOST_MAX, VnicId, VnicState,
+    Direction, HostTables, Mode, RuleId, SESSIONS_PER_HOST_DEFAULT, SessionKey, SessionRecord,
+    Timeouts, VNICS_PER_HOST_MAX, VnicId, VnicState,
 };
 use std::collections::{BTreeMap, HashSet};
 use std::fs;
@@ -112,6 +112,7 @@ impl Datapath {
             let config = vnic.config()?;
             let same = vnic::is_device(&config, &spec.device, device.ifindex)
                 && config.mac == spec.mac.0
+                && vnic::endpoint_of(&config) == spec.endpoint
                 && config.segment == spec.segment.0
                 && link_of(&config) == spec.link;
             if same {
@@ -375,12 +376,30 @@ impl Datapath {
         }
     }
 
+    /// One vnic as it is.
+    ///
+    /// # Errors
+    /// [`Error::UnknownVnic`], [`Error::System`].
+    pub fn status(&self, vnic: VnicId) -> Result<VnicStatus, Error> {
+        self.vnic(vnic)?.status()
+    }
+
     /// Whether a vnic forwards.
     ///
     /// # Errors
     /// [`Error::UnknownVnic`], [`Error::System`].
     pub fn state(&self, vnic: VnicId) -> Result<VnicState, Error> {
         Ok(self.vnic(vnic)?.status()?.state)
+    }
+
+    /// Says what a denial does at a vnic from the next packet on. `trial` is how long
+    /// [`Mode::Trial`] lasts before the kernel itself goes back to observing, whether or not anybody
+    /// is left to tell it; [`Mode::Enforce`] confirms.
+    ///
+    /// # Errors
+    /// [`Error::UnknownVnic`], [`Error::System`].
+    pub fn set_mode(&self, vnic: VnicId, mode: Mode, trial: Duration) -> Result<(), Error> {
+        self.vnic(vnic)?.set_mode(mode, trial)
     }
 
     /// Moves a vnic's clock forward, so that a test need not wait for a time-out.

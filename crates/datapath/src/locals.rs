@@ -4,7 +4,7 @@
 use crate::Error;
 use crate::abi::{self, Local, VnicConfig};
 use crate::shared::Shared;
-use lictor_types::VnicId;
+use lictor_types::{Endpoint, VnicId};
 use std::collections::BTreeMap;
 use std::io;
 
@@ -32,7 +32,11 @@ impl Shared {
         let before = self.local(place)?;
         let local = Local {
             vnic: config.vnic,
-            ifindex: config.ifindex,
+            // What the hypervisor's own stack sends came in by no device.
+            ifindex: match crate::vnic::endpoint_of(config) {
+                Endpoint::Guest => config.ifindex,
+                Endpoint::Host => 0,
+            },
             state: config.state,
             mtu: mtu.unwrap_or(before.mtu),
             mac: config.mac,

@@ -47,26 +47,40 @@ fn is_bpffs(folder: &Path) -> bool {
         .is_ok_and(|info| info.filesystem_type().0 as libc::c_long == BPF_FS_MAGIC)
 }
 
+/// What is needed, each by the map that shows it: what it is called, and its shape.
+const NEEDED: [(&str, Shape); 3] = [
+    ("BPF maps with longest-prefix match", ADDRESSES_INNER),
+    (
+        "the BPF ring buffer",
+        Shape {
+            name: "probe",
+            entries: 4096,
+            ..EVENTS
+        },
+    ),
+    (
+        "memory-mapped BPF arrays inside of others",
+        Shape {
+            flags: c::BPF_F_MMAPABLE | c::BPF_F_INNER_MAP,
+            ..array("probe", 8, 1)
+        },
+    ),
+];
+
+/// Asks for each thing that is needed by making one.
+fn require<T>(make: impl Fn(&Shape) -> io::Result<T>) -> Result<(), Error> {
+    for (feature, shape) in &NEEDED {
+        make(shape).map_err(|source| match source.raw_os_error() {
+            Some(libc::EPERM | libc::EACCES) => Error::Permission(source),
+            _ => Error::Kernel { feature, source },
+        })?;
+    }
+    Ok(())
+}
+
 /// Asks the kernel for the least that is needed by using it.
 pub(crate) fn check_kernel() -> Result<Features, Error> {
-    let probe =
-        sys::map_create(&ADDRESSES_INNER, None).map_err(|source| match source.raw_os_error() {
-            Some(libc::EPERM | libc::EACCES) => Error::Permission(source),
-            _ => Error::Kernel {
-                feature: "BPF maps with longest-prefix match",
-                source,
-            },
-        })?;
-    drop(probe);
-    let ring = Shape {
-        name: "probe",
-        entries: 4096,
-        ..EVENTS
-    };
-    sys::map_create(&ring, None).map_err(|source| Error::Kernel {
-        feature: "the BPF ring buffer",
-        source,
-    })?;
+    require(|shape| sys::map_create(shape, None))?;
     // Interface 1 is the loopback of every network namespace.
     let tcx = match sys::tcx_programs(1, Hook::Ingress) {
         Ok(_) => true,
@@ -279,4 +293,52 @@ pub(crate) fn folders(root: &Path) -> Result<PathBuf, Error> {
         source,
     })?;
     Ok(folder)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a kernel says that refuses the map of this place.
+    fn refused(place: usize, error: i32) -> String {
+        let made = std::cell::Cell::new(0);
+        let make = |_: &Shape| {
+            made.set(made.get() + 1);
+            match made.get() == place {
+                true => Err(io::Error::from_raw_os_error(error)),
+                false => Ok(()),
+            }
+        };
+        let told = require(make).expect_err("a refusal");
+        assert_eq!(made.get(), place, "nothing is asked after a refusal");
+        told.to_string()
+    }
+
+    #[test]
+    fn a_kernel_that_lacks_something_is_refused_by_name() {
+        for (place, feature) in [
+            "BPF maps with longest-prefix match",
+            "the BPF ring buffer",
+            "memory-mapped BPF arrays inside of others",
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let expected = format!(
+                "this kernel lacks {feature}; Linux 6.1 or newer with BPF and cls_bpf is needed"
+            );
+            assert_eq!(refused(place + 1, libc::EINVAL), expected);
+        }
+    }
+
+    #[test]
+    fn a_process_that_may_not_use_bpf_is_told_what_it_needs() {
+        for error in [libc::EPERM, libc::EACCES] {
+            assert_eq!(
+                refused(1, error),
+                "the kernel refuses BPF to this process; run as root, or with CAP_BPF, \
+                 CAP_NET_ADMIN"
+            );
+        }
+    }
 }

@@ -9,8 +9,8 @@ use crate::shared::{ADDRESSES_INNER, ATOMS_INNER, DECISIONS_INNER, HOSTS_INNER, 
 use crate::sys::{self, Map, Shape};
 use ipnet::IpNet;
 use lictor_types::{
-    AddressEntry, AtomId, AtomRange, Decision, Digest, Direction, Epoch, Generation, HostTables,
-    IdentityId, Protocol, RuleId, Segment, Verdict, VnicId,
+    AddressEntry, AddressKind, AtomId, AtomRange, Decision, Digest, Direction, Epoch, Generation,
+    HostTables, IdentityId, Protocol, RuleId, Segment, SharedId, Verdict, VnicId,
 };
 use std::net::{IpAddr, Ipv6Addr};
 use std::os::fd::AsRawFd;
@@ -122,6 +122,17 @@ fn address_row(entry: &AddressEntry) -> Result<(AddressKey, AddressValue), Error
             why: "write it as the IPv4 prefix that it is",
         });
     }
+    let holder = match entry.kind {
+        AddressKind::Own => true,
+        AddressKind::Routed => entry.vnic.is_some(),
+        AddressKind::Shared(group) => entry.vnic.is_none() && group.0 != 0,
+    };
+    if !holder {
+        return Err(Error::Row {
+            row: row(),
+            why: "a routed prefix needs a vnic, a shared one a group above 0 and no vnic",
+        });
+    }
     let v4 = prefix.addr().is_ipv4();
     let bits = u32::from(prefix.prefix_len()) + if v4 { 96 } else { 0 };
     let key = AddressKey {
@@ -132,15 +143,28 @@ fn address_row(entry: &AddressEntry) -> Result<(AddressKey, AddressValue), Error
     };
     let value = AddressValue {
         identity: entry.identity.0,
-        vnic: entry.vnic.map_or(0, |vnic| vnic.0),
-        epoch: kernel_number("epoch", entry.epoch.0)?,
-        flags: if entry.observe {
-            abi::ADDRESS_OBSERVE
-        } else {
-            0
+        vnic: match entry.kind {
+            AddressKind::Shared(group) => group.0,
+            AddressKind::Own | AddressKind::Routed => entry.vnic.map_or(0, |vnic| vnic.0),
         },
+        epoch: kernel_number("epoch", entry.epoch.0)?,
+        flags: address_flags(entry),
     };
     Ok((key, value))
+}
+
+fn address_flags(entry: &AddressEntry) -> u32 {
+    let observe = if entry.observe {
+        abi::ADDRESS_OBSERVE
+    } else {
+        0
+    };
+    observe
+        | match entry.kind {
+            AddressKind::Own => 0,
+            AddressKind::Routed => abi::ADDRESS_ROUTED,
+            AddressKind::Shared(_) => abi::ADDRESS_SHARED,
+        }
 }
 
 /// Sessions keep these numbers in 32 bits: a larger one is refused, never cut.
@@ -315,11 +339,19 @@ fn read_addresses(rows: Vec<(AddressKey, AddressValue)>) -> Result<Vec<AddressEn
                 .checked_sub(base)
                 .and_then(|bits| bits.try_into().ok());
             let prefix = length.and_then(|bits| IpNet::new(address, bits).ok());
+            let kind = match value.flags & (abi::ADDRESS_ROUTED | abi::ADDRESS_SHARED) {
+                0 => AddressKind::Own,
+                abi::ADDRESS_ROUTED => AddressKind::Routed,
+                _ => AddressKind::Shared(SharedId(value.vnic)),
+            };
             Ok(AddressEntry {
                 segment: Segment(key.segment),
                 prefix: prefix.ok_or(Error::ReadBack { table: "addresses" })?,
                 identity: IdentityId(value.identity),
-                vnic: (value.vnic != 0).then_some(VnicId(value.vnic)),
+                vnic: (kind == AddressKind::Routed || kind == AddressKind::Own)
+                    .then_some(VnicId(value.vnic))
+                    .filter(|vnic| vnic.0 != 0),
+                kind,
                 epoch: Epoch(value.epoch.into()),
                 observe: value.flags & abi::ADDRESS_OBSERVE != 0,
             })

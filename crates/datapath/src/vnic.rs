@@ -9,13 +9,15 @@ use crate::sys::{self, Hook, Map};
 use crate::{Error, PROGRAM, netdev};
 use libbpf_rs::MapCore;
 use lictor_types::{
-    Direction, Link, Mac, Reason, RuleId, Segment, Verdict, VnicId, VnicName, VnicState, Would,
+    Direction, Endpoint, Link, Mac, Mode, Reason, RuleId, Segment, Verdict, VnicId, VnicName,
+    VnicState, Would,
 };
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// What is to be protected.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +34,8 @@ pub struct VnicSpec {
     pub segment: Segment,
     /// The quota of sessions.
     pub sessions_max: u32,
+    /// Whose device it is.
+    pub endpoint: Endpoint,
     /// What it may be on its link beyond that.
     pub link: Link,
 }
@@ -126,6 +130,8 @@ pub struct VnicStatus {
     pub ifindex: u32,
     /// Whether it forwards.
     pub state: VnicState,
+    /// What a denial does.
+    pub mode: Mode,
     /// By which mechanism it is attached.
     pub how: How,
     /// What the device had counted when it was attached, [from the guest, toward it].
@@ -256,7 +262,15 @@ const MAP_NAMES: [&str; 7] = [
     "event_budget",
     "rules",
 ];
-const HOOKS: [Hook; 2] = [Hook::Ingress, Hook::Egress];
+/// Where the programs hang, that for egress first. What a guest's device receives comes from the
+/// guest; what the host's own device receives goes toward the host.
+const fn hooks_of(endpoint: Endpoint) -> [Hook; 2] {
+    match endpoint {
+        Endpoint::Guest => [Hook::Ingress, Hook::Egress],
+        Endpoint::Host => [Hook::Egress, Hook::Ingress],
+    }
+}
+
 const DIRECTIONS: [Direction; 2] = [Direction::Egress, Direction::Ingress];
 
 fn failed(action: &'static str) -> impl Fn(io::Error) -> Error {
@@ -363,6 +377,22 @@ impl Vnic {
             .map_err(failed("writing a vnic"))
     }
 
+    /// What a denial does from the next packet on; a trial lasts for some time.
+    pub(crate) fn set_mode(&self, mode: Mode, trial: Duration) -> Result<(), Error> {
+        let now = self.now()?;
+        let lasts = u64::try_from(trial.as_nanos()).unwrap_or(u64::MAX);
+        let mode = match mode {
+            Mode::Enforce => abi::MODE_ENFORCE,
+            Mode::Observe => abi::MODE_OBSERVE,
+            Mode::Trial => abi::MODE_TRIAL,
+        };
+        self.set_config(&VnicConfig {
+            mode,
+            trial_until_ns: now.saturating_add(lasts),
+            ..self.config()?
+        })
+    }
+
     /// Notes where in `locals` the vnic is.
     pub(crate) fn locate(&self, place: u32) -> Result<(), Error> {
         let config = self.config()?;
@@ -404,8 +434,15 @@ impl Vnic {
         device: &netdev::Device,
         how: How,
     ) -> Result<Attachment, Error> {
+        // A hypervisor that begins in hold would be cut off from whoever is to open it.
+        let (state, endpoint, mode) = match spec.endpoint {
+            Endpoint::Guest => (VnicState::Hold, abi::ENDPOINT_GUEST, abi::MODE_ENFORCE),
+            Endpoint::Host => (VnicState::Open, abi::ENDPOINT_HOST, abi::MODE_OBSERVE),
+        };
         let config = VnicConfig {
-            state: VnicState::Hold as u32,
+            state: state as u32,
+            endpoint,
+            mode,
             vnic: spec.vnic.0,
             segment: spec.segment.0,
             ifindex: device.ifindex,
@@ -437,8 +474,9 @@ impl Vnic {
     /// Attaches whichever hook is missing.
     pub(crate) fn hang(&self, ifindex: u32, how: How) -> Result<(), Error> {
         let attaching = failed("attaching to the device");
+        let places = hooks_of(endpoint_of(&self.config()?));
         let hooks = self.hooks_on(ifindex, how);
-        for (index, hook) in HOOKS.into_iter().enumerate() {
+        for (index, hook) in places.into_iter().enumerate() {
             if [hooks.egress, hooks.ingress][index].attached {
                 continue;
             }
@@ -498,7 +536,7 @@ impl Vnic {
 
     fn hook(&self, ifindex: u32, how: How, index: usize) -> io::Result<HookState> {
         let id = sys::prog_id(self.programs[index].as_fd())?;
-        let hook = HOOKS[index];
+        let hook = hooks_of(self.config().map_or(Endpoint::Guest, |c| endpoint_of(&c)))[index];
         if how == How::Tcx {
             let programs = sys::tcx_programs(ifindex, hook)?;
             let place = programs.iter().position(|program| *program == id);
@@ -522,7 +560,8 @@ impl Vnic {
     pub(crate) fn detach(&self) -> Result<(), Error> {
         let config = self.config()?;
         if how_of(&config) == How::Clsact && config.ifindex != 0 {
-            for (index, hook) in HOOKS.into_iter().enumerate() {
+            let places = hooks_of(endpoint_of(&config));
+            for (index, hook) in places.into_iter().enumerate() {
                 let ours = sys::prog_id(self.programs[index].as_fd()).ok();
                 let there = sys::clsact_program(config.ifindex, hook).ok().flatten();
                 // Interface numbers are used again: leave a filter that is not ours.
@@ -548,7 +587,9 @@ impl Vnic {
                 segment: Segment(config.segment),
                 sessions_max: config.sessions_max,
                 link: link_of(&config),
+                endpoint: endpoint_of(&config),
             },
+            mode: mode_of(&config),
             ifindex: config.ifindex,
             state: VnicState::from_number(config.state)
                 .ok_or_else(|| broken("its pinned state is not a state".into()))?,
@@ -599,18 +640,25 @@ impl Vnic {
     }
 
     pub(crate) fn device_counters(&self) -> Result<DeviceCounters, Error> {
-        let name = loose(&self.config()?.device);
+        let config = self.config()?;
+        let name = loose(&config.device);
         let device = netdev::find(&name).map_err(failed("reading the device"))?;
         let device = device.ok_or(Error::NoDevice { device: name })?;
+        let received = Count {
+            packets: device.rx_packets,
+            bytes: device.rx_bytes,
+        };
+        let sent = Count {
+            packets: device.tx_packets,
+            bytes: device.tx_bytes,
+        };
+        let (from_guest, toward_guest) = match endpoint_of(&config) {
+            Endpoint::Guest => (received, sent),
+            Endpoint::Host => (sent, received),
+        };
         Ok(DeviceCounters {
-            from_guest: Count {
-                packets: device.rx_packets,
-                bytes: device.rx_bytes,
-            },
-            toward_guest: Count {
-                packets: device.tx_packets,
-                bytes: device.tx_bytes,
-            },
+            from_guest,
+            toward_guest,
         })
     }
 
@@ -648,6 +696,28 @@ impl Vnic {
             rule: RuleId(rule),
             would: would_of(u8::try_from(would).unwrap_or(abi::VERDICT_NONE), would_rule),
         })
+    }
+}
+
+pub(crate) fn endpoint_of(config: &VnicConfig) -> Endpoint {
+    if config.endpoint == abi::ENDPOINT_HOST {
+        Endpoint::Host
+    } else {
+        Endpoint::Guest
+    }
+}
+
+/// What holds at this moment is the kernel's to say: a trial that is over is observed again.
+fn mode_of(config: &VnicConfig) -> Mode {
+    let over = || {
+        let now = sys::now_ns().map(|now| now.wrapping_add(config.clock_offset_ns));
+        now.is_ok_and(|now| now >= config.trial_until_ns)
+    };
+    match config.mode {
+        abi::MODE_OBSERVE => Mode::Observe,
+        abi::MODE_TRIAL if over() => Mode::Observe,
+        abi::MODE_TRIAL => Mode::Trial,
+        _ => Mode::Enforce,
     }
 }
 

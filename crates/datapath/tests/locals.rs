@@ -19,6 +19,7 @@ fn peer() -> VnicSpec {
         device: DEVICE.into(),
         mac: PEER_MAC,
         link: Link::PLAIN,
+        endpoint: lictor_types::Endpoint::Guest,
         ..spec(64)
     }
 }

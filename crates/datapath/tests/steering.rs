@@ -113,8 +113,21 @@ impl Drop for Echo {
     }
 }
 
+/// Another test's child may hold a copy of the socket before for as long as it takes to start.
+fn bind(address: &str) -> UdpSocket {
+    for _ in 0..100 {
+        match UdpSocket::bind(address) {
+            Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            bound => return bound.expect("binds"),
+        }
+    }
+    panic!("{address} stays in use");
+}
+
 fn serve(guest: &Guest) -> Echo {
-    let socket = guest.run(|| UdpSocket::bind("10.0.0.2:53").expect("binds"));
+    let socket = guest.run(|| bind("10.0.0.2:53"));
     socket
         .set_read_timeout(Some(Duration::from_millis(20)))
         .expect("sets");
@@ -132,7 +145,7 @@ fn serve(guest: &Guest) -> Echo {
 
 fn ask(guest: &Guest, size: usize, rounds: u64, pause: Duration) -> u64 {
     guest.run(move || {
-        let socket = UdpSocket::bind("10.0.0.1:4053").expect("binds");
+        let socket = bind("10.0.0.1:4053");
         socket.connect("10.0.0.2:53").expect("connects");
         socket.set_read_timeout(Some(WAIT)).expect("sets");
         let mut answered = 0;
@@ -275,7 +288,7 @@ fn a_peer_whose_device_vanished_is_found_by_the_bridge() {
         .set_state(PEER, VnicState::Open)
         .expect("or believes that it is back");
     let sent = pair.guest.run(|| {
-        let socket = UdpSocket::bind("10.0.0.1:4053").expect("binds");
+        let socket = bind("10.0.0.1:4053");
         socket.connect("10.0.0.2:53").expect("connects");
         (0..40)
             .filter(|_| {

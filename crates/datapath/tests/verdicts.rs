@@ -183,9 +183,9 @@ fn nobody_speaks_or_listens_under_a_foreign_name() {
             "deny spoofed-address",
         ),
         (
-            "DHCP discover",
+            "no source",
             Egress,
-            ip(Egress, ("0.0.0.0", "255.255.255.255"), 17, &udp((68, 67))),
+            ip(Egress, ("0.0.0.0", "255.255.255.255"), 17, &udp((68, 53))),
             "deny spoofed-address",
         ),
         (
@@ -636,6 +636,7 @@ fn every_reason_of_the_program_is_reached_by_some_case() {
         include_str!("locals.rs"),
         include_str!("rules.rs"),
         include_str!("fragments.rs"),
+        include_str!("guards.rs"),
         include_str!("tracking.rs")
     );
     let named: BTreeSet<&str> = Reason::ALL

@@ -3,7 +3,7 @@
 use crate::facts::{GuestFacts, ReleaseFacts};
 use crate::{Envelope, VerifyKey};
 use lictor_types::{
-    Digest, Direction, Epoch, Generation, GuestId, HostId, Reason, Verdict, VnicId, VnicName,
+    Digest, Direction, Epoch, Generation, GuestId, HostId, Mode, Reason, Verdict, VnicId, VnicName,
     VnicState,
 };
 use serde::{Deserialize, Serialize};
@@ -304,6 +304,17 @@ pub enum Body {
         /// Why.
         cause: String,
     },
+    /// Somebody on the host said what a denial does at the hypervisor's own device.
+    HostMode {
+        /// The device.
+        device: String,
+        /// Before.
+        from: Mode,
+        /// After.
+        to: Mode,
+        /// Seconds until a trial ends by itself; zero otherwise.
+        trial_s: u64,
+    },
     /// A vnic is gone.
     VnicDetached {
         /// Its guest.
@@ -492,6 +503,7 @@ impl Body {
             Self::BindingRefused { .. } => "binding-refused",
             Self::VnicAttached { .. } => "vnic-attached",
             Self::VnicState { .. } => "vnic-state",
+            Self::HostMode { .. } => "host-mode",
             Self::VnicDetached { .. } => "vnic-detached",
             Self::Readback(_) => "readback",
             Self::Drift { .. } => "drift",

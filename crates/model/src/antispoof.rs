@@ -5,7 +5,7 @@ use crate::locals::Locals;
 use crate::parse::{Content, IP_ICMPV6, Ip, Message, Packet, Transport, bytes_at};
 use crate::policy::{Place, Tables};
 use crate::verdict::Vnic;
-use lictor_types::{Direction, Mac, Reason, VnicId};
+use lictor_types::{Direction, Mac, Reason, Role, VnicId};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use Direction::{Egress, Ingress};
@@ -46,6 +46,9 @@ pub(crate) fn mac(vnic: &Vnic, packet: &Packet<'_>, direction: Direction) -> Res
     let heard = match packet.to.0 {
         to if vnic.is(Mac(to)) || to == [0xff; 6] => true,
         [0x33, 0x33, 0, 0, 0, 1] => ip.source.is_ipv6(),
+        // All routers (ff02::2), and all DHCP agents and servers (ff02::1:2).
+        [0x33, 0x33, 0, 0, 0, 2] => ip.source.is_ipv6() && vnic.link.has(Role::Router),
+        [0x33, 0x33, 0, 1, 0, 2] => ip.source.is_ipv6() && vnic.link.has(Role::DhcpServer),
         [0x33, 0x33, 0xff, ..] => is_solicitation(ip),
         _ => false,
     };
@@ -140,7 +143,7 @@ pub(crate) fn arp(
         Egress if arp.sender.is_unspecified() => truth(arp.operation == 1),
         Egress => truth(bound(arp.sender)),
         // The guest's own address or station in a stranger's mouth.
-        Ingress if own || bound(arp.sender) => Reason::SpoofedNeighbour,
+        Ingress if own || tables.only(station.place, arp.sender.into()) => Reason::SpoofedNeighbour,
         Ingress if station.claimed(tables, arp.sender.into()) => Reason::SpoofedLocal,
         Ingress if bound(arp.target) || arp.target == arp.sender => Reason::Neighbour,
         Ingress => Reason::ForeignAddress,
@@ -181,16 +184,34 @@ pub(crate) fn nd(
     let bound = |address| tables.bound(station.place, address);
     // Nobody has the unspecified address, whatever prefix is bound.
     let from_own = !ip.source.is_unspecified() && bound(ip.source);
+    let alone = !ip.source.is_unspecified() && tables.only(station.place, ip.source);
+    let routes = station.vnic.link.has(Role::Router);
     let reason = match (message.kind, direction) {
         (ROUTER_ADVERTISEMENT, Ingress) => return None,
+        // A router's are the policy's to allow.
+        (ROUTER_ADVERTISEMENT, Egress) if routes => {
+            match options(message.bytes, 16, station.vnic, direction) {
+                Ok(()) => return None,
+                Err(reason) => Err(reason),
+            }
+        }
         (ROUTER_ADVERTISEMENT, Egress) | (REDIRECT, _) => Err(Reason::SpoofedNeighbour),
-        (ROUTER_SOLICITATION, Ingress) => Err(Reason::ForeignAddress),
+        // Only routers are asked who routes, and not in the name of the guest or one elsewhere.
+        (ROUTER_SOLICITATION, Ingress) if !routes => Err(Reason::ForeignAddress),
+        (ROUTER_SOLICITATION, Ingress) if alone => Err(Reason::SpoofedNeighbour),
+        (ROUTER_SOLICITATION, Ingress) if station.claimed(tables, ip.source) => {
+            Err(Reason::SpoofedLocal)
+        }
+        (ROUTER_SOLICITATION, Ingress) => {
+            options(message.bytes, 8, station.vnic, direction).map(|()| Reason::Neighbour)
+        }
         (ROUTER_SOLICITATION, Egress) => options(message.bytes, 8, station.vnic, direction)
             .map(|()| truth(ip.source.is_unspecified() || from_own)),
         _ => target(message, station.vnic, direction).map(|target| match direction {
             Egress => said(ip, message.kind, from_own, bound(target.into())),
             Ingress => heard(packet.to, ip, (message.kind, target), |address| Owner {
                 own: bound(address),
+                alone: tables.only(station.place, address),
                 elsewhere: station.claimed(tables, address),
             }),
         }),
@@ -248,8 +269,10 @@ fn said(ip: &Ip<'_>, kind: u8, from_own: bool, target_own: bool) -> Reason {
 /// Whose address a message speaks of.
 #[derive(Debug, Clone, Copy)]
 struct Owner {
-    /// The guest's own.
+    /// One that the guest may claim.
     own: bool,
+    /// The guest's and nobody else's.
+    alone: bool,
     /// That of a guest by whose device the message did not come in.
     elsewhere: bool,
 }
@@ -263,7 +286,7 @@ fn heard(
     owner: impl Fn(IpAddr) -> Owner,
 ) -> Reason {
     let (source, of_target) = (owner(ip.source), owner(target.into()));
-    if !ip.source.is_unspecified() && source.own {
+    if !ip.source.is_unspecified() && source.alone {
         return Reason::SpoofedNeighbour;
     }
     if source.elsewhere {
@@ -271,7 +294,7 @@ fn heard(
     }
     if kind == ADVERTISEMENT {
         return match ip.destination {
-            _ if of_target.own => Reason::SpoofedNeighbour,
+            _ if of_target.alone => Reason::SpoofedNeighbour,
             _ if of_target.elsewhere => Reason::SpoofedLocal,
             to if to.is_multicast() || owner(to).own => Reason::Neighbour,
             _ => Reason::ForeignAddress,

@@ -12,6 +12,7 @@
 mod antispoof;
 mod extension;
 mod fragment;
+mod guard;
 mod icmp;
 mod locals;
 mod parse;

@@ -59,6 +59,7 @@ pub(crate) enum Transport<'a> {
     Udp {
         source: u16,
         destination: u16,
+        payload: &'a [u8],
     },
     Sctp {
         source: u16,
@@ -332,8 +333,9 @@ fn scale(mut options: &[u8]) -> Option<u8> {
     None
 }
 
-fn ports(header: &[u8; 8]) -> Transport<'static> {
+fn ports<'a>(bytes: &'a [u8], header: &[u8; 8]) -> Transport<'a> {
     Transport::Udp {
+        payload: &bytes[header.len()..],
         source: u16::from_be_bytes([header[0], header[1]]),
         destination: u16::from_be_bytes([header[2], header[3]]),
     }
@@ -346,7 +348,7 @@ fn udp(bytes: &[u8], whole: bool) -> Result<Transport<'_>, Reason> {
     if length < header.len() || (whole && length > bytes.len()) {
         return Err(Reason::Truncated);
     }
-    Ok(ports(&header))
+    Ok(ports(bytes, &header))
 }
 
 /// UDP-Lite (RFC 3828): the checksum covers everything, or at least the header.
@@ -355,7 +357,7 @@ fn udp_lite(bytes: &[u8], whole: bool) -> Result<Transport<'_>, Reason> {
     match usize::from(u16::from_be_bytes([header[4], header[5]])) {
         1..8 => Err(Reason::BadHeader),
         covered if whole && covered > bytes.len() => Err(Reason::Truncated),
-        _ => Ok(ports(&header)),
+        _ => Ok(ports(bytes, &header)),
     }
 }
 

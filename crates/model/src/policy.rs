@@ -1,8 +1,10 @@
 //! The release: who has an address, which atom a port is in, what is decided.
 
+use crate::verdict::Vnic;
 use lictor_types::{
-    AddressEntry, AtomId, AtomRange, Decision, Direction, Epoch, Generation, HostTables,
-    IdentityId, Mac, Protocol, Reason, RuleId, Segment, SessionKey, Verdict, VnicId, Would,
+    AddressEntry, AddressKind, AtomId, AtomRange, Decision, Direction, Epoch, Generation,
+    HostTables, IdentityId, Mac, Protocol, Reason, RuleId, SHARED_PER_VNIC_MAX, Segment,
+    SessionKey, SharedId, Verdict, VnicId, Would,
 };
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -26,6 +28,17 @@ pub(crate) struct Tables {
 pub(crate) struct Place {
     pub(crate) vnic: VnicId,
     pub(crate) segment: Segment,
+    pub(crate) shared: [Option<SharedId>; SHARED_PER_VNIC_MAX],
+}
+
+impl Place {
+    /// Whether packets from and to an address are this vnic's.
+    fn may_use(self, entry: &AddressEntry) -> bool {
+        match entry.kind {
+            AddressKind::Own | AddressKind::Routed => entry.vnic == Some(self.vnic),
+            AddressKind::Shared(group) => self.shared.contains(&Some(group)),
+        }
+    }
 }
 
 /// What the policy says about a conversation.
@@ -108,10 +121,16 @@ impl Tables {
         self.owner(segment, address)?.vnic
     }
 
-    /// Whether the address is one of this vnic's own.
+    /// Whether nobody but this vnic may use the address.
+    pub(crate) fn only(&self, place: Place, address: IpAddr) -> bool {
+        let owner = self.owner(place.segment, address);
+        owner.is_some_and(|entry| entry.vnic == Some(place.vnic))
+    }
+
+    /// Whether this vnic may say on the link that the address is its.
     pub(crate) fn bound(&self, place: Place, address: IpAddr) -> bool {
-        self.owner(place.segment, address)
-            .is_some_and(|entry| entry.vnic == Some(place.vnic))
+        let owner = self.owner(place.segment, address);
+        owner.is_some_and(|entry| entry.kind != AddressKind::Routed && place.may_use(entry))
     }
 
     /// Atom zero is no atom.
@@ -127,13 +146,14 @@ impl Tables {
     /// bindings come first: an address that is not this vnic's own has no identity to judge by.
     pub(crate) fn judge(
         &self,
-        vnic: VnicId,
+        vnic: &Vnic,
         key: &SessionKey,
         direction: Direction,
         icmp: u16,
     ) -> Judgement {
         let local = self.owner(key.segment, key.local);
-        let Some(local) = local.filter(|entry| entry.vnic == Some(vnic)) else {
+        let place = vnic.place(key.segment);
+        let Some(local) = local.filter(|entry| place.may_use(entry)) else {
             return Judgement::without_rule(match direction {
                 Direction::Egress => Reason::SpoofedAddress,
                 Direction::Ingress => Reason::ForeignAddress,
@@ -141,7 +161,7 @@ impl Tables {
         };
         let remote = self.owner(key.segment, key.remote);
         // The guest's own address as the sender of what comes toward it.
-        let own = remote.is_some_and(|entry| entry.vnic == Some(vnic));
+        let own = remote.is_some_and(|entry| entry.vnic == Some(vnic.vnic));
         if own && direction == Direction::Ingress {
             return Judgement::without_rule(Reason::SpoofedAddress);
         }

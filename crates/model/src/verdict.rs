@@ -3,6 +3,7 @@
 use crate::antispoof::{self, ROUTER_ADVERTISEMENT, Station};
 use crate::extension::Fragment;
 use crate::fragment::{self, Fragments};
+use crate::guard;
 use crate::icmp::{self, Purpose};
 use crate::locals::Locals;
 use crate::parse::{self, Content, Ip, Transport};
@@ -37,6 +38,15 @@ impl Vnic {
     /// Whether this is one of its own stations.
     pub(crate) fn is(&self, mac: Mac) -> bool {
         mac == self.mac || self.link.more_macs.contains(&Some(mac))
+    }
+
+    /// In one of its domains.
+    pub(crate) fn place(&self, segment: Segment) -> Place {
+        Place {
+            vnic: self.vnic,
+            segment,
+            shared: self.link.shared,
+        }
     }
 
     /// Whether this is one of its domains.
@@ -251,6 +261,7 @@ impl Firewall {
             Reason::DefaultDeny,
             Reason::Rejected,
             Reason::Limited,
+            Reason::Dhcp,
         ];
         if judged.contains(&answer.reason) {
             match counters.rule(answer.rule) {
@@ -302,10 +313,7 @@ impl Firewall {
         }
         let tables = self.tables.as_ref().ok_or(Reason::NoRelease)?;
         let station = Station {
-            place: Place {
-                vnic: self.vnic.vnic,
-                segment: packet.segment,
-            },
+            place: self.vnic.place(packet.segment),
             vnic: &self.vnic,
             locals: &self.locals,
             came_by: frame.came_by,
@@ -388,6 +396,9 @@ impl Firewall {
         ip: &Ip<'_>,
         segment: Segment,
     ) -> Result<(Answer, SessionKey), Reason> {
+        if let Some(message) = guard::message(ip, &self.vnic, frame.direction)? {
+            return self.dhcp(frame, ip, (message, segment));
+        }
         if let Transport::Icmp(message) = &ip.transport
             && icmp::purpose(ip.protocol, message.kind) == Purpose::Error
         {
@@ -411,12 +422,63 @@ impl Firewall {
         Ok((self.begin(frame, ip, key), key))
     }
 
+    /// A message of DHCP: by the rule under which the guest, if it is the client, may reach the
+    /// server, or the client may reach the guest. Whoever has no address yet is known by the vnic's
+    /// link-local one.
+    fn dhcp(
+        &self,
+        frame: &Frame<'_>,
+        ip: &Ip<'_>,
+        (message, segment): (guard::Message, Segment),
+    ) -> Result<(Answer, SessionKey), Reason> {
+        let tables = self.tables.as_ref().ok_or(Reason::NoRelease)?;
+        let place = self.vnic.place(segment);
+        let egress = frame.direction == Direction::Egress;
+        if egress && !guard::has_no_address(ip) && !tables.bound(place, ip.source) {
+            return Err(Reason::SpoofedAddress);
+        }
+        let own = IpAddr::V6(self.vnic.mac.link_local());
+        let (source, destination) = message.ports;
+        let ends = match frame.direction {
+            Direction::Egress => [(own, source), (ip.destination, destination)],
+            Direction::Ingress => [(ip.source, source), (own, destination)],
+        };
+        let key = icmp::key(segment, ip.protocol, ends, frame.direction);
+        // What a server answers, the client may have asked.
+        let asks = match egress == message.to_server {
+            true => Direction::Egress,
+            false => Direction::Ingress,
+        };
+        let judgement = tables.judge(&self.vnic, &key, asks, 0);
+        if matches!(
+            judgement.reason,
+            Reason::SpoofedAddress | Reason::ForeignAddress
+        ) {
+            return Err(judgement.reason);
+        }
+        if !egress && self.locals.lies(judgement.remote, frame.came_by) {
+            return Ok((answer(Reason::SpoofedLocal, judgement.rule), key));
+        }
+        let reason = match judgement.reason {
+            Reason::PolicyAllow => Reason::Dhcp,
+            reason => reason,
+        };
+        Ok((
+            judged(&Judgement {
+                reason,
+                ..judgement
+            }),
+            key,
+        ))
+    }
+
     fn key(&self, frame: &Frame<'_>, ip: &Ip<'_>, segment: Segment) -> SessionKey {
         let ports = match ip.transport {
             Transport::Tcp(segment) => (segment.source, segment.destination),
             Transport::Udp {
                 source,
                 destination,
+                ..
             }
             | Transport::Sctp {
                 source,
@@ -456,7 +518,7 @@ impl Firewall {
         }
         // Of ICMP, only an echo makes a session.
         let echo = Protocol::icmp_port(if key.local.is_ipv4() { 8 } else { 128 }, 0);
-        let judgement = tables.judge(self.vnic.vnic, key, session.opened, echo);
+        let judgement = tables.judge(&self.vnic, key, session.opened, echo);
         if !judgement.allows() {
             self.sessions.remove(key);
             return Some(answer(Reason::Revoked, judgement.rule));
@@ -543,7 +605,7 @@ impl Firewall {
             Transport::Icmp(message) => Protocol::icmp_port(message.kind, message.code),
             _ => 0,
         };
-        let judgement = tables.judge(self.vnic.vnic, &key, frame.direction, kind);
+        let judgement = tables.judge(&self.vnic, &key, frame.direction, kind);
         let told = |reason| answer(reason, judgement.rule);
         // Spoofing is told apart from a missing session: the address comes first.
         if matches!(

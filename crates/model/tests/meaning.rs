@@ -22,6 +22,7 @@ fn tables(rule: u32) -> HostTables {
         identity: IdentityId(identity),
         vnic: Some(VnicId(vnic)),
         epoch: Epoch(1),
+        kind: lictor_types::AddressKind::Own,
         observe: false,
     };
     HostTables {

@@ -24,10 +24,10 @@ pub use link::{
     Link, LinkError, MORE_MACS_MAX, Role, SHARED_PER_VNIC_MAX, SharedId, VLANS_PER_VNIC_MAX, Vlan,
     VlanId,
 };
-pub use net::{Direction, Mac, MacError, Protocol, Verdict, VnicState};
+pub use net::{Direction, Endpoint, Mac, MacError, Mode, Protocol, Verdict, VnicState};
 pub use reason::Reason;
 pub use session::{SessionKey, SessionRecord, TcpEnd, TcpState};
 pub use tables::{
-    AddressEntry, AtomId, AtomRange, Decision, Digest, HostTables, TableError, Would,
+    AddressEntry, AddressKind, AtomId, AtomRange, Decision, Digest, HostTables, TableError, Would,
 };
 pub use timeouts::{TIMEOUT_MAX_S, TIMEOUT_MIN_S, TimeoutError, Timeouts};

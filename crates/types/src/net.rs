@@ -272,6 +272,31 @@ impl From<Mac> for String {
     }
 }
 
+/// Whose device it is that the programs hang on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[repr(u16)]
+pub enum Endpoint {
+    /// A tap, or the host's side of a veth pair: what it receives comes from the guest.
+    #[default]
+    Guest = 0,
+    /// The device of the hypervisor's own addresses: what it receives goes toward the host.
+    Host = 1,
+}
+
+/// What a denial does at one vnic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mode {
+    /// The packet is dropped.
+    #[default]
+    Enforce,
+    /// It passes, and is counted and reported under its reason.
+    Observe,
+    /// It is dropped until a moment, and passes from then on unless somebody confirms.
+    Trial,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -53,6 +53,8 @@ reasons! {
     6 Observed "observed";
     /// A later fragment of a datagram whose first one was allowed.
     8 FragmentFollows "fragment-follows";
+    /// DHCP between a guest and a server that the policy lets it reach.
+    9 Dhcp "dhcp";
     /// A rule denies it.
     16 PolicyDeny "policy-deny";
     /// No rule names it: the default deny.
@@ -81,6 +83,10 @@ reasons! {
     36 ForeignAddress "foreign-address";
     /// The source is a guest of this host, but the packet did not come in by its device.
     37 SpoofedLocal "spoofed-local";
+    /// A DHCP message names a station that is not the vnic's.
+    38 SpoofedHardware "spoofed-hardware";
+    /// A guest plays the DHCP server and may not.
+    39 RogueServer "rogue-server";
     /// The frame is shorter than its headers say, or its lengths contradict each other.
     48 Truncated "truncated";
     /// Neither IPv4, IPv6, ARP nor QEMU's announcement, and no rule names it.

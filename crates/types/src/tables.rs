@@ -4,7 +4,7 @@
 
 use crate::{
     ADDRESSES_PER_HOST_MAX, ATOMS_MAX, DECISIONS_PER_HOST_MAX, Direction, Epoch, Generation,
-    IdentityId, Protocol, RuleId, Segment, Verdict, VnicId,
+    IdentityId, Protocol, RuleId, Segment, SharedId, Verdict, VnicId,
 };
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -88,9 +88,27 @@ pub struct AddressEntry {
     pub vnic: Option<VnicId>,
     /// The binding that says so.
     pub epoch: Epoch,
+    /// What its vnic, or a group of them, may do with it.
+    pub kind: AddressKind,
     /// Whether the guest is in observe mode: what the policy does not allow is reported and passes.
     #[serde(default, skip_serializing_if = "is_default")]
     pub observe: bool,
+}
+
+/// What may be done with an address of a guest.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, Default,
+)]
+#[serde(rename_all = "kebab-case")]
+pub enum AddressKind {
+    /// One guest has it, or nobody that is known: see the row's vnic.
+    #[default]
+    Own,
+    /// A prefix behind the guest: packets from and to it are the guest's, but it does not claim it
+    /// on the link.
+    Routed,
+    /// Every vnic of a group may use and claim it, as VRRP routers do. The row has no vnic.
+    Shared(SharedId),
 }
 
 /// A run of ports and its atom.
@@ -288,6 +306,13 @@ impl HostTables {
             hash.update(entry.vnic.map_or(0, |vnic| vnic.0).to_le_bytes());
             hash.update(entry.epoch.0.to_le_bytes());
             hash.update([entry.observe.into()]);
+            let (kind, group) = match entry.kind {
+                AddressKind::Own => (0, 0),
+                AddressKind::Routed => (1, 0),
+                AddressKind::Shared(group) => (2, group.0),
+            };
+            hash.update([kind]);
+            hash.update(u32::to_le_bytes(group));
         }
         hash.update((self.atoms.len() as u64).to_le_bytes());
         for range in &self.atoms {
@@ -359,6 +384,7 @@ mod tests {
                 vnic: None,
                 epoch: Epoch(1),
                 observe,
+                kind: AddressKind::Own,
             }];
             tables.canonical().expect("fits").digest()
         };

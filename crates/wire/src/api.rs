@@ -7,7 +7,7 @@ use lictor_evidence::MoveSessions;
 pub use lictor_evidence::MoveSigners;
 use lictor_policy::Labels;
 use lictor_types::{
-    Digest, Epoch, Generation, GuestId, HostId, Segment, VnicId, VnicName, VnicState,
+    Digest, Epoch, Generation, GuestId, HostId, Mode, Segment, VnicId, VnicName, VnicState,
 };
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, SocketAddr};
@@ -284,6 +284,9 @@ pub struct VnicReport {
     pub segment: Segment,
     /// Whether it forwards.
     pub state: VnicState,
+    /// What a denial does there.
+    #[serde(default)]
+    pub mode: Mode,
     /// Its addresses.
     pub addresses: Vec<IpAddr>,
     /// Live sessions.

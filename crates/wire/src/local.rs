@@ -3,7 +3,7 @@
 
 use crate::Refusal;
 use crate::api::HostReport;
-use lictor_types::{Digest, GuestId, HostId, VnicId, VnicName, VnicState};
+use lictor_types::{Digest, GuestId, HostId, Mode, VnicId, VnicName, VnicState};
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -23,6 +23,13 @@ pub enum Request {
     Detach {
         /// The vnic's name.
         name: VnicName,
+    },
+    /// Say what a denial does at the hypervisor's own device.
+    HostMode {
+        /// From the next packet on.
+        mode: Mode,
+        /// Seconds until a trial ends by itself.
+        trial_s: u64,
     },
     /// Say everything about this host.
     Status,
@@ -75,6 +82,11 @@ pub enum Response {
     Attached(Attached),
     /// The vnic was let go.
     Detached,
+    /// What a denial does at the hypervisor's own device now.
+    HostMode {
+        /// From the next packet on.
+        mode: Mode,
+    },
     /// Everything about this host.
     Status(Box<HostReport>),
     /// Both ends signed a ticket.

@@ -69,6 +69,7 @@ pub fn host_tables(
                     identity,
                     vnic: Some(vnic.vnic),
                     epoch: binding.epoch,
+                    kind: lictor_types::AddressKind::Own,
                     observe: policy.observed_on(identity, today).is_some(),
                 });
             }
@@ -83,6 +84,7 @@ pub fn host_tables(
                 identity,
                 vnic: None,
                 epoch: Epoch(0),
+                kind: lictor_types::AddressKind::Own,
                 observe: false,
             });
         }

@@ -81,7 +81,9 @@ impl Host {
         let (trust, key) = (state.trust()?, state.key()?);
         let lock = state.lock()?;
         Datapath::check_kernel()?;
-        let datapath = Datapath::open(&config.pin_root)?;
+        let mut datapath = Datapath::open(&config.pin_root)?;
+        datapath.set_budget(config.sessions);
+        datapath.set_steering(config.steering)?;
         let log = Log::open(
             LogFile::open(&state, &key.verify_key())?,
             key.verify_key(),

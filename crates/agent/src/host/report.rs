@@ -47,6 +47,8 @@ impl Host {
         for status in self.datapath.vnics()? {
             self.datapath.sweep(status.spec.vnic)?;
         }
+        // Bridges and their ports change without telling anyone.
+        self.datapath.refresh_steering()?;
         let (mut events, mut left_out) = (Vec::new(), 0_u64);
         self.datapath.poll_events(Duration::ZERO, |event| {
             if events.len() < SAMPLES_PER_ROUND_MAX {
@@ -276,6 +278,7 @@ impl Host {
             name: status.spec.name.clone(),
             segment: status.spec.segment,
             state: status.state,
+            mode: status.mode,
             addresses: self.bindings.addresses(vnic).to_vec(),
             sessions: self.datapath.session_count(vnic)?,
             judged: both.map(|direction| direction.seen.packets),

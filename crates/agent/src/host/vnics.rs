@@ -4,10 +4,14 @@ use super::{Host, Offered};
 use crate::AgentError;
 use lictor_datapath::{Attachment, How, VnicSpec, VnicStatus};
 use lictor_evidence::Body;
-use lictor_types::{GuestId, Link, VnicId, VnicName, VnicState};
+use lictor_types::{Endpoint, GuestId, Link, Mode, VnicId, VnicName, VnicState};
 use lictor_wire::binding::{self, BindingLog};
 use lictor_wire::local::{Attach, Attached};
 use lictor_wire::{AddressAttestation, Binding, VnicBinding};
+use std::time::Duration;
+
+/// The longest trial of the host's own rules.
+const HOST_TRIAL_S_MAX: u64 = 3_600;
 
 impl Host {
     /// Attaches a bound vnic to its device, in hold, and attests its addresses. A vnic that was
@@ -62,8 +66,14 @@ impl Host {
             return Err(AgentError::Refused(reason));
         }
         let attested = self.attest(&binding, &vnic, request)?;
-        let spec = spec_of(&vnic, &request.device);
+        let spec = VnicSpec {
+            endpoint: self.endpoint_of(&request.device),
+            ..spec_of(&vnic, &request.device)
+        };
         let attachment = self.datapath.attach(&spec)?;
+        if spec.endpoint == Endpoint::Host && !attachment.adopted {
+            self.restore_host_mode(spec.vnic)?;
+        }
         let named = (how, request.device.as_str());
         self.record_attached((&binding, &vnic), named, &attachment, now_ms)?;
         if let Some(log) = &attested {
@@ -84,6 +94,72 @@ impl Host {
             before_first_packet: before_first_packet(&attachment),
             excess_frames: attachment.packets_before.iter().sum(),
         })
+    }
+
+    fn endpoint_of(&self, device: &str) -> Endpoint {
+        if self.config.host_device.as_deref() == Some(device) {
+            Endpoint::Host
+        } else {
+            Endpoint::Guest
+        }
+    }
+
+    /// What was confirmed before the host was started again holds again.
+    fn restore_host_mode(&self, vnic: VnicId) -> Result<(), AgentError> {
+        if self.state.host_mode()? == Mode::Enforce {
+            self.datapath
+                .set_mode(vnic, Mode::Enforce, Duration::ZERO)?;
+        }
+        Ok(())
+    }
+
+    /// Says what a denial does at the hypervisor's own device. What is to outlive the host's next
+    /// start is written before it holds.
+    ///
+    /// # Errors
+    /// [`AgentError::Refused`] if that device is not attached, or a trial would last no time.
+    pub fn set_host_mode(
+        &mut self,
+        mode: Mode,
+        trial_s: u64,
+        now_ms: u64,
+    ) -> Result<Mode, AgentError> {
+        if mode == Mode::Trial && !(1..=HOST_TRIAL_S_MAX).contains(&trial_s) {
+            return Err(AgentError::Refused(format!(
+                "a trial of {trial_s} s; expected 1 to {HOST_TRIAL_S_MAX}"
+            )));
+        }
+        let attached = self.datapath.vnics()?;
+        let host = attached
+            .iter()
+            .find(|status| status.spec.endpoint == Endpoint::Host);
+        let host = host.ok_or_else(|| {
+            AgentError::Refused(
+                "the hypervisor's own device is not attached; name it as `host_device` in the \
+                 agent's configuration, publish a binding for it, and attach it"
+                    .into(),
+            )
+        })?;
+        let kept = match mode {
+            Mode::Enforce => Mode::Enforce,
+            Mode::Observe | Mode::Trial => Mode::Observe,
+        };
+        self.state.keep_host_mode(kept)?;
+        let trial = Duration::from_secs(if mode == Mode::Trial { trial_s } else { 0 });
+        self.datapath.set_mode(host.spec.vnic, mode, trial)?;
+        let body = Body::HostMode {
+            device: host.spec.device.clone(),
+            from: host.mode,
+            to: mode,
+            trial_s: trial.as_secs(),
+        };
+        self.record(body, now_ms)?;
+        Ok(mode)
+    }
+
+    /// Whether a device is the hypervisor's own: it belongs to no guest, and nobody claims it.
+    pub(crate) fn is_own(&self, device: &str) -> bool {
+        self.endpoint_of(device) == Endpoint::Host
     }
 
     fn bound(&self, request: &Attach) -> Result<(Binding, VnicBinding), AgentError> {
@@ -209,8 +285,10 @@ impl Host {
     ) -> Result<Vec<Body>, AgentError> {
         let mut changes = Vec::new();
         for vnic in self.vnics_of(guest)? {
-            let from = self.datapath.state(vnic)?;
-            if from == to {
+            let status = self.datapath.status(vnic)?;
+            let from = status.state;
+            // Nothing that holds for guests may cut the host off from those who look after it.
+            if from == to || status.spec.endpoint == Endpoint::Host {
                 continue;
             }
             self.datapath.set_state(vnic, to)?;
@@ -263,6 +341,7 @@ fn spec_of(vnic: &VnicBinding, device: &str) -> VnicSpec {
         segment: vnic.segment,
         sessions_max: vnic.sessions_max,
         link: Link::PLAIN,
+        endpoint: Endpoint::Guest,
     }
 }
 

@@ -363,6 +363,10 @@ impl Owner {
                 return self.admit(wanted, reply, now);
             }
             Request::Detach { name } => self.detach(name, now),
+            Request::HostMode { mode, trial_s } => self
+                .host
+                .set_host_mode(*mode, *trial_s, now.ms)
+                .map(|mode| Response::HostMode { mode }),
             Request::Status => self.report(now).map(|one| Response::Status(Box::new(one))),
             Request::MoveStatus { guest } => self.move_status(guest),
             Request::MoveAbandon { guest } => self.move_abandon(guest, now),

@@ -92,6 +92,10 @@ impl Owner {
                 return Ok(());
             }
         };
+        if self.host.is_own(&request.device) {
+            let _ = reply.send(Response::Attached(attached));
+            return Ok(());
+        }
         let guest = attached.guest.clone();
         if let Some(qmp) = &request.qmp
             && let Err(error) = self.attach_qmp(&guest, qmp, now)

@@ -129,6 +129,7 @@ pub fn spec(sessions_max: u32) -> VnicSpec {
         segment: SEGMENT,
         sessions_max,
         link: link(),
+        endpoint: lictor_types::Endpoint::Guest,
     }
 }
 
@@ -183,14 +184,18 @@ impl Bench {
 
 /// The model as a bench begins: open, under the tables of this module.
 pub fn model() -> Firewall {
+    model_with(&tables(), link())
+}
+
+pub fn model_with(tables: &HostTables, link: Link) -> Firewall {
     let mut model = Firewall::new(lictor_model::Vnic {
         vnic: VNIC,
         mac: GUEST_MAC,
         segment: SEGMENT,
         sessions_max: 1_024,
-        link: link(),
+        link,
     });
-    model.load(&tables());
+    model.load(tables);
     model.set_state(VnicState::Open);
     model
 }
@@ -226,6 +231,7 @@ pub fn address(prefix: &str, identity: u32, vnic: u32, epoch: u64) -> AddressEnt
         identity: IdentityId(identity),
         vnic: (vnic != 0).then_some(VnicId(vnic)),
         epoch: Epoch(epoch),
+        kind: lictor_types::AddressKind::Own,
         observe: false,
     }
 }

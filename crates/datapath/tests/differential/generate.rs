@@ -1,6 +1,7 @@
 //! Random cases: mostly conversations that make sense, with what may go wrong in them.
 
 use crate::common::packets::{ACK, FIN, RST, SYN, arp, ether, icmp, nd, v4, v6};
+use crate::dhcp;
 use crate::flow::Flow;
 use crate::headers::{extended, tagged, with_options};
 use crate::pieces::cut;
@@ -233,10 +234,11 @@ impl Generator {
             0..10 => steps.push(Step::Clock {
                 seconds: *CLOCK_STEPS.choose(&mut self.rng).expect("there are some"),
             }),
-            10..12 => steps.push(Step::Load {
+            // A load takes as long as thousands of packets.
+            10 if self.rng.gen_bool(0.4) => steps.push(Step::Load {
                 tables: self.rng.gen_range(0..3),
             }),
-            12..14 => {
+            10..14 => {
                 let states = [VnicState::Hold, VnicState::HandedOver, VnicState::Cut];
                 let state = *states.choose(&mut self.rng).expect("there are some");
                 steps.push(Step::State { vnic, state });
@@ -289,7 +291,8 @@ impl Generator {
             }
             76..84 if !self.flows.is_empty() => self.error(),
             84..88 => self.arp(),
-            88..94 => self.nd(),
+            88..92 => self.nd(),
+            92..94 => self.dhcp(),
             94..96 => self.icmp_other(),
             _ => self.oddity(),
         }
@@ -417,6 +420,16 @@ impl Generator {
         sent
     }
 
+    fn dhcp(&mut self) -> Sent {
+        let (vnic, direction) = self.side();
+        let (source, destination, body) = dhcp::message(vnic, direction, &mut self.rng);
+        let mut sent = self.frame(vnic, direction, (&source, &destination), (17, body));
+        if direction == Ingress && destination == "ff02::1:2" && self.rng.gen_bool(0.8) {
+            sent.bytes[..6].copy_from_slice(&[0x33, 0x33, 0, 1, 0, 2]);
+        }
+        sent
+    }
+
     fn arp(&mut self) -> Sent {
         let (vnic, direction) = self.side();
         let own = OWN4[vnic].choose(&mut self.rng).expect("some");
@@ -498,8 +511,9 @@ impl Generator {
         self.nd_options(&mut body);
         let ends = (source.to_owned(), destination.to_owned());
         let mut sent = self.frame(vnic, direction, (&ends.0, &ends.1), (58, body));
-        let to = match self.rng.gen_range(0..4) {
+        let to = match self.rng.gen_range(0..5) {
             0 => [0x33, 0x33, 0, 0, 0, 1],
+            4 => [0x33, 0x33, 0, 0, 0, 2],
             1 | 2 => {
                 let octets = ends
                     .1

@@ -2,57 +2,57 @@
 //! circumstances; after each packet the same verdict, reason and rule, and between them the same
 //! sessions and counters.
 //!
-//! `LICTOR_SEED` begins at another case, `LICTOR_FULL=1` runs a million packets.
+//! `LICTOR_SEED` begins at another case, `LICTOR_FULL=1` runs ten times as many packets. `LICTOR_FUZZ_SECONDS` goes on for a time instead of a
+//! number of packets, and writes a difference to the file that `LICTOR_FUZZ_FILE` names, if it is
+//! set: `cargo xtask fuzz` sets them.
 
 #[path = "../common/mod.rs"]
 mod common;
+mod dhcp;
 mod flow;
 mod generate;
 mod headers;
+mod hunt;
 mod pieces;
 mod rig;
 mod world;
 
 use common::privileged;
-use generate::{Case, case, case_without_release};
+use generate::case;
+use hunt::{Until, hunt};
 use lictor_datapath::Datapath;
 use lictor_types::{Reason, RuleId};
-use rig::{Difference, Rig, all_states, shrink};
+use rig::{Rig, all_states, shrink};
+use std::time::{Duration, Instant};
 
 const SEED_DEFAULT: u64 = 20_260_101;
-const PACKETS_USUAL: usize = 60_000;
+const PACKETS: usize = 1_000_000;
+const PACKETS_FULL: usize = 10_000_000;
 /// Where the kernel has no tcx. Such a one is tried in a guest without hardware virtualization.
 const PACKETS_FEW: usize = 10_000;
-const PACKETS_FULL: usize = 1_000_000;
-/// A load takes as long as thousands of packets.
-const STEPS_PER_CASE: usize = 1_000;
+/// Of the case with a planted difference.
+const STEPS_PLANTED: usize = 1_000;
 
-fn packets() -> usize {
-    let full = std::env::var_os("LICTOR_FULL").is_some_and(|value| value == "1");
-    let tcx = Datapath::check_kernel().expect("a kernel that will do").tcx;
-    match (full, tcx) {
-        (true, _) => PACKETS_FULL,
-        (false, true) => PACKETS_USUAL,
-        (false, false) => PACKETS_FEW,
-    }
+fn number(name: &str) -> Option<u64> {
+    let text = std::env::var(name).ok()?;
+    Some(
+        text.parse()
+            .unwrap_or_else(|_| panic!("{name} is {text}; expected a number")),
+    )
 }
 
 fn seed() -> u64 {
-    match std::env::var("LICTOR_SEED") {
-        Ok(text) => text.parse().expect("LICTOR_SEED is a number"),
-        Err(_) => SEED_DEFAULT,
-    }
+    number("LICTOR_SEED").unwrap_or(SEED_DEFAULT)
 }
 
-/// The tables stay out of it: the seed gives them.
-fn tell(rig: &mut Rig, seed: u64, case: &Case, found: Difference) -> String {
-    let (least, difference) = shrink(rig, case, found);
-    let steps: Vec<_> = least.steps.iter().map(|step| format!("{step:?}")).collect();
-    format!(
-        "kernel and model differ; run again with LICTOR_SEED={seed}\n{}\n{}",
-        steps.join("\n"),
-        difference.text
-    )
+fn until() -> Until {
+    let tcx = Datapath::check_kernel().expect("a kernel that will do").tcx;
+    match (number("LICTOR_FUZZ_SECONDS"), tcx) {
+        (Some(seconds), _) => Until::Moment(Instant::now() + Duration::from_secs(seconds)),
+        (None, true) if number("LICTOR_FULL") == Some(1) => Until::Packets(PACKETS_FULL),
+        (None, true) => Until::Packets(PACKETS),
+        (None, false) => Until::Packets(PACKETS_FEW),
+    }
 }
 
 #[test]
@@ -60,29 +60,24 @@ fn kernel_and_model_give_the_same_verdict_reason_rule_sessions_and_counters() {
     if !privileged() {
         return;
     }
-    let (packets, first, mut rig) = (packets(), seed(), Rig::new());
-    let unloaded = case_without_release(first, STEPS_PER_CASE);
-    if let Some(found) = rig.run(&unloaded) {
-        panic!(
-            "before any release: {}",
-            tell(&mut rig, first, &unloaded, found)
-        );
-    }
-    let mut seed = first;
-    while rig.reached.packets < packets {
-        let case = case(seed, STEPS_PER_CASE);
-        if let Some(found) = rig.run(&case) {
-            panic!("{}", tell(&mut rig, seed, &case, found));
+    let (first, until) = (seed(), until());
+    let found = hunt(first, until);
+    if let Some(text) = found.difference {
+        if let Some(file) = std::env::var_os("LICTOR_FUZZ_FILE") {
+            std::fs::write(file, &text).expect("the file can be written");
         }
-        seed += 1;
+        panic!("{text}");
     }
-    eprintln!("seeds {first} to {}: {:?}", seed - 1, rig.reached);
+    eprintln!("seeds {first} to {}: {:?}", found.next - 1, found.reached);
+    if matches!(until, Until::Moment(_)) {
+        return;
+    }
     let missing: Vec<_> = Reason::ALL
         .iter()
-        .filter(|reason| !rig.reached.reasons.contains_key(reason))
+        .filter(|reason| !found.reached.reasons.contains_key(reason))
         .collect();
     assert!(missing.is_empty(), "no packet reached {missing:?}");
-    assert_eq!(rig.reached.states, all_states(), "session states reached");
+    assert_eq!(found.reached.states, all_states(), "session states reached");
 }
 
 #[test]
@@ -91,7 +86,7 @@ fn a_planted_difference_is_found_and_shrunk_to_one_packet() {
         return;
     }
     let (seed, mut rig) = (seed(), Rig::new());
-    let mut case = case(seed, STEPS_PER_CASE);
+    let mut case = case(seed, STEPS_PLANTED);
     for tables in &mut case.model_tables {
         for decision in &mut tables.decisions {
             decision.rule = RuleId(decision.rule.0 + 1_000);

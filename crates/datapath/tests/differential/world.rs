@@ -3,8 +3,9 @@
 use crate::common::address;
 use lictor_model::Vnic;
 use lictor_types::{
-    AddressEntry, AtomId, AtomRange, Decision, Direction, Epoch, Generation, HostTables,
-    IdentityId, Link, Mac, Protocol, RuleId, Segment, Verdict, Vlan, VlanId, VnicId, Would,
+    AddressEntry, AddressKind, AtomId, AtomRange, Decision, Direction, Epoch, Generation,
+    HostTables, IdentityId, Link, Mac, Protocol, Role, RuleId, Segment, SharedId, Verdict, Vlan,
+    VlanId, VnicId, Would,
 };
 use rand::Rng;
 use rand::rngs::StdRng;
@@ -26,6 +27,7 @@ pub(crate) const VIRTUAL: Mac = Mac([0, 0, 0x5e, 0, 1, 7]);
 const LINK: Link = Link {
     vlans: [Some(VLAN), None, None, None],
     more_macs: [Some(VIRTUAL), None, None],
+    shared: [Some(SharedId(4)), None, None, None],
     ..Link::PLAIN
 };
 
@@ -43,7 +45,11 @@ pub(crate) const VNICS: [Vnic; 2] = [
         mac: Mac([0x52, 0x54, 0, 0, 0, 2]),
         segment: SEGMENT,
         sessions_max: 6,
-        link: Link::PLAIN,
+        link: Link {
+            roles: [Some(Role::Router), Some(Role::DhcpServer)],
+            shared: [None, Some(SharedId(9)), Some(SharedId(4)), None],
+            ..Link::PLAIN
+        },
     },
 ];
 
@@ -118,16 +124,33 @@ fn addresses(rng: &mut StdRng) -> Vec<AddressEntry> {
         .into_iter()
         .map(|(prefix, vnic)| {
             let identity = rng.gen_range(0..IDENTITIES);
-            AddressEntry {
+            let entry = AddressEntry {
                 observe: rng.gen_bool(0.05),
                 ..address(prefix, identity, vnic, rng.gen_range(1..4))
+            };
+            match (prefix, rng.gen_bool(0.5)) {
+                ("10.0.1.0/28" | "fd00:1::/64", true) => AddressEntry {
+                    kind: AddressKind::Routed,
+                    ..entry
+                },
+                ("10.0.0.3/32" | "fd00::3/128" | "10.0.0.9/32" | "fd00::9/128", true) => {
+                    AddressEntry {
+                        kind: AddressKind::Shared(SharedId(4)),
+                        vnic: None,
+                        ..entry
+                    }
+                }
+                _ => entry,
             }
         })
         .collect();
     // The same addresses elsewhere mean something else.
     let elsewhere = |entry: &AddressEntry| AddressEntry {
         segment: Segment(8),
-        vnic: Some(VnicId(1)),
+        vnic: match entry.kind {
+            AddressKind::Shared(_) => None,
+            AddressKind::Own | AddressKind::Routed => Some(VnicId(1)),
+        },
         ..*entry
     };
     rows.extend(rows.clone().iter().map(elsewhere));
