@@ -33,6 +33,7 @@
 #define REASON_ANNOUNCEMENT 4
 #define REASON_RELATED 5
 #define REASON_OBSERVED 6
+#define REASON_ANSWER 7
 #define REASON_FRAGMENT_FOLLOWS 8
 #define REASON_DHCP 9
 #define REASON_POLICY_DENY 16
@@ -138,6 +139,11 @@ _Static_assert(sizeof(struct timeouts) == 96, "timeouts");
 /* A flooded guest must not push the events of its neighbours out of the shared ring. */
 #define EVENTS_PER_VNIC_PER_SECOND 1024
 #define RULES_PER_VNIC_MAX 4096
+/* Answers to rejected packets that one vnic gets and gives in one second. */
+#define ANSWERS_PER_SECOND 100
+/* Answers on their way that are known by their bytes, a power of two, and for how long. */
+#define ANSWER_MARKS 64
+#define ANSWER_NS 1000000000
 /* Times that a limit's second is tried to be written: another processor may be faster. */
 #define LIMIT_TRIES 8
 
@@ -168,7 +174,7 @@ struct address_value {
 };
 _Static_assert(sizeof(struct address_value) == 16, "address_value");
 #define ADDRESS_OBSERVE 1 /* the guest is in observe mode */
-#define ADDRESS_ROUTED 2 /* behind the guest: it forwards for it, but does not claim it on the link */
+#define ADDRESS_ROUTED 2 /* behind the guest, which forwards and claims nothing on the link */
 #define ADDRESS_SHARED 4 /* every vnic of a group may use and claim it */
 
 /* `atoms`: the index is class * 64 + port / 1024, because a read-back of one entry a port takes a

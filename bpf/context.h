@@ -26,8 +26,10 @@ struct context {
 	__u8 direction;
 	__u8 new_session;
 	__u8 passes; /* denied, but only observed */
-	__u8 pad[5];
+	__u8 begins; /* the packet would begin a conversation, if the policy let it */
+	__u8 pad[4];
 	struct session fresh; /* the one that this packet opens; not cleared */
+	struct session before; /* a half-open one before its answer; not cleared */
 };
 
 struct {

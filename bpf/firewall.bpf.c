@@ -16,6 +16,7 @@
 #include "fast.h"
 #include "steer.h"
 #include "verdict.h"
+#include "answer.h"
 
 /* Once for the verifier, and out of the way of the packets that the fast path understands. */
 __noinline int
@@ -169,8 +170,10 @@ static __always_inline int may_answer(const struct context *c, const struct sess
 	       c->key.protocol == IP_SCTP;
 }
 
-/* An answer to a session without one is tried on a copy: there may be no room to promote it. A
- * guest answers forged SYNs too, so that TCP is promoted by the end of its handshake.
+/* An answer to a session without one. It takes place in the session itself, because a copy that is
+ * written back would undo what another processor did meanwhile; if there is no room to promote it,
+ * the session stays as it was. A guest answers forged SYNs too, so that TCP is promoted by the end
+ * of its handshake.
  */
 static __always_inline int
 answered(struct __sk_buff *skb, const struct vnic_config *config, struct table_info *info,
@@ -180,16 +183,21 @@ answered(struct __sk_buff *skb, const struct vnic_config *config, struct table_i
 
 	if (reason)
 		return reason;
+	c->before = *half;
+	reason = established(skb, config, info, c, half);
+	if (reason != REASON_SESSION || half->state <= STATE_SYN_RECEIVED ||
+	    half->state == STATE_CLOSED)
+		return reason;
 	c->fresh = *half;
-	reason = established(skb, config, info, c, &c->fresh);
-	if (reason != REASON_SESSION)
+	if (session_promote(c, info, config->sessions_max))
 		return reason;
-	if (c->fresh.state <= STATE_SYN_RECEIVED || c->fresh.state == STATE_CLOSED) {
-		*half = c->fresh;
-		return reason;
-	}
-	return session_promote(c, info, config->sessions_max) ? reason :
-								REASON_SESSION_TABLE_FULL;
+	*half = c->before;
+	/* Another processor is about to give its answer back, too. */
+	if (half->state > STATE_SYN_RECEIVED)
+		half->state = c->key.protocol == IP_TCP || c->key.protocol == IP_SCTP ?
+				      STATE_SYN_RECEIVED :
+				      STATE_UNREPLIED;
+	return REASON_SESSION_TABLE_FULL;
 }
 
 static __always_inline int
@@ -220,6 +228,7 @@ begin(struct __sk_buff *skb, const struct vnic_config *config, struct table_info
 		return REASON_NO_SESSION;
 	/* A message that nobody answers leaves nothing behind. */
 	rule_limit(&c->judgement, c->now);
+	c->begins = 1;
 	if (c->judgement.reason >= REASON_DENY_FIRST || kind == ICMP_OTHER)
 		return c->judgement.reason;
 	__builtin_memset(new, 0, sizeof(*new));
@@ -433,10 +442,17 @@ static __always_inline int process(struct __sk_buff *skb, __u8 direction)
 	c->now = config->clock_fixed_ns ? config->clock_fixed_ns :
 					  bpf_ktime_get_coarse_ns() + config->clock_offset_ns;
 	reason = decide(skb, config, c);
+	if (reason >= REASON_DENY_FIRST && answer_expected(skb, c)) {
+		reason = REASON_ANSWER;
+		c->judgement.rule = 0;
+	}
 	if (direction == DIRECTION_INGRESS)
 		steer_seen(config, c);
 	c->passes = reason >= REASON_DENY_FIRST && !enforces(config, c->now);
 	verdict = finish(skb, c, reason);
+	/* DHCP and other EtherTypes have no answer. */
+	if (verdict == RETURN_DENY && reason == REASON_REJECTED && c->begins)
+		return answer(skb, c);
 	if (direction == DIRECTION_EGRESS && reason == REASON_SESSION) {
 		steered = steer(skb, config, c);
 		if (steered) {

@@ -4,10 +4,11 @@ use lictor_agent::state::{self, StateDir};
 use lictor_agent::{Arrival, Config, Host, Offered};
 use lictor_datapath::{Datapath, VnicSpec, mount_bpffs};
 use lictor_evidence::{Body, Entry, KeyName};
-use lictor_policy::{CompileInput, Date, Labels, compile, parse};
+use lictor_policy::evaluate::{Question, evaluate};
+use lictor_policy::{CompileInput, Date, End, Labels, compile, parse};
 use lictor_types::{
-    DeploymentId, Direction, Epoch, Generation, GuestId, HostId, Link, Mode, RuleId, Segment,
-    SessionKey, SessionRecord, TcpEnd, TcpState, VnicId, VnicState,
+    DeploymentId, Direction, Epoch, Generation, GuestId, HostId, Link, Mode, Probe, Reason, RuleId,
+    Segment, SessionKey, SessionRecord, TcpEnd, TcpState, VnicId, VnicState,
 };
 use lictor_wire::binding::BindingLog;
 use lictor_wire::local::Attach;
@@ -232,6 +233,7 @@ impl Ground {
                 mac: "52:54:00:00:00:07".parse().expect("valid"),
                 segment: Segment(1),
                 sessions_max: 1_024,
+                link: lictor_wire::LinkBinding::default(),
             }],
             hosts: Vec::new(),
             retired: false,
@@ -249,6 +251,7 @@ fn attach(device: &str, address: &str) -> Attach {
         name: None,
         qmp: None,
         addresses: vec![address.parse().expect("valid")],
+        more: Vec::new(),
         incoming: false,
     }
 }
@@ -722,5 +725,80 @@ fn a_source_neither_adds_to_nor_takes_from_a_vnic_of_another_guest() {
         assert!(flood.is_some(), "{} came in", arrival.accepted());
         host.take_out((&db, vnic), &[one.key], &mut arrival)
             .expect("taken out");
+    });
+}
+
+/// What the loaded program says of a packet that begins something is what the policy says of it.
+#[test]
+fn the_loaded_program_agrees_with_the_policy_alone() {
+    on_ground(|ground| {
+        let host = ground.open_with_db();
+        let guest = GuestId::new("db").expect("valid");
+        host.set_state(&guest, VnicState::Open, "it runs")
+            .expect("works");
+        let (policy, _) = parse("test.lictor", POLICY.as_bytes());
+        let policy = policy.expect("sound");
+        let tap = "tap-db".parse().expect("valid");
+        let mut reached = std::collections::BTreeSet::new();
+        for (ends, from_guest) in [("10.1.0.10", "192.0.2.9"), ("10.1.0.10", "10.1.0.77")]
+            .into_iter()
+            .flat_map(|ends| [(ends, true), (ends, false)])
+        {
+            let ends = match from_guest {
+                true => ends,
+                false => (ends.1, ends.0),
+            };
+            let services = [22, 80, 81].map(|port| {
+                let (from, to) = ends;
+                ["tcp", "udp", "sctp"].map(|one| format!("{one} {from}:4000 > {to}:{port}"))
+            });
+            let others = ["icmp/8", "ip/47"];
+            let others = others.map(|one| format!("{one} {} > {}", ends.0, ends.1));
+            for text in services.into_iter().flatten().chain(others) {
+                let probe: Probe = text.parse().expect("a packet");
+                let (protocol, port) = probe.service();
+                let (mut source, mut destination) = (
+                    End::Address(probe.source()),
+                    End::Address(probe.destination()),
+                );
+                match from_guest {
+                    true => source = End::Guest(labels()),
+                    false => destination = End::Guest(labels()),
+                }
+                let said = evaluate(
+                    &policy,
+                    &Question {
+                        source,
+                        destination,
+                        protocol,
+                        port,
+                        date: Date::new(2026, 11, 24).expect("a day"),
+                    },
+                );
+                let ruling = said.egress.or(said.ingress).expect("a guest's end");
+                let found = host.explain(&tap, &probe, None).expect("explains");
+                assert_eq!(
+                    (found.verdict, found.rule),
+                    (ruling.verdict, ruling.rule),
+                    "{text}: {found:?}"
+                );
+                reached.insert(found.reason);
+            }
+        }
+        assert_eq!(
+            reached.into_iter().collect::<Vec<_>>(),
+            [Reason::PolicyAllow, Reason::DefaultDeny]
+        );
+        let stranger = "eth9".parse().expect("valid");
+        let error = host.explain(
+            &stranger,
+            &"ip/47 10.1.0.10 > 192.0.2.9".parse().expect("a packet"),
+            None,
+        );
+        let error = error.expect_err("no such vnic").to_string();
+        assert_eq!(
+            error,
+            "vnic eth9 is not attached here; see `lictor host status`"
+        );
     });
 }

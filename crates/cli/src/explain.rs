@@ -1,10 +1,12 @@
-//! `lictor explain`: what policy says about the first packet of one session.
+//! `lictor explain`: what policy says about the first packet of one session, or what the loaded
+//! program of this host says about a packet (`loaded.rs`).
 //!
 //! Two readers may answer, and if both do they must agree: the reference evaluator over the policy
 //! text, and the tables of a release, which are what hosts load.
 
 use crate::caller::Caller;
 use crate::guest::Directory;
+use crate::loaded::Loaded;
 use crate::output::{Answer, Cell, Page, Printing, Tone};
 use crate::release::Draft;
 use crate::{CliError, Setting, policy, site};
@@ -18,11 +20,12 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-/// Say what policy says about one flow, by which rule and on whose account.
+/// Say what policy says about one flow, by which rule and on whose account; or with --vnic what the
+/// program that this host has loaded says about one packet, step by step.
 #[derive(Debug, Clone, Args)]
 pub struct ExplainArgs {
     /// The policy text: answered by the reference evaluator, with every rule that matches.
-    #[arg(long, value_name = "FILE", required_unless_present = "release")]
+    #[arg(long, value_name = "FILE", required_unless_present_any = ["release", "vnic"])]
     policy: Option<PathBuf>,
     /// The release: answered by its tables. With --policy too, both must say the same.
     #[arg(long, value_name = "FILE")]
@@ -31,14 +34,16 @@ pub struct ExplainArgs {
     #[arg(long, value_name = "FILE")]
     bindings: Option<PathBuf>,
     /// Who begins: labels such as zone=dmz,tier=client, a guest's name, or an address.
-    #[arg(long)]
-    from: EndText,
+    #[arg(long, required_unless_present = "vnic")]
+    from: Option<EndText>,
     /// Who is asked: labels, a guest's name, or an address.
-    #[arg(long)]
-    to: EndText,
+    #[arg(long, required_unless_present = "vnic")]
+    to: Option<EndText>,
     /// tcp/PORT, udp/PORT, icmp/TYPE, icmpv6/TYPE or ip/NUMBER.
-    #[arg(long)]
-    service: ServiceText,
+    #[arg(long, required_unless_present = "vnic")]
+    service: Option<ServiceText>,
+    #[command(flatten)]
+    loaded: Loaded,
     /// The day for which rules count as expired; the release's if there is one, else today.
     #[arg(long, conflicts_with = "release")]
     date: Option<Date>,
@@ -154,6 +159,9 @@ struct Explained {
 }
 
 pub(crate) fn run(args: &ExplainArgs, setting: &Setting) -> Result<Answer, CliError> {
+    let (Some(from), Some(to), Some(service)) = (&args.from, &args.to, args.service) else {
+        return args.loaded.run();
+    };
     let text = args.policy.as_deref().map(policy::read_sound).transpose()?;
     let draft = args.release.as_deref().map(Draft::read).transpose()?;
     if let (Some(text), Some(draft), Some(path)) = (&text, &draft, &args.policy)
@@ -172,7 +180,7 @@ pub(crate) fn run(args: &ExplainArgs, setting: &Setting) -> Result<Answer, CliEr
         directory: None,
         notes: &mut notes,
     };
-    let (from, to) = (ends.resolve(&args.from)?, ends.resolve(&args.to)?);
+    let (from, to) = (ends.resolve(from)?, ends.resolve(to)?);
     let today = || Date::from_unix_seconds(setting.now_ms / 1_000);
     let compiled = draft.as_ref().map(|draft| &draft.release.policy);
     let date = compiled
@@ -182,8 +190,8 @@ pub(crate) fn run(args: &ExplainArgs, setting: &Setting) -> Result<Answer, CliEr
     let question = Question {
         source: from,
         destination: to,
-        protocol: args.service.protocol,
-        port: args.service.port,
+        protocol: service.protocol,
+        port: service.port,
         date,
     };
     let readers = Readers {

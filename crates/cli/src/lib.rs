@@ -12,6 +12,7 @@ mod guest;
 mod help;
 mod host;
 mod key;
+mod loaded;
 mod local;
 mod moves;
 mod output;

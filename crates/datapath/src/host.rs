@@ -7,12 +7,12 @@ use crate::sys;
 use crate::tables::Loaded;
 use crate::vnic::{self, RuleCount, Vnic};
 use crate::{
-    Attachment, DeviceCounters, Error, Event, Hooks, How, TestVerdict, VnicCounters, VnicSpec,
-    VnicStatus, abi, events, netdev,
+    Attachment, DeviceCounters, Error, Event, Explanation, Hooks, How, TestVerdict, VnicCounters,
+    VnicSpec, VnicStatus, abi, events, explain, netdev,
 };
 use lictor_types::{
-    Direction, HostTables, Mode, RuleId, SESSIONS_PER_HOST_DEFAULT, SessionKey, SessionRecord,
-    Timeouts, VNICS_PER_HOST_MAX, VnicId, VnicState,
+    Direction, HostTables, Mac, Mode, Probe, RuleId, SESSIONS_PER_HOST_DEFAULT, SessionKey,
+    SessionRecord, Timeouts, VNICS_PER_HOST_MAX, VnicId, VnicState,
 };
 use std::collections::{BTreeMap, HashSet};
 use std::fs;
@@ -141,6 +141,7 @@ impl Datapath {
         });
         match attached {
             Ok((vnic, attachment)) => {
+                self.look_at_bridge(spec.vnic, &vnic)?;
                 self.vnics.insert(spec.vnic, vnic);
                 Ok(attachment)
             }
@@ -219,16 +220,21 @@ impl Datapath {
     pub fn refresh_steering(&self) -> Result<u32, Error> {
         let mut steered = 0;
         for (id, vnic) in &self.vnics {
-            let found = if self.steering {
-                vnic.steering_bridge()?
-            } else {
-                None
-            };
-            let found = found.unwrap_or_default();
-            self.shared.set_local_bridge(*id, found)?;
-            steered += u32::from(found.0 != 0);
+            steered += u32::from(self.look_at_bridge(*id, vnic)?);
         }
         Ok(steered)
+    }
+
+    /// Whether the vnic may be steered to and from.
+    fn look_at_bridge(&self, id: VnicId, vnic: &Vnic) -> Result<bool, Error> {
+        let found = if self.steering {
+            vnic.steering_bridge()?
+        } else {
+            None
+        };
+        let found = found.unwrap_or_default();
+        self.shared.set_local_bridge(id, found)?;
+        Ok(found.0 != 0)
     }
 
     /// How many sessions all vnics of the host may have together. Those that are attached stay,
@@ -599,6 +605,31 @@ impl Datapath {
     ) -> Result<TestVerdict, Error> {
         let by = self.vnic(from)?.config()?.ifindex;
         self.vnic(vnic)?.test_run(direction, packet, by)
+    }
+
+    /// What the loaded program would do with a packet, and what that would meet on its way. Nothing
+    /// is counted, reported or remembered: a second instance of the program runs. Without a
+    /// direction the packet is the guest's own if its source is.
+    ///
+    /// # Errors
+    /// [`Error::UnknownVnic`], [`Error::NothingLoaded`], [`Error::ReadBack`], [`Error::System`].
+    pub fn explain(
+        &self,
+        vnic: VnicId,
+        probe: &Probe,
+        direction: Option<Direction>,
+    ) -> Result<Explanation, Error> {
+        let neighbour = |vnic| {
+            let config = self.vnics.get(&vnic)?.config().ok()?;
+            Some((Mac(config.mac), config.ifindex))
+        };
+        let asked = explain::Asked {
+            folder: &self.folder,
+            shared: &self.shared,
+            vnic: self.vnic(vnic)?,
+            neighbour: &neighbour,
+        };
+        explain::run(&asked, &self.read_back()?, (probe, direction))
     }
 
     /// Runs a vnic's own program on a frame that nobody sent, as if it came from the uplink. It

@@ -8,6 +8,7 @@
 mod abi;
 mod error;
 mod events;
+mod explain;
 mod host;
 mod link;
 mod locals;
@@ -22,6 +23,7 @@ mod vnic;
 
 pub use error::Error;
 pub use events::Event;
+pub use explain::Explanation;
 pub use host::Datapath;
 pub use sessions::{Changes, ImportReceipt, ImportRefusal, Mark};
 pub use shared::{Features, mount_bpffs};

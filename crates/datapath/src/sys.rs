@@ -458,19 +458,35 @@ const SK_BUFF_WORDS: usize = 64;
 const SK_BUFF_INGRESS_IFINDEX: usize = 9;
 const SK_BUFF_CB: usize = 12;
 
-/// The program's return code and the first words of its control block.
+/// What a program made of a packet.
+#[derive(Debug)]
+pub(crate) struct TestRun {
+    pub(crate) returned: i32,
+    /// The first words of its control block.
+    pub(crate) words: [u32; 4],
+    /// The packet as it left it.
+    pub(crate) packet: Vec<u8>,
+}
+
+/// A program may make a packet longer by no more than this.
+const TEST_ROOM: usize = 256;
+
+/// Runs a program on a packet that came in by a device.
 pub(crate) fn test_run(
     prog: BorrowedFd<'_>,
     packet: &[u8],
     ingress_ifindex: u32,
-) -> io::Result<(i32, [u32; 4])> {
+) -> io::Result<TestRun> {
     let mut given = [0u32; SK_BUFF_WORDS];
     given[SK_BUFF_INGRESS_IFINDEX] = ingress_ifindex;
     let mut context = [0u32; SK_BUFF_WORDS];
+    let mut out = vec![0; packet.len() + TEST_ROOM];
     let mut opts = c::bpf_test_run_opts {
         sz: size_of::<c::bpf_test_run_opts>() as c::size_t,
         data_in: packet.as_ptr().cast(),
         data_size_in: packet.len() as u32,
+        data_out: out.as_mut_ptr().cast(),
+        data_size_out: out.len() as u32,
         ctx_in: given.as_ptr().cast(),
         ctx_size_in: size_of_val(&given) as u32,
         ctx_out: context.as_mut_ptr().cast(),
@@ -478,11 +494,16 @@ pub(crate) fn test_run(
         repeat: 1,
         ..Default::default()
     };
-    // SAFETY: the packet and the context live through the call and have the stated sizes.
+    // SAFETY: the packets and the context live through the call and have the stated sizes.
     check(unsafe { c::bpf_prog_test_run_opts(prog.as_raw_fd(), &mut opts) })?;
     let mut words = [0; 4];
     words.copy_from_slice(&context[SK_BUFF_CB..SK_BUFF_CB + 4]);
-    Ok((opts.retval as i32, words))
+    out.truncate(opts.data_size_out as usize);
+    Ok(TestRun {
+        returned: opts.retval as i32,
+        words,
+        packet: out,
+    })
 }
 
 /// Waits until every program that runs now has returned (`synchronize_rcu`, membarrier(2)).

@@ -226,7 +226,7 @@ impl RuleCount {
 }
 
 /// What the program says of a packet that nobody sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TestVerdict {
     /// Allow or deny.
     pub verdict: Verdict,
@@ -236,6 +236,8 @@ pub struct TestVerdict {
     pub rule: RuleId,
     /// What would have happened, were it not for observe mode.
     pub would: Option<Would>,
+    /// The refusal that is sent back, if a rule rejects the packet and it can be answered.
+    pub answer: Option<Vec<u8>>,
 }
 
 /// An attached vnic, by its pins.
@@ -314,6 +316,15 @@ impl Vnic {
 
     /// Loads the pair of programs and pins them with their maps. Nothing is attached yet.
     pub(crate) fn load(folder: &Path, shared: &Shared, spec: &VnicSpec) -> Result<Self, Error> {
+        Self::load_with(folder, &|name| shared.fd(name), spec)
+    }
+
+    /// As [`Self::load`], with only those shared maps that are lent; the others are its own.
+    pub(crate) fn load_with<'a>(
+        folder: &Path,
+        lend: &dyn Fn(&str) -> Option<BorrowedFd<'a>>,
+        spec: &VnicSpec,
+    ) -> Result<Self, Error> {
         let making = |source| Error::Pin {
             path: folder.to_owned(),
             action: "made",
@@ -331,7 +342,7 @@ impl Vnic {
             .map_err(refused)?;
         for mut map in object.maps_mut() {
             let name = map.name().to_string_lossy().into_owned();
-            if let Some(fd) = shared.fd(&name) {
+            if let Some(fd) = lend(&name) {
                 map.reuse_fd(fd).map_err(refused)?;
             } else if name == "sessions" {
                 map.reuse_fd(sessions.outer_fd()).map_err(refused)?;
@@ -362,6 +373,15 @@ impl Vnic {
         let reading = failed("reading the table of fragments");
         for (key, _) in self.fragments.rows().map_err(&reading)? {
             self.fragments.remove(&key).map_err(&reading)?;
+        }
+        Ok(())
+    }
+
+    /// Takes over how far another vnic's rules are: their counts and what their limits have left.
+    pub(crate) fn copy_rules(&self, from: &Self) -> Result<(), Error> {
+        let copying = failed("copying what rules have counted");
+        for (rule, state) in from.rules.rows().map_err(&copying)? {
+            self.rules.set(&rule, &state, 0).map_err(&copying)?;
         }
         Ok(())
     }
@@ -624,8 +644,11 @@ impl Vnic {
         for reason in Reason::ALL {
             let count = read(*reason as u32)?;
             if count.packets > 0 {
-                counters.seen.packets += count.packets;
-                counters.seen.bytes += count.bytes;
+                // An answer in the guest's name was sent by no guest, and no device received it.
+                if (*reason, direction) != (Reason::Answer, Direction::Egress) {
+                    counters.seen.packets += count.packets;
+                    counters.seen.bytes += count.bytes;
+                }
                 counters.reasons.push((*reason, count));
             }
         }
@@ -673,9 +696,9 @@ impl Vnic {
         ingress_ifindex: u32,
     ) -> Result<TestVerdict, Error> {
         let program = self.program(direction);
-        let (returned, [reason, rule, would_rule, would]) =
-            sys::test_run(program, packet, ingress_ifindex)
-                .map_err(failed("running the program on a packet"))?;
+        let run = sys::test_run(program, packet, ingress_ifindex)
+            .map_err(failed("running the program on a packet"))?;
+        let (returned, [reason, rule, would_rule, would]) = (run.returned, run.words);
         let unknown = || {
             let source = io::Error::other(format!("the program answered {returned}, {reason}"));
             Error::System {
@@ -684,7 +707,8 @@ impl Vnic {
             }
         };
         let verdict = match returned {
-            // The second is TC_ACT_REDIRECT: steered.
+            // TC_ACT_REDIRECT: steered, or turned into its own answer.
+            7 if reason == Reason::Rejected as u32 => Verdict::Deny,
             -1 | 7 => Verdict::Allow,
             2 => Verdict::Deny,
             _ => return Err(unknown()),
@@ -695,6 +719,7 @@ impl Vnic {
             reason: known.ok_or_else(unknown)?,
             rule: RuleId(rule),
             would: would_of(u8::try_from(would).unwrap_or(abi::VERDICT_NONE), would_rule),
+            answer: (returned == 7 && reason == Reason::Rejected as u32).then_some(run.packet),
         })
     }
 }

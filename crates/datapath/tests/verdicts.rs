@@ -635,6 +635,7 @@ fn every_reason_of_the_program_is_reached_by_some_case() {
         include_str!("headers.rs"),
         include_str!("locals.rs"),
         include_str!("rules.rs"),
+        include_str!("refusals.rs"),
         include_str!("fragments.rs"),
         include_str!("guards.rs"),
         include_str!("tracking.rs")

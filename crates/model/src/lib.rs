@@ -9,7 +9,9 @@
 //! `verdict` leads through `parse`, `antispoof`, `session` with `tcp`, `sctp` and `icmp`, and `policy`.
 #![forbid(unsafe_code)]
 
+mod answer;
 mod antispoof;
+mod counters;
 mod extension;
 mod fragment;
 mod guard;
@@ -22,4 +24,5 @@ mod session;
 mod tcp;
 mod verdict;
 
-pub use verdict::{Answer, Count, Counters, Firewall, Frame, RuleCount, Vnic};
+pub use counters::{Count, Counters, RuleCount};
+pub use verdict::{Answer, Firewall, Frame, Vnic};

@@ -1,6 +1,8 @@
 //! The firewall of one vnic: the order of the steps, and what is counted.
 
+use crate::answer::Answers;
 use crate::antispoof::{self, ROUTER_ADVERTISEMENT, Station};
+use crate::counters::Counters;
 use crate::extension::Fragment;
 use crate::fragment::{self, Fragments};
 use crate::guard;
@@ -12,8 +14,8 @@ use crate::sctp::{self, Tags};
 use crate::session::{self, Session, Table};
 use crate::tcp::{self, Side, Track};
 use lictor_types::{
-    Direction, HostTables, Link, Mac, Protocol, RULES_PER_VNIC_MAX, Reason, RuleId, Segment,
-    SessionKey, SessionRecord, TcpState, Timeouts, Verdict, VnicId, VnicState, Would,
+    Direction, HostTables, Link, Mac, Protocol, Reason, RuleId, Segment, SessionKey, SessionRecord,
+    TcpState, Timeouts, Verdict, VnicId, VnicState, Would,
 };
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -83,51 +85,6 @@ pub struct Answer {
     pub would: Option<Would>,
 }
 
-/// Packets and bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Count {
-    /// Packets.
-    pub packets: u64,
-    /// Bytes, Ethernet header included.
-    pub bytes: u64,
-}
-
-/// What a rule decided: packets that opened a session or were denied.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct RuleCount {
-    /// The packets.
-    pub packets: u64,
-    /// Their bytes.
-    pub bytes: u64,
-    /// Sessions that it opened.
-    pub sessions: u64,
-    /// Packets that it would have decided, were it not for observe mode.
-    pub observed: u64,
-}
-
-/// What a vnic has counted.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Counters {
-    /// Every packet, from the guest and toward it.
-    pub seen: [Count; 2],
-    /// By direction and reason.
-    pub reasons: BTreeMap<(Direction, Reason), Count>,
-    /// By rule; the default deny is [`RuleId::DEFAULT`].
-    pub rules: BTreeMap<RuleId, RuleCount>,
-    /// What found no room there.
-    pub uncounted: u64,
-}
-
-impl Counters {
-    /// The counters of a rule, if there is room for one more.
-    fn rule(&mut self, rule: RuleId) -> Option<&mut RuleCount> {
-        if self.rules.len() >= RULES_PER_VNIC_MAX as usize && !self.rules.contains_key(&rule) {
-            return None;
-        }
-        Some(self.rules.entry(rule).or_default())
-    }
-}
-
 /// The stateful firewall of one vnic. It begins in hold and without tables.
 #[derive(Debug, Clone)]
 pub struct Firewall {
@@ -138,6 +95,9 @@ pub struct Firewall {
     counters: Counters,
     /// The second in which each rule with a limit last opened a session, and how many it opened.
     limits: BTreeMap<RuleId, (u64, u32)>,
+    answers: Answers,
+    /// The answer to the last packet.
+    refusal: Option<Vec<u8>>,
     timeouts: Timeouts,
     locals: Locals,
     fragments: Fragments,
@@ -179,6 +139,8 @@ impl Firewall {
             sessions: Table::new(vnic.sessions_max as usize),
             counters: Counters::default(),
             limits: BTreeMap::new(),
+            answers: Answers::default(),
+            refusal: None,
             timeouts: Timeouts::default(),
             locals: Locals::default(),
             fragments: Fragments::default(),
@@ -245,40 +207,19 @@ impl Firewall {
 
     /// Judges a packet, and counts and remembers it.
     pub fn judge(&mut self, frame: &Frame<'_>) -> Answer {
-        let answer = self.decide(frame).unwrap_or_else(ruleless);
-        let bytes = frame.bytes.len() as u64;
-        let add = |count: &mut Count| {
-            count.packets += 1;
-            count.bytes += bytes;
-        };
-        let counters = &mut self.counters;
-        add(&mut counters.seen[frame.direction as usize]);
-        let of_reason = (frame.direction, answer.reason);
-        add(counters.reasons.entry(of_reason).or_default());
-        let judged = [
-            Reason::PolicyAllow,
-            Reason::PolicyDeny,
-            Reason::DefaultDeny,
-            Reason::Rejected,
-            Reason::Limited,
-            Reason::Dhcp,
-        ];
-        if judged.contains(&answer.reason) {
-            match counters.rule(answer.rule) {
-                Some(rule) => {
-                    rule.packets += 1;
-                    rule.bytes += bytes;
-                }
-                None => counters.uncounted += 1,
-            }
+        self.refusal = None;
+        let mut answer = self.decide(frame).unwrap_or_else(ruleless);
+        if answer.verdict == Verdict::Deny && self.answers.expect(frame.bytes, frame.at) {
+            answer = ruleless(Reason::Answer);
         }
-        if let Some(would) = answer.would {
-            match counters.rule(would.rule) {
-                Some(rule) => rule.observed += 1,
-                None => counters.uncounted += 1,
-            }
-        }
+        self.counters.count(frame, &answer);
         answer
+    }
+
+    /// The answer to the last packet, if a rule rejects it and it can be answered.
+    #[must_use]
+    pub fn refusal(&self) -> Option<&[u8]> {
+        self.refusal.as_deref()
     }
 
     /// The steps. An error is the reason of a packet that no rule was asked about.
@@ -641,6 +582,9 @@ impl Firewall {
             Transport::Udp { .. } | Transport::Other => {}
         }
         let judgement = self.limited(judgement, frame.at);
+        if judgement.reason == Reason::Rejected {
+            self.refusal = self.answers.make(frame.bytes, ip, frame.at);
+        }
         if !judgement.allows() || !answered {
             return judged(&judgement);
         }

@@ -10,6 +10,7 @@ mod id;
 mod limits;
 mod link;
 mod net;
+mod probe;
 mod reason;
 mod session;
 mod tables;
@@ -25,6 +26,7 @@ pub use link::{
     VlanId,
 };
 pub use net::{Direction, Endpoint, Mac, MacError, Mode, Protocol, Verdict, VnicState};
+pub use probe::{PROBE_TEXT_MAX, Probe, ProbeError, ProbeFlags, ProbeKind};
 pub use reason::Reason;
 pub use session::{SessionKey, SessionRecord, TcpEnd, TcpState};
 pub use tables::{

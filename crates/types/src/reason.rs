@@ -51,6 +51,8 @@ reasons! {
     5 Related "related";
     /// The policy would not allow it, but the guest is in observe mode.
     6 Observed "observed";
+    /// The refusal that the firewall itself sent for a packet that a rule rejects.
+    7 Answer "answer";
     /// A later fragment of a datagram whose first one was allowed.
     8 FragmentFollows "fragment-follows";
     /// DHCP between a guest and a server that the policy lets it reach.

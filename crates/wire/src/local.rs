@@ -1,9 +1,13 @@
 //! What is said on an agent's own Unix socket: one JSON object a line, one answer a line. The
 //! socket is the host's door: who can open it is root there or in its group.
 
+use crate::MoreAddress;
 use crate::Refusal;
 use crate::api::HostReport;
-use lictor_types::{Digest, GuestId, HostId, Mode, VnicId, VnicName, VnicState};
+use lictor_types::{
+    Digest, Direction, GuestId, HostId, Mode, Probe, Reason, RuleId, Verdict, VnicId, VnicName,
+    VnicState, Would,
+};
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -33,6 +37,16 @@ pub enum Request {
     },
     /// Say everything about this host.
     Status,
+    /// Say what the loaded program would do with a packet that nobody sends.
+    Explain {
+        /// The vnic's name.
+        vnic: VnicName,
+        /// The packet.
+        packet: Probe,
+        /// Which way it goes; without it, from the guest if its source is the guest's.
+        #[serde(default)]
+        direction: Option<Direction>,
+    },
     /// Admit a move, or say every reason against it.
     MoveAdmit {
         /// The guest.
@@ -69,6 +83,9 @@ pub struct Attach {
     /// The addresses that the management layer has given to the guest.
     #[serde(default)]
     pub addresses: Vec<IpAddr>,
+    /// Addresses of another kind, and those in VLANs.
+    #[serde(default)]
+    pub more: Vec<MoreAddress>,
     /// The guest comes from another host instead of starting here.
     #[serde(default)]
     pub incoming: bool,
@@ -89,6 +106,8 @@ pub enum Response {
     },
     /// Everything about this host.
     Status(Box<HostReport>),
+    /// What the loaded program says.
+    Explained(Box<Explained>),
     /// Both ends signed a ticket.
     Admitted {
         /// What names it in records and evidence.
@@ -110,6 +129,40 @@ pub enum Response {
         /// Place, expectation and next step.
         error: String,
     },
+}
+
+/// What the loaded program of a vnic says of a packet, and what the packet met on its way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Explained {
+    /// The vnic.
+    pub vnic: VnicName,
+    /// The packet.
+    pub packet: Probe,
+    /// From the guest or toward it.
+    pub direction: Direction,
+    /// What happens to it.
+    pub verdict: Verdict,
+    /// Why.
+    pub reason: Reason,
+    /// By which rule.
+    pub rule: Option<RuleId>,
+    /// What the rule is called.
+    pub rule_name: Option<String>,
+    /// What would happen, were it not for observe mode.
+    pub would: Option<Would>,
+    /// Step by step, for people.
+    pub steps: Vec<ExplainedStep>,
+}
+
+/// One step of a packet's way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExplainedStep {
+    /// Which.
+    pub step: String,
+    /// What was found.
+    pub says: String,
 }
 
 /// How an attachment went.

@@ -2,6 +2,7 @@
 //! and the evidence of both. One owner, one thread: nothing here is shared.
 
 mod drift;
+mod explain;
 mod handover;
 mod links;
 mod report;

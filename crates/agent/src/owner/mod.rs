@@ -368,6 +368,14 @@ impl Owner {
                 .set_host_mode(*mode, *trial_s, now.ms)
                 .map(|mode| Response::HostMode { mode }),
             Request::Status => self.report(now).map(|one| Response::Status(Box::new(one))),
+            Request::Explain {
+                vnic,
+                packet,
+                direction,
+            } => self
+                .host
+                .explain(vnic, packet, *direction)
+                .map(|one| Response::Explained(Box::new(one))),
             Request::MoveStatus { guest } => self.move_status(guest),
             Request::MoveAbandon { guest } => self.move_abandon(guest, now),
         };

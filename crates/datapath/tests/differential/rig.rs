@@ -182,7 +182,8 @@ impl Rig {
                 bytes,
             } => {
                 run.now += PACKET_TIME;
-                self.fix_clock(run.now);
+                let id = VNICS[*vnic].vnic;
+                self.datapath.fix_clock(id, run.now).expect("sets");
                 return self.packet(run, (*vnic, *direction, *came_by), bytes);
             }
             Step::Clock { seconds } => {
@@ -207,6 +208,7 @@ impl Rig {
             }
             Step::Timeouts { timeouts } => self.set_timeouts(&mut run.models, timeouts),
             Step::Sweep { vnic } => {
+                self.fix_clock(run.now);
                 self.datapath.sweep(VNICS[*vnic].vnic).expect("sweeps");
                 run.models[*vnic].sweep(run.now);
             }
@@ -235,9 +237,24 @@ impl Rig {
         });
         self.reached.packets += 1;
         *self.reached.reasons.entry(model.reason).or_default() += 1;
+        let refusal = run.models[vnic].refusal().map(<[u8]>::to_vec);
+        if kernel.answer != refusal {
+            let (kernel, model) = (kernel.answer, refusal);
+            return Some(format!(
+                "answers\nkernel {kernel:02x?}\nmodel  {model:02x?}"
+            ));
+        }
         let kernel = (kernel.verdict, kernel.reason, kernel.rule, kernel.would);
         let model = (model.verdict, model.reason, model.rule, model.would);
-        (kernel != model).then(|| format!("kernel {kernel:?}\nmodel  {model:?}"))
+        if kernel != model {
+            return Some(format!("kernel {kernel:?}\nmodel  {model:?}"));
+        }
+        // Each answer passes the other hook at once.
+        let back = match direction {
+            Direction::Egress => Direction::Ingress,
+            Direction::Ingress => Direction::Egress,
+        };
+        refusal.and_then(|answer| self.packet(run, (vnic, back, None), &answer))
     }
 
     /// The sessions leave and come back, as at a move.
@@ -275,6 +292,7 @@ impl Rig {
 
     /// Sessions and counters of both.
     fn compare(&mut self, run: &Run<'_>) -> Option<String> {
+        self.fix_clock(run.now);
         for (index, vnic) in VNICS.iter().enumerate() {
             let mut kernel = self.datapath.export(vnic.vnic).expect("exports");
             kernel.sort_by_key(|record| record.key);
