@@ -256,30 +256,6 @@ impl Measured {
                     flood.succeeded, flood.tried, flood.flood, flood.refused
                 )
             }),
-            "flood-lost" => self.flood.as_ref().map(|flood| flood.lost as f64),
-            "flood-new" => self.flood.as_ref().map(flood::Outcome::share),
-            "export" => self.transfer.ratio(tools, own, transfer::EXPORT),
-            "import" => self.transfer.ratio(tools, own, transfer::IMPORT),
-            "mem-session" => self.memory.map(|memory| memory.session_bytes()),
-            "mem-idle" => self
-                .memory
-                .map(|memory| memory.idle_bytes as f64 / MEGABYTE),
-            "mem-agent" => self.agent.map(|bytes| bytes / MEGABYTE),
-            "attach-500" => self.restart.map(|restart| restart.again_ms),
-            _ => None,
-        }
-    }
-
-    fn note(&self, id: &str) -> Option<String> {
-        match id {
-            "flood-new" => self.flood.as_ref().map(|flood| {
-                let why = flood.failure.as_deref().unwrap_or_default();
-                format!(
-                    "{} of {} tried, while {} SYNs of the flood were let in and {} found no room; \
-                     {why}",
-                    flood.succeeded, flood.tried, flood.flood, flood.refused
-                )
-            }),
             "flood-lost" => self
                 .flood
                 .as_ref()
