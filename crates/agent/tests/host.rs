@@ -233,6 +233,7 @@ impl Ground {
                 mac: "52:54:00:00:00:07".parse().expect("valid"),
                 segment: Segment(1),
                 sessions_max: 1_024,
+                link: lictor_wire::LinkBinding::default(),
             }],
             hosts: Vec::new(),
             retired: false,
@@ -250,6 +251,7 @@ fn attach(device: &str, address: &str) -> Attach {
         name: None,
         qmp: None,
         addresses: vec![address.parse().expect("valid")],
+        more: Vec::new(),
         incoming: false,
     }
 }

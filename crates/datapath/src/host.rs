@@ -141,6 +141,7 @@ impl Datapath {
         });
         match attached {
             Ok((vnic, attachment)) => {
+                self.look_at_bridge(spec.vnic, &vnic)?;
                 self.vnics.insert(spec.vnic, vnic);
                 Ok(attachment)
             }
@@ -219,16 +220,21 @@ impl Datapath {
     pub fn refresh_steering(&self) -> Result<u32, Error> {
         let mut steered = 0;
         for (id, vnic) in &self.vnics {
-            let found = if self.steering {
-                vnic.steering_bridge()?
-            } else {
-                None
-            };
-            let found = found.unwrap_or_default();
-            self.shared.set_local_bridge(*id, found)?;
-            steered += u32::from(found.0 != 0);
+            steered += u32::from(self.look_at_bridge(*id, vnic)?);
         }
         Ok(steered)
+    }
+
+    /// Whether the vnic may be steered to and from.
+    fn look_at_bridge(&self, id: VnicId, vnic: &Vnic) -> Result<bool, Error> {
+        let found = if self.steering {
+            vnic.steering_bridge()?
+        } else {
+            None
+        };
+        let found = found.unwrap_or_default();
+        self.shared.set_local_bridge(id, found)?;
+        Ok(found.0 != 0)
     }
 
     /// How many sessions all vnics of the host may have together. Those that are attached stay,
