@@ -174,7 +174,7 @@ struct address_value {
 };
 _Static_assert(sizeof(struct address_value) == 16, "address_value");
 #define ADDRESS_OBSERVE 1 /* the guest is in observe mode */
-#define ADDRESS_ROUTED 2 /* behind the guest: it forwards for it, but does not claim it on the link */
+#define ADDRESS_ROUTED 2 /* behind the guest, which forwards and claims nothing on the link */
 #define ADDRESS_SHARED 4 /* every vnic of a group may use and claim it */
 
 /* `atoms`: the index is class * 64 + port / 1024, because a read-back of one entry a port takes a

@@ -29,6 +29,7 @@ struct context {
 	__u8 begins; /* the packet would begin a conversation, if the policy let it */
 	__u8 pad[4];
 	struct session fresh; /* the one that this packet opens; not cleared */
+	struct session before; /* a half-open one before its answer; not cleared */
 };
 
 struct {

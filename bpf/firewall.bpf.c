@@ -170,8 +170,10 @@ static __always_inline int may_answer(const struct context *c, const struct sess
 	       c->key.protocol == IP_SCTP;
 }
 
-/* An answer to a session without one is tried on a copy: there may be no room to promote it. A
- * guest answers forged SYNs too, so that TCP is promoted by the end of its handshake.
+/* An answer to a session without one. It takes place in the session itself, because a copy that is
+ * written back would undo what another processor did meanwhile; if there is no room to promote it,
+ * the session stays as it was. A guest answers forged SYNs too, so that TCP is promoted by the end
+ * of its handshake.
  */
 static __always_inline int
 answered(struct __sk_buff *skb, const struct vnic_config *config, struct table_info *info,
@@ -181,16 +183,21 @@ answered(struct __sk_buff *skb, const struct vnic_config *config, struct table_i
 
 	if (reason)
 		return reason;
+	c->before = *half;
+	reason = established(skb, config, info, c, half);
+	if (reason != REASON_SESSION || half->state <= STATE_SYN_RECEIVED ||
+	    half->state == STATE_CLOSED)
+		return reason;
 	c->fresh = *half;
-	reason = established(skb, config, info, c, &c->fresh);
-	if (reason != REASON_SESSION)
+	if (session_promote(c, info, config->sessions_max))
 		return reason;
-	if (c->fresh.state <= STATE_SYN_RECEIVED || c->fresh.state == STATE_CLOSED) {
-		*half = c->fresh;
-		return reason;
-	}
-	return session_promote(c, info, config->sessions_max) ? reason :
-								REASON_SESSION_TABLE_FULL;
+	*half = c->before;
+	/* Another processor is about to give its answer back, too. */
+	if (half->state > STATE_SYN_RECEIVED)
+		half->state = c->key.protocol == IP_TCP || c->key.protocol == IP_SCTP ?
+				      STATE_SYN_RECEIVED :
+				      STATE_UNREPLIED;
+	return REASON_SESSION_TABLE_FULL;
 }
 
 static __always_inline int

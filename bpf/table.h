@@ -399,7 +399,9 @@ __noinline int half_insert(struct context *c, __u32 buckets)
 	bucket->slots[at].key = c->key;
 	bucket->slots[at].session = c->fresh;
 	__sync_lock_test_and_set(&bucket->control[at], live);
-	return INSERT_DONE;
+	/* Another processor may have done the same: whoever takes a copy out has begun nothing. */
+	bucket_remove(c, bucket, 1);
+	return c->removed ? INSERT_EXISTS : INSERT_DONE;
 }
 
 #endif

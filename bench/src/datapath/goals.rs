@@ -4,7 +4,7 @@ use super::flood;
 use super::footprint::{Memory, Restart};
 use super::path::{BASE, Packet};
 use super::sample::Samples;
-use super::topologies::{BOTH, NFT_10, ONE, ONE_1K, ONE_100K};
+use super::topologies::{BOTH, NFT_10, ONE, ONE_1K, ONE_100K, STEERED};
 use super::{load::Load, transfer};
 use serde::Serialize;
 
@@ -222,6 +222,7 @@ impl Measured {
         match id {
             "est-one" => path(ONE, &one),
             "est-both" => path(BOTH, &one),
+            "steered" => self.path.ratio(STEERED, BASE, &one),
             "est-1m" => self.million.share((ONE, NFT_10, BASE), &many),
             "new" => path(ONE, &new),
             "new-1k" => rules(ONE_1K),
@@ -246,12 +247,12 @@ impl Measured {
 
     fn note(&self, id: &str) -> Option<String> {
         match id {
-            "steered" => Some("this build has no steering".into()),
             "flood-new" => self.flood.as_ref().map(|flood| {
-                let why = flood.failure.as_deref().unwrap_or_default();
+                let why = flood.failure.as_ref();
+                let why = why.map_or_else(String::new, |why| format!("; a failure: {why}"));
                 format!(
-                    "{} of {} tried, while {} SYNs of the flood were let in and {} found no room; \
-                     {why}",
+                    "{} of {} tried, while {} SYNs of the flood were let in and {} found no \
+                     room{why}",
                     flood.succeeded, flood.tried, flood.flood, flood.refused
                 )
             }),

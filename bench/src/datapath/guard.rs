@@ -10,6 +10,7 @@ use lictor_types::{VnicName, VnicState};
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::process::Stdio;
+use std::time::Duration;
 
 /// What the guests' own addresses lie in.
 const GUESTS: &str = "10.77.0.0/16";
@@ -33,6 +34,7 @@ pub(crate) fn raise(plant: &Plant) -> Result<Option<Datapath>> {
             feed(plant, ("iptables-legacy-restore", &[]), &rules).map(|()| None)
         }
         Guard::Lictor(protected) => lictor(plant, protected).map(Some),
+        Guard::Steered => lictor(plant, Protected::Both).map(Some),
     }
 }
 
@@ -182,6 +184,18 @@ fn lictor(plant: &Plant, protected: Protected) -> Result<Datapath> {
             datapath.set_state(side.vnic(), VnicState::Open)?;
         }
         Ok(datapath)
+    })
+}
+
+/// Steers between both vnics, once their ports forward.
+pub(crate) fn steer(plant: &mut Plant) -> Result<()> {
+    const LIMIT: Duration = Duration::from_secs(10);
+    let netns = plant.hypervisor.netns().clone();
+    let datapath = plant.datapath.as_mut().context("Lictor guards it")?;
+    let wanted = Side::BOTH.len() as u32;
+    lictor_lab::wait::until("two ports that may be steered between", LIMIT, || {
+        let steered = netns.run(|| Ok(datapath.set_steering(true)?))?;
+        Ok((steered == wanted).then_some(()))
     })
 }
 

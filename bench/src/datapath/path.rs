@@ -186,31 +186,49 @@ impl Probe<'_> {
         };
         self.arrivals(before + expected)
             .with_context(|| format!("{}, {}", topology.id, packet.id()))?;
-        let judged = self.judged(packet)? - judged;
-        if self.plant.datapath.is_some() && judged != u64::from(count) {
-            let datapath = self.plant.datapath.as_ref().context("it was there")?;
-            let reasons = datapath.counters(Side::Near.vnic())?.egress.reasons;
-            bail!(
-                "{}, {}: Lictor judged {judged} of {count} packets as that; {reasons:?}",
-                topology.id,
-                packet.id()
-            );
-        }
+        let after = self.judged(packet)?;
+        let judged = (after.0 - judged.0, after.1 - judged.1);
+        self.held(packet, u64::from(count), judged)?;
         Ok(cost.ns)
     }
 
-    /// How many packets of this kind the near vnic has seen, if Lictor guards it.
-    fn judged(&self, packet: Packet) -> Result<u64> {
+    /// Whether Lictor judged every packet as what it is, and steered it if it is to.
+    fn held(&self, packet: Packet, count: u64, judged: (u64, u64)) -> Result<()> {
         let Some(datapath) = &self.plant.datapath else {
-            return Ok(0);
+            return Ok(());
+        };
+        let steers = self.plant.topology.guard == Guard::Steered;
+        // Now and then one goes by the bridge, which must not forget the stations.
+        let fewest = match packet {
+            Packet::Established(_) if steers => count - count / 100 - 1,
+            _ => 0,
+        };
+        if judged.0 != count || judged.1 < fewest {
+            let reasons = datapath.counters(Side::Near.vnic())?.egress.reasons;
+            bail!(
+                "{}, {}: of {count} packets Lictor judged {} as that and steered {}; {reasons:?}",
+                self.plant.topology.id,
+                packet.id(),
+                judged.0,
+                judged.1
+            );
+        }
+        Ok(())
+    }
+
+    /// How many packets of this kind the near vnic has seen, and how many it has steered, if Lictor
+    /// guards it.
+    fn judged(&self, packet: Packet) -> Result<(u64, u64)> {
+        let Some(datapath) = &self.plant.datapath else {
+            return Ok((0, 0));
         };
         let reason = match packet {
             Packet::Established(_) => Reason::Session,
             Packet::New => Reason::PolicyAllow,
             Packet::Denied => Reason::DefaultDeny,
         };
-        let counters = datapath.counters(Side::Near.vnic())?;
-        Ok(counters.egress.reason(reason).packets)
+        let egress = datapath.counters(Side::Near.vnic())?.egress;
+        Ok((egress.reason(reason).packets, egress.steered.packets))
     }
 
     /// A packet that was lost must not count as one that was carried, nor the other way round.

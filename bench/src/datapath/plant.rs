@@ -53,6 +53,8 @@ pub enum Guard {
     Iptables(Iptables),
     /// Lictor on these vnics.
     Lictor(Protected),
+    /// Lictor on both vnics, with what is established steered past the bridge.
+    Steered,
 }
 
 /// One thing to be measured.
@@ -84,6 +86,7 @@ impl Topology {
     pub const fn protected(&self) -> &'static [Side] {
         match self.guard {
             Guard::Lictor(protected) => protected.sides(),
+            Guard::Steered => Protected::Both.sides(),
             _ => &[],
         }
     }
@@ -148,6 +151,9 @@ impl Plant {
         for side in Side::BOTH {
             plant.ip(&format!("link set {} up", port(side)))?;
             plant.settle(side)?;
+        }
+        if topology.guard == Guard::Steered {
+            guard::steer(&mut plant)?;
         }
         Ok(plant)
     }

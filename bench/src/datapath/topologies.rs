@@ -38,13 +38,15 @@ pub const NFT_10: &str = "nft-10";
 pub const ONE: &str = "lictor-one";
 /// Lictor on both vnics, with 10 rules.
 pub const BOTH: &str = "lictor-both";
+/// Lictor on both vnics, steered, with 10 rules.
+pub const STEERED: &str = "lictor-steered";
 /// Lictor on one vnic, with 1,000 rules.
 pub const ONE_1K: &str = "lictor-one-1000";
 /// Lictor on one vnic, with 100,000 rules.
 pub const ONE_100K: &str = "lictor-one-100k";
 
 /// All of the path's rounds, in the order of the tables.
-pub const ALL: [Topology; 15] = [
+pub const ALL: [Topology; 16] = [
     topology("none", "the bridge alone", Guard::None, 10),
     topology("hooks", "br_netfilter without rules", Guard::Hooks, 10),
     topology(
@@ -118,6 +120,12 @@ pub const ALL: [Topology; 15] = [
         Guard::Lictor(Protected::Both),
         10,
     ),
+    topology(
+        STEERED,
+        "Lictor on both vnics, steered, 10 rules",
+        Guard::Steered,
+        10,
+    ),
 ];
 
 /// Whether the end-to-end loads run over it: the number of Lictor's rules changes nothing there.
@@ -136,7 +144,16 @@ pub fn in_order(mut rows: Vec<Row>) -> Vec<Row> {
 /// Whether a goal is computed from it.
 #[must_use]
 pub fn of_a_goal(topology: &Topology) -> bool {
-    [super::path::BASE, NFT_10, ONE, ONE_1K, ONE_100K, BOTH].contains(&topology.id)
+    [
+        super::path::BASE,
+        NFT_10,
+        ONE,
+        ONE_1K,
+        ONE_100K,
+        BOTH,
+        STEERED,
+    ]
+    .contains(&topology.id)
 }
 
 /// A topology of [`ALL`] with room for a million sessions.

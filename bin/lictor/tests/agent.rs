@@ -32,49 +32,71 @@ fn agent_on(host: &Host) -> Result<Agent> {
     Ok(agent)
 }
 
+/// Who signs what a host without a manager has in its state directory.
+struct Signers {
+    author: SigningKey,
+    approver: SigningKey,
+    owner: SigningKey,
+    own: SigningKey,
+    deployment: DeploymentId,
+}
+
+impl Signers {
+    fn trust(&self) -> Trust {
+        Trust {
+            deployment: self.deployment.clone(),
+            authors: vec![self.author.verify_key()],
+            approvers: vec![self.approver.verify_key()],
+            approvals_required: 1,
+            manager: self.author.verify_key(),
+        }
+    }
+
+    /// Leaves a release where the agent looks for it when it starts.
+    fn leave_release(&self, agent: &Agent, generation: u64) -> Result<()> {
+        let release = release_for(agent.host(), self, Generation(generation))?;
+        let mut envelope = release.sign(&self.author);
+        envelope.add_signature(&self.approver)?;
+        let verified = release::verify(&envelope, &self.trust(), None)?;
+        let floor = Floor {
+            generation: Generation(generation),
+            digest: verified.digest(),
+        };
+        let state = StateDir::new(&agent.state_dir());
+        Ok(state.keep_release(&envelope, floor)?)
+    }
+}
+
 /// A host without a manager, whose state directory holds a release and bindings that two persons
 /// signed: all that an agent needs.
-fn enrolled(host: &Host) -> Result<Agent> {
+fn enrolled(host: &Host) -> Result<(Agent, Signers)> {
     let agent = agent_on(host)?;
     let state = StateDir::new(&agent.state_dir());
-    let (author, approver, owner) = (key("author")?, key("approver")?, key("owner")?);
-    let own = key("agent-a")?;
-    let deployment = DeploymentId::new("lab")?;
-    let trust = Trust {
-        deployment: deployment.clone(),
-        authors: vec![author.verify_key()],
-        approvers: vec![approver.verify_key()],
-        approvals_required: 1,
-        manager: author.verify_key(),
+    let signers = Signers {
+        author: key("author")?,
+        approver: key("approver")?,
+        owner: key("owner")?,
+        own: key("agent-a")?,
+        deployment: DeploymentId::new("lab")?,
     };
-    let mut envelope = release_for(host, (&own, &owner), deployment.clone())?.sign(&author);
-    envelope.add_signature(&approver)?;
-    let verified = release::verify(&envelope, &trust, None)?;
-    let floor = Floor {
-        generation: Generation(1),
-        digest: verified.digest(),
-    };
-    let bindings = GUESTS.iter().map(|guest| guest.binding(&deployment));
+    signers.leave_release(&agent, 1)?;
+    let deployment = &signers.deployment;
+    let bindings = GUESTS.iter().map(|guest| guest.binding(deployment));
     let bindings: Result<Vec<_>> = bindings.collect();
     let bindings = bindings?
         .iter()
-        .map(|binding| binding.sign(&owner))
+        .map(|binding| binding.sign(&signers.owner))
         .collect();
-    state.write_json(state::TRUST, &trust)?;
-    state.write(state::KEY, own.to_private_text().as_bytes())?;
-    state.keep_release(&envelope, floor)?;
+    state.write_json(state::TRUST, &signers.trust())?;
+    state.write(state::KEY, signers.own.to_private_text().as_bytes())?;
     state.keep_bindings(&BindingLog {
         bindings,
         attestations: Vec::new(),
     })?;
-    Ok(agent)
+    Ok((agent, signers))
 }
 
-fn release_for(
-    host: &Host,
-    (own, owner): (&SigningKey, &SigningKey),
-    deployment: DeploymentId,
-) -> Result<Release> {
+fn release_for(host: &Host, signers: &Signers, generation: Generation) -> Result<Release> {
     let text = include_bytes!("../../../examples/pci/policy.lictor");
     let (policy, diagnostics) = parse("policy.lictor", text);
     let policy = policy.with_context(|| format!("{diagnostics:?}"))?;
@@ -86,18 +108,18 @@ fn release_for(
     };
     Ok(Release {
         format: release::FORMAT,
-        deployment,
-        generation: Generation(1),
+        deployment: signers.deployment.clone(),
+        generation,
         created_ms: 1,
         policy: compile(&policy, &input)?,
         roster: vec![RosterHost {
             host: HostId::new("a")?,
             cluster: "main".into(),
-            key: own.verify_key(),
+            key: signers.own.verify_key(),
             peer: (host.node().management(), PEER_PORT).into(),
         }],
         delegations: vec![Delegation {
-            key: owner.verify_key(),
+            key: signers.owner.verify_key(),
             labels: sets,
             guests_max: 8,
             prefixes: vec!["10.77.0.0/16".parse()?],
@@ -128,7 +150,7 @@ fn rules_hold_between_guests_of_one_host_and_outlive_the_agent() -> Result<()> {
         return Ok(());
     }
     let lab = Lab::new()?;
-    let mut agent = enrolled(&lab.host("a")?)?;
+    let (mut agent, _) = enrolled(&lab.host("a")?)?;
     agent.start()?;
     let web = start(&agent, &WEB)?;
     let db = start(&agent, &DB)?;
@@ -167,7 +189,7 @@ fn every_packet_that_a_device_carried_got_a_verdict() -> Result<()> {
         return Ok(());
     }
     let lab = Lab::new()?;
-    let mut agent = enrolled(&lab.host("a")?)?;
+    let (mut agent, _) = enrolled(&lab.host("a")?)?;
     agent.start()?;
     let web = start(&agent, &WEB)?;
     let db = start(&agent, &DB)?;
@@ -188,6 +210,94 @@ fn every_packet_that_a_device_carried_got_a_verdict() -> Result<()> {
             vnic.allowed[1], vnic.device[1],
             "toward the guest: {vnic:?}"
         );
+    }
+    Ok(())
+}
+
+/// What a guest's own stack has counted.
+#[derive(Debug, Clone, Copy)]
+struct Carried {
+    sent: u64,
+    received: u64,
+    /// TCP segments that were sent again.
+    resent: u64,
+}
+
+fn carried(guest: &NsGuest) -> Result<Carried> {
+    let read = |file: &str| {
+        guest.netns().run(|| {
+            Ok(std::fs::read_to_string(format!(
+                "/proc/thread-self/net/{file}"
+            ))?)
+        })
+    };
+    let (devices, tcp) = (read("dev")?, read("snmp")?);
+    let mut own = devices.lines().filter_map(|line| line.split_once(':'));
+    let (_, counts) = own
+        .find(|(name, _)| name.trim() == "eth0")
+        .context("a guest has eth0")?;
+    let number = |words: &str, place: usize| -> Result<u64> {
+        let word = words.split_whitespace().nth(place);
+        Ok(word.context("a counter")?.parse()?)
+    };
+    let mut rows = tcp.lines().filter(|line| line.starts_with("Tcp:"));
+    let (names, values) = (
+        rows.next().context("names")?,
+        rows.next().context("values")?,
+    );
+    let place = names
+        .split_whitespace()
+        .position(|name| name == "RetransSegs");
+    Ok(Carried {
+        received: number(counts, 1)?,
+        sent: number(counts, 9)?,
+        resent: number(values, place.context("RetransSegs")?)?,
+    })
+}
+
+/// The agent is killed, comes back, and loads another release, while a number goes from guest to
+/// guest every ten milliseconds.
+#[test]
+fn no_packet_is_lost_or_unjudged_while_the_agent_dies_restarts_and_reloads() -> Result<()> {
+    if !lictor_lab::privileged() {
+        return Ok(());
+    }
+    let lab = Lab::new()?;
+    let (mut agent, signers) = enrolled(&lab.host("a")?)?;
+    agent.start()?;
+    let (web, db) = (start(&agent, &WEB)?, start(&agent, &DB)?);
+    {
+        let _server = CounterServer::start(db.netns(), 5432)?;
+        let stream = CounterStream::hold(web.netns(), SocketAddr::from((DB.address(), 5432)))?;
+        let mut count = 0;
+        for generation in 2..=4 {
+            count += 40;
+            stream.log().wait_for(count, LIMIT)?;
+            agent.kill()?;
+            signers.leave_release(&agent, generation)?;
+            count = stream.log().report().count + 40;
+            stream.log().wait_for(count, LIMIT)?;
+            agent.start()?;
+            assert_eq!(agent.status()?.generation, Generation(generation));
+            count = stream.log().report().count;
+        }
+        let report = stream.log().wait_for(count + 40, LIMIT)?;
+        assert!(report.contiguous && report.ended.is_none(), "{report:?}");
+    }
+    // The connection is closed; its last acknowledgements need a moment.
+    std::thread::sleep(Duration::from_millis(300));
+    let status = agent.status()?;
+    assert_eq!(status.guests.len(), 2);
+    for (name, guest) in [("web", &web), ("db", &db)] {
+        let report = status.guests.iter().find(|one| one.guest.as_str() == name);
+        let vnic = &report.context("a guest")?.vnics[0];
+        let own = carried(guest)?;
+        assert_eq!(own.resent, 0, "{name}: nothing was lost: {own:?}");
+        assert!(own.sent > 200, "{name}: {own:?}");
+        assert_eq!(own.sent, vnic.device[0], "{name} sent: {vnic:?}");
+        assert_eq!(vnic.device[0], vnic.judged[0], "{name} judged: {vnic:?}");
+        assert_eq!(vnic.allowed[1], vnic.device[1], "{name} let in: {vnic:?}");
+        assert_eq!(vnic.device[1], own.received, "{name} received: {vnic:?}");
     }
     Ok(())
 }

@@ -121,6 +121,7 @@ fn good() -> Case {
                 mac: "52:54:00:00:00:07".parse().expect("valid"),
                 segment: Segment(1),
                 sessions_max: 1_024,
+                link: lictor_wire::LinkBinding::default(),
             }],
             hosts: vec![host("a"), host("b")],
             retired: false,

@@ -10,7 +10,7 @@ use lictor_types::{Epoch, GuestId, HostId, Mac, SESSIONS_PER_VNIC_DEFAULT, Segme
 use lictor_types::{VnicId, VnicName};
 use lictor_wire::api::BindingDocument;
 use lictor_wire::binding::{self, BindingLog};
-use lictor_wire::{AddressAttestation, Binding, Envelope, VnicBinding, release};
+use lictor_wire::{AddressAttestation, Binding, Envelope, LinkBinding, VnicBinding, release};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -79,6 +79,8 @@ struct VnicFile {
     segment: Segment,
     #[serde(default = "sessions_default")]
     sessions_max: u32,
+    #[serde(default)]
+    link: LinkBinding,
 }
 
 const fn sessions_default() -> u32 {
@@ -107,6 +109,7 @@ fn bind(identity: &Identity, file: &Path, key: &Path) -> Result<Answer, CliError
         mac: one.mac,
         segment: one.segment,
         sessions_max: one.sessions_max,
+        link: one.link,
     };
     let binding = Binding {
         deployment: identity.trust.deployment.clone(),

@@ -7,9 +7,9 @@ use crate::show::list;
 use crate::{CliError, Setting};
 use clap::{Args, Subcommand};
 use lictor_types::{Mode, VnicName};
-use lictor_wire::RosterHost;
 use lictor_wire::api::{HostEntry, HostReport};
 use lictor_wire::local::{Attach, Request, Response};
+use lictor_wire::{MoreAddress, RosterHost};
 use serde_json::json;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -92,6 +92,10 @@ struct AttachArgs {
     /// An address that the management layer has given to the guest. Once for each.
     #[arg(long = "address", value_name = "ADDRESS")]
     addresses: Vec<IpAddr>,
+    /// An address of another kind: routed:PREFIX, shared:GROUP:ADDRESS or vlan:ID:ADDRESS. Once for
+    /// each.
+    #[arg(long = "more-address", value_name = "KIND:ADDRESS")]
+    more: Vec<MoreAddress>,
     /// The guest comes from another host instead of starting here.
     #[arg(long)]
     incoming: bool,
@@ -236,6 +240,7 @@ fn attach(args: &AttachArgs) -> Result<Answer, CliError> {
         name: args.name.clone(),
         qmp: args.qmp.clone(),
         addresses: args.addresses.clone(),
+        more: args.more.clone(),
         incoming: args.incoming,
     });
     let attached = match args.agent.ask(&request)? {

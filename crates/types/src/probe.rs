@@ -101,9 +101,9 @@ pub struct Probe {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{0:?} is no packet; expected for instance \"tcp 10.0.0.1:4000 > 10.0.0.2:80\" with \
-     syn, syn-ack, ack, fin or rst behind it if it is no SYN, \"udp [fd00::1]:4000 > [fd00::2]:53\", \
-     \"sctp ...\", \"icmp/8 10.0.0.1 > 10.0.0.2\", \"icmpv6/1/4 ...\" or \"ip/47 ...\"; both ends of \
-     one family"
+     syn, syn-ack, ack, fin or rst behind it if it is no SYN, \
+     \"udp [fd00::1]:4000 > [fd00::2]:53\", \"sctp ...\", \"icmp/8 10.0.0.1 > 10.0.0.2\", \
+     \"icmpv6/1/4 ...\" or \"ip/47 ...\"; both ends of one family"
 )]
 pub struct ProbeError(pub String);
 

@@ -1,11 +1,14 @@
 //! Bindings: what changes daily without two persons. Labels are signed by a delegated key,
 //! addresses by the agent that hosts the guest; both must lie inside a delegation of the release.
 
+use crate::link::of_virtual_router;
 use crate::{Delegation, Envelope, Release, SigningKey, VerifiedRelease, VerifyKey};
+use crate::{LinkBinding, MORE_ADDRESSES_MAX, MoreAddress};
+use ipnet::IpNet;
 use lictor_policy::Labels;
 use lictor_types::{
-    DeploymentId, Epoch, GuestId, HostId, Mac, SESSIONS_PER_VNIC_DEFAULT, Segment,
-    VNICS_PER_GUEST_MAX, VnicId, VnicName,
+    AddressKind, DeploymentId, Epoch, GuestId, HostId, IdentityId, Mac, SESSIONS_PER_VNIC_DEFAULT,
+    Segment, SharedId, VNICS_PER_GUEST_MAX, VnicId, VnicName,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -24,13 +27,16 @@ pub struct VnicBinding {
     pub vnic: VnicId,
     /// The name that its device has on a host.
     pub name: VnicName,
-    /// Its one MAC address.
+    /// Its first MAC address.
     pub mac: Mac,
     /// The L2 domain it is on.
     pub segment: Segment,
     /// How many sessions it may have.
     #[serde(default = "sessions_max_default")]
     pub sessions_max: u32,
+    /// What it may be on its link beyond that.
+    #[serde(default, skip_serializing_if = "LinkBinding::is_plain")]
+    pub link: LinkBinding,
 }
 
 fn sessions_max_default() -> u32 {
@@ -73,8 +79,11 @@ pub struct AddressAttestation {
     pub vnic: VnicId,
     /// Grows with each attestation of this vnic, on whichever host.
     pub sequence: u64,
-    /// The addresses.
+    /// Its own addresses.
     pub addresses: Vec<IpAddr>,
+    /// Addresses of another kind, and those in VLANs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub more: Vec<MoreAddress>,
 }
 
 impl Binding {
@@ -148,6 +157,27 @@ impl Bindings {
         self.addresses
             .get(&vnic)
             .map_or(&[], |attestation| &attestation.addresses)
+    }
+
+    /// The addresses of another kind, and those in VLANs, attested for a vnic.
+    #[must_use]
+    pub fn more_addresses(&self, vnic: VnicId) -> &[MoreAddress] {
+        self.addresses
+            .get(&vnic)
+            .map_or(&[], |attestation| &attestation.more)
+    }
+
+    /// Everything that is attested for the vnics of a guest.
+    pub fn claims<'a>(
+        &'a self,
+        binding: &'a Binding,
+    ) -> impl Iterator<Item = (&'a VnicBinding, MoreAddress)> {
+        let own = |address: &IpAddr| MoreAddress::own(*address);
+        binding.vnics.iter().flat_map(move |vnic| {
+            let more = self.more_addresses(vnic.vnic).iter().copied();
+            let all = self.addresses(vnic.vnic).iter().map(own).chain(more);
+            all.map(move |claim| (vnic, claim))
+        })
     }
 
     /// The newest attestation of a vnic.
@@ -384,8 +414,23 @@ impl<'a> Check<'a> {
             ));
         }
         for vnic in &binding.vnics {
-            if !delegation.segments.contains(&vnic.segment) {
-                let (name, segment) = (signer.name(), vnic.segment);
+            if let Err(error) = vnic.link.link() {
+                self.refuse(format!("guest {guest}, vnic {}: {error}", vnic.vnic));
+            }
+            let mut vlans = vnic.link.vlans.iter();
+            if let Some(vlan) = vlans.find(|vlan| vlan.segment == vnic.segment) {
+                let (vnic, vlan) = (vnic.vnic, vlan.id);
+                self.refuse(format!(
+                    "guest {guest}, vnic {vnic}: VLAN {vlan} leads to the segment of untagged \
+                     frames; expected another one"
+                ));
+            }
+            let vlans = vnic.link.vlans.iter().map(|vlan| vlan.segment);
+            for segment in [vnic.segment].into_iter().chain(vlans) {
+                if delegation.segments.contains(&segment) {
+                    continue;
+                }
+                let name = signer.name();
                 self.refuse(format!(
                     "key {name} may not bind {guest} in segment {segment}"
                 ));
@@ -422,8 +467,15 @@ impl<'a> Check<'a> {
                         vnic.name
                     ));
                 }
-                if let Some(other) = macs.insert((vnic.segment, vnic.mac), guest) {
-                    reasons.push(format!("MAC {} is bound to {other} and {guest}", vnic.mac));
+                let more = vnic
+                    .link
+                    .macs
+                    .iter()
+                    .filter(|mac| !of_virtual_router(**mac));
+                for mac in more.chain([&vnic.mac]) {
+                    if let Some(other) = macs.insert((vnic.segment, *mac), guest) {
+                        reasons.push(format!("MAC {mac} is bound to {other} and {guest}"));
+                    }
                 }
             }
         }
@@ -504,29 +556,69 @@ impl<'a> Check<'a> {
             ));
         }
         let delegation = signers.get(guest)?;
-        attestation.addresses.iter().find_map(|address| {
-            let inside = delegation
-                .prefixes
-                .iter()
-                .any(|prefix| prefix.contains(address));
-            (!inside).then(|| format!("{address} of {guest} is outside the delegated prefixes"))
+        if attestation.more.len() > MORE_ADDRESSES_MAX {
+            let count = attestation.more.len();
+            return Some(format!(
+                "{count} addresses of another kind for {guest}; at most {MORE_ADDRESSES_MAX}"
+            ));
+        }
+        let bound = binding.vnics.iter().find(|entry| entry.vnic == *vnic)?;
+        let fault = |more: &MoreAddress| more.fault(&bound.link);
+        if let Some(fault) = attestation.more.iter().find_map(fault) {
+            return Some(format!("an address of {guest}: {fault}"));
+        }
+        let own = attestation.addresses.iter().copied().map(IpNet::from);
+        let more = attestation.more.iter().map(|more| more.prefix);
+        own.chain(more).find_map(|wanted| {
+            let mut prefixes = delegation.prefixes.iter();
+            let inside = prefixes.any(|prefix| prefix.contains(&wanted));
+            (!inside).then(|| {
+                let wanted = text(wanted);
+                format!("{wanted} of {guest} is outside the delegated prefixes")
+            })
         })
     }
 
-    /// One address in one segment belongs to one vnic.
+    /// One address in one segment belongs to one vnic, or to one group of guests that the policy
+    /// sees alike.
     fn address_conflicts(&mut self) {
-        let mut owners: BTreeMap<_, &GuestId> = BTreeMap::new();
+        let mut owners: BTreeMap<_, (Claim, &GuestId)> = BTreeMap::new();
         let mut reasons = Vec::new();
         for binding in self.bindings.guests() {
-            for vnic in &binding.vnics {
-                for address in self.bindings.addresses(vnic.vnic) {
-                    if let Some(other) = owners.insert((vnic.segment, *address), &binding.guest) {
-                        let guest = &binding.guest;
-                        reasons.push(format!("{address} is claimed by {other} and {guest}"));
-                    }
+            let guest = &binding.guest;
+            let identity = self.release.policy.identity_of(&binding.labels);
+            for (vnic, more) in self.bindings.claims(binding) {
+                let Some(segment) = vnic.link.segment(vnic.segment, more.vlan) else {
+                    continue;
+                };
+                let claim = match more.kind {
+                    AddressKind::Own | AddressKind::Routed => Claim::Vnic(vnic.vnic),
+                    AddressKind::Shared(group) => Claim::Group(group, identity),
+                };
+                let known = owners.insert((segment, more.prefix), (claim, guest));
+                if let Some((other, holder)) = known
+                    && (other != claim || matches!(claim, Claim::Vnic(_)))
+                {
+                    let address = text(more.prefix);
+                    reasons.push(format!("{address} is claimed by {holder} and {guest}"));
                 }
             }
         }
         self.reasons.append(&mut reasons);
+    }
+}
+
+/// For whom an address is claimed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Claim {
+    Vnic(VnicId),
+    Group(SharedId, Option<IdentityId>),
+}
+
+/// An address without the length that says nothing.
+fn text(prefix: IpNet) -> String {
+    match prefix.prefix_len() == prefix.max_prefix_len() {
+        true => prefix.addr().to_string(),
+        false => prefix.to_string(),
     }
 }

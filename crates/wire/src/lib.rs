@@ -8,6 +8,7 @@
 pub mod api;
 mod batch;
 pub mod binding;
+pub mod link;
 pub mod local;
 pub mod peer;
 pub mod plan;
@@ -18,6 +19,7 @@ pub mod ticket;
 pub use batch::next_batch;
 pub use binding::{AddressAttestation, Binding, Bindings, BindingsRefused, VnicBinding};
 pub use lictor_evidence::{Envelope, SigningKey, VerifyKey};
+pub use link::{LinkBinding, MORE_ADDRESSES_MAX, MoreAddress, MoreAddressError};
 pub use plan::{PlanError, class_digest, host_tables};
 pub use release::{Delegation, Release, ReleaseRefused, RosterHost, Trust, VerifiedRelease};
 pub use ticket::{Refusal, Ticket, TicketError};

@@ -1,6 +1,7 @@
 //! What is said on an agent's own Unix socket: one JSON object a line, one answer a line. The
 //! socket is the host's door: who can open it is root there or in its group.
 
+use crate::MoreAddress;
 use crate::Refusal;
 use crate::api::HostReport;
 use lictor_types::{
@@ -82,6 +83,9 @@ pub struct Attach {
     /// The addresses that the management layer has given to the guest.
     #[serde(default)]
     pub addresses: Vec<IpAddr>,
+    /// Addresses of another kind, and those in VLANs.
+    #[serde(default)]
+    pub more: Vec<MoreAddress>,
     /// The guest comes from another host instead of starting here.
     #[serde(default)]
     pub incoming: bool,

@@ -1,14 +1,14 @@
 //! The host plan's first half: what the kernel of one host must hold, as a pure function of a
 //! release, its bindings and the host's name. Agents load it; an auditor can compute it again.
 
-use crate::{Bindings, VerifiedRelease};
+use crate::{Binding, Bindings, VerifiedRelease};
 use ipnet::IpNet;
 use lictor_policy::{Compiled, Date};
 use lictor_types::{
-    AddressEntry, Decision, Digest, Epoch, HostId, HostTables, IdentityId, RuleId, Segment,
-    TableError, Verdict,
+    AddressEntry, AddressKind, Decision, Digest, Epoch, HostId, HostTables, IdentityId, RuleId,
+    Segment, TableError, Verdict,
 };
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 /// Why no plan can be made. Nothing is loaded.
@@ -60,20 +60,15 @@ pub fn host_tables(
         }
         for vnic in &binding.vnics {
             segments.insert(vnic.segment);
-            let link_local = [IpAddr::V6(vnic.mac.link_local())];
-            let attested = bindings.addresses(vnic.vnic).iter();
-            for address in attested.chain(&link_local).collect::<BTreeSet<_>>() {
-                addresses.push(AddressEntry {
-                    segment: vnic.segment,
-                    prefix: IpNet::from(*address),
-                    identity,
-                    vnic: Some(vnic.vnic),
-                    epoch: binding.epoch,
-                    kind: lictor_types::AddressKind::Own,
-                    observe: policy.observed_on(identity, today).is_some(),
-                });
-            }
+            segments.extend(vnic.link.vlans.iter().map(|vlan| vlan.segment));
         }
+        let observe = policy.observed_on(identity, today).is_some();
+        let of_guest = guest_addresses(bindings, binding).into_iter();
+        addresses.extend(of_guest.map(|entry| AddressEntry {
+            identity,
+            observe,
+            ..entry
+        }));
     }
     for segment in segments {
         for entry in &policy.prefixes {
@@ -84,7 +79,7 @@ pub fn host_tables(
                 identity,
                 vnic: None,
                 epoch: Epoch(0),
-                kind: lictor_types::AddressKind::Own,
+                kind: AddressKind::Own,
                 observe: false,
             });
         }
@@ -93,11 +88,62 @@ pub fn host_tables(
     let tables = HostTables {
         generation: release.generation,
         epoch: bindings.epoch(),
-        addresses: without_shadowed_sets(addresses),
+        addresses: without_shadowed_sets(once_for_each_group(addresses)),
         atoms: policy.atoms.clone(),
         decisions: in_force(policy, &local, today),
     };
     Ok(tables.canonical()?)
+}
+
+/// What a guest has: all that is attested, and the link-local address of each vnic in each of its
+/// segments. The class is left open.
+fn guest_addresses(bindings: &Bindings, binding: &Binding) -> Vec<AddressEntry> {
+    let row = |segment, prefix, vnic, kind| AddressEntry {
+        segment,
+        prefix,
+        identity: IdentityId::WORLD,
+        vnic,
+        epoch: binding.epoch,
+        kind,
+        observe: false,
+    };
+    let mut rows: BTreeSet<AddressEntry> = BTreeSet::new();
+    for vnic in &binding.vnics {
+        let link_local = IpNet::from(IpAddr::V6(vnic.mac.link_local()));
+        let vlans = vnic.link.vlans.iter().map(|vlan| vlan.segment);
+        for segment in [vnic.segment].into_iter().chain(vlans) {
+            rows.insert(row(segment, link_local, Some(vnic.vnic), AddressKind::Own));
+        }
+    }
+    for (vnic, claim) in bindings.claims(binding) {
+        // A VLAN that the binding does not list is refused with the attestation.
+        let Some(segment) = vnic.link.segment(vnic.segment, claim.vlan) else {
+            continue;
+        };
+        let holder = match claim.kind {
+            AddressKind::Own | AddressKind::Routed => Some(vnic.vnic),
+            AddressKind::Shared(_) => None,
+        };
+        rows.insert(row(segment, claim.prefix, holder, claim.kind));
+    }
+    rows.into_iter().collect()
+}
+
+/// A shared address is one row, as new as the newest binding of its group.
+fn once_for_each_group(addresses: Vec<AddressEntry>) -> Vec<AddressEntry> {
+    let mut shared: BTreeMap<_, AddressEntry> = BTreeMap::new();
+    let mut rows = Vec::new();
+    for entry in addresses {
+        if !matches!(entry.kind, AddressKind::Shared(_)) {
+            rows.push(entry);
+            continue;
+        }
+        let key = (entry.segment, entry.prefix, entry.kind, entry.identity);
+        let known = shared.entry(key).or_insert(entry);
+        known.epoch = known.epoch.max(entry.epoch);
+    }
+    rows.extend(shared.into_values());
+    rows
 }
 
 /// The decisions of these classes without those of rules that have ended. What another rule would
@@ -145,10 +191,13 @@ pub fn class_digest(tables: &HostTables, identity: IdentityId) -> Digest {
 fn without_shadowed_sets(mut addresses: Vec<AddressEntry>) -> Vec<AddressEntry> {
     let bound: BTreeSet<(Segment, IpNet)> = addresses
         .iter()
-        .filter(|entry| entry.vnic.is_some())
+        .filter(|entry| of_guest(entry))
         .map(|entry| (entry.segment, entry.prefix))
         .collect();
+    addresses.retain(|entry| of_guest(entry) || !bound.contains(&(entry.segment, entry.prefix)));
     addresses
-        .retain(|entry| entry.vnic.is_some() || !bound.contains(&(entry.segment, entry.prefix)));
-    addresses
+}
+
+fn of_guest(entry: &AddressEntry) -> bool {
+    entry.vnic.is_some() || entry.kind != AddressKind::Own
 }

@@ -4,9 +4,12 @@
 mod support;
 
 use lictor_policy::{Action, Date, Log, Mode, ObserveRow, OnExpiry, RuleInfo};
-use lictor_types::{Epoch, HostTables, RuleId, Segment, Verdict, VnicId, Would};
+use lictor_types::{
+    AddressKind, Epoch, HostTables, Mac, RuleId, Segment, SharedId, Verdict, Vlan, VlanId, VnicId,
+    Would,
+};
 use lictor_wire::binding::{self, BindingLog};
-use lictor_wire::{PlanError, VerifiedRelease, host_tables, release};
+use lictor_wire::{LinkBinding, PlanError, VerifiedRelease, host_tables, release};
 use support::{CORP, DB, Installation, SET, host, labels};
 
 fn today() -> Date {
@@ -316,4 +319,90 @@ fn a_host_outside_the_roster_has_no_plan() {
     let bindings = binding::verify(&good(&here), &release, Epoch(0)).expect("accepted");
     let error = host_tables(&release, &bindings, &host("c"), today()).expect_err("unknown");
     assert!(matches!(error, PlanError::UnknownHost { .. }));
+}
+
+/// A binding of the database with this link, and the attestation of its other addresses.
+fn linked(here: &Installation, link: LinkBinding, more: &[&str]) -> BindingLog {
+    let mut binding = here.binding("db", "cde", 1);
+    binding.vnics[0].link = link;
+    let mut attestation = here.attestation("db", 1, "10.1.0.10");
+    let parse = |text: &&str| text.parse().expect("an address");
+    attestation.more = more.iter().map(parse).collect();
+    BindingLog {
+        bindings: vec![binding.sign(&here.owner)],
+        attestations: vec![attestation.sign(&here.agent_a)],
+    }
+}
+
+fn shared(group: u32) -> LinkBinding {
+    LinkBinding {
+        shared: vec![SharedId(group)],
+        ..LinkBinding::default()
+    }
+}
+
+#[test]
+fn addresses_of_another_kind_need_their_place_in_the_binding() {
+    let here = Installation::new();
+    let plain = LinkBinding::default;
+    let cases = [
+        (plain(), "shared:4:10.1.0.50", "does not list group 4"),
+        (shared(5), "shared:4:10.1.0.50", "does not list group 4"),
+        (plain(), "vlan:10:10.1.0.50", "does not list VLAN 10"),
+        (
+            plain(),
+            "routed:10.2.0.0/16",
+            "outside the delegated prefixes",
+        ),
+        (plain(), "routed:10.1.0.1/24", "bits beyond the prefix"),
+    ];
+    for (link, more, expected) in cases {
+        check_refused(&here, &linked(&here, link, &[more]), expected);
+    }
+    let foreign = LinkBinding {
+        vlans: vec![Vlan {
+            id: VlanId::new(10).expect("a VLAN"),
+            segment: Segment(99),
+        }],
+        ..plain()
+    };
+    check_refused(&here, &linked(&here, foreign, &[]), "in segment 99");
+    let group = LinkBinding {
+        macs: vec![Mac([1, 0, 0x5e, 0, 0, 1])],
+        ..plain()
+    };
+    check_refused(&here, &linked(&here, group, &[]), "a group of stations");
+}
+
+#[test]
+fn a_shared_address_is_for_guests_of_one_class_and_in_the_plan_once() {
+    let here = Installation::new();
+    let mut log = linked(
+        &here,
+        shared(4),
+        &["shared:4:10.1.0.50", "routed:10.1.8.0/24"],
+    );
+    let mut second = here.binding("db2", "cde", 2);
+    second.vnics[0].link = shared(4);
+    let mut attestation = here.attestation("db2", 2, "10.1.0.11");
+    attestation.more = vec!["shared:4:10.1.0.50".parse().expect("an address")];
+    log.attestations.push(attestation.sign(&here.agent_a));
+    let alike = BindingLog {
+        bindings: [log.bindings.clone(), vec![second.sign(&here.owner)]].concat(),
+        ..log.clone()
+    };
+    let release = verified(&here);
+    let bindings = binding::verify(&alike, &release, Epoch(0)).expect("a group of one class");
+    let tables = host_tables(&release, &bindings, &host("a"), today()).expect("a plan");
+    let kinds: Vec<AddressKind> = tables.addresses.iter().map(|entry| entry.kind).collect();
+    let count = |wanted| kinds.iter().filter(|kind| **kind == wanted).count();
+    assert_eq!(count(AddressKind::Shared(SharedId(4))), 1, "{tables:?}");
+    assert_eq!(count(AddressKind::Routed), 1, "{tables:?}");
+    let mut other = here.binding("db2", "corp", 2);
+    other.vnics[0].link = shared(4);
+    let unlike = BindingLog {
+        bindings: [log.bindings.clone(), vec![other.sign(&here.owner)]].concat(),
+        ..log
+    };
+    check_refused(&here, &unlike, "10.1.0.50 is claimed by");
 }

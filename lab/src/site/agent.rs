@@ -223,6 +223,7 @@ impl Agent {
             name: Some(vnic_name(&vnic.guest)?),
             qmp: vnic.qmp.clone(),
             addresses: addresses.to_vec(),
+            more: Vec::new(),
             incoming: arrival == Arrival::Incoming,
         });
         match self.ask(&request)? {

@@ -136,6 +136,7 @@ impl Guest {
                 mac: self.mac(),
                 segment: SEGMENT,
                 sessions_max: SESSIONS_PER_VNIC_DEFAULT,
+                link: lictor_wire::LinkBinding::default(),
             }],
             hosts: Vec::new(),
             retired: false,

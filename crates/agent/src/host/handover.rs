@@ -7,8 +7,8 @@ use lictor_datapath::{ImportRefusal, Mark};
 use lictor_evidence::MoveSide;
 use lictor_policy::{Cause, Choice, Date};
 use lictor_types::{GuestId, SessionKey, SessionRecord, VnicId};
-use lictor_wire::class_digest;
 use lictor_wire::sessions::CHUNK_RECORDS_MAX;
+use lictor_wire::{MoreAddress, class_digest};
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// A guest's sessions as one end of a move knows them, by vnic.
@@ -192,7 +192,7 @@ impl Host {
         known.extend(by_key(records));
         let (ours, foreign): (Vec<_>, Vec<_>) = records
             .iter()
-            .partition(|record| own.contains(&record.key.local));
+            .partition(|record| own.iter().any(|own| own.covers(record.key.local)));
         let receipt = self.datapath.import(vnic, &ours)?;
         for record in records {
             arrival.refused.remove(&(vnic, record.key));
@@ -243,12 +243,16 @@ impl Host {
         found.map_or(0, |bound| bound.sessions_max as usize)
     }
 
-    fn own_addresses(&self, vnic: VnicId) -> HashSet<std::net::IpAddr> {
-        let mut own: HashSet<_> = self.bindings.addresses(vnic).iter().copied().collect();
+    /// Every address and prefix that the vnic may use, in whichever of its segments.
+    fn own_addresses(&self, vnic: VnicId) -> Vec<MoreAddress> {
+        let guests = self.bindings.guests();
+        let claims = guests.flat_map(|guest| self.bindings.claims(guest));
+        let own = claims.filter(|(bound, _)| bound.vnic == vnic);
         let bound = self.bindings.guests().flat_map(|guest| &guest.vnics);
-        let link_local = bound.filter(|bound| bound.vnic == vnic);
-        own.extend(link_local.map(|bound| std::net::IpAddr::V6(bound.mac.link_local())));
-        own
+        let link_local = bound
+            .filter(|bound| bound.vnic == vnic)
+            .map(|bound| MoreAddress::own(bound.mac.link_local().into()));
+        own.map(|(_, claim)| claim).chain(link_local).collect()
     }
 
     /// Removes every session of a guest.

@@ -48,6 +48,7 @@ impl Host {
                 name: None,
                 qmp: None,
                 addresses: Vec::new(),
+                more: Vec::new(),
                 incoming: true,
             };
             self.attach_as(&request, "found", now_ms)?;
@@ -193,9 +194,11 @@ impl Host {
     ) -> Result<Option<BindingLog>, AgentError> {
         let known = self.bindings.attestation(vnic.vnic);
         let same = known.is_some_and(|known| {
-            known.host == self.config.host && known.addresses == request.addresses
+            known.host == self.config.host
+                && known.addresses == request.addresses
+                && known.more == request.more
         });
-        if same || request.addresses.is_empty() {
+        if same || (request.addresses.is_empty() && request.more.is_empty()) {
             return Ok(None);
         }
         let Some(release) = &self.release else {
@@ -208,6 +211,7 @@ impl Host {
             vnic: vnic.vnic,
             sequence: known.map_or(1, |known| known.sequence + 1),
             addresses: request.addresses.clone(),
+            more: request.more.clone(),
         }
         .sign(&self.key);
         let mut log = self.bindings_signed.clone();
@@ -340,7 +344,8 @@ fn spec_of(vnic: &VnicBinding, device: &str) -> VnicSpec {
         mac: vnic.mac,
         segment: vnic.segment,
         sessions_max: vnic.sessions_max,
-        link: Link::PLAIN,
+        // A link that cannot be is refused with its binding.
+        link: vnic.link.link().unwrap_or(Link::PLAIN),
         endpoint: Endpoint::Guest,
     }
 }

@@ -2,9 +2,9 @@
 //! circumstances; after each packet the same verdict, reason and rule, and between them the same
 //! sessions and counters.
 //!
-//! `LICTOR_SEED` begins at another case, `LICTOR_FULL=1` runs ten times as many packets. `LICTOR_FUZZ_SECONDS` goes on for a time instead of a
-//! number of packets, and writes a difference to the file that `LICTOR_FUZZ_FILE` names, if it is
-//! set: `cargo xtask fuzz` sets them.
+//! `LICTOR_SEED` begins at another case, `LICTOR_FULL=1` runs ten times as many packets.
+//! `LICTOR_FUZZ_SECONDS` goes on for a time instead of a number of packets, and writes a difference
+//! to the file that `LICTOR_FUZZ_FILE` names, if it is set: `cargo xtask fuzz` sets them.
 
 #[path = "../common/mod.rs"]
 mod common;

@@ -114,6 +114,7 @@ impl Keys {
                     .expect("a MAC"),
                 segment: Segment(1),
                 sessions_max: 1_000,
+                link: lictor_wire::LinkBinding::default(),
             }],
             hosts: Vec::new(),
             retired: false,
@@ -128,6 +129,7 @@ impl Keys {
             vnic: VnicId(vnic),
             sequence: 1,
             addresses: vec![address.parse().expect("an address")],
+            more: Vec::new(),
         }
     }
 }

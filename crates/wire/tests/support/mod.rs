@@ -121,6 +121,7 @@ impl Installation {
                     .expect("valid"),
                 segment: Segment(1),
                 sessions_max: 1_000,
+                link: lictor_wire::LinkBinding::default(),
             }],
             hosts: Vec::new(),
             retired: false,
@@ -135,6 +136,7 @@ impl Installation {
             vnic: VnicId(number),
             sequence: 1,
             addresses: vec![address.parse().expect("valid")],
+            more: Vec::new(),
         }
     }
 }
