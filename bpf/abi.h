@@ -303,8 +303,10 @@ _Static_assert(sizeof(struct vnic_config) == 192, "vnic_config");
 /* Enforced until a moment, then observed: who has cut himself off gets back in without help. */
 #define MODE_TRIAL 2
 
-/* `locals`: the vnics of this host, each at a place that it keeps while it is attached. Whenever one
- * comes or goes the version of the tables grows, so that every session looks anew where its peer is.
+/* `locals`: the vnics of this host, each at a place that it keeps while it is attached. Whenever
+ * one
+ * comes or goes the version of the tables grows, so that every session looks anew where its peer
+ * is.
  */
 #define LOCALS_MAX 1024
 struct local {

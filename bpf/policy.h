@@ -51,7 +51,8 @@ static __always_inline __u64 tables_generation(const struct tables *tables)
 	return info ? info->generation : 0;
 }
 
-static __always_inline void address_mask(struct address_key *key, const __u8 address[16], __u32 bits)
+static __always_inline void
+address_mask(struct address_key *key, const __u8 address[16], __u32 bits)
 {
 	const __u32 *from = (const __u32 *)address;
 	__u32 *into = (__u32 *)key->address;
