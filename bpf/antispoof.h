@@ -52,8 +52,21 @@ static __always_inline int own_mac(const struct vnic_config *config, const __u8 
 	return 0;
 }
 
-/* Zero, or the reason to deny. Groups that a guest may hear: all stations, all nodes (ff02::1), and
- * the solicited-node group, which a solicitation must prove by its target (nd_check).
+/* Whether a station address is the one of the packet's group (RFC 1112, 6.4; RFC 2464, 7). */
+static __always_inline int is_groups_mac(const struct packet *p)
+{
+	const __u8 *to = p->ether_destination, *group = p->destination;
+
+	if (p->family == 6)
+		return group[0] == 0xff && to[0] == 0x33 && to[1] == 0x33 && to[2] == group[12] &&
+		       to[3] == group[13] && to[4] == group[14] && to[5] == group[15];
+	return p->family == 4 && group[12] >> 4 == 14 && to[0] == 1 && !to[1] && to[2] == 0x5e &&
+	       to[3] == (group[13] & 0x7f) && to[4] == group[14] && to[5] == group[15];
+}
+
+/* Zero, or the reason to deny. Groups that a guest may hear: all stations, all nodes (ff02::1), the
+ * solicited-node group, which a solicitation must prove by its target (nd_check), and any other that
+ * the packet is for, of which the policy decides.
  */
 static __always_inline int
 mac_check(const struct vnic_config *config, const struct packet *p, __u8 direction)
@@ -68,15 +81,17 @@ mac_check(const struct vnic_config *config, const struct packet *p, __u8 directi
 	    to[5] == 0xff)
 		return 0;
 	if (p->family != 6 || to[0] != 0x33 || to[1] != 0x33)
-		return REASON_FOREIGN_MAC;
+		return is_groups_mac(p) ? 0 : REASON_FOREIGN_MAC;
 	if (!to[2] && !to[3] && !to[4] && to[5] == 1)
 		return 0;
 	/* All routers (ff02::2), and all DHCP agents and servers (ff02::1:2). */
-	if (!to[2] && !to[3] && !to[4] && to[5] == 2 && config->roles & ROLE_ROUTER)
-		return 0;
-	if (!to[2] && to[3] == 1 && !to[4] && to[5] == 2 && config->roles & ROLE_DHCP_SERVER)
-		return 0;
-	return to[2] == 0xff && is_solicitation(p) ? 0 : REASON_FOREIGN_MAC;
+	if (!to[2] && !to[3] && !to[4] && to[5] == 2)
+		return config->roles & ROLE_ROUTER ? 0 : REASON_FOREIGN_MAC;
+	if (!to[2] && to[3] == 1 && !to[4] && to[5] == 2)
+		return config->roles & ROLE_DHCP_SERVER ? 0 : REASON_FOREIGN_MAC;
+	if (to[2] == 0xff)
+		return is_solicitation(p) ? 0 : REASON_FOREIGN_MAC;
+	return is_groups_mac(p) ? 0 : REASON_FOREIGN_MAC;
 }
 
 static __always_inline int

@@ -128,6 +128,16 @@ static __always_inline void link_local(const struct vnic_config *config, __u8 in
 	into[15] = config->mac[5];
 }
 
+/* A multicast group, or all stations of the link (RFC 919). */
+static __always_inline int is_group(const __u8 address[16])
+{
+	const __u32 *words = (const __u32 *)address;
+
+	if (!mapped_prefix(address))
+		return address[0] == 0xff;
+	return address[12] >> 4 == 14 || words[3] == 0xffffffff;
+}
+
 static __always_inline __u32 protocol_class(__u8 protocol)
 {
 	switch (protocol) {
@@ -234,8 +244,13 @@ policy_judge(const struct tables *tables, const struct vnic_config *config,
 {
 	struct address_value *local, *remote;
 	struct decision_key wanted = {};
+	__u8 own[16];
 
-	local = address_find(tables, key->segment, key->local);
+	__builtin_memcpy(own, key->local, sizeof(own));
+	/* What is for a group is for the guest, if a rule lets it hear the sender. */
+	if (direction == DIRECTION_INGRESS && is_group(own))
+		link_local(config, own);
+	local = address_find(tables, key->segment, own);
 	if (!local || !may_use(local, config)) {
 		out->reason = direction == DIRECTION_EGRESS ? REASON_SPOOFED_ADDRESS :
 							      REASON_FOREIGN_ADDRESS;

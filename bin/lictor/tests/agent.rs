@@ -232,10 +232,9 @@ fn carried(guest: &NsGuest) -> Result<Carried> {
         })
     };
     let (devices, tcp) = (read("dev")?, read("snmp")?);
-    let own = devices.lines().filter_map(|line| line.split_once(':'));
+    let mut own = devices.lines().filter_map(|line| line.split_once(':'));
     let (_, counts) = own
-        .filter(|(name, _)| name.trim() == "eth0")
-        .last()
+        .find(|(name, _)| name.trim() == "eth0")
         .context("a guest has eth0")?;
     let number = |words: &str, place: usize| -> Result<u64> {
         let word = words.split_whitespace().nth(place);

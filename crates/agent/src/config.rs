@@ -1,7 +1,7 @@
 //! The agent's configuration file.
 
 use crate::AgentError;
-use lictor_types::{HostId, SESSIONS_PER_HOST_DEFAULT};
+use lictor_types::{HostId, SESSIONS_PER_HOST_DEFAULT, Timeouts};
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -37,6 +37,9 @@ pub struct Config {
     /// Milliseconds between two rounds of fetching, reconciling and reporting.
     #[serde(default = "round_ms_default")]
     pub round_ms: u64,
+    /// Seconds without a packet after which a session is over.
+    #[serde(default)]
+    pub timeouts: Timeouts,
 }
 
 /// The shortest round: below it the agent would do nothing but read the kernel back.
@@ -72,6 +75,10 @@ impl Config {
                 "round_ms is {found}; expected {ROUND_MS_MIN} to {ROUND_MS_MAX}"
             )));
         }
+        config
+            .timeouts
+            .check()
+            .map_err(|error| file(error.to_string()))?;
         Ok(config)
     }
 }

@@ -8,7 +8,7 @@ use lictor_policy::evaluate::{Question, evaluate};
 use lictor_policy::{CompileInput, Date, End, Labels, compile, parse};
 use lictor_types::{
     DeploymentId, Direction, Epoch, Generation, GuestId, HostId, Link, Mode, Probe, Reason, RuleId,
-    Segment, SessionKey, SessionRecord, TcpEnd, TcpState, VnicId, VnicState,
+    Segment, SessionKey, SessionRecord, TcpEnd, TcpState, Timeouts, VnicId, VnicState,
 };
 use lictor_wire::binding::BindingLog;
 use lictor_wire::local::Attach;
@@ -137,6 +137,7 @@ impl Ground {
             peer: "127.0.0.1:7443".parse().expect("valid"),
             manager: None,
             round_ms: 1_000,
+            timeouts: Timeouts::default(),
             host_device: None,
             steering: true,
             sessions: 100_000,
@@ -725,6 +726,32 @@ fn a_source_neither_adds_to_nor_takes_from_a_vnic_of_another_guest() {
         assert!(flood.is_some(), "{} came in", arrival.accepted());
         host.take_out((&db, vnic), &[one.key], &mut arrival)
             .expect("taken out");
+    });
+}
+
+#[test]
+fn a_host_has_the_time_outs_of_its_configuration() {
+    on_ground(|ground| {
+        let timeouts = Timeouts {
+            udp_established: 300,
+            ..Timeouts::default()
+        };
+        let config = Config {
+            timeouts,
+            ..ground.config()
+        };
+        drop(Host::open(config, 1).expect("the host opens"));
+        let datapath = Datapath::open(&ground.path("bpf")).expect("opens");
+        assert_eq!(datapath.timeouts().expect("reads"), timeouts);
+        let file = ground.path("agent.toml");
+        let text = toml::to_string(&ground.config()).expect("a table");
+        let wrong = text.replace("icmp = 60", "icmp = 0");
+        assert_ne!(wrong, text, "the table has every time-out");
+        std::fs::write(&file, wrong).expect("written");
+        let error = Config::read(&file)
+            .expect_err("zero is no time")
+            .to_string();
+        assert!(error.ends_with("choose one in between"), "{error}");
     });
 }
 

@@ -11,8 +11,8 @@ use crate::{
     VnicSpec, VnicStatus, abi, events, explain, netdev,
 };
 use lictor_types::{
-    Direction, HostTables, Mac, Mode, Probe, RuleId, SESSIONS_PER_HOST_DEFAULT, SessionKey,
-    SessionRecord, Timeouts, VNICS_PER_HOST_MAX, VnicId, VnicState,
+    Direction, Endpoint, HostTables, Mac, Mode, Probe, RuleId, SESSIONS_PER_HOST_DEFAULT,
+    SessionKey, SessionRecord, Timeouts, VNICS_PER_HOST_MAX, VnicId, VnicState,
 };
 use std::collections::{BTreeMap, HashSet};
 use std::fs;
@@ -161,6 +161,10 @@ impl Datapath {
         };
         if spec.vnic.0 == 0 {
             return refused("zero is no vnic".into());
+        }
+        // The hypervisor's own device may be any.
+        if let (Endpoint::Guest, Some(why)) = (spec.endpoint, device.kind.unhookable()) {
+            return refused(format!("{} cannot be guarded: {why}", spec.device));
         }
         if spec.sessions_max == 0 {
             return refused("its quota of sessions is zero; give it at least one".into());

@@ -10,6 +10,7 @@ mod error;
 mod events;
 mod explain;
 mod host;
+mod kind;
 mod link;
 mod locals;
 mod netdev;

@@ -1,6 +1,7 @@
 //! Network devices, asked over rtnetlink in the calling thread's network namespace.
 //! `/sys/class/net` shows the namespace of the mount, which may be another one.
 
+use crate::kind::Kind;
 use nix::libc;
 use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, send,
@@ -40,6 +41,7 @@ const MESSAGE_BYTES_MAX: usize = 65_536;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Device {
     pub(crate) ifindex: u32,
+    pub(crate) kind: Kind,
     pub(crate) mtu: u32,
     pub(crate) up: bool,
     pub(crate) enslaved: bool,
@@ -225,6 +227,17 @@ fn ask(body: &[u8]) -> io::Result<Option<Device>> {
     ))
 }
 
+/// Of a link's nested attributes and its hardware type.
+fn kind(link_info: &[u8], hardware: u32) -> Kind {
+    let found = attributes(link_info);
+    let name = found.iter().find(|(kind, _)| *kind == IFLA_INFO_KIND);
+    let text = name.and_then(|(_, text)| std::str::from_utf8(text).ok());
+    Kind::of(
+        text.map(|text| text.trim_end_matches('\0')),
+        hardware as u16,
+    )
+}
+
 fn device(body: &[u8]) -> Device {
     let attributes = attributes(body.get(16..).unwrap_or_default());
     let value = |wanted| {
@@ -236,6 +249,10 @@ fn device(body: &[u8]) -> Device {
     let stats = value(IFLA_STATS64).unwrap_or_default();
     Device {
         ifindex: word(body, 4),
+        kind: kind(
+            value(IFLA_LINKINFO).unwrap_or_default(),
+            word(body, 0) >> 16,
+        ),
         mtu: value(IFLA_MTU).map_or(0, |bytes| word(bytes, 0)),
         up: word(body, 8) & libc::IFF_UP as u32 != 0,
         enslaved: value(IFLA_MASTER).is_some(),

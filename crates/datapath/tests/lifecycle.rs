@@ -400,3 +400,61 @@ fn foreign_filters_before_ours_are_seen_and_later_ones_do_no_harm() {
     let (found, intact) = hooks(&bench);
     assert!(!intact && !found.egress.attached, "{found:?}");
 }
+
+/// Makes a device of some kind, if this kernel has it.
+fn made(command: &str) -> bool {
+    let mut words = command.split_whitespace();
+    let mut process = std::process::Command::new(words.next().expect("a first word"));
+    let output = process.args(words).output().expect("ip can be started");
+    output.status.success()
+}
+
+#[test]
+fn devices_that_hooks_do_not_reach_are_refused_with_the_next_step() {
+    if !privileged() {
+        return;
+    }
+    let mut bench = Bench::bare();
+    let kinds = [
+        ("ip link add odd0 type bridge", "a bridge is not"),
+        ("ip link add odd0 type dummy", "a dummy is not"),
+        (
+            "ip link add odd0 link host0 type macvlan",
+            "below the device's hooks",
+        ),
+        (
+            "ip link add odd0 link host0 type macvtap",
+            "below the device's hooks",
+        ),
+        (
+            "ip link add odd0 link host0 type ipvlan",
+            "below the device's hooks",
+        ),
+        ("ip link add odd0 type netkit", "no hooks for tc"),
+        ("ip tuntap add odd0 mode tun", "without the frames"),
+    ];
+    let mut refused = Vec::new();
+    for (command, expected) in kinds {
+        if !made(command) {
+            eprintln!("this kernel has none: {command}");
+            continue;
+        }
+        let odd = VnicSpec {
+            device: "odd0".into(),
+            ..spec(16)
+        };
+        let error = bench.datapath.attach(&odd).expect_err("refused");
+        let text = error.to_string();
+        assert!(
+            text.contains(expected) && text.contains("give the guest a tap"),
+            "{text}"
+        );
+        assert_eq!(bench.datapath.vnics().expect("lists"), [], "{command}");
+        common::run("ip link del odd0");
+        refused.push(command);
+    }
+    assert!(
+        refused.contains(&kinds[0].0),
+        "every kernel here has bridges"
+    );
+}

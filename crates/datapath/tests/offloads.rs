@@ -5,11 +5,14 @@
 mod common;
 
 use common::guests::{Guest, bridge, plug};
+use common::packets::{ip, udp};
 use common::{DEVICE, GUEST_MAC, PEER_MAC, VNIC, privileged, run, spec, tables};
 use lictor_datapath::{Datapath, VnicCounters};
-use lictor_types::{Reason, VnicState};
+use lictor_types::{Direction, Reason, Segment, VnicState};
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, bind, send, socket};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 const WAIT: Duration = Duration::from_secs(5);
@@ -180,4 +183,64 @@ fn super_packets_and_paged_data_are_judged_and_counted_as_they_are() {
         device.toward_guest.packets,
         counters.ingress.allowed().packets
     );
+}
+
+/// Sends a frame as it is out of the guest's own interface.
+fn send_raw(frame: &[u8]) {
+    let found = nix::ifaddrs::getifaddrs()
+        .expect("interfaces are listed")
+        .filter(|one| one.interface_name == "eth0")
+        .find_map(|one| {
+            one.address
+                .as_ref()
+                .and_then(|at| at.as_link_addr().copied())
+        });
+    let eth0 = found.expect("the guest has eth0");
+    let packet = AddressFamily::Packet;
+    let raw = socket(packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, None).expect("opens");
+    bind(raw.as_raw_fd(), &eth0).expect("binds");
+    let sent = send(raw.as_raw_fd(), frame, MsgFlags::empty()).expect("sends");
+    assert_eq!(sent, frame.len());
+}
+
+/// The host's kernel takes a tag off each frame that it receives, before any program sees it.
+#[test]
+fn a_tag_that_was_taken_off_counts_as_the_one_in_the_frame() {
+    if !privileged() {
+        return;
+    }
+    let site = site();
+    let plain = ip(
+        Direction::Egress,
+        ("10.8.0.1", "10.8.0.2"),
+        17,
+        &udp((5_000, 53)),
+    );
+    for (tags, reason, count) in [
+        (&[(0x8100u16, 10u16)][..], Reason::PolicyAllow, 1),
+        (&[(0x8100, 0x600a)], Reason::Session, 1),
+        (&[(0x8100, 11)], Reason::Vlan, 1),
+        (&[(0x88a8, 10)], Reason::Vlan, 2),
+        (&[(0x8100, 10), (0x8100, 10)], Reason::Vlan, 3),
+        (&[(0x88a8, 10), (0x8100, 10)], Reason::Vlan, 4),
+    ] {
+        let mut frame = plain[..12].to_vec();
+        for (kind, control) in tags {
+            frame.extend(kind.to_be_bytes());
+            frame.extend(control.to_be_bytes());
+        }
+        frame.extend(&plain[12..]);
+        site.guest.run(move || send_raw(&frame));
+        let counted = || site.counters().egress.reason(reason).packets;
+        for _ in 0..100 {
+            if counted() == count {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        assert_eq!(counted(), count, "{tags:?}: {:?}", site.counters());
+    }
+    let sessions = site.datapath.export(VNIC).expect("exports");
+    assert_eq!(sessions.len(), 1);
+    assert_eq!(sessions[0].key.segment, Segment(8));
 }

@@ -3,13 +3,13 @@
 
 mod common;
 
-use common::packets::{ACK, BACK, OUT, Tcp, answer, back, ether, ip, syn_to, tcp, udp};
+use common::packets::{ACK, BACK, OUT, Tcp, answer, back, ether, ip, syn_to, tcp, udp, v4};
 use common::{Bench, GUEST_MAC, PEER_MAC, SEGMENT, VNIC, address, privileged, spec};
 use lictor_datapath::{Error, RuleCount};
 use lictor_model::{Firewall, Frame};
 use lictor_types::{
-    AtomId, AtomRange, Decision, Direction, Generation, HostTables, IdentityId, Link, Protocol,
-    RULES_PER_VNIC_MAX, RuleId, Verdict, VnicState, Would,
+    AtomId, AtomRange, Decision, Direction, Generation, HostTables, IdentityId, Link, Mac,
+    Protocol, RULES_PER_VNIC_MAX, RuleId, Verdict, VnicState, Would,
 };
 use std::time::Duration;
 
@@ -275,6 +275,55 @@ fn what_policy_denies_passes_at_an_observed_guest_until_it_is_enforced() {
     });
     let end = ip(Egress, OUT, 6, &end);
     pair.check("enforced now", Egress, &end, "deny revoked 41");
+}
+
+#[test]
+fn a_group_is_heard_if_a_rule_lets_the_guest_hear_the_sender_and_its_session_goes_one_way() {
+    const MDNS: Mac = Mac([1, 0, 0x5e, 0, 0, 251]);
+    let mut groups = tables(vec![
+        row(Ingress, 1, Verdict::Allow, 71),
+        Decision {
+            peer: IdentityId(9),
+            ..row(Egress, 1, Verdict::Allow, 72)
+        },
+        Decision {
+            peer: IdentityId::WORLD,
+            ..row(Egress, 2, Verdict::Allow, 73)
+        },
+    ]);
+    // A set may name groups; one that is in no set is nobody in particular.
+    groups.addresses.push(address("224.0.0.0/24", 9, 0, 0));
+    let sent = |ends: (&str, &str), to: Mac, from: Mac, port| {
+        let parse = |text: &str| text.parse().expect("an address");
+        let packet = v4(parse(ends.0), parse(ends.1), 17, &udp((5, port)));
+        ether(to, from, 0x0800, &packet)
+    };
+    let heard = |to, port| sent(("10.0.0.2", "224.0.0.251"), to, PEER_MAC, port);
+    let mut pair = Pair::new(&groups);
+    let seen = "allow policy-allow 71";
+    pair.check("a group", Ingress, &heard(MDNS, 1_001), seen);
+    let seen = "deny default-deny 0";
+    pair.check("a port without a rule", Ingress, &heard(MDNS, 1_002), seen);
+    let wrong = Mac([1, 0, 0x5e, 0, 0, 252]);
+    let seen = "deny foreign-mac 0";
+    pair.check("another group's MAC", Ingress, &heard(wrong, 1_001), seen);
+    let all = sent(
+        ("10.0.0.2", "255.255.255.255"),
+        Mac([0xff; 6]),
+        PEER_MAC,
+        1_001,
+    );
+    pair.check("all stations", Ingress, &all, "allow policy-allow 71");
+    // The guest's own answer is another conversation, and needs a rule.
+    let reply = ip(Egress, OUT, 17, &udp((1_001, 5)));
+    pair.check("an answer", Egress, &reply, "deny default-deny 0");
+    let out = |group, port| sent(("10.0.0.1", group), MDNS, GUEST_MAC, port);
+    let seen = "allow policy-allow 72";
+    pair.check("to a set", Egress, &out("224.0.0.251", 1_001), seen);
+    let seen = "allow policy-allow 73";
+    pair.check("to no set", Egress, &out("239.1.1.1", 1_002), seen);
+    let reply = ip(Ingress, BACK, 17, &udp((1_002, 5)));
+    pair.check("an answer", Ingress, &reply, "deny default-deny 0");
 }
 
 #[test]

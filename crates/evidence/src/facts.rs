@@ -47,6 +47,19 @@ pub struct GuestFacts {
     pub vnics: Vec<VnicId>,
     /// The controls that it needs from its host.
     pub controls: Vec<String>,
+    /// Whether the policy is only observed for it: what it denies passes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed: Option<Observed>,
+}
+
+/// By whose leave a policy is only observed, and until when.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Observed {
+    /// Who answers for it.
+    pub owner: String,
+    /// Milliseconds since 1970 after which the policy is enforced again; never if missing.
+    pub until_ms: Option<u64>,
 }
 
 /// A test that two zones cannot reach each other beyond what the policy says.

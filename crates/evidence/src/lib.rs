@@ -31,7 +31,7 @@ pub use envelope::{
     Envelope, EnvelopeSignature, RejectedSignature, SIGNATURES_PER_ENVELOPE_MAX, Verified,
 };
 pub use error::EvidenceError;
-pub use facts::{GuestFacts, ReleaseFacts, RuleFacts, SegmentationTest};
+pub use facts::{GuestFacts, Observed, ReleaseFacts, RuleFacts, SegmentationTest};
 pub use keys::{KEY_NAME_BYTES_MAX, KeyName, SigningKey, VerifyKey};
 pub use log::{Log, MemoryStorage, Recovered, Storage, frame, recover};
 pub use merkle::Tree;

@@ -50,9 +50,25 @@ pub(crate) fn mac(vnic: &Vnic, packet: &Packet<'_>, direction: Direction) -> Res
         [0x33, 0x33, 0, 0, 0, 2] => ip.source.is_ipv6() && vnic.link.has(Role::Router),
         [0x33, 0x33, 0, 1, 0, 2] => ip.source.is_ipv6() && vnic.link.has(Role::DhcpServer),
         [0x33, 0x33, 0xff, ..] => is_solicitation(ip),
-        _ => false,
+        // Of any other group that the packet is for, the policy decides.
+        to => group_mac(ip.destination) == Some(to),
     };
     heard.then_some(()).ok_or(Reason::ForeignMac)
+}
+
+/// The station address of a group (RFC 1112, 6.4; RFC 2464, 7).
+fn group_mac(group: IpAddr) -> Option<[u8; 6]> {
+    match group {
+        IpAddr::V4(group) if group.is_multicast() => {
+            let [_, b, c, d] = group.octets();
+            Some([1, 0, 0x5e, b & 0x7f, c, d])
+        }
+        IpAddr::V6(group) if group.is_multicast() => {
+            let [.., a, b, c, d] = group.octets();
+            Some([0x33, 0x33, a, b, c, d])
+        }
+        _ => None,
+    }
 }
 
 fn is_solicitation(ip: &Ip<'_>) -> bool {

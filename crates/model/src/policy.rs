@@ -7,7 +7,7 @@ use lictor_types::{
     SessionKey, SharedId, Verdict, VnicId, Would,
 };
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 /// What a decision is looked up by: local identity, peer identity, direction, atom.
 type Question = (IdentityId, IdentityId, Direction, AtomId);
@@ -151,7 +151,12 @@ impl Tables {
         direction: Direction,
         icmp: u16,
     ) -> Judgement {
-        let local = self.owner(key.segment, key.local);
+        // What is for a group is for the guest, if a rule lets it hear the sender.
+        let own = match is_group(key.local) && direction == Direction::Ingress {
+            true => IpAddr::V6(vnic.mac.link_local()),
+            false => key.local,
+        };
+        let local = self.owner(key.segment, own);
         let place = vnic.place(key.segment);
         let Some(local) = local.filter(|entry| place.may_use(entry)) else {
             return Judgement::without_rule(match direction {
@@ -230,6 +235,11 @@ impl Tables {
             remote: None,
         }
     }
+}
+
+/// A multicast group, or all stations of the link (RFC 919).
+fn is_group(address: IpAddr) -> bool {
+    address.is_multicast() || address == IpAddr::V4(Ipv4Addr::BROADCAST)
 }
 
 /// What stands in the port's place of a decision: the destination port as the opener sent it, type

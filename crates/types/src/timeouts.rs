@@ -1,6 +1,7 @@
 //! How long a session lives without a packet, by protocol and state.
 
 use crate::TcpState;
+use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 /// The shortest time-out, in seconds.
@@ -33,7 +34,8 @@ macro_rules! timeouts {
     ($($(#[$doc:meta])* $name:ident = $seconds:literal;)*) => {
         /// Seconds without a packet after which a session is over. The default is what a host has
         /// until it sets its own.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+        #[serde(default, deny_unknown_fields)]
         pub struct Timeouts {
             $($(#[$doc])* pub $name: u32,)*
         }

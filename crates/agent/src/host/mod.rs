@@ -85,6 +85,7 @@ impl Host {
         let mut datapath = Datapath::open(&config.pin_root)?;
         datapath.set_budget(config.sessions);
         datapath.set_steering(config.steering)?;
+        datapath.set_timeouts(&config.timeouts)?;
         let log = Log::open(
             LogFile::open(&state, &key.verify_key())?,
             key.verify_key(),

@@ -52,8 +52,15 @@ fn cover(context: Context<'_>, guest: &GuestFacts, vnic: VnicId) -> Finding {
     }
     let finding = match newest(context, stay, vnic) {
         Sight::Attached(index) => {
-            let reason = format!("attached at {}", stay.host);
-            Finding::new(subject, Status::Pass, reason).from([index])
+            let at = &stay.host;
+            let (status, reason) = match observed(context, guest) {
+                Some(by) => (
+                    Status::Fail,
+                    format!("attached at {at}, but only observing: what is denied passes, {by}"),
+                ),
+                None => (Status::Pass, format!("attached at {at}")),
+            };
+            Finding::new(subject, status, reason).from([index])
         }
         Sight::Loose(index) => {
             let reason = format!("at {} no program is first in its path", stay.host);
@@ -65,6 +72,13 @@ fn cover(context: Context<'_>, guest: &GuestFacts, vnic: VnicId) -> Finding {
         }
     };
     finding.from([stay.index]).at(heard)
+}
+
+/// By whose leave the policy is only observed for a guest now, if it is.
+fn observed(context: Context<'_>, guest: &GuestFacts) -> Option<String> {
+    let observed = guest.observed.as_ref()?;
+    let holds = observed.until_ms.is_none_or(|until| context.now_ms < until);
+    holds.then(|| format!("by leave of {}", observed.owner))
 }
 
 enum Sight {

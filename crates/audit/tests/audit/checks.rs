@@ -6,7 +6,7 @@ use crate::world::{
     manager_key, placed, record, recorded, release,
 };
 use lictor_audit::{CHECKS, Exception, Facts, Finding, Profile, Report, Status, run};
-use lictor_evidence::{Body, Entry, PlacedBy, ReleaseFacts, Source};
+use lictor_evidence::{Body, Entry, Observed, PlacedBy, ReleaseFacts, Source};
 use lictor_types::{Digest, VnicId};
 
 pub(crate) const FRESH_MS: u64 = SEEN_MS + 1_000;
@@ -420,6 +420,27 @@ fn a_later_label_does_not_rewrite_who_shared_a_host() {
         Body::ReleaseFacts(Box::new(retagged)),
     ));
     expect(said, ("COR-01", "h2"), (Status::Fail, "zone web"));
+}
+
+#[test]
+fn a_guest_for_which_the_policy_is_only_observed_is_not_under_control() {
+    let observed = |until_ms| {
+        with_release(|release| {
+            release.guests[0].observed = Some(Observed {
+                owner: "shop".into(),
+                until_ms,
+            });
+        })
+    };
+    let fails = (Status::Fail, "only observing");
+    expect(observed(None), ("ENF-01", "pay, vnic 1"), fails);
+    expect(observed(Some(u64::MAX)), ("ENF-01", "pay, vnic 1"), fails);
+    // It is over.
+    expect(
+        observed(Some(1)),
+        ("ENF-01", "pay, vnic 1"),
+        (Status::Pass, "attached"),
+    );
 }
 
 #[test]

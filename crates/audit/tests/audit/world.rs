@@ -65,6 +65,7 @@ pub(crate) fn guest_facts(name: &str, vnic: u32) -> GuestFacts {
         baseline: 2,
         vnics: vec![VnicId(vnic)],
         controls: vec!["firewall".into()],
+        observed: None,
     }
 }
 

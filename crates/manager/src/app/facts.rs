@@ -1,8 +1,8 @@
 //! What a release means, in plain values that an assessor's program can judge without the compiler.
 
-use lictor_evidence::{Body, GuestFacts, ReleaseFacts, RuleFacts};
+use lictor_evidence::{Body, GuestFacts, Observed, ReleaseFacts, RuleFacts};
 use lictor_policy::{Action, Compiled, Date, RuleInfo};
-use lictor_types::Verdict;
+use lictor_types::{IdentityId, Verdict};
 use lictor_wire::{Binding, Bindings, Trust, VerifiedRelease};
 
 /// The label that names a guest's zone.
@@ -117,8 +117,21 @@ fn guest_facts(policy: &Compiled, binding: &Binding) -> GuestFacts {
             .iter()
             .map(ToString::to_string)
             .collect(),
+        observed: identity.and_then(|id| observed(policy, id)),
         labels,
     }
+}
+
+/// Whoever reads the facts knows the day, and whether it is over.
+fn observed(policy: &Compiled, identity: IdentityId) -> Option<Observed> {
+    let row = policy
+        .observed
+        .iter()
+        .find(|row| row.identity == identity)?;
+    Some(Observed {
+        owner: row.owner.clone(),
+        until_ms: row.expires.map(end_of),
+    })
 }
 
 #[cfg(test)]
