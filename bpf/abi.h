@@ -213,6 +213,18 @@ struct decision_value {
 };
 _Static_assert(sizeof(struct decision_value) == 20, "decision_value");
 
+/* The lengths of one family's prefixes below the full one, longest first, of the 128 bits that an
+ * address has here. As many as these are looked for one after the other, each by its hash; a family
+ * with more has its prefixes in the trie.
+ */
+#define PREFIX_LENGTHS_MAX 4
+#define PREFIX_LENGTHS_TRIE 255
+struct prefix_lengths {
+	__u8 count;
+	__u8 bits[7];
+};
+_Static_assert(sizeof(struct prefix_lengths) == 8, "prefix_lengths");
+
 struct release_info {
 	__u64 generation;
 	__u64 epoch;
@@ -221,8 +233,9 @@ struct release_info {
 	__u32 atoms;
 	__u32 decisions;
 	__u32 pad;
+	struct prefix_lengths lengths[2]; /* of IPv4, of IPv6 */
 };
-_Static_assert(sizeof(struct release_info) == 64, "release_info");
+_Static_assert(sizeof(struct release_info) == 80, "release_info");
 
 /* What the policy decided under a rule: packets that opened a session or were denied, and the
  * sessions. Packets inside a session are counted in the session only, which keeps the established
@@ -290,8 +303,10 @@ _Static_assert(sizeof(struct vnic_config) == 192, "vnic_config");
 /* Enforced until a moment, then observed: who has cut himself off gets back in without help. */
 #define MODE_TRIAL 2
 
-/* `locals`: the vnics of this host, each at a place that it keeps while it is attached. Whenever one
- * comes or goes the version of the tables grows, so that every session looks anew where its peer is.
+/* `locals`: the vnics of this host, each at a place that it keeps while it is attached. Whenever
+ * one
+ * comes or goes the version of the tables grows, so that every session looks anew where its peer
+ * is.
  */
 #define LOCALS_MAX 1024
 struct local {

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /* The refusal of a packet that a rule rejects: TCP gets a reset, what can be answered by ICMP an
  * "administratively prohibited". The packet itself is rewritten and sent back by the vnic's own
- * device, toward the guest or, as if the guest had sent it, through whatever the device is a port of:
+ * device, toward the guest or, as if the guest had sent it, through whatever the device is a port
+ * of:
  * no VLAN, route or bridge needs to be known. There our other program meets it, and knows it by its
  * bytes. What can't be answered is a plain denial.
  */
@@ -110,8 +111,8 @@ pseudo_sum(struct answer *a, const struct packet *p, __u32 bytes, __u8 protocol)
 }
 
 /* Whether the sender leaves the checksum to the device: then only the pseudo header is summed so
- * far, and the device will sum what we write. No helper tells; one packet of 65,536 is mistaken, and
- * its answer is lost.
+ * far, and the device will sum what we write. No helper tells; one packet of 65,536 is mistaken,
+ * and its answer is lost.
  */
 static __always_inline int
 checksum_is_partial(struct __sk_buff *skb, struct answer *a, const struct packet *p)

@@ -65,8 +65,8 @@ static __always_inline int is_groups_mac(const struct packet *p)
 }
 
 /* Zero, or the reason to deny. Groups that a guest may hear: all stations, all nodes (ff02::1), the
- * solicited-node group, which a solicitation must prove by its target (nd_check), and any other that
- * the packet is for, of which the policy decides.
+ * solicited-node group, which a solicitation must prove by its target (nd_check), and any other
+ * that the packet is for, of which the policy decides.
  */
 static __always_inline int
 mac_check(const struct vnic_config *config, const struct packet *p, __u8 direction)

@@ -51,25 +51,55 @@ static __always_inline __u64 tables_generation(const struct tables *tables)
 	return info ? info->generation : 0;
 }
 
-static __always_inline struct address_value *
+static __always_inline void
+address_mask(struct address_key *key, const __u8 address[16], __u32 bits)
+{
+	const __u32 *from = (const __u32 *)address;
+	__u32 *into = (__u32 *)key->address;
+
+#pragma unroll
+	for (__u32 i = 0; i < 4; i++) {
+		__u32 left = bits > 32 * i ? bits - 32 * i : 0;
+		__u32 mask = left >= 32 ? ~0U : ~(~0U >> left);
+
+		into[i] = from[i] & bpf_htonl(mask);
+	}
+	key->prefix_bits = ADDRESS_PREFIX_BASE + bits;
+}
+
+/* The longest prefix that has the address. A trie grows deep with the prefixes, and each step waits
+ * for memory; a policy has few lengths of them, so each of those is tried by its hash instead.
+ */
+static __noinline struct address_value *
 address_find(const struct tables *tables, __u32 segment, const __u8 address[16])
 {
-	struct address_key key = {};
-	__u32 slot = tables->slot;
+	__u32 slot = tables->slot, v6 = !mapped_prefix(address);
+	struct release_info *info = bpf_map_lookup_elem(&release_info, &slot);
 	void *inner = bpf_map_lookup_elem(&hosts, &slot);
+	struct address_key key = {};
 	struct address_value *value;
+	const struct prefix_lengths *lengths;
 
-	if (!inner)
+	if (!info || !inner)
 		return 0;
-	key.prefix_bits = ADDRESS_PREFIX_BASE + 128;
+	lengths = &info->lengths[v6];
 	key.segment = segment;
-	key.family = mapped_prefix(address) ? 4 : 6;
-	__builtin_memcpy(key.address, address, 16);
+	key.family = v6 ? 6 : 4;
+	address_mask(&key, address, 128);
 	value = bpf_map_lookup_elem(inner, &key);
 	if (value)
 		return value;
-	inner = bpf_map_lookup_elem(&addresses, &slot);
-	return inner ? bpf_map_lookup_elem(inner, &key) : 0;
+	if (lengths->count == PREFIX_LENGTHS_TRIE) {
+		inner = bpf_map_lookup_elem(&addresses, &slot);
+		return inner ? bpf_map_lookup_elem(inner, &key) : 0;
+	}
+	for (__u32 i = 0; i < PREFIX_LENGTHS_MAX && i < lengths->count; i++) {
+		address_mask(&key, address, lengths->bits[i]);
+		value = bpf_map_lookup_elem(inner, &key);
+		if (value)
+			return value;
+	}
+	return 0;
 }
 
 /* Whether nobody but this vnic may use the address. */

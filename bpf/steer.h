@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /* Steering: a packet of a session between two guests of this host goes straight to the other one's
  * device instead of through the bridge. The other one's own program judges it there as always
- * (bpf_redirect_peer would go past it). The bridge must have been going to deliver it there: that is
- * what each condition is about.
+ * (bpf_redirect_peer would go past it). The bridge must have been going to deliver it there: that
+ * is what each condition is about.
  */
 #ifndef LICTOR_STEER_H
 #define LICTOR_STEER_H

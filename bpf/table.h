@@ -3,7 +3,8 @@
  * and imports without a system call for each session, and a hit costs one line of control words and
  * the slot itself.
  *
- * Each slot has a control word: the hash's tag, how many buckets were passed on the way, and a state.
+ * Each slot has a control word: the hash's tag, how many buckets were passed on the way, and a
+ * state.
  * No lock is ever held. Whoever wants a slot swaps its control word from free to claimed; whoever
  * fills it publishes it by another swap; nobody reads a slot that is not live. Two processors that
  * insert the same key at once may publish it twice, so each looks along the whole way again after
@@ -11,8 +12,8 @@
  * publish before they look, so at least one of them sees the other.
  *
  * A bucket that is full counts those that passed it, and a search ends at a bucket that nobody
- * passed. A slot that was freed is not claimed again for a while if another is free: a processor may
- * still be writing into the session that it held.
+ * passed. A slot that was freed is not claimed again for a while if another is free: a processor
+ * may still be writing into the session that it held.
  */
 #ifndef LICTOR_TABLE_H
 #define LICTOR_TABLE_H
@@ -34,7 +35,8 @@ static __always_inline __u32 ticks(__u64 ns)
  * 2014): whoever does not know the keys can't aim at a bucket. The mixing that follows spreads the
  * upper half over all bits.
  */
-static __always_inline __u64 table_hash(const struct table_info *info, const struct session_key *key)
+static __always_inline __u64
+table_hash(const struct table_info *info, const struct session_key *key)
 {
 	const __u32 *words = (const __u32 *)key;
 	__u64 sum = info->hash_keys[HASH_WORDS];
@@ -121,8 +123,8 @@ __noinline __u32 bucket_search(struct context *c, struct bucket *bucket)
 	return 0;
 }
 
-/* The place of the key's slot, from one step of its way on: eight times the bucket, and one more than
- * the slot in it; zero if it is not there.
+/* The place of the key's slot, from one step of its way on: eight times the bucket, and one more
+ * than the slot in it; zero if it is not there.
  */
 __noinline __u64 table_search(struct context *c, __u32 table, __u32 buckets, __u32 from)
 {

@@ -5,6 +5,8 @@ use lictor_types::{MORE_MACS_MAX, SHARED_PER_VNIC_MAX, VLANS_PER_VNIC_MAX, VNICS
 pub(crate) const ABI: u32 = 3;
 pub(crate) const COUNTERS_PER_DIRECTION: u32 = 128;
 pub(crate) const COUNTER_STEERED: u32 = 0;
+pub(crate) const PREFIX_LENGTHS_MAX: usize = 4;
+pub(crate) const PREFIX_LENGTHS_TRIE: u8 = 255;
 pub(crate) const SLOTS: u32 = 2;
 pub(crate) const ADDRESS_PREFIX_BASE: u32 = 64;
 pub(crate) const ATOM_BLOCK_PORTS: usize = 1_024;
@@ -105,9 +107,11 @@ plain! {
         rule: u32, would_rule: u32, limit: u32, log_limit: u16,
         verdict: u8, log: u8, would: u8, pad: [u8; 3],
     }
-    ReleaseInfo(64) {
+    PrefixLengths(8) { count: u8, bits: [u8; 7], }
+    ReleaseInfo(80) {
         generation: u64, epoch: u64, digest: [u8; 32],
         addresses: u32, atoms: u32, decisions: u32, pad: u32,
+        lengths: [PrefixLengths; 2],
     }
     RuleState(48) {
         packets: u64, bytes: u64, sessions: u64, observed: u64, limit: u64, log_limit: u64,
@@ -253,6 +257,8 @@ mod tests {
         check("LICTOR_ABI", ABI);
         check("COUNTERS_PER_DIRECTION", COUNTERS_PER_DIRECTION);
         check("COUNTER_STEERED", COUNTER_STEERED);
+        check("PREFIX_LENGTHS_MAX", PREFIX_LENGTHS_MAX as u64);
+        check("PREFIX_LENGTHS_TRIE", PREFIX_LENGTHS_TRIE);
         check("SLOTS", SLOTS);
         check("ADDRESS_PREFIX_BASE", ADDRESS_PREFIX_BASE);
         check("ATOM_MASK", ATOM_MASK);

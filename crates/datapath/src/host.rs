@@ -97,8 +97,8 @@ impl Datapath {
     }
 
     /// Attaches a vnic's programs to its device, in hold. Again with the same device: whatever is
-    /// missing of the hooks is repaired, another quota is taken over; state and sessions stay. With another device (or a new one
-    /// of the same name): the old attachment and its sessions are removed first.
+    /// missing of the hooks is repaired, another quota is taken over; state and sessions stay. With
+    /// another device (or a new one of the same name): the old attachment and its sessions are removed first.
     ///
     /// # Errors
     /// [`Error::NoDevice`], [`Error::Refused`], [`Error::Program`]; nothing is attached then.
@@ -214,8 +214,8 @@ impl Datapath {
         self.refresh_steering()
     }
 
-    /// Looks again at which bridge each vnic is a port of, and says how many vnics may be steered to
-    /// and from: those whose port forwards and is not isolated, on a bridge that does not filter
+    /// Looks again at which bridge each vnic is a port of, and says how many vnics may be steered
+    /// to and from: those whose port forwards and is not isolated, on a bridge that does not filter
     /// VLANs and forgets stations. Call it whenever that may have changed; until then the kernel
     /// goes by the last look. It acts on the bridges of the calling thread's network namespace.
     ///
@@ -283,8 +283,8 @@ impl Datapath {
     /// there are more than a lower quota allows, only new ones are refused.
     ///
     /// # Errors
-    /// [`Error::UnknownVnic`]; [`Error::Refused`] beyond the host's budget; [`Error::System`], after
-    /// which the old table stays in use.
+    /// [`Error::UnknownVnic`]; [`Error::Refused`] beyond the host's budget; [`Error::System`],
+    /// after which the old table stays in use.
     pub fn resize(&mut self, vnic: VnicId, quota: u32) -> Result<(), Error> {
         self.vnic(vnic)?;
         self.check_budget(vnic, quota)?;
@@ -403,8 +403,8 @@ impl Datapath {
     }
 
     /// Says what a denial does at a vnic from the next packet on. `trial` is how long
-    /// [`Mode::Trial`] lasts before the kernel itself goes back to observing, whether or not anybody
-    /// is left to tell it; [`Mode::Enforce`] confirms.
+    /// [`Mode::Trial`] lasts before the kernel itself goes back to observing, whether or not
+    /// anybody is left to tell it; [`Mode::Enforce`] confirms.
     ///
     /// # Errors
     /// [`Error::UnknownVnic`], [`Error::System`].

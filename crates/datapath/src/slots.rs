@@ -1,5 +1,6 @@
 //! The session tables of one vnic, in this process's memory. `bpf/table.h` says how they work; this
-//! is the same protocol from the other side: what it does, programs may be doing at the same moment.
+//! is the same protocol from the other side: what it does, programs may be doing at the same
+//! moment.
 
 use crate::abi::{self, Bucket, Session, SessionKey, Slot, TableInfo};
 use crate::sys::{self, Map, Mapped, Shape};

@@ -221,8 +221,8 @@ impl<K: Plain, V: Plain> Map<K, V> {
 }
 
 /// The values of an array map, in this process's memory. Each word that the kernel's programs also
-/// write is read and written as an atomic one; values are copied out and in whole, and a copy that a
-/// program was writing to may be torn: the table's control words say when that matters.
+/// write is read and written as an atomic one; values are copied out and in whole, and a copy that
+/// a program was writing to may be torn: the table's control words say when that matters.
 #[derive(Debug)]
 pub(crate) struct Mapped<V> {
     start: std::ptr::NonNull<c_void>,

@@ -2,7 +2,8 @@
 
 use crate::Error;
 use crate::abi::{
-    self, AddressKey, AddressValue, AtomBlock, DecisionKey, DecisionValue, Plain, ReleaseInfo,
+    self, AddressKey, AddressValue, AtomBlock, DecisionKey, DecisionValue, Plain, PrefixLengths,
+    ReleaseInfo,
 };
 use crate::events::would_of;
 use crate::shared::{ADDRESSES_INNER, ATOMS_INNER, DECISIONS_INNER, HOSTS_INNER, Shared};
@@ -12,6 +13,7 @@ use lictor_types::{
     AddressEntry, AddressKind, AtomId, AtomRange, Decision, Digest, Direction, Epoch, Generation,
     HostTables, IdentityId, Protocol, RuleId, Segment, SharedId, Verdict, VnicId,
 };
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv6Addr};
 use std::os::fd::AsRawFd;
 
@@ -28,7 +30,7 @@ type Rows<K, V> = (Vec<K>, Vec<V>);
 
 struct Image {
     addresses: Rows<AddressKey, AddressValue>,
-    /// Addresses of full length, which one look-up finds however many there are.
+    /// What is found by its hash: addresses of full length, and prefixes of few lengths.
     hosts: Rows<AddressKey, AddressValue>,
     atoms: Rows<u32, AtomBlock>,
     decisions: Rows<DecisionKey, DecisionValue>,
@@ -56,10 +58,13 @@ impl Image {
             .iter()
             .map(address_row)
             .collect::<Result<_, _>>()?;
-        let whole = abi::ADDRESS_PREFIX_BASE + 128;
-        let (hosts, prefixes): (Vec<_>, Vec<_>) = rows
-            .into_iter()
-            .partition(|(key, _)| key.prefix_bits == whole);
+        let lengths = [4, 6].map(|family| prefix_lengths(&rows, family));
+        let hashed = |key: &AddressKey| {
+            key.prefix_bits == WHOLE_BITS
+                || lengths[usize::from(key.family == 6)].count != abi::PREFIX_LENGTHS_TRIE
+        };
+        let (hosts, prefixes): (Vec<_>, Vec<_>) =
+            rows.into_iter().partition(|(key, _)| hashed(key));
         let atoms = atom_blocks(&tables.atoms)?;
         kernel_number("generation", tables.generation.0)?;
         kernel_number("epoch", tables.epoch.0)?;
@@ -71,6 +76,7 @@ impl Image {
             atoms: tables.atoms.len() as u32,
             decisions: tables.decisions.len() as u32,
             pad: 0,
+            lengths,
         };
         let decisions = tables.decisions.iter().map(decision_row).collect();
         Ok(Self {
@@ -81,6 +87,31 @@ impl Image {
             info,
         })
     }
+}
+
+const WHOLE_BITS: u32 = abi::ADDRESS_PREFIX_BASE + 128;
+
+/// The lengths of a family's prefixes below the full one, or that they are too many.
+fn prefix_lengths(rows: &[(AddressKey, AddressValue)], family: u32) -> PrefixLengths {
+    let of_family = rows.iter().filter(|(key, _)| key.family == family);
+    let bits: BTreeSet<u32> = of_family
+        .map(|(key, _)| key.prefix_bits)
+        .filter(|bits| *bits != WHOLE_BITS)
+        .collect();
+    if bits.len() > abi::PREFIX_LENGTHS_MAX {
+        return PrefixLengths {
+            count: abi::PREFIX_LENGTHS_TRIE,
+            bits: [0; 7],
+        };
+    }
+    let mut lengths = PrefixLengths {
+        count: bits.len() as u8,
+        bits: [0; 7],
+    };
+    for (place, length) in lengths.bits.iter_mut().zip(bits.iter().rev()) {
+        *place = (length - abi::ADDRESS_PREFIX_BASE) as u8;
+    }
+    lengths
 }
 
 fn atom_blocks(ranges: &[AtomRange]) -> Result<Rows<u32, AtomBlock>, Error> {

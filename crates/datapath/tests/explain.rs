@@ -108,7 +108,9 @@ fn the_program_is_asked_and_nothing_is_left_behind() {
         bench.datapath.rule_counters().expect("reads"),
         bench.datapath.session_count(VNIC).expect("counts"),
     );
-    assert_eq!(after, before);
+    assert_eq!((&after.0, &after.1), (&before.0, &before.1));
+    // A slow run may outlast a session, and none may be added.
+    assert!(after.2 <= before.2, "{after:?}");
     let events = bench
         .datapath
         .poll_events(std::time::Duration::ZERO, |event| panic!("{event:?}"));

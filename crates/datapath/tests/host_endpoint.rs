@@ -1,4 +1,5 @@
-//! The hypervisor's own stack behind the same programs: observed first, then on trial, then guarded.
+//! The hypervisor's own stack behind the same programs: observed first, then on trial, then
+//! guarded.
 
 mod common;
 

@@ -6,7 +6,8 @@
 //! as they are on the wire, and so neither offloaded super-packets nor tags that a device took off.
 //!
 //! One module for each concern, in the order in which a packet meets them: [`Firewall::judge`] in
-//! `verdict` leads through `parse`, `antispoof`, `session` with `tcp`, `sctp` and `icmp`, and `policy`.
+//! `verdict` leads through `parse`, `antispoof`, `session` with `tcp`, `sctp` and `icmp`, and
+//! `policy`.
 #![forbid(unsafe_code)]
 
 mod answer;

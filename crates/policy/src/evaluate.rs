@@ -27,7 +27,8 @@ pub struct Question {
 pub struct Ruling {
     /// What happens.
     pub verdict: Verdict,
-    /// The rule that decided; none for quarantine, the default deny and what passes in observe mode.
+    /// The rule that decided; none for quarantine, the default deny and what passes in observe
+    /// mode.
     pub rule: Option<RuleId>,
     /// Whether it is reported as an event.
     pub log: bool,

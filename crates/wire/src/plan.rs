@@ -28,8 +28,8 @@ pub enum PlanError {
 }
 
 /// Builds the tables of one host: the addresses of every guest and every set, and the decisions of
-/// the guests that may run here. A rule whose last day is over decides nothing any more, and a guest
-/// whose observation is over is enforced: both can only close.
+/// the guests that may run here. A rule whose last day is over decides nothing any more, and a
+/// guest whose observation is over is enforced: both can only close.
 ///
 /// # Errors
 /// [`PlanError`] if the host is unknown or its tables do not fit.
