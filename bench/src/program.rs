@@ -204,7 +204,11 @@ fn plan(choose: Choose, prefixes: u32) -> Plan {
 /// An open vnic with the sessions of a case and the default quota, if they fit into that.
 fn prepare(datapath: &mut Datapath, case: &Case) -> Result<()> {
     let vnic = Side::Near.vnic();
-    let room = if case.kind == Kind::New { NEW_MAX } else { 0 };
+    // Just below its quota a table may refuse one session in many thousand.
+    let room = match case.kind {
+        Kind::New => NEW_MAX,
+        Kind::Established | Kind::Deny => case.flows + case.flows / 32,
+    };
     // Attaching with another quota begins with an empty table; so does detaching.
     if datapath
         .vnics()?
