@@ -98,7 +98,8 @@ impl Datapath {
 
     /// Attaches a vnic's programs to its device, in hold. Again with the same device: whatever is
     /// missing of the hooks is repaired, another quota is taken over; state and sessions stay. With
-    /// another device (or a new one of the same name): the old attachment and its sessions are removed first.
+    /// another device (or a new one of the same name): the old attachment and its sessions are
+    /// removed first.
     ///
     /// # Errors
     /// [`Error::NoDevice`], [`Error::Refused`], [`Error::Program`]; nothing is attached then.
