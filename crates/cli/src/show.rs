@@ -3,7 +3,7 @@
 use crate::output::{Answer, Cell, Page};
 use crate::release::Draft;
 use crate::site::text;
-use lictor_policy::{Compiled, Identity, RuleInfo};
+use lictor_policy::{At, Compiled, Identity, RuleInfo};
 use lictor_types::IdentityId;
 use lictor_wire::{Release, Trust};
 use serde_json::{Value, json};
@@ -59,6 +59,7 @@ pub(crate) fn release(draft: &Draft, trust: Option<&Trust>) -> Answer {
     let page = head(draft, Page::default());
     let page = rules(policy, page);
     let page = identities(policy, page);
+    let page = computed(policy, page);
     let page = failure(policy, page);
     let page = people(&draft.release, page);
     let page = standing.page(page);
@@ -80,7 +81,7 @@ fn rules(policy: &Compiled, page: Page) -> Page {
             rule.action.into(),
             rule.from.as_str().into(),
             rule.to.as_str().into(),
-            rule.service.as_str().into(),
+            scope_of(rule).into(),
             Cell::optional(rule.expires),
             rule.log.name().into(),
             Cell::optional(rule.owner.as_deref()),
@@ -107,6 +108,27 @@ fn rules(policy: &Compiled, page: Page) -> Page {
     let intents = intents.map(|one| [one.name.as_str().into(), one.text.as_str().into()]);
     page.section("intents, kept and not proved")
         .table(["name", "says"], intents)
+}
+
+/// The ports, and where and when the rule speaks if that is not everywhere and always.
+fn scope_of(rule: &RuleInfo) -> String {
+    let mut text = rule.service.clone();
+    if let Some((name, _)) = At::NAMED.iter().find(|(_, at)| *at == rule.at) {
+        text.push_str(&format!(" at {name}"));
+    }
+    if let Some(days) = rule.during {
+        text.push_str(&format!(" on {days}"));
+    }
+    text
+}
+
+fn computed(policy: &Compiled, page: Page) -> Page {
+    let rows = policy.computed.iter().map(|row| {
+        let members: Vec<String> = row.members.iter().map(|id| named(policy, *id)).collect();
+        [row.scope.as_str().into(), members.join(" | ").into()]
+    });
+    page.section("computed scopes")
+        .table(["scope", "members"], rows)
 }
 
 fn identities(policy: &Compiled, page: Page) -> Page {

@@ -2,7 +2,7 @@
 //! comes of it.
 
 use crate::{CliError, files};
-use lictor_policy::{Labels, Policy};
+use lictor_policy::{HOST_LABEL, Labels, Policy};
 use lictor_types::DeploymentId;
 use lictor_wire::{Delegation, RosterHost};
 use serde::Deserialize;
@@ -37,6 +37,7 @@ pub(crate) fn read(path: &Path, policy: &Policy) -> Result<Site, CliError> {
         roster_faults(&site.roster),
         delegation_faults(&site),
         label_faults(&site, policy),
+        beyond_policy(&site.delegations, policy),
     ];
     match faults.concat().as_slice() {
         [] => Ok(site),
@@ -108,6 +109,37 @@ fn delegation_faults(site: &Site) -> Vec<String> {
     faults
 }
 
+/// A policy that says what may be delegated says it for every site.
+fn beyond_policy(delegations: &[Delegation], policy: &Policy) -> Vec<String> {
+    if policy.delegations.is_empty() {
+        return Vec::new();
+    }
+    let faults = delegations.iter().filter_map(|one| {
+        let name = one.key.name();
+        let inside = policy.delegations.iter().any(|leave| {
+            leave.key == name.to_string()
+                && one.guests_max <= leave.guests_max
+                && one.labels.iter().all(|labels| leave.covers_labels(labels))
+                && one
+                    .prefixes
+                    .iter()
+                    .all(|prefix| leave.covers_prefix(prefix))
+                && one
+                    .segments
+                    .iter()
+                    .all(|segment| leave.segments.contains(&segment.0))
+        });
+        let said = || {
+            format!(
+                "the delegation of {name} goes beyond what the policy delegates to {name}; \
+                 narrow it, or change the policy's `delegate` statements"
+            )
+        };
+        (!inside).then(said)
+    });
+    faults.collect()
+}
+
 /// Labels that the policy does not declare would be bound and mean nothing.
 fn label_faults(site: &Site, policy: &Policy) -> Vec<String> {
     let sets = site.label_sets();
@@ -123,6 +155,10 @@ fn label_faults(site: &Site, policy: &Policy) -> Vec<String> {
 /// What a policy does not know of a label set, a sentence each.
 pub(crate) fn unknown_labels(labels: &Labels, policy: &Policy) -> Vec<String> {
     let fault = |(name, value): (&String, &String)| {
+        // A host's own label needs no declaration.
+        if name == HOST_LABEL {
+            return None;
+        }
         let Some(label) = policy.labels.get(name) else {
             let known: Vec<&str> = policy.labels.keys().map(String::as_str).collect();
             let known = known.join(", ");

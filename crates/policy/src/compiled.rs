@@ -1,7 +1,7 @@
 //! The compiled policy: what is signed, sent, loaded and read back. The same policy, label sets and
 //! date give the same bytes, whatever the order of the label sets.
 
-use crate::{Action, Cause, Choice, ControlName, Date, Labels, Log, Mode, OnExpiry};
+use crate::{Action, At, Cause, Choice, ControlName, Date, Days, Labels, Log, Mode, OnExpiry};
 use ipnet::IpNet;
 use lictor_types::{AtomRange, Decision, Digest, IdentityId, RuleId};
 use serde::{Deserialize, Serialize};
@@ -38,6 +38,9 @@ pub struct Compiled {
     /// Classes for which the policy is only observed, by identity.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub observed: Vec<ObserveRow>,
+    /// Computed scopes and who is in them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub computed: Vec<ScopeMembers>,
     /// Statements of the policy. Kept, not proved.
     pub intents: Vec<IntentText>,
     /// What had passed its last day when this was compiled.
@@ -64,6 +67,9 @@ pub struct RuleInfo {
     pub to: String,
     /// The ports.
     pub service: String,
+    /// At which end it speaks.
+    #[serde(default, skip_serializing_if = "At::is_both")]
+    pub at: At,
     /// Who answers for it.
     pub owner: Option<String>,
     /// Why it exists.
@@ -74,6 +80,9 @@ pub struct RuleInfo {
     pub review_days: Option<u32>,
     /// Its last day.
     pub expires: Option<Date>,
+    /// The days of the week on which it allows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub during: Option<Days>,
     /// What is reported.
     pub log: Log,
     /// Events that it reports of one vnic in one second.
@@ -88,6 +97,9 @@ pub struct RuleInfo {
     pub on_expiry: OnExpiry,
     /// Whether one of its ends may be in a sensitive scope.
     pub touches_sensitive: bool,
+    /// The file in which it stands, if the policy has several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
     /// The line on which it begins, from 1.
     pub line: u32,
     /// Its source text.
@@ -160,6 +172,18 @@ pub struct ObserveRow {
     pub justification: Option<String>,
     /// Its last day.
     pub expires: Option<Date>,
+}
+
+/// Who is in a computed scope.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ScopeMembers {
+    /// The scope.
+    pub scope: String,
+    /// What it was computed to select, as text.
+    pub selector: String,
+    /// The classes of guests in it, sorted.
+    pub members: Vec<IdentityId>,
 }
 
 /// An intent as text.
@@ -273,12 +297,14 @@ impl Compiled {
         row.filter(|row| row.expires.is_none_or(|expires| date <= expires))
     }
 
-    /// The rules that no longer decide anything on a day: their last day is over and their tier
-    /// does not keep them.
+    /// The rules that decide nothing on a day: their last day is over and their tier does not keep
+    /// them, or it is none of their days of the week.
     #[must_use]
     pub fn ended_by(&self, date: Date) -> BTreeSet<RuleId> {
+        let over = |rule: &RuleInfo| rule.expires.is_some_and(|expires| date > expires);
         let ended = self.rules.iter().filter(|rule| {
-            rule.on_expiry == OnExpiry::Drop && rule.expires.is_some_and(|expires| date > expires)
+            (rule.on_expiry == OnExpiry::Drop && over(rule))
+                || rule.during.is_some_and(|days| !days.contains(date))
         });
         ended.map(|rule| rule.id).collect()
     }

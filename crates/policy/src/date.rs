@@ -37,6 +37,18 @@ impl Date {
         })
     }
 
+    /// The day of the week: 0 is Monday.
+    #[must_use]
+    pub fn weekday(self) -> u8 {
+        let year = u32::from(self.year);
+        // Gauss: January and February count with the year before.
+        const OFFSETS: [u32; 12] = [0, 3, 2, 5, 0, 3, 5, 1, 4, 6, 2, 4];
+        let year = if self.month < 3 { year - 1 } else { year };
+        let month = OFFSETS[usize::from(self.month) - 1];
+        let sunday_first = year + year / 4 - year / 100 + year / 400 + month + u32::from(self.day);
+        u8::try_from((sunday_first + 6) % 7).unwrap_or(0)
+    }
+
     /// The UTC day of a Unix time. Days past the year 9999 give its last day.
     #[must_use]
     pub fn from_unix_seconds(seconds: u64) -> Self {

@@ -2,8 +2,8 @@
 //! over the resolved text. It knows no identities, atoms or tables, so that those can be tested
 //! against it.
 
-use crate::{Action, Date, End, Log, Mode, OnExpiry, Policy, Rule, Selector, Tier, TierKind};
-use lictor_types::{Protocol, RuleId, Verdict, Would};
+use crate::{Action, At, Date, End, Log, Mode, OnExpiry, Policy, Rule, Selector, Tier, TierKind};
+use lictor_types::{Direction, Protocol, RuleId, Verdict, Would};
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -116,6 +116,9 @@ pub struct Step {
     pub name: String,
     /// What it does.
     pub action: Action,
+    /// At which end it speaks.
+    #[serde(default, skip_serializing_if = "At::is_both")]
+    pub at: At,
     /// Whether it took part: rules after the decision, expired ones that were dropped, and those of
     /// a tier in observe mode did not.
     pub counted: bool,
@@ -149,8 +152,16 @@ pub fn evaluate(policy: &Policy, question: &Question) -> Answer {
         of_source.destination = NOBODY;
         of_destination.source = NOBODY;
     }
-    let egress = at(policy, source, &of_source);
-    let ingress = at(policy, destination, &of_destination);
+    let asked = |question, direction| Asked {
+        question,
+        direction,
+    };
+    let egress = at(policy, source, asked(&of_source, Direction::Egress));
+    let ingress = at(
+        policy,
+        destination,
+        asked(&of_destination, Direction::Ingress),
+    );
     let said = [egress, ingress];
     let worst = said
         .into_iter()
@@ -173,18 +184,18 @@ pub fn evaluate(policy: &Policy, question: &Question) -> Answer {
 const NOBODY: End = End::Address(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
 
 /// What is said at an end, if it is a guest.
-fn at(policy: &Policy, end: &End, question: &Question) -> Option<Ruling> {
+fn at(policy: &Policy, end: &End, asked: Asked<'_>) -> Option<Ruling> {
     let End::Guest(labels) = end else {
         return None;
     };
-    let ruling = if free(policy, question) {
-        let enforced = decide(policy, question, &[Mode::Enforce]);
-        let all = decide(policy, question, &[Mode::Enforce, Mode::Observe]);
+    let ruling = if free(policy, asked.question) {
+        let enforced = decide(policy, asked, &[Mode::Enforce]);
+        let all = decide(policy, asked, &[Mode::Enforce, Mode::Observe]);
         ruling(policy, enforced, all)
     } else {
         Ruling::default_deny(policy.baseline_log)
     };
-    Some(match policy.observes(labels, question.date) {
+    Some(match policy.observes(labels, asked.question.date) {
         true => ruling.observed(),
         false => ruling,
     })
@@ -243,67 +254,97 @@ const fn verdict(action: Action) -> Verdict {
     }
 }
 
-/// The rules that match and are in force, of tiers of one kind in these modes.
+/// What one end asks: of it, only rules that speak at that end answer.
+#[derive(Clone, Copy)]
+struct Asked<'a> {
+    question: &'a Question,
+    direction: Direction,
+}
+
+/// The rules of a tier that match at this end and are in force.
 fn candidates<'a>(
     policy: &'a Policy,
-    question: &'a Question,
-    kind: TierKind,
-    modes: &'a [Mode],
-) -> impl Iterator<Item = (&'a Tier, &'a Rule)> {
-    policy.rules().filter(move |(tier, rule)| {
-        tier.kind == kind
-            && modes.contains(&tier.mode)
-            && live(tier, rule, question.date)
-            && matches(policy, rule, question)
+    tier: &'a Tier,
+    asked: Asked<'a>,
+) -> impl Iterator<Item = &'a Rule> {
+    tier.rules.iter().filter(move |rule| {
+        rule.at.covers(asked.direction)
+            && live(tier, rule, asked.question.date)
+            && matches(policy, rule, asked.question)
     })
 }
 
-/// The first rule of the guard that matches. If there is none, or it passes, any rule of the
-/// application tiers that matches allows: the one that allows most is the one reported, and the
-/// first by name among equals, so that the order of the text means nothing.
-fn decide<'a>(
-    policy: &'a Policy,
-    question: &'a Question,
-    modes: &'a [Mode],
-) -> Option<Decided<'a>> {
-    let guard = candidates(policy, question, TierKind::Ordered, modes).next();
-    if let Some((tier, rule)) = guard.filter(|(_, rule)| rule.action != Action::Pass) {
-        let log = Report::of(rule);
-        return Some(Decided { tier, rule, log });
+/// The first rule that matches of each ordered tier decides, or passes to the next. If none has
+/// decided, any rule of the application tiers that matches allows. Those without a window of time
+/// come before those with one; of them the one that allows most is the one reported, and the first
+/// by name among equals, so that the order of the text means nothing.
+fn decide<'a>(policy: &'a Policy, asked: Asked<'a>, modes: &[Mode]) -> Option<Decided<'a>> {
+    let of_kind = |kind| {
+        let tiers = policy.tiers.iter();
+        tiers.filter(move |tier| tier.kind == kind && modes.contains(&tier.mode))
+    };
+    for tier in of_kind(TierKind::Ordered) {
+        let first = candidates(policy, tier, asked).next();
+        if let Some(rule) = first.filter(|rule| rule.action != Action::Pass) {
+            let log = Report::of(rule);
+            return Some(Decided { tier, rule, log });
+        }
     }
     let mut found: Option<Decided<'a>> = None;
-    for (tier, rule) in candidates(policy, question, TierKind::AllowOnly, modes) {
-        let log = Report::of(rule);
-        let Some(known) = &mut found else {
-            found = Some(Decided { tier, rule, log });
-            continue;
-        };
-        let log = known.log.or(log);
-        let more = allows_more(rule, known.rule);
-        let equal = !more && !allows_more(known.rule, rule);
-        if more || (equal && rule.name < known.rule.name) {
-            *known = Decided { tier, rule, log };
+    for tier in of_kind(TierKind::AllowOnly) {
+        for rule in candidates(policy, tier, asked) {
+            let one = Decided {
+                tier,
+                rule,
+                log: Report::of(rule),
+            };
+            found = Some(found.map_or(one, |known| better(known, one)));
         }
-        known.log = log;
     }
     found
 }
 
-/// Every rule that matches, in the order of evaluation, and whether it took part.
+/// Which of two allowing rules holds, and what both report.
+fn better<'a>(known: Decided<'a>, one: Decided<'a>) -> Decided<'a> {
+    match (known.rule.during, one.rule.during) {
+        (None, Some(_)) => return known,
+        (Some(_), None) => return one,
+        _ => {}
+    }
+    let log = known.log.or(one.log);
+    let more = allows_more(one.rule, known.rule);
+    let equal = !more && !allows_more(known.rule, one.rule);
+    let chosen = if more || (equal && one.rule.name < known.rule.name) {
+        one
+    } else {
+        known
+    };
+    Decided { log, ..chosen }
+}
+
+/// Every rule that matches, in the order of evaluation, and whether it took part at either end.
 fn trace(policy: &Policy, question: &Question, free: bool) -> Vec<Step> {
     let mut steps = Vec::new();
-    let mut open = free;
-    for kind in [TierKind::Ordered, TierKind::AllowOnly] {
-        let mut decided = false;
-        let of_kind = policy.rules().filter(|(tier, _)| tier.kind == kind);
-        for (tier, rule) in of_kind.filter(|(_, rule)| matches(policy, rule, question)) {
+    let mut open = [free; 2];
+    for tier in &policy.tiers {
+        let mut decided = [false; 2];
+        for rule in tier
+            .rules
+            .iter()
+            .filter(|rule| matches(policy, rule, question))
+        {
             let live = live(tier, rule, question.date) && tier.mode == Mode::Enforce;
-            let counted = open && live && !decided;
-            steps.push(step(tier, rule, question.date, counted));
-            decided |= counted && kind == TierKind::Ordered;
-            if counted && kind == TierKind::Ordered && rule.action != Action::Pass {
-                open = false;
+            let mut counted = false;
+            for direction in [Direction::Egress, Direction::Ingress] {
+                let end = direction as usize;
+                if !(live && open[end] && !decided[end] && rule.at.covers(direction)) {
+                    continue;
+                }
+                counted = true;
+                decided[end] = tier.kind == TierKind::Ordered;
+                open[end] &= tier.kind == TierKind::AllowOnly || rule.action == Action::Pass;
             }
+            steps.push(step(tier, rule, question.date, counted));
         }
     }
     steps
@@ -320,7 +361,7 @@ fn matches(policy: &Policy, rule: &Rule, question: &Question) -> bool {
 }
 
 fn live(tier: &Tier, rule: &Rule, date: Date) -> bool {
-    tier.on_expiry == OnExpiry::KeepAndAlarm || !rule.expired(date)
+    rule.on_its_day(date) && (tier.on_expiry == OnExpiry::KeepAndAlarm || !rule.expired(date))
 }
 
 fn step(tier: &Tier, rule: &Rule, date: Date, counted: bool) -> Step {
@@ -329,6 +370,7 @@ fn step(tier: &Tier, rule: &Rule, date: Date, counted: bool) -> Step {
         rule: rule.id,
         name: rule.name.clone(),
         action: rule.action,
+        at: rule.at,
         counted,
         mode: tier.mode,
         expired,

@@ -12,6 +12,12 @@ pub struct Intent {
     pub name: String,
     /// What it says.
     pub claim: Claim,
+    /// Whether it speaks of every host that each guest may run on, and not only of where they are.
+    pub any_host: bool,
+    /// With this many hosts failed.
+    pub failures: u32,
+    /// The line on which it stands, from 1.
+    pub line: usize,
 }
 
 /// What an intent says.
@@ -30,8 +36,6 @@ pub enum Claim {
         hops: Option<u32>,
         /// Chains that do not count.
         except: Vec<Exception>,
-        /// With this many hosts failed.
-        failures: Option<u32>,
     },
     /// A session is allowed from each to each.
     AlwaysPath {
@@ -134,7 +138,6 @@ impl fmt::Display for Claim {
                 service,
                 hops,
                 except,
-                failures,
             } => {
                 write!(f, "never path from {from} to {to}")?;
                 service
@@ -142,12 +145,7 @@ impl fmt::Display for Claim {
                     .try_for_each(|service| write!(f, " service {service}"))?;
                 hops.iter()
                     .try_for_each(|hops| write!(f, " within {hops} hops"))?;
-                except
-                    .iter()
-                    .try_for_each(|except| write!(f, " {except}"))?;
-                failures
-                    .iter()
-                    .try_for_each(|count| write!(f, " under failures {count}"))
+                except.iter().try_for_each(|except| write!(f, " {except}"))
             }
             Self::AlwaysPath { from, to, service } => {
                 write!(f, "always path from {from} to {to} service {service}")
@@ -173,8 +171,23 @@ impl fmt::Display for Claim {
     }
 }
 
+impl Intent {
+    /// The claim and over what it is quantified, in the language's own words.
+    #[must_use]
+    pub fn statement(&self) -> String {
+        let mut text = self.claim.to_string();
+        if self.any_host {
+            text.push_str(" on any-host");
+        }
+        if self.failures > 0 {
+            text.push_str(&format!(" under failures {}", self.failures));
+        }
+        text
+    }
+}
+
 impl fmt::Display for Intent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "assert {} : {}", self.name, self.claim)
+        write!(f, "assert {} : {}", self.name, self.statement())
     }
 }

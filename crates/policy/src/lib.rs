@@ -9,6 +9,7 @@
 mod compile;
 mod compiled;
 mod date;
+mod delegation;
 mod diagnostic;
 mod failure;
 mod intent;
@@ -18,23 +19,26 @@ mod overlap;
 mod parse;
 mod selector;
 mod service;
+mod window;
 
 pub mod evaluate;
 
 pub use compile::{CompileError, CompileInput, compile};
 pub use compiled::{
     ChoiceRow, Compiled, ControlRow, Expired, ExpiredAction, Identity, IntentText, ObserveRow,
-    PrefixRow, RuleInfo,
+    PrefixRow, RuleInfo, ScopeMembers,
 };
 pub use date::{Date, DateError};
+pub use delegation::Delegation;
 pub use diagnostic::{Diagnostic, Severity, Span, render};
 pub use failure::{Cause, Choice, UnknownName};
 pub use intent::{Claim, Exception, Intent, Interpretation};
 pub use limits::*;
 pub use model::{
-    Action, ControlName, ControlRequirement, FailureChoice, Label, Labels, Log, Mode, Observation,
-    OnExpiry, Policy, Rule, Scope, Tier, TierKind,
+    Action, At, Computed, ControlName, ControlRequirement, FailureChoice, HOST_LABEL, Label,
+    Labels, Log, Mode, Observation, OnExpiry, Policy, Rule, Scope, Tier, TierKind,
 };
-pub use parse::parse;
+pub use parse::{Part, parse, parse_parts};
 pub use selector::{End, Selector};
 pub use service::{PortRange, Service};
+pub use window::{Days, DaysError};

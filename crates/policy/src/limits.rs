@@ -1,5 +1,7 @@
 //! Limits of the language. Each has a diagnostic and a test at the limit and one past it.
 
+/// Files of one policy.
+pub const PARTS_MAX: usize = 256;
 /// Bytes of a name: policy, label, value, set, service, scope, tier, rule, intent, control.
 pub const NAME_BYTES_MAX: usize = 63;
 /// Bytes of a text in quotes.
@@ -20,8 +22,16 @@ pub const LIMIT_MAX: u64 = 1_000_000;
 pub const LOG_LIMIT_MAX: u64 = 1_024;
 /// Statements that put guests into observe mode.
 pub const OBSERVATIONS_MAX: usize = 1_024;
+/// Statements that isolate guests, and as many that exclude guests.
+pub const STANDING_MAX: usize = 1_024;
+/// Windows of time in one policy.
+pub const WINDOWS_MAX: usize = 256;
+/// Delegations in one policy.
+pub const DELEGATIONS_MAX: usize = 4_096;
 /// Hops that an intent may name.
 pub const HOPS_MAX: u32 = 64;
+/// Failed hosts that an intent may name.
+pub const FAILURES_MAX: u64 = 1_000;
 /// Diagnostics reported for one text; the last one says that there are more.
 pub const DIAGNOSTICS_MAX: usize = 100;
 /// Label sets that one compilation takes.

@@ -1,13 +1,16 @@
 //! The resolved policy: every name looked up, every scope written out, every check passed.
 
-use crate::{Cause, Choice, Date, Intent, Selector, Service};
+use crate::{Cause, Choice, Date, Days, Delegation, Intent, Selector, Service};
 use ipnet::IpNet;
-use lictor_types::{Digest, RuleId};
+use lictor_types::{Digest, Direction, RuleId};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, fmt};
 
 /// A guest's labels: one value for each name.
 pub type Labels = BTreeMap<String, String>;
+
+/// The label that a host's own device has; its value is the host's name. No policy declares it.
+pub const HOST_LABEL: &str = "host";
 
 /// A policy that has passed every check. Made by [`crate::parse`] only.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,9 +27,12 @@ pub struct Policy {
     pub sets: BTreeMap<String, Vec<IpNet>>,
     /// Named services.
     pub services: BTreeMap<String, Service>,
+    /// Named days of the week.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub windows: BTreeMap<String, Days>,
     /// Named selectors.
     pub scopes: BTreeMap<String, Scope>,
-    /// The tiers, in the order of the text; at most one is ordered, and it is the first.
+    /// The tiers in the order of evaluation: isolations, exclusions, ordered ones, then allow-only.
     pub tiers: Vec<Tier>,
     /// Whether packets that no rule names are reported as events.
     pub baseline_log: Log,
@@ -36,6 +42,9 @@ pub struct Policy {
     pub choices: Vec<FailureChoice>,
     /// Guests for which the policy is only observed.
     pub observed: Vec<Observation>,
+    /// Who may bind what; the release's delegations lie inside of these.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub delegations: Vec<Delegation>,
     /// Statements to be proved; see [`Intent`].
     pub intents: Vec<Intent>,
 }
@@ -58,13 +67,25 @@ pub struct Scope {
     pub selector: Selector,
     /// Whether rules that touch it need an owner, a justification and an expiry.
     pub sensitive: bool,
+    /// How its selector was computed, if it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub computed: Option<Computed>,
+}
+
+/// How a scope follows from another one and the rules that allow.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Computed {
+    /// The scope that it begins from.
+    pub of: String,
+    /// How many rules may lie between; any number if it is missing.
+    pub hops: Option<u32>,
 }
 
 /// How the rules of a tier relate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum TierKind {
-    /// The guard: the first rule that matches decides, or passes to the application tiers.
+    /// The first rule that matches decides, or passes to the next tier.
     Ordered,
     /// An application tier: its rules only allow, and their order means nothing.
     AllowOnly,
@@ -119,8 +140,42 @@ pub enum Action {
     Deny,
     /// The session is denied, and whoever begins it is told.
     Reject,
-    /// The application tiers decide.
+    /// The next tier decides.
     Pass,
+}
+
+/// At which end of a session a rule speaks.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum At {
+    /// At both ends.
+    #[default]
+    Both,
+    /// Only at the end that begins the session.
+    Egress,
+    /// Only at the end that is asked.
+    Ingress,
+}
+
+impl At {
+    /// The ends that a rule text can name.
+    pub const NAMED: [(&str, Self); 2] = [("egress", Self::Egress), ("ingress", Self::Ingress)];
+
+    /// Whether a rule speaks at this end.
+    #[must_use]
+    pub fn covers(self, direction: Direction) -> bool {
+        match self {
+            Self::Both => true,
+            Self::Egress => direction == Direction::Egress,
+            Self::Ingress => direction == Direction::Ingress,
+        }
+    }
+
+    pub(crate) fn is_both(&self) -> bool {
+        *self == Self::Both
+    }
 }
 
 impl fmt::Display for Action {
@@ -179,6 +234,8 @@ pub struct Rule {
     pub to: Selector,
     /// The ports.
     pub service: Service,
+    /// At which end it speaks.
+    pub at: At,
     /// Who answers for it.
     pub owner: Option<String>,
     /// Why it exists.
@@ -189,6 +246,8 @@ pub struct Rule {
     pub review_days: Option<u32>,
     /// The last day on which it allows.
     pub expires: Option<Date>,
+    /// The days of the week on which it allows; every day if it is missing.
+    pub during: Option<Days>,
     /// What is reported.
     pub log: Log,
     /// Events that it reports of one vnic in one second; as many as the vnic may if it is missing.
@@ -197,6 +256,9 @@ pub struct Rule {
     pub limit: Option<u32>,
     /// Whether one of its ends may be in a sensitive scope.
     pub touches_sensitive: bool,
+    /// The file in which it stands, if the policy has several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
     /// The line on which it begins, from 1.
     pub line: usize,
     /// Its text.
@@ -208,6 +270,12 @@ impl Rule {
     #[must_use]
     pub fn expired(&self, date: Date) -> bool {
         self.expires.is_some_and(|expires| date > expires)
+    }
+
+    /// Whether a day is one of its days.
+    #[must_use]
+    pub fn on_its_day(&self, date: Date) -> bool {
+        self.during.is_none_or(|days| days.contains(date))
     }
 
     /// The number that belongs to a name: the first non-zero four bytes of its digest.
@@ -314,13 +382,15 @@ impl Policy {
     }
 
     /// Whether a guest is in quarantine: a required label is missing, or a label has a value that
-    /// its declaration does not list. Nothing is allowed from or to such a guest.
+    /// its declaration does not list. Nothing is allowed from or to such a guest. A host needs no
+    /// label but its own.
     #[must_use]
     pub fn quarantines(&self, labels: &Labels) -> bool {
+        let host = labels.contains_key(HOST_LABEL);
         self.labels
             .iter()
             .any(|(name, label)| match (labels.get(name), &label.values) {
-                (None, _) => label.required,
+                (None, _) => label.required && !host,
                 (Some(value), Some(values)) => !values.contains(value),
                 (Some(_), None) => false,
             })

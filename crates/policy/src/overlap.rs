@@ -3,7 +3,7 @@
 //! taken as independent, and where there are too many cases the answer is yes: both err towards
 //! "it may".
 
-use crate::{Label, Labels, Selector};
+use crate::{HOST_LABEL, Label, Labels, Selector};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Combinations of label values or set memberships that are tried.
@@ -20,6 +20,12 @@ pub(crate) fn satisfiable(labels: &BTreeMap<String, Label>, asked: &[(&Selector,
         selector.visit(&mut |leaf| match leaf {
             Selector::Label { name, value } => {
                 mentioned.entry(name).or_default().insert(value);
+            }
+            Selector::Has(name) => {
+                mentioned.entry(name).or_default();
+            }
+            Selector::Guests | Selector::Hosts => {
+                mentioned.entry(HOST_LABEL).or_default();
             }
             Selector::Set(name) => {
                 sets.insert(name);
@@ -47,8 +53,10 @@ fn guest_satisfies(
             }
             None => choices.push(Some(OTHER)),
         }
-        // A guest without a required label is in quarantine, and nothing is allowed to it.
-        if !declared.is_some_and(|label| label.required) {
+        // A guest without a required label is in quarantine, and nothing is allowed to it. A host
+        // is not, and whether an end is a host matters only if something asks for that.
+        let host = mentioned.contains_key(HOST_LABEL);
+        if host || !declared.is_some_and(|label| label.required) {
             choices.push(None);
         }
         cases = cases.saturating_mul(choices.len());
@@ -65,9 +73,14 @@ fn guest_satisfies(
             }
             case /= choices.len();
         }
-        asked
-            .iter()
-            .all(|(selector, truth)| selector.holds(Some(&guest), &|_| false) == *truth)
+        let host = guest.contains_key(HOST_LABEL);
+        let bare = labels.iter().any(|(name, label)| {
+            label.required && mentioned.contains_key(name.as_str()) && !guest.contains_key(name)
+        });
+        (host || !bare)
+            && asked
+                .iter()
+                .all(|(selector, truth)| selector.holds(Some(&guest), &|_| false) == *truth)
     })
 }
 

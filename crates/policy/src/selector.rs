@@ -1,6 +1,6 @@
 //! Selectors: which guests and which outside addresses a rule speaks of.
 
-use crate::Labels;
+use crate::{HOST_LABEL, Labels};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, fmt, net::IpAddr};
@@ -24,6 +24,8 @@ pub enum Selector {
     Any,
     /// Every guest.
     Guests,
+    /// Every host, as an end of its own.
+    Hosts,
     /// Every address that no guest has.
     Outside,
     /// Guests with this label.
@@ -33,8 +35,12 @@ pub enum Selector {
         /// Its value.
         value: String,
     },
+    /// Guests that have this label, whatever its value.
+    Has(String),
     /// Outside addresses in this set.
     Set(String),
+    /// A computed scope that is not written out yet: none is left in a policy that was read.
+    Computed(String),
     /// What the inner one does not match, guests and addresses alike.
     Not(Box<Self>),
     /// What all match.
@@ -61,12 +67,15 @@ impl Selector {
     pub(crate) fn holds(&self, guest: Option<&Labels>, in_set: &dyn Fn(&str) -> bool) -> bool {
         match self {
             Self::Any => true,
-            Self::Guests => guest.is_some(),
+            Self::Guests => guest.is_some_and(|labels| !labels.contains_key(HOST_LABEL)),
+            Self::Hosts => guest.is_some_and(|labels| labels.contains_key(HOST_LABEL)),
             Self::Outside => guest.is_none(),
             Self::Label { name, value } => {
                 guest.is_some_and(|labels| labels.get(name) == Some(value))
             }
+            Self::Has(name) => guest.is_some_and(|labels| labels.contains_key(name)),
             Self::Set(name) => guest.is_none() && in_set(name),
+            Self::Computed(_) => false,
             Self::Not(inner) => !inner.holds(guest, in_set),
             Self::All(parts) => parts.iter().all(|part| part.holds(guest, in_set)),
             Self::Either(parts) => parts.iter().any(|part| part.holds(guest, in_set)),
@@ -88,15 +97,22 @@ impl Selector {
             })
     }
 
-    /// Calls `each` with every label and value, or set name, that it mentions.
+    /// Calls `each` with every part that asks for a label or a set.
     pub(crate) fn visit<'a>(&'a self, each: &mut impl FnMut(&'a Self)) {
         match self {
             Self::Not(inner) => inner.visit(each),
             Self::All(parts) | Self::Either(parts) => {
                 parts.iter().for_each(|part| part.visit(each));
             }
-            Self::Any | Self::Guests | Self::Outside => {}
-            Self::Label { .. } | Self::Set(_) => each(self),
+            Self::Any | Self::Outside => {}
+            Self::Guests
+            | Self::Hosts
+            | Self::Label { .. }
+            | Self::Has(_)
+            | Self::Set(_)
+            | Self::Computed(_) => {
+                each(self);
+            }
         }
     }
 
@@ -126,9 +142,12 @@ impl Selector {
         match self {
             Self::Any => f.write_str("any"),
             Self::Guests => f.write_str("guests"),
+            Self::Hosts => f.write_str("hosts"),
+            Self::Has(name) => write!(f, "{name}:*"),
             Self::Outside => f.write_str("outside"),
             Self::Label { name, value } => write!(f, "{name}:{value}"),
             Self::Set(name) => write!(f, "set:{name}"),
+            Self::Computed(name) => write!(f, "scope:{name}"),
             Self::Not(inner) => {
                 f.write_str("not ")?;
                 inner.write(f, 2)

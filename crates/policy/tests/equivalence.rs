@@ -42,6 +42,10 @@ set mid = 10.1.0.0/16 2001:db8:1::/48 192.0.2.0/24
 set host = 10.1.1.1 2001:db8:1::1 192.0.2.7
 set all4 = 0.0.0.0/0
 scope cde = zone:cde
+scope near = computed one-hop cde
+scope linked = computed closure cde
+window work = mon-fri
+window rest = sat sun
 scope mixed = zone:dmz & tier:web or set:host
 ";
 
@@ -77,7 +81,10 @@ const ADDRESSES: [&str; 12] = [
 ];
 
 fn selector(random: &mut Random, depth: u64) -> String {
-    const LEAVES: [&str; 15] = [
+    const LEAVES: [&str; 18] = [
+        "hosts",
+        "host:h1",
+        "app:*",
         "any",
         "guests",
         "outside",
@@ -105,11 +112,26 @@ fn selector(random: &mut Random, depth: u64) -> String {
     }
 }
 
-fn rules(random: &mut Random, actions: &[&str], count: u64) -> String {
+/// Only what does not allow may name a computed scope.
+fn end(random: &mut Random, action: &str) -> String {
+    match (action, random.below(6)) {
+        ("deny" | "reject" | "pass", 0) => "scope:near".to_owned(),
+        ("deny" | "reject" | "pass", 1) => "not scope:linked".to_owned(),
+        _ => selector(random, 2),
+    }
+}
+
+fn rules(random: &mut Random, actions: &[&str], count: u64, windows: bool) -> String {
     let mut text = String::new();
     for index in 0..count {
         let action = random.pick(actions);
-        let (from, to) = (selector(random, 2), selector(random, 2));
+        let (from, to) = (end(random, action), end(random, action));
+        let at = random.pick(&["", "", "at egress", "at ingress"]);
+        let during = match windows {
+            // One window for a policy: two that meet are refused.
+            true => random.pick(&["", "during rest", "during rest"]),
+            false => "",
+        };
         let service = random.pick(&SERVICES);
         // Names that sort otherwise than they stand.
         let name = format!("r{}", (index * 7) % 10);
@@ -125,7 +147,8 @@ fn rules(random: &mut Random, actions: &[&str], count: u64) -> String {
         };
         writeln!(
             text,
-            "{action} {name} from {from} to {to} service {service} {expires} {log} {limit}"
+            "{action} {name} from {from} to {to} service {service} {at} {expires} {during} {log} \
+             {limit}"
         )
         .expect("text takes all");
     }
@@ -142,15 +165,39 @@ fn policy_text(random: &mut Random) -> String {
         |random: &mut Random| random.pick(&["", "on-expiry drop", "on-expiry keep-and-alarm"]);
     let mode = |random: &mut Random| random.pick(&["", "", "observe"]);
     let (kept, count) = (expiry(random), random.below(5));
-    let guard = rules(random, &["allow", "deny", "reject", "pass"], count);
+    let windows = random.below(3) == 0;
+    let mode = |random: &mut Random| match windows {
+        true => "",
+        false => mode(random),
+    };
+    let guard = rules(random, &["allow", "deny", "reject", "pass"], count, false);
     let seen = mode(random);
     writeln!(text, "tier guard ordered {seen} {kept} {{\n{guard}}}").expect("text takes all");
+    for name in ["second", "third"] {
+        let (kept, count) = (expiry(random), random.below(4));
+        let rules = rules(random, &["allow", "deny", "pass"], count, false);
+        let seen = mode(random);
+        writeln!(text, "tier {name} ordered {seen} {kept} {{\n{rules}}}").expect("text takes all");
+    }
     for name in ["zeta", "alpha"] {
         let (kept, count) = (expiry(random), random.below(4));
-        let rules = rules(random, &["allow"], count);
+        let rules = rules(random, &["allow"], count, windows);
         let seen = mode(random);
         writeln!(text, "tier {name} allow-only {seen} {kept} {{\n{rules}}}")
             .expect("text takes all");
+    }
+    for word in ["isolate", "exclude"] {
+        for end in ["2026-11-23", "2026-11-24"] {
+            if random.below(6) == 0 {
+                let guests = selector(random, 1);
+                writeln!(
+                    text,
+                    "{word} n{} {guests} owner \"o\" justification \"j\" expires {end}",
+                    &end[8..]
+                )
+                .expect("text takes all");
+            }
+        }
     }
     for end in ["", "expires 2026-11-23", "expires 2026-11-24"] {
         if random.below(6) == 0 {
@@ -185,6 +232,12 @@ fn guests() -> Vec<Labels> {
                 );
             }
         }
+    }
+    // Hosts need no label but their own.
+    for (host, zone) in [("h1", None), ("h2", None), ("h1", Some("cde"))] {
+        let mut labels = Labels::from([("host".to_owned(), host.to_owned())]);
+        labels.extend(zone.map(|zone| ("zone".to_owned(), zone.to_owned())));
+        all.push(labels);
     }
     all
 }
@@ -249,7 +302,10 @@ impl<'a> Tables<'a> {
             Protocol::Ether => IdentityId::WORLD,
             _ => ends.1,
         };
+        // A host leaves out what does not hold today.
+        let ended = self.compiled.ended_by(today());
         let row = atom.and_then(|range| self.rows.get(&(ends.0, peer, direction, range.atom)));
+        let row = row.filter(|row| !ended.contains(&row.rule));
         let baseline = self.compiled.baseline_log != lictor_policy::Log::Off;
         let ruling = Ruling {
             verdict: row.map_or(Verdict::Deny, |row| row.verdict),

@@ -3,7 +3,7 @@
 
 mod support;
 
-use lictor_policy::{Action, Date, Log, Mode, ObserveRow, OnExpiry, RuleInfo};
+use lictor_policy::{Action, At, Date, Log, Mode, ObserveRow, OnExpiry, RuleInfo};
 use lictor_types::{
     AddressKind, Epoch, HostTables, Mac, RuleId, Segment, SharedId, Verdict, Vlan, VlanId, VnicId,
     Would,
@@ -256,17 +256,20 @@ fn rule(id: u32, last: Date) -> RuleInfo {
         from: "any".into(),
         to: "any".into(),
         service: "any".into(),
+        at: At::Both,
         owner: None,
         justification: None,
         requirements: Vec::new(),
         review_days: None,
         expires: Some(last),
+        during: None,
         log: Log::Off,
         log_limit: None,
         limit: None,
         mode: Mode::Enforce,
         on_expiry: OnExpiry::Drop,
         touches_sensitive: false,
+        file: None,
         line: 1,
         text: String::new(),
     }

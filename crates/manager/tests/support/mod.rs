@@ -164,6 +164,7 @@ fn compiled() -> Compiled {
             justification: None,
             expires: None,
         }],
+        computed: Vec::new(),
         intents: Vec::new(),
         expired: Vec::new(),
     }

@@ -33,7 +33,7 @@ pub(super) fn table(
     let lines: Vec<Line<'_>> = rules
         .into_iter()
         .map(|(tier, rule)| Line {
-            guard: tier.kind == TierKind::Ordered,
+            stage: stage(policy, tier),
             mode: tier.mode,
             rule,
             atoms: atoms.of(&rule.service),
@@ -55,9 +55,20 @@ pub(super) fn table(
     Ok(table)
 }
 
+/// The place of an ordered tier among all tiers. All application tiers are one stage, the last.
+const APPLICATIONS: usize = usize::MAX;
+
+fn stage(policy: &Policy, tier: &Tier) -> usize {
+    let place = policy.tiers.iter().position(|one| std::ptr::eq(one, tier));
+    match tier.kind {
+        TierKind::Ordered => place.unwrap_or(0),
+        TierKind::AllowOnly => APPLICATIONS,
+    }
+}
+
 /// A rule in force.
 struct Line<'a> {
-    guard: bool,
+    stage: usize,
     mode: Mode,
     rule: &'a Rule,
     atoms: &'a [AtomId],
@@ -85,23 +96,31 @@ impl Members {
     }
 }
 
-/// The guard in its order, then the application rules by name. What the guard passes at its very
-/// end goes on to the application tiers anyway, and needs no rows.
+/// The ordered tiers in their order, then the application rules by name. What a tier passes at its
+/// very end goes on to the next one anyway, and needs no rows. Rules with a window are there on
+/// every day: a host leaves them out on others.
 fn live_rules(policy: &Policy, date: Date) -> Vec<(&Tier, &Rule)> {
-    let live = policy
-        .rules()
-        .filter(|(tier, rule)| tier.on_expiry == OnExpiry::KeepAndAlarm || !rule.expired(date));
-    let (mut guard, mut applications): (Vec<_>, Vec<_>) =
-        live.partition(|(tier, _)| tier.kind == TierKind::Ordered);
-    while guard
-        .last()
-        .is_some_and(|(_, rule)| rule.action == Action::Pass)
-    {
-        guard.pop();
+    let mut rules = Vec::new();
+    let mut applications = Vec::new();
+    for tier in &policy.tiers {
+        let kept = tier.on_expiry == OnExpiry::KeepAndAlarm;
+        let live = tier.rules.iter().filter(|rule| kept || !rule.expired(date));
+        let mut live: Vec<_> = live.map(|rule| (tier, rule)).collect();
+        if tier.kind == TierKind::AllowOnly {
+            applications.append(&mut live);
+            continue;
+        }
+        while live
+            .last()
+            .is_some_and(|(_, rule)| rule.action == Action::Pass)
+        {
+            live.pop();
+        }
+        rules.append(&mut live);
     }
     applications.sort_by(|(_, one), (_, other)| one.name.cmp(&other.name));
-    guard.extend(applications);
-    guard
+    rules.append(&mut applications);
+    rules
 }
 
 /// Whose ends a rule opens for a local class in a direction: the peers, if the class matches.
@@ -116,7 +135,7 @@ fn peers<'a>(
         Direction::Ingress => (&rule.to, &rule.from),
     };
     // The classes come from a map sorted by id, so each list is sorted.
-    if members.get(own).binary_search(&local).is_ok() {
+    if rule.at.covers(direction) && members.get(own).binary_search(&local).is_ok() {
         members.get(other)
     } else {
         &[]
@@ -154,10 +173,12 @@ fn blame(local: &Class<'_>, lines: &[Line<'_>], members: &Members) -> (usize, Ve
 /// What is known of a key so far.
 #[derive(Clone, Copy)]
 struct Slot<'a> {
-    guard: bool,
+    stage: usize,
     mode: Mode,
     rule: &'a Rule,
     log: Report,
+    /// A rule that would hold on other days.
+    other_days: Option<&'a Rule>,
 }
 
 type Key = (IdentityId, AtomId);
@@ -189,9 +210,9 @@ fn rows_of(
     let observed = lines.iter().any(|line| line.mode == Mode::Observe);
     for direction in [Direction::Egress, Direction::Ingress] {
         let key = (local.id, direction);
-        let enforced = slots(key, lines, members, &[Mode::Enforce]);
+        let enforced = slots(key, lines, members, &[Mode::Enforce])?;
         let all = match observed {
-            true => slots(key, lines, members, &[Mode::Enforce, Mode::Observe]),
+            true => slots(key, lines, members, &[Mode::Enforce, Mode::Observe])?,
             false => Slots::new(),
         };
         let keys: BTreeSet<Key> = enforced.keys().chain(all.keys()).copied().collect();
@@ -212,7 +233,7 @@ fn slots<'a>(
     lines: &[Line<'a>],
     members: &Members,
     modes: &[Mode],
-) -> Slots<'a> {
+) -> Result<Slots<'a>, CompileError> {
     let mut slots = Slots::new();
     for line in lines.iter().filter(|line| modes.contains(&line.mode)) {
         for peer in peers(local, direction, line.rule, members) {
@@ -222,7 +243,18 @@ fn slots<'a>(
         }
     }
     slots.retain(|_, slot| slot.rule.action != Action::Pass);
-    slots
+    let mut clashes: Vec<(&str, &str)> = slots
+        .values()
+        .filter_map(|slot| Some((slot.rule.name.as_str(), slot.other_days?.name.as_str())))
+        .collect();
+    clashes.sort_unstable();
+    match clashes.first() {
+        None => Ok(slots),
+        Some((one, other)) => Err(CompileError::Windows {
+            one: (*one).to_owned(),
+            other: (*other).to_owned(),
+        }),
+    }
 }
 
 const fn verdict(action: Action) -> Verdict {
@@ -259,27 +291,40 @@ fn row(
     })
 }
 
-/// The first guard rule wins; where it passed, or none matched, the application rule that allows
-/// most gives its number, the first by name among equals, and any of them turns the log on.
+/// The first rule of an ordered tier wins; where it passed, or none matched, the next tier's does.
+/// Of the application rules those without a window come first; the one that allows most gives its
+/// number, the first by name among equals, and any of them turns the log on.
 fn write<'a>(slots: &mut Slots<'a>, key: Key, line: &Line<'a>) {
     let slot = Slot {
-        guard: line.guard,
+        stage: line.stage,
         mode: line.mode,
         rule: line.rule,
         log: Report::of(line.rule),
+        other_days: None,
     };
-    match slots.get_mut(&key) {
-        None => {
-            slots.insert(key, slot);
-        }
-        Some(_) if line.guard => {}
-        Some(known) if known.rule.action == Action::Pass => *known = slot,
-        Some(known) if !known.guard => {
+    let Some(known) = slots.get_mut(&key) else {
+        slots.insert(key, slot);
+        return;
+    };
+    if known.stage < line.stage && known.rule.action == Action::Pass {
+        *known = slot;
+    } else if known.stage == APPLICATIONS {
+        merge(known, slot);
+    }
+}
+
+fn merge<'a>(known: &mut Slot<'a>, slot: Slot<'a>) {
+    match (known.rule.during, slot.rule.during) {
+        (None, Some(_)) => {}
+        (Some(_), None) => *known = slot,
+        (one, other) => {
+            if one != other {
+                known.other_days = Some(slot.rule);
+            }
             known.log = known.log.or(slot.log);
-            if allows_more(line.rule, known.rule) {
+            if allows_more(slot.rule, known.rule) {
                 (known.rule, known.mode) = (slot.rule, slot.mode);
             }
         }
-        Some(_) => {}
     }
 }

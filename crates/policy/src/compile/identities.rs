@@ -1,7 +1,7 @@
 //! Classes of guests and outside addresses with equal truth over the policy's selectors.
 
 use super::CompileError;
-use crate::{Identity, Labels, Policy, PrefixRow, Selector, model::number_of};
+use crate::{Identity, Labels, Policy, PrefixRow, Scope, Selector, model::number_of};
 use ipnet::IpNet;
 use lictor_types::{Digest, IdentityId};
 use std::collections::{BTreeMap, BTreeSet};
@@ -83,7 +83,8 @@ impl<'a> Classes<'a> {
 /// The selectors that tell guests apart, by text. Expired rules count: a date must not change ids.
 fn basis(policy: &Policy) -> BTreeMap<String, &Selector> {
     let rules = policy.rules().flat_map(|(_, rule)| [&rule.from, &rule.to]);
-    let scopes = policy.scopes.values().filter(|scope| scope.sensitive);
+    let named = |scope: &&Scope| scope.sensitive || scope.computed.is_some();
+    let scopes = policy.scopes.values().filter(named);
     let controls = policy
         .controls
         .iter()

@@ -11,7 +11,7 @@ mod identities;
 
 use crate::{
     ChoiceRow, Compiled, ControlName, ControlRow, Date, Expired, ExpiredAction, IntentText,
-    LABEL_SETS_MAX, Labels, ObserveRow, OnExpiry, Policy, Rule, RuleInfo, Tier,
+    LABEL_SETS_MAX, Labels, ObserveRow, OnExpiry, Policy, Rule, RuleInfo, ScopeMembers, Tier,
 };
 use identities::Classes;
 use lictor_types::IdentityId;
@@ -86,6 +86,17 @@ pub enum CompileError {
         /// The rules that need most, with their number of rows.
         blame: Vec<String>,
     },
+    /// Two rules with different windows of time allow the same.
+    #[error(
+        "rules {one} and {other} allow the same on different days; a table holds one of them: \
+         give both the same window, or none to one of them"
+    )]
+    Windows {
+        /// A rule.
+        one: String,
+        /// Another one.
+        other: String,
+    },
     /// All decisions together are too many.
     #[error(
         "the policy needs more than {max} decisions over all identities; \
@@ -122,9 +133,10 @@ pub fn compile(policy: &Policy, input: &CompileInput) -> Result<Compiled, Compil
     expired.extend(over);
     expired.extend(expired_rules(policy, input.date));
     expired.sort();
+    let computed = computed_rows(policy, &classes);
     let intent = |intent: &crate::Intent| IntentText {
         name: intent.name.clone(),
-        text: intent.claim.to_string(),
+        text: intent.statement(),
     };
     Ok(Compiled {
         policy: policy.name.clone(),
@@ -140,6 +152,7 @@ pub fn compile(policy: &Policy, input: &CompileInput) -> Result<Compiled, Compil
         baseline_log: policy.baseline_log,
         choices,
         observed,
+        computed,
         intents: policy.intents.iter().map(intent).collect(),
         expired,
     })
@@ -167,17 +180,20 @@ fn rule_info(tier: &Tier, order: u32, rule: &Rule) -> RuleInfo {
         from: rule.from.to_string(),
         to: rule.to.to_string(),
         service: rule.service.to_string(),
+        at: rule.at,
         owner: rule.owner.clone(),
         justification: rule.justification.clone(),
         requirements: rule.requirements.clone(),
         review_days: rule.review_days,
         expires: rule.expires,
+        during: rule.during,
         log: rule.log,
         log_limit: rule.log_limit,
         limit: rule.limit,
         mode: tier.mode,
         on_expiry: tier.on_expiry,
         touches_sensitive: rule.touches_sensitive,
+        file: rule.file.clone(),
         line: u32::try_from(rule.line).unwrap_or(u32::MAX),
         text: rule.text.clone(),
     }
@@ -215,6 +231,24 @@ fn control_rows(policy: &Policy, classes: &Classes<'_>) -> Vec<ControlRow> {
         controls: controls.into_iter().collect(),
     };
     rows.into_iter().map(row).collect()
+}
+
+fn computed_rows(policy: &Policy, classes: &Classes<'_>) -> Vec<ScopeMembers> {
+    let scopes = policy
+        .scopes
+        .iter()
+        .filter(|(_, scope)| scope.computed.is_some());
+    let row = |(name, scope): (&String, &crate::Scope)| {
+        let members = classes
+            .guests()
+            .filter(|class| class.holds(&scope.selector));
+        ScopeMembers {
+            scope: name.clone(),
+            selector: scope.selector.to_string(),
+            members: members.map(|class| class.id).collect(),
+        }
+    };
+    scopes.map(row).collect()
 }
 
 /// Where several statements match a guest, the one that lasts longest holds.

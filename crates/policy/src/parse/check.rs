@@ -1,10 +1,10 @@
 //! Checks that need the whole text: which rules touch sensitive scopes, whether owners stay within
 //! their tiers, whether weak choices are justified.
 
-use super::Parser;
+use super::{Parser, computed};
 use crate::{
-    Action, Choice, Label, Observation, Policy, Rule, Scope, Selector, Span, Tier, TierKind,
-    diagnostic::Problem, overlap::satisfiable,
+    Action, Choice, Label, Observation, Policy, PortRange, Rule, Scope, Selector, Span, Tier,
+    TierKind, diagnostic::Problem, overlap::satisfiable,
 };
 use lictor_types::Protocol;
 use std::collections::{BTreeMap, HashMap};
@@ -52,6 +52,7 @@ pub(super) struct Spots {
 pub(super) fn check(parser: &mut Parser<'_>) {
     let spots = std::mem::take(&mut parser.spots);
     let mut tiers = std::mem::take(&mut parser.policy.tiers);
+    computed::write_out(parser, &mut tiers);
     let mut sensitive = Sensitive::of(&parser.policy);
     let mut problems = Vec::new();
     order_of_tiers(&tiers, &spots, &mut problems);
@@ -67,6 +68,7 @@ pub(super) fn check(parser: &mut Parser<'_>) {
             rule.touches_sensitive = sensitive.touched_by(rule);
             nobody_in_particular(rule, spot, &mut problems);
             sensitive_rule(rule, spot, &mut problems);
+            related_sessions(rule, spot, &mut problems);
             if let Some(within) = &within {
                 inside(&parser.policy.labels, within, (rule, spot), &mut problems);
             }
@@ -84,24 +86,31 @@ pub(super) fn check(parser: &mut Parser<'_>) {
             sensitive_observation(observation, spot.span, &mut problems);
         }
     }
-    parser.policy.tiers = tiers;
+    let mut standing = parser.standing_tiers();
+    for rule in standing.iter_mut().flat_map(|tier| &mut tier.rules) {
+        rule.touches_sensitive = sensitive.touched_by(rule);
+    }
+    standing.append(&mut tiers);
+    parser.policy.tiers = standing;
     problems
         .into_iter()
         .for_each(|problem| parser.report(problem));
 }
 
 fn order_of_tiers(tiers: &[Tier], spots: &Spots, problems: &mut Vec<Problem>) {
-    for (index, (tier, spot)) in tiers.iter().zip(&spots.tiers).enumerate() {
+    let mut applications = false;
+    for (tier, spot) in tiers.iter().zip(&spots.tiers) {
+        applications |= tier.kind == TierKind::AllowOnly;
         let problem = match tier.kind {
-            TierKind::Ordered if index > 0 => Problem::new(
+            TierKind::Ordered if applications => Problem::new(
                 "late-guard",
                 spot.name,
-                "the ordered tier is not the first tier",
+                "an ordered tier stands below an allow-only one",
             )
-            .expected("there is at most one, and it decides before all others")
-            .help("move it above the other tiers, or merge the ordered tiers"),
+            .expected("ordered tiers decide before all others, in the order of the text")
+            .help("move it above the allow-only tiers"),
             TierKind::Ordered if spot.within.is_some() => {
-                let message = "the ordered tier speaks for the whole policy";
+                let message = "an ordered tier speaks for the whole policy";
                 Problem::new("guard-within", spot.name, message)
                     .expected("it can't be limited by `within`")
                     .help("remove `within`")
@@ -174,6 +183,39 @@ fn sensitive_rule(rule: &Rule, spot: &RuleSpot, problems: &mut Vec<Problem>) {
     problems.push(problem);
 }
 
+/// Services whose clients open further sessions on ports that they agree on: FTP (RFC 959), TFTP
+/// (RFC 1350), ONC RPC (RFC 1833), DCE RPC. Nobody follows their conversations here.
+const RELATED: [(Protocol, u16, &str); 5] = [
+    (Protocol::Tcp, 21, "FTP"),
+    (Protocol::Udp, 69, "TFTP"),
+    (Protocol::Tcp, 111, "RPC"),
+    (Protocol::Udp, 111, "RPC"),
+    (Protocol::Tcp, 135, "RPC"),
+];
+
+/// A rule for the first session of such a service says nothing of the others.
+fn related_sessions(rule: &Rule, spot: &RuleSpot, problems: &mut Vec<Problem>) {
+    let whole = |protocol| rule.service.ranges().contains(&PortRange::all(protocol));
+    let mut related = RELATED
+        .iter()
+        .filter(|(protocol, port, _)| rule.service.contains(*protocol, *port) && !whole(*protocol));
+    let Some((protocol, port, name)) = related.next().filter(|_| rule.action == Action::Allow)
+    else {
+        return;
+    };
+    let message = format!(
+        "rule `{}` allows {name}, whose other sessions no rule follows",
+        rule.name
+    );
+    let problem = Problem::new("related-sessions", spot.name, message)
+        .warning()
+        .expected(format!(
+            "{protocol}/{port} only agrees on the ports of further sessions"
+        ))
+        .help("fix the server's ports and allow those too, or use SFTP, HTTPS or NFSv4");
+    problems.push(problem);
+}
+
 /// A frame that is not IP has no addresses, so its other end is in no set and is no guest: a rule
 /// that asks for more than that would never match.
 fn nobody_in_particular(rule: &Rule, spot: &RuleSpot, problems: &mut Vec<Problem>) {
@@ -203,8 +245,12 @@ fn inside(
     (rule, spot): (&Rule, &RuleSpot),
     problems: &mut Vec<Problem>,
 ) {
-    let guest = &Selector::Guests;
-    if satisfiable(labels, &[(&rule.to, true), (guest, true), (within, false)]) {
+    // A host is nobody's guest, and no owner opens one outside of their tier either.
+    let outside = &Selector::Outside;
+    if satisfiable(
+        labels,
+        &[(&rule.to, true), (outside, false), (within, false)],
+    ) {
         let message = format!(
             "rule `{}` leads to guests outside of its tier's `within`",
             rule.name
@@ -217,8 +263,11 @@ fn inside(
             ));
         problems.push(problem);
     }
-    let leaves = satisfiable(labels, &[(&rule.to, true), (guest, false)]);
-    let own = Selector::All(vec![Selector::Guests, within.clone()]);
+    let leaves = satisfiable(labels, &[(&rule.to, true), (outside, true)]);
+    let own = Selector::All(vec![
+        Selector::Not(Box::new(Selector::Outside)),
+        within.clone(),
+    ]);
     if leaves && satisfiable(labels, &[(&rule.from, true), (&own, false)]) {
         let message = format!(
             "rule `{}` leads outside from others than its tier's `within`",

@@ -3,18 +3,20 @@
 use super::{
     Failed, Kind, Noun, Parsed, Parser,
     check::{ChoiceSpot, Ends},
+    computed::{REACHES, Wanted},
     short,
 };
 use crate::{
-    Cause, Choice, ControlName, ControlRequirement, Date, FailureChoice, LABELS_MAX, Label,
-    OBSERVATIONS_MAX, Observation, PREFIXES_MAX, Scope, Selector, Span, diagnostic::Problem,
+    Cause, Choice, Computed, ControlName, ControlRequirement, Date, FailureChoice, HOST_LABEL,
+    LABELS_MAX, Label, OBSERVATIONS_MAX, Observation, PREFIXES_MAX, Scope, Selector, Span,
+    diagnostic::Problem,
 };
 use ipnet::IpNet;
 use std::net::IpAddr;
 
 /// Names that mean something else in a selector.
-const RESERVED: [&str; 8] = [
-    "scope", "set", "host", "any", "guests", "outside", "not", "or",
+const RESERVED: [&str; 9] = [
+    "scope", "set", HOST_LABEL, "any", "guests", "hosts", "outside", "not", "or",
 ];
 
 /// Controls that the documentation names: a near miss of one of them is a slip.
@@ -22,10 +24,10 @@ const CONTROLS: [&str; 6] = ["firewall", "ids", "monitor", "time", "flowlog", "b
 
 /// Who answers for something, why, and until when.
 #[derive(Default)]
-struct Answerable {
-    owner: Option<String>,
-    justification: Option<String>,
-    expires: Option<Date>,
+pub(super) struct Answerable {
+    pub(super) owner: Option<String>,
+    pub(super) justification: Option<String>,
+    pub(super) expires: Option<Date>,
 }
 
 impl Parser<'_> {
@@ -145,7 +147,7 @@ impl Parser<'_> {
     }
 
     /// `None` if it was reported.
-    fn prefix(&mut self) -> Parsed<Option<IpNet>> {
+    pub(super) fn prefix(&mut self) -> Parsed<Option<IpNet>> {
         let Some(word) = self.word() else {
             return self.unexpected("a prefix");
         };
@@ -160,7 +162,16 @@ impl Parser<'_> {
         let parsed = word
             .parse::<IpNet>()
             .or_else(|_| word.parse::<IpAddr>().map(IpNet::from));
+        let domain = word == "fqdn" || word.split('.').count() > 1;
+        let letters = word.bytes().any(|byte| byte.is_ascii_alphabetic()) && !word.contains(':');
         let problem = match parsed {
+            Err(_) if domain && letters => Problem::new(
+                "not-supported",
+                span,
+                "a set of domain names is not supported",
+            )
+            .expected("which addresses a name has is not in the policy")
+            .help("write the prefixes, or send such traffic through a proxy and name that"),
             Err(_) => Problem::new(
                 "bad-prefix",
                 span,
@@ -201,17 +212,8 @@ impl Parser<'_> {
                 .entry((Noun::Scope, name.clone()))
                 .or_insert(span);
         })?;
-        if self.at_word("computed") {
-            self.define(Noun::Scope, &name, span);
-            let problem = Problem::new(
-                "not-supported",
-                self.token.span,
-                "computed scopes are not supported yet",
-            )
-            .expected("planned: membership computed from the rules")
-            .help("write the selector out, such as: zone:connected");
-            self.report(problem);
-            return Err(Failed);
+        if self.eat_word("computed") {
+            return self.computed_scope(name, span);
         }
         let selector = self.selector();
         // Defined only now: a scope can't name itself, so scopes can't form circles.
@@ -232,9 +234,51 @@ impl Parser<'_> {
                 Scope {
                     selector,
                     sensitive,
+                    computed: None,
                 },
             );
         }
+        Ok(())
+    }
+
+    /// `scope NAME = computed one-hop SCOPE [sensitive]`
+    fn computed_scope(&mut self, name: String, span: Span) -> Parsed<()> {
+        let reach = self.listed("reach", &REACHES.map(|(name, _)| name))?;
+        let (of, at) = self.name("a scope's name")?;
+        let fresh = self.define(Noun::Scope, &name, span);
+        let base = match self.policy.scopes.get(&of) {
+            Some(scope) if scope.computed.is_none() => scope.selector.clone(),
+            Some(_) => {
+                let message = format!("scope `{}` is computed itself", short(&of));
+                let problem = Problem::new("computed-of-computed", at, message);
+                self.report(problem.expected("expected a scope that is a selector"));
+                return Ok(());
+            }
+            None => {
+                self.unknown(Noun::Scope, &of, at);
+                return Ok(());
+            }
+        };
+        let sensitive = self.eat_word("sensitive");
+        let found = REACHES
+            .iter()
+            .find(|(known, _)| Some(*known) == reach.as_deref());
+        let Some((_, hops)) = found.filter(|_| fresh) else {
+            return Ok(());
+        };
+        let how = Computed { of, hops: *hops };
+        let scope = Scope {
+            selector: Selector::Computed(name.clone()),
+            sensitive,
+            computed: Some(how.clone()),
+        };
+        self.policy.scopes.insert(name.clone(), scope);
+        self.computed.push(Wanted {
+            name,
+            span,
+            base,
+            how,
+        });
         Ok(())
     }
 
@@ -252,7 +296,8 @@ impl Parser<'_> {
 
     pub(super) fn control_names(&mut self) -> Parsed<Vec<ControlName>> {
         let mut names = Vec::new();
-        while !self.list_ends() {
+        // What an intent is quantified over follows without a mark.
+        while !self.list_ends() && !self.at_word("on") && !self.at_word("under") {
             let (name, span) = self.name("a control's name")?;
             if let Some(near) = crate::diagnostic::nearest(&name, CONTROLS)
                 && !CONTROLS.contains(&name.as_str())
@@ -305,7 +350,7 @@ impl Parser<'_> {
         };
         let sound = self.marks() == before;
         self.spots.choices.push(ChoiceSpot { chosen, sound });
-        let line = start.line;
+        let line = self.place(start).1;
         let row = FailureChoice {
             cause,
             guests,
@@ -348,13 +393,13 @@ impl Parser<'_> {
             owner,
             justification,
             expires,
-            line: start.line,
+            line: self.place(start).1,
         });
         Ok(())
     }
 
     /// Owner, justification and last day, in any order.
-    fn answerable(&mut self) -> Parsed<Answerable> {
+    pub(super) fn answerable(&mut self) -> Parsed<Answerable> {
         let mut found = Answerable::default();
         while let Some(word @ ("owner" | "justification" | "expires")) = self.word() {
             let span = self.advance().span;

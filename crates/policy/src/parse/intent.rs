@@ -1,10 +1,11 @@
 //! `assert NAME : ...`
 
 use super::{Failed, Kind, Noun, Parsed, Parser};
-use crate::{Claim, Exception, HOPS_MAX, Intent, Interpretation, Service};
+use crate::{Claim, Exception, FAILURES_MAX, HOPS_MAX, Intent, Interpretation, Service};
 
 impl Parser<'_> {
     pub(super) fn intent(&mut self) -> Parsed<()> {
+        let line = self.place(self.token.span).1;
         self.advance();
         let (name, span) = self.name("an intent's name")?;
         let fresh = self.define(Noun::Intent, &name, span);
@@ -16,10 +17,38 @@ impl Parser<'_> {
             Some("host") => self.apart()?,
             _ => self.needed_controls()?,
         };
+        let (any_host, failures) = self.quantifier()?;
         if fresh {
-            self.policy.intents.push(Intent { name, claim });
+            self.policy.intents.push(Intent {
+                name,
+                claim,
+                any_host,
+                failures,
+                line,
+            });
         }
         Ok(())
+    }
+
+    /// `on any-host`, `under failures K`, in any order.
+    fn quantifier(&mut self) -> Parsed<(bool, u32)> {
+        let (mut any_host, mut failures) = (false, None);
+        while let Some(word @ ("on" | "under")) = self.word() {
+            let span = self.advance().span;
+            let again = if word == "on" {
+                self.expect_word("any-host")?;
+                std::mem::replace(&mut any_host, true)
+            } else {
+                self.expect_word("failures")?;
+                let found = self.number("a number of hosts", 0..=FAILURES_MAX)?;
+                failures.replace(found.unwrap_or(0)).is_some()
+            };
+            if again {
+                self.given_twice(word, span);
+            }
+        }
+        let failures = failures.and_then(|count| u32::try_from(count).ok());
+        Ok((any_host, failures.unwrap_or(0)))
     }
 
     fn never_path(&mut self) -> Parsed<Claim> {
@@ -29,9 +58,9 @@ impl Parser<'_> {
         let from = self.selector()?;
         self.expect_word("to")?;
         let to = self.selector()?;
-        let (mut service, mut hops, mut failures) = (None, None, None);
+        let (mut service, mut hops) = (None, None);
         let mut except = Vec::new();
-        while let Some(word @ ("service" | "within" | "except" | "under" | "on")) = self.word() {
+        while let Some(word @ ("service" | "within" | "except")) = self.word() {
             // On a line of its own `service NAME = ...` is the next statement.
             if word == "service" && self.token.first {
                 break;
@@ -44,19 +73,8 @@ impl Parser<'_> {
                     self.expect_word("hops")?;
                     hops.replace(found).is_some()
                 }
-                "except" => {
-                    except.push(self.exception()?);
-                    false
-                }
-                "under" => {
-                    self.expect_word("failures")?;
-                    failures
-                        .replace(self.number("a number of hosts", 0..=1_000)?)
-                        .is_some()
-                }
-                // Every path on any host is the only reading there is.
                 _ => {
-                    self.expect_word("any-host")?;
+                    except.push(self.exception()?);
                     false
                 }
             };
@@ -64,19 +82,15 @@ impl Parser<'_> {
                 self.given_twice(word, span);
             }
         }
-        let small = |found: Option<Option<u64>>| {
-            found
-                .flatten()
-                .and_then(|number| u32::try_from(number).ok())
-        };
-        let (hops, failures) = (small(hops), small(failures));
+        let hops = hops
+            .flatten()
+            .and_then(|number: u64| u32::try_from(number).ok());
         Ok(Claim::NeverPath {
             from,
             to,
             service,
             hops,
             except,
-            failures,
         })
     }
 
@@ -145,7 +159,11 @@ impl Parser<'_> {
     fn needed_controls(&mut self) -> Parsed<Claim> {
         let guests = self.selector()?;
         self.expect_word("requires")?;
-        self.expect_word("controls")?;
+        // "host control", "controls": whose they are is plain either way.
+        self.eat_word("host");
+        if !self.eat_word("control") {
+            self.expect_word("controls")?;
+        }
         let controls = self.control_names()?;
         Ok(Claim::Controls { guests, controls })
     }

@@ -107,7 +107,7 @@ impl<'a> Lexer<'a> {
 }
 
 fn is_word(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"_-./:@+".contains(&byte)
+    byte.is_ascii_alphanumeric() || b"_-./:@+*".contains(&byte)
 }
 
 fn scan(rest: &str) -> (Kind<'_>, usize) {

@@ -3,19 +3,26 @@
 //! needs the whole text is checked at the end.
 
 mod check;
+mod computed;
 mod declare;
+mod delegate;
 mod intent;
 mod lex;
+mod parts;
 mod selector;
 mod service;
+mod standing;
 mod tier;
 
 use crate::{
-    DIAGNOSTICS_MAX, Date, Diagnostic, Log, NAME_BYTES_MAX, Policy, QUOTED_BYTES_MAX, Severity,
-    Span, diagnostic::Problem,
+    DIAGNOSTICS_MAX, Date, Diagnostic, Log, NAME_BYTES_MAX, Policy, QUOTED_BYTES_MAX, Rule, Span,
+    diagnostic::Problem,
 };
+pub use parts::{Part, parse, parse_parts};
+
 use lex::{Kind, Lexer, Token};
-use lictor_types::{Digest, POLICY_TEXT_BYTES_MAX};
+use lictor_types::Digest;
+use standing::Standing;
 use std::collections::{BTreeMap, HashMap};
 
 /// The statement was given up; why was already reported.
@@ -25,43 +32,10 @@ struct Failed;
 type Parsed<T> = Result<T, Failed>;
 
 /// Words that begin a statement.
-const STATEMENTS: [&str; 10] = [
-    "policy", "label", "set", "service", "scope", "tier", "require", "observe", "when", "assert",
+pub(crate) const STATEMENTS: [&str; 14] = [
+    "policy", "label", "set", "service", "window", "scope", "isolate", "exclude", "tier",
+    "require", "observe", "when", "delegate", "assert",
 ];
-
-/// Reads a policy. Every diagnostic of the text is returned, in the order of the text; there is a
-/// policy only if none of them is an error. `name` is what the diagnostics call the text.
-#[must_use]
-pub fn parse(name: &str, bytes: &[u8]) -> (Option<Policy>, Vec<Diagnostic>) {
-    let start = Span {
-        start: 0,
-        end: 0,
-        line: 1,
-    };
-    if bytes.len() > POLICY_TEXT_BYTES_MAX {
-        let found = bytes.len();
-        let message = format!("the text has {found} bytes; at most {POLICY_TEXT_BYTES_MAX} fit");
-        let problem = Problem::new("text-too-long", start, message).help("split the policy");
-        return (None, vec![problem.at(name, "")]);
-    }
-    let text = match std::str::from_utf8(bytes) {
-        Ok(text) => text,
-        Err(error) => return (None, vec![not_text(name, bytes, error.valid_up_to())]),
-    };
-    let mut parser = Parser::new(text);
-    parser.document();
-    check::check(&mut parser);
-    let mut problems = parser.problems;
-    problems.sort_by_key(|problem| (problem.span.start, problem.severity));
-    let failed = problems
-        .iter()
-        .any(|problem| problem.severity == Severity::Error);
-    let diagnostics = problems
-        .into_iter()
-        .map(|problem| problem.at(name, text))
-        .collect();
-    ((!failed).then_some(parser.policy), diagnostics)
-}
 
 fn not_text(name: &str, bytes: &[u8], start: usize) -> Diagnostic {
     let valid = std::str::from_utf8(&bytes[..start]).unwrap_or_default();
@@ -90,6 +64,10 @@ enum Noun {
     Scope,
     Tier,
     Intent,
+    Window,
+    Isolation,
+    Exclusion,
+    Delegation,
 }
 
 impl Noun {
@@ -101,12 +79,18 @@ impl Noun {
             Self::Scope => "scope",
             Self::Tier => "tier",
             Self::Intent => "assert",
+            Self::Window => "window",
+            Self::Isolation => "isolate",
+            Self::Exclusion => "exclude",
+            Self::Delegation => "delegate",
         }
     }
 }
 
 struct Parser<'a> {
     text: &'a str,
+    /// Where each file begins.
+    places: Vec<parts::Place>,
     lexer: Lexer<'a>,
     token: Token<'a>,
     /// Where the last consumed token ended.
@@ -121,6 +105,9 @@ struct Parser<'a> {
     anywhere: Option<HashMap<(&'a str, &'a str), usize>>,
     has_header: bool,
     has_baseline: bool,
+    computed: Vec<computed::Wanted>,
+    /// Rules of isolations and of exclusions.
+    standing: [Vec<Rule>; 2],
     rules: usize,
     prefixes: usize,
     selector_parts: usize,
@@ -130,11 +117,12 @@ struct Parser<'a> {
 }
 
 impl<'a> Parser<'a> {
-    fn new(text: &'a str) -> Self {
+    fn new(text: &'a str, places: Vec<parts::Place>) -> Self {
         let mut lexer = Lexer::new(text);
         let token = lexer.next();
         let mut parser = Self {
             text,
+            places,
             lexer,
             token,
             previous: Span {
@@ -151,18 +139,22 @@ impl<'a> Parser<'a> {
                 labels: BTreeMap::new(),
                 sets: BTreeMap::new(),
                 services: BTreeMap::new(),
+                windows: BTreeMap::new(),
                 scopes: BTreeMap::new(),
                 tiers: Vec::new(),
                 baseline_log: Log::Off,
                 controls: Vec::new(),
                 choices: Vec::new(),
                 observed: Vec::new(),
+                delegations: Vec::new(),
                 intents: Vec::new(),
             },
             defined: HashMap::new(),
             anywhere: None,
             has_header: false,
             has_baseline: false,
+            computed: Vec::new(),
+            standing: [Vec::new(), Vec::new()],
             rules: 0,
             prefixes: 0,
             selector_parts: 0,
@@ -202,6 +194,10 @@ impl<'a> Parser<'a> {
             "tier" => self.tier(),
             "require" => self.requirement(),
             "observe" => self.observation(),
+            "isolate" => self.standing(Standing::Isolate),
+            "exclude" => self.standing(Standing::Exclude),
+            "window" => self.window(),
+            "delegate" => self.delegation(),
             "when" => self.failure_choice(),
             "assert" => self.intent(),
             _ => self.no_statement(),
@@ -495,6 +491,7 @@ impl<'a> Parser<'a> {
             Noun::Label => "unknown-label",
             Noun::Set => "unknown-set",
             Noun::Service => "unknown-service",
+            Noun::Window => "unknown-window",
             _ => "unknown-scope",
         };
         let problem = Problem::new(code, span, format!("unknown {word} `{}`", short(name)))

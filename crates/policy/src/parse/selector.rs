@@ -2,7 +2,8 @@
 
 use super::{Failed, Kind, Noun, Parsed, Parser, short};
 use crate::{
-    NESTING_MAX, SELECTOR_PARTS_MAX, SELECTOR_PARTS_TOTAL_MAX, Selector, Span, diagnostic::Problem,
+    HOST_LABEL, NESTING_MAX, SELECTOR_PARTS_MAX, SELECTOR_PARTS_TOTAL_MAX, Selector, Span,
+    diagnostic::Problem,
 };
 use ipnet::IpNet;
 use std::net::IpAddr;
@@ -72,6 +73,7 @@ impl<'a> Parser<'a> {
         let plain = match word {
             "any" => Some(Selector::Any),
             "guests" => Some(Selector::Guests),
+            "hosts" => Some(Selector::Hosts),
             "outside" => Some(Selector::Outside),
             _ => None,
         };
@@ -97,13 +99,10 @@ impl<'a> Parser<'a> {
         match key {
             "scope" => self.scope_named(value, span),
             "set" => self.set_named(value, span),
-            "host" => {
-                let problem =
-                    Problem::new("not-supported", span, "hosts as ends are not supported yet")
-                        .expected("planned: the management plane of a host as an end")
-                        .help("rules speak of guests (labels) and of outside addresses (sets)");
-                self.report(problem);
-                Ok(Selector::Any)
+            HOST_LABEL => {
+                self.check_name("a host's name", value, span);
+                let (name, value) = (key.to_owned(), value.to_owned());
+                Ok(Selector::Label { name, value })
             }
             _ => self.label_valued(key, value, span),
         }
@@ -124,7 +123,10 @@ impl<'a> Parser<'a> {
         };
         let message = format!("expected a selector, found `{}`", short(word));
         let problem = Problem::new("syntax", self.token.span, message)
-            .expected("expected label:value, scope:NAME, set:NAME, any, guests or outside")
+            .expected(
+                "expected label:value, scope:NAME, set:NAME, host:NAME, any, guests, hosts or \
+                 outside",
+            )
             .help(help.unwrap_or_else(|| "labels are written without blanks: zone:cde".into()));
         self.report(problem);
         Err(Failed)
@@ -159,6 +161,9 @@ impl<'a> Parser<'a> {
             self.unknown(Noun::Label, name, span);
             return Ok(Selector::Any);
         };
+        if value == "*" {
+            return Ok(Selector::Has(name.to_owned()));
+        }
         if let Some(values) = &label.values
             && !values.iter().any(|known| known == value)
         {

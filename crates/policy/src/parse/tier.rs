@@ -4,24 +4,27 @@ use super::{
     Failed, Kind, Noun, Parsed, Parser, STATEMENTS,
     check::{Ends, RuleSpot, TierSpot},
     short,
+    standing::Standing,
 };
 use crate::{
-    Action, Date, LIMIT_MAX, LOG_LIMIT_MAX, Log, Mode, OnExpiry, Rule, Selector, Service, Span,
-    Tier, TierKind, diagnostic::Problem,
+    Action, At, Date, Days, LIMIT_MAX, LOG_LIMIT_MAX, Log, Mode, OnExpiry, Rule, Selector, Service,
+    Span, Tier, TierKind, diagnostic::Problem,
 };
 use lictor_types::RULES_MAX;
 use std::collections::HashSet;
 
 /// Words that begin a clause of a rule.
-const CLAUSES: [&str; 11] = [
+pub(super) const CLAUSES: [&str; 13] = [
     "from",
     "to",
     "service",
+    "at",
     "owner",
     "justification",
     "requirement",
     "review",
     "expires",
+    "during",
     "log",
     "log-limit",
     "limit",
@@ -40,11 +43,13 @@ struct Draft {
     from: Option<(Selector, Ends)>,
     to: Option<(Selector, Ends)>,
     service: Option<Service>,
+    at: Option<At>,
     owner: Option<String>,
     justification: Option<String>,
     requirements: Vec<String>,
     review_days: Option<u32>,
     expires: Option<Date>,
+    during: Option<Days>,
     log: Option<Log>,
     log_limit: Option<u16>,
     limit: Option<u32>,
@@ -59,6 +64,11 @@ impl Parser<'_> {
         let (name, span) = self.name("a tier's name")?;
         if name == "baseline" {
             return self.baseline(span);
+        }
+        if name == Standing::Isolate.word() || name == Standing::Exclude.word() {
+            let message = format!("`{name}` can't be a tier: it has a meaning of its own");
+            let problem = Problem::new("reserved-name", span, message);
+            self.report(problem.expected("choose another name"));
         }
         self.define(Noun::Tier, &name, span);
         let kind = self.tier_kind()?;
@@ -254,7 +264,7 @@ impl Parser<'_> {
                 action,
                 name,
                 span,
-                line: start.line,
+                begin: start,
                 text,
             },
         );
@@ -313,11 +323,19 @@ impl Parser<'_> {
             "from" => draft.from = Some(self.ends()?),
             "to" => draft.to = Some(self.ends()?),
             "service" => draft.service = Some(self.service()?),
+            "at" => {
+                let word = self.listed("end", &At::NAMED.map(|(name, _)| name))?;
+                let named = At::NAMED
+                    .iter()
+                    .find(|(name, _)| Some(*name) == word.as_deref());
+                draft.at = named.map(|(_, at)| *at);
+            }
             "owner" => draft.owner = Some(self.quoted("the owner")?),
             "justification" => draft.justification = Some(self.quoted("the justification")?),
             "requirement" => self.requirements(&mut draft.requirements)?,
             "review" => draft.review_days = self.review()?,
             "expires" => draft.expires = self.date()?,
+            "during" => draft.during = self.during()?,
             "limit" => draft.limit = self.rate(LIMIT_MAX)?,
             "log-limit" => draft.log_limit = self.rate(LOG_LIMIT_MAX)?,
             _ => draft.log = self.log_level()?,
@@ -419,8 +437,19 @@ impl Parser<'_> {
                 .help("remove `expires`");
             self.report(problem);
         }
+        if draft.during.is_some() && tier.kind == TierKind::Ordered {
+            let message = format!(
+                "rule `{}` of an ordered tier has a window",
+                short(&head.name)
+            );
+            let problem = Problem::new("ordered-window", head.span, message)
+                .expected("on other days a lower tier would decide, which no host's table tells")
+                .help("move it to an allow-only tier");
+            self.report(problem);
+        }
         self.check_limits(&draft, &head);
         let ((from, from_ends), (to, to_ends)) = (draft.from?, draft.to?);
+        let (file, line) = self.place(head.begin);
         let rule = Rule {
             id: Rule::id_of(&head.name),
             name: head.name,
@@ -428,16 +457,19 @@ impl Parser<'_> {
             from,
             to,
             service: draft.service?,
+            at: draft.at.unwrap_or_default(),
             owner: draft.owner.or_else(|| tier.owner.clone()),
             justification: draft.justification,
             requirements: draft.requirements,
             review_days: draft.review_days,
             expires: draft.expires,
+            during: draft.during,
             log: draft.log.unwrap_or(Log::Off),
             log_limit: draft.log_limit,
             limit: draft.limit,
             touches_sensitive: false,
-            line: head.line,
+            file,
+            line,
             text: head.text,
         };
         Some((
@@ -478,6 +510,6 @@ struct Head {
     action: Action,
     name: String,
     span: Span,
-    line: usize,
+    begin: Span,
     text: String,
 }

@@ -196,6 +196,7 @@ fn compiled() -> Compiled {
         controls: Vec::new(),
         choices: Vec::new(),
         observed: Vec::new(),
+        computed: Vec::new(),
         intents: Vec::new(),
         expired: Vec::new(),
     }
