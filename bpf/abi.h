@@ -383,6 +383,7 @@ _Static_assert(sizeof(struct fragment) == 64, "fragment");
 #define END_SCALE_OFFERED 8
 #define END_ACKED 16 /* `acked` is what this end has acknowledged */
 #define END_NOTED 32 /* `acked` is the end of a SYN of its own that was let through */
+#define END_SACK 64 /* its SYN let the other end acknowledge blocks, or nobody told us */
 struct session_end {
 	__u32 end;
 	__u32 end_max;

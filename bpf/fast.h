@@ -1,18 +1,22 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /* The packets that nearly all traffic consists of, read in place: untagged IPv4 without options or
- * IPv6 without extension headers, whole, with UDP or with TCP that is no SYN. Everything that is
- * unusual in any way is left to parse.h, so this reads nothing that it would not read alike.
+ * IPv6 without extension headers, whole, with UDP or with TCP that is no SYN and has no options
+ * but time stamps. Everything that is unusual in any way is left to parse.h, so this reads nothing
+ * that it would not read alike.
  */
 #ifndef LICTOR_FAST_H
 #define LICTOR_FAST_H
 
 #include "parse.h"
 
-static __always_inline int fast_tcp(struct packet *p, const struct tcp *header)
+static __always_inline int fast_tcp(struct packet *p, const struct tcp *header, const void *end)
 {
 	__u32 bytes = (header->offset >> 4) * 4;
 
 	if (bytes < sizeof(*header) || bytes > p->l4_bytes || header->flags & FLAG_SYN)
+		return 0;
+	/* There may be blocks that are acknowledged selectively. */
+	if (bytes > sizeof(*header) && !only_timestamps(header, bytes, end))
 		return 0;
 	p->source_port = bpf_ntohs(header->source);
 	p->destination_port = bpf_ntohs(header->destination);
@@ -40,7 +44,7 @@ static __always_inline int
 fast_l4(const struct __sk_buff *skb, struct packet *p, const void *at, const void *end)
 {
 	if (p->protocol == IP_TCP && at + sizeof(struct tcp) <= end)
-		return fast_tcp(p, at);
+		return fast_tcp(p, at, end);
 	if (p->protocol == IP_UDP && at + sizeof(struct udp) <= end)
 		return fast_udp(skb, p, at);
 	return 0;

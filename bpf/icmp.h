@@ -55,8 +55,8 @@ static __always_inline __u16 echo_side(int kind, __u8 direction)
  * 1122, 3.2.2). The guest is no router.
  */
 static __always_inline int
-related_key(struct __sk_buff *skb, const struct packet *p, __u32 segment, __u8 direction,
-	    struct session_key *key)
+quoted_key(struct __sk_buff *skb, const struct packet *p, __u32 segment, __u8 direction,
+	   struct session_key *key)
 {
 	/* Toward the guest an error quotes what the guest sent, from it what it was sent. */
 	int quotes_own = direction == DIRECTION_INGRESS;
@@ -118,6 +118,17 @@ related_key(struct __sk_buff *skb, const struct packet *p, __u32 segment, __u8 d
 		return same16(key->local, p->destination);
 	/* Without the second half a guest could tell anybody anything in an error's body. */
 	return same16(key->local, p->source) && same16(key->remote, p->destination);
+}
+
+/* As quoted_key, and no half of a key is left for the event of an error that is not understood. */
+static __always_inline int
+related_key(struct __sk_buff *skb, const struct packet *p, __u32 segment, __u8 direction,
+	    struct session_key *key)
+{
+	if (quoted_key(skb, p, segment, direction, key))
+		return 1;
+	__builtin_memset(key, 0, sizeof(*key));
+	return 0;
 }
 
 #endif

@@ -146,7 +146,9 @@ struct packet {
 	__u8 flags; /* of SCTP: those of the first chunk */
 	__u8 scale; /* of a SYN: window scale plus one; 0: none offered */
 	__u8 chunk; /* of SCTP: the kind of the first one */
-	__u8 pad[3];
+	__u8 sack_permitted; /* of a SYN */
+	__u8 pad[2];
+	__u32 sack_ahead; /* bytes from the acknowledgement to the highest edge of SACK blocks */
 };
 
 static __always_inline int mapped_prefix(const __u8 address[16])
@@ -173,35 +175,94 @@ static __always_inline int same16(const __u8 a[16], const __u8 b[16])
 	return x[0] == y[0] && x[1] == y[1] && x[2] == y[2] && x[3] == y[3];
 }
 
-/* The scale option of a SYN (RFC 7323). At most ten options are looked at: a SYN with more is
- * treated as one without, which only makes the window check stricter.
+#define TCP_OPTION_END 0
+#define TCP_OPTION_NOTHING 1
+#define TCP_OPTION_SCALE 3
+#define TCP_OPTION_SACK_PERMITTED 4
+#define TCP_OPTION_SACK 5
+#define TCP_OPTION_TIMESTAMPS 8
+#define TIMESTAMPS_BYTES 10
+/* What is looked at, padding included. A segment with more is treated as one without the rest,
+ * which only makes the window check stricter.
  */
-static __always_inline __u8 parse_scale(struct __sk_buff *skb, __u32 at, __u32 end)
-{
-	__u8 option[3] = {};
+#define TCP_OPTIONS_MAX 10
+#define SACK_BLOCK_BYTES 8
+/* All that fit into the 40 bytes of options. */
+#define SACK_BLOCKS_MAX 4
 
-	for (int i = 0; i < 10; i++) {
-		if (at >= end || bpf_skb_load_bytes(skb, at, option, 1))
+/* The highest right edge of the blocks (RFC 2018, 3). What lies behind the acknowledgement was
+ * received twice (RFC 2883).
+ */
+static __always_inline void
+parse_sack(struct __sk_buff *skb, struct packet *p, __u32 at, __u32 bytes)
+{
+	__be32 edge;
+	__u32 ahead;
+
+	if (bytes % SACK_BLOCK_BYTES)
+		return;
+	for (__u32 i = 0; i < SACK_BLOCKS_MAX && i < bytes / SACK_BLOCK_BYTES; i++) {
+		if (bpf_skb_load_bytes(skb, at + i * SACK_BLOCK_BYTES + 4, &edge, sizeof(edge)))
+			return;
+		ahead = bpf_ntohl(edge) - p->acknowledgement;
+		if ((__s32)ahead > (__s32)p->sack_ahead)
+			p->sack_ahead = ahead;
+	}
+}
+
+static __always_inline void
+parse_tcp_option(struct __sk_buff *skb, struct packet *p, const __u8 head[3], __u32 at)
+{
+	int syn = p->flags & FLAG_SYN;
+	__u32 bytes = head[1] - 2;
+
+	/* RFC 7323, 2.3: a scale of more than 14 means 14. */
+	if (head[0] == TCP_OPTION_SCALE && bytes == 1 && syn)
+		p->scale = (head[2] > 14 ? 14 : head[2]) + 1;
+	if (head[0] == TCP_OPTION_SACK_PERMITTED && !bytes && syn)
+		p->sack_permitted = 1;
+	if (head[0] == TCP_OPTION_SACK && !syn)
+		parse_sack(skb, p, at + 2, bytes);
+}
+
+/* The options that the tracker knows. A malformed one ends the search; of one that comes twice the
+ * last counts, as for most receivers. Once for the verifier.
+ */
+__noinline int parse_tcp_options(struct __sk_buff *skb, struct packet *p, __u32 at, __u32 end)
+{
+	__u8 head[3] = {};
+
+	if (!p)
+		return 0;
+	for (int i = 0; i < TCP_OPTIONS_MAX; i++) {
+		if (at >= end || bpf_skb_load_bytes(skb, at, head, 1) ||
+		    head[0] == TCP_OPTION_END)
 			return 0;
-		if (option[0] == 0)
-			return 0;
-		if (option[0] == 1) {
+		if (head[0] == TCP_OPTION_NOTHING) {
 			at++;
 			continue;
 		}
 		/* What follows the header is payload, not the rest of a cut option. */
-		if (at + 2 > end || bpf_skb_load_bytes(skb, at, option, 2) || option[1] < 2)
+		if (at + 2 > end || bpf_skb_load_bytes(skb, at, head, 2) || head[1] < 2 ||
+		    at + head[1] > end)
 			return 0;
-		if (option[0] == 3) {
-			if (option[1] != 3 || at + 3 > end ||
-			    bpf_skb_load_bytes(skb, at, option, 3))
-				return 0;
-			/* RFC 7323, 2.3: more than 14 means 14. */
-			return (option[2] > 14 ? 14 : option[2]) + 1;
-		}
-		at += option[1];
+		if (head[1] == 3 && bpf_skb_load_bytes(skb, at, head, 3))
+			return 0;
+		parse_tcp_option(skb, p, head, at);
+		at += head[1];
 	}
 	return 0;
+}
+
+/* Whether a segment's options are those that nearly all have, and no more: RFC 7323, appendix A. */
+static __always_inline int
+only_timestamps(const struct tcp *header, __u32 bytes, const void *end)
+{
+	const __be32 *first = (const void *)(header + 1);
+
+	return bytes == sizeof(*header) + 2 + TIMESTAMPS_BYTES && (const void *)(first + 1) <= end &&
+	       *first == bpf_htonl(TCP_OPTION_NOTHING << 24 | TCP_OPTION_NOTHING << 16 |
+				   TCP_OPTION_TIMESTAMPS << 8 | TIMESTAMPS_BYTES);
 }
 
 static __always_inline int parse_tcp(struct __sk_buff *skb, struct packet *p)
@@ -223,8 +284,8 @@ static __always_inline int parse_tcp(struct __sk_buff *skb, struct packet *p)
 	p->window = bpf_ntohs(header.window);
 	p->flags = header.flags;
 	p->payload = p->l4_bytes - bytes;
-	if (p->flags & FLAG_SYN)
-		p->scale = parse_scale(skb, p->l4 + sizeof(header), p->l4 + bytes);
+	if (bytes > sizeof(header))
+		parse_tcp_options(skb, p, p->l4 + sizeof(header), p->l4 + bytes);
 	return 0;
 }
 

@@ -45,7 +45,8 @@ static __always_inline void tcp_syn_seen(struct session *s, __u8 side, const str
 	end->window_max = p->window ? p->window : 1;
 	end->acked = 0;
 	s->scale[side & 1] = p->scale ? p->scale - 1 : 0;
-	s->flags[side & 1] = END_KNOWN | END_SCALE_KNOWN | (p->scale ? END_SCALE_OFFERED : 0);
+	s->flags[side & 1] = END_KNOWN | END_SCALE_KNOWN | (p->scale ? END_SCALE_OFFERED : 0) |
+			     (p->sack_permitted ? END_SACK : 0);
 }
 
 /* RFC 9293, 3.10.7: flags that no sender combines. */
@@ -63,6 +64,17 @@ static __always_inline __u32
 tcp_advertised(const struct session *s, __u8 own, const struct packet *p)
 {
 	return (__u32)p->window << (p->flags & FLAG_SYN ? 0 : s->scale[own & 1] & 15);
+}
+
+/* How far beyond its acknowledgement a packet acknowledges bytes in blocks, if the other end
+ * permits that (RFC 2018).
+ */
+static __always_inline __u32
+tcp_sack_ahead(const struct session *s, __u8 own, const struct packet *p)
+{
+	__u8 flags = s->flags[!own];
+
+	return flags & END_SACK || !(flags & END_KNOWN) ? p->sack_ahead : 0;
 }
 
 /* What a side has acknowledged. It only grows, and takes the place of the SYN that was noted. */
@@ -129,7 +141,7 @@ static __always_inline int tcp_answered_anew(struct session *s, const struct pac
 	s->tcp[o].window_max = WINDOW_UNSCALED_MAX;
 	s->scale[o] = SCALE_MAX;
 	/* Who answers with a scale was offered one. */
-	s->flags[o] = END_KNOWN | END_SCALE_OFFERED;
+	s->flags[o] = END_KNOWN | END_SCALE_OFFERED | END_SACK;
 	return tcp_answered(s, p);
 }
 
@@ -137,7 +149,7 @@ static __always_inline int tcp_answered_anew(struct session *s, const struct pac
 static __always_inline void tcp_learn(struct session *s, __u8 own, const struct packet *p)
 {
 	struct session_end *sender = &s->tcp[own & 1], *receiver = &s->tcp[!own];
-	__u32 last = segment_end(p), window;
+	__u32 last = segment_end(p), window, edge = p->acknowledgement + tcp_sack_ahead(s, own, p);
 
 	if (!(s->flags[own & 1] & (END_KNOWN | END_SCALE_KNOWN)))
 		s->scale[own & 1] = SCALE_MAX;
@@ -149,17 +161,16 @@ static __always_inline void tcp_learn(struct session *s, __u8 own, const struct 
 			sender->end = receiver->acked;
 		sender->window_max = window ? window : 1;
 		sender->end_max = sender->end + sender->window_max;
-		s->flags[own & 1] |= END_KNOWN;
+		s->flags[own & 1] |= END_KNOWN | END_SACK;
 	} else if (after(last, sender->end)) {
 		sender->end = last;
 	}
 	if (!(p->flags & FLAG_ACK))
 		return;
-	if (!(s->flags[!own] & END_KNOWN) ||
-	    after(p->acknowledgement + window, receiver->end_max))
-		receiver->end_max = p->acknowledgement + window;
-	if (s->flags[!own] & END_KNOWN && after(p->acknowledgement, receiver->end))
-		receiver->end = p->acknowledgement;
+	if (!(s->flags[!own] & END_KNOWN) || after(edge + window, receiver->end_max))
+		receiver->end_max = edge + window;
+	if (s->flags[!own] & END_KNOWN && after(edge, receiver->end))
+		receiver->end = edge;
 	tcp_acknowledges(s, own, p->acknowledgement);
 }
 
@@ -178,11 +189,11 @@ static __always_inline int late(__u32 end, __u32 at, __u32 window)
 static __always_inline int tcp_window(const struct session *s, __u8 own, const struct packet *p)
 {
 	const struct session_end *sender = &s->tcp[own & 1], *receiver = &s->tcp[!own];
-	__u32 last = segment_end(p), ack = p->acknowledgement;
+	__u32 last = segment_end(p), ack = p->acknowledgement + tcp_sack_ahead(s, own, p);
 	__u32 lag = sender->window_max > ACK_LAG_MIN ? sender->window_max : ACK_LAG_MIN;
 
 	/* Some reset with an acknowledgement of zero. */
-	if (!(p->flags & FLAG_ACK) || (p->flags & FLAG_RST && !ack))
+	if (!(p->flags & FLAG_ACK) || (p->flags & FLAG_RST && !p->acknowledgement))
 		ack = receiver->end;
 	if (after(p->sequence, sender->end_max) || after(ack, receiver->end))
 		return TRACK_WINDOW;
@@ -199,16 +210,20 @@ static __always_inline void tcp_advance(struct session *s, __u8 own, const struc
 {
 	struct session_end *sender = &s->tcp[own & 1], *receiver = &s->tcp[!own];
 	__u32 last = segment_end(p), window = tcp_advertised(s, own, p);
+	__u32 ahead = tcp_sack_ahead(s, own, p), edge = p->acknowledgement + ahead;
 
 	if (after(last, sender->end))
 		sender->end = last;
 	if (after(last, sender->end_max))
 		receiver->window_max += last - sender->end_max;
-	if (sender->window_max < window)
-		sender->window_max = window;
+	/* From the highest block on, as in the kernel's connection tracking: a receiver may take what
+	 * it holds out of its window.
+	 */
+	if (sender->window_max < window + ahead)
+		sender->window_max = window + ahead;
 	/* Not a reset, and no SYN without an answer: it acknowledges. */
-	if (after(p->acknowledgement + window, receiver->end_max - 1))
-		receiver->end_max = p->acknowledgement + (window ? window : 1);
+	if (after(edge + window, receiver->end_max - 1))
+		receiver->end_max = edge + (window ? window : 1);
 	tcp_acknowledges(s, own, p->acknowledgement);
 }
 

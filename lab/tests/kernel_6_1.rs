@@ -1,32 +1,34 @@
-//! The data plane on Debian 12's own kernel, the oldest that is promised: integration tests of
-//! `crates/datapath` once more in a guest. Run by themselves they
+//! The data plane on Debian 12's own kernel, the oldest that is promised: the integration tests of
+//! `crates/datapath`, and those of the agent's core, once more in a guest. Run by themselves they
 //! test the machine's kernel.
+//!
+//! The guest has no hardware virtualization, in which the programs take ten times as long to load.
+//! So `cargo xtask test` leaves [`LONG`] out; `cargo xtask test-kernel` and `test-full`, which set
+//! `LICTOR_FULL=1`, leave out nothing.
 
 use lictor_lab::{Image, Run, Trial, TrialReport, image, privileged};
 use serde_json::Value;
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 /// Files of integration tests below the workspace: a folder of them, or one.
-///
-/// Not among them, because they have not passed there since they were changed: the differential
-/// test, `explain`, `fragments`, `guards`, `lifecycle`, `live`, `offloads`, `processors`, `rules`,
-/// `sessions`, `steering`, `tracking`, and the agent's.
-const SUITES: [&str; 6] = [
-    "crates/datapath/tests/conformance.rs",
-    "crates/datapath/tests/headers.rs",
-    "crates/datapath/tests/host_endpoint.rs",
-    "crates/datapath/tests/locals.rs",
-    "crates/datapath/tests/refusals.rs",
-    "crates/datapath/tests/verdicts.rs",
+const SUITES: [&str; 2] = ["crates/datapath/tests", "crates/agent/tests/host.rs"];
+/// Those of them that take as long as all others together: the tables of conversations, which are
+/// arithmetic within one program; `explain`, which loads the program for each question; the agent's
+/// rounds, which the other suites have in parts.
+const LONG: [&str; 3] = [
+    "crates/agent/tests/host.rs",
+    "crates/datapath/tests/explain.rs",
+    "crates/datapath/tests/tracking.rs",
 ];
 /// What those tests call.
-const TOOLS: [&str; 2] = ["ip", "tc"];
+const TOOLS: [&str; 3] = ["bridge", "ip", "tc"];
 /// What a host loads on demand, and a guest without modprobe must have loaded.
 const DRIVERS: [&str; 5] = ["veth", "bridge", "tun", "cls_bpf", "sch_ingress"];
 /// A guest under TCG on a busy machine; it ends by itself long before.
-const LIMIT: Duration = Duration::from_secs(1_200);
+const LIMIT: Duration = Duration::from_secs(1_800);
 
 fn words(words: &[&str]) -> Vec<String> {
     words.iter().map(ToString::to_string).collect()
@@ -49,17 +51,44 @@ fn root() -> PathBuf {
     root.canonicalize().expect("the workspace is here")
 }
 
-/// The files of a suite.
+/// The files that are to run, in the order of their names.
+fn chosen() -> Vec<PathBuf> {
+    let full = std::env::var("LICTOR_FULL").is_ok_and(|value| value == "1");
+    let mut files = SUITES.map(sources).concat();
+    if !full {
+        eprintln!("without {LONG:?}: `cargo xtask test-kernel` runs them too");
+        let long = LONG.map(|file| root().join(file));
+        files.retain(|file| !long.contains(file));
+    }
+    files.sort();
+    files
+}
+
+/// The files that cargo makes programs of: a test in one file, or the main file of its folder.
 fn sources(suite: &str) -> Vec<PathBuf> {
     let path = root().join(suite);
     if path.is_file() {
         return vec![path];
     }
     let entries = std::fs::read_dir(&path).expect("a suite is a file or a folder");
-    let files = entries.map(|entry| entry.expect("readable").path());
-    files
-        .filter(|file| file.extension().is_some_and(|extension| extension == "rs"))
-        .collect()
+    let program = |entry: std::io::Result<std::fs::DirEntry>| {
+        let path = entry.expect("readable").path();
+        let main = path.join("main.rs");
+        match path.extension().is_some_and(|extension| extension == "rs") {
+            true => Some(path),
+            false => main.is_file().then_some(main),
+        }
+    };
+    entries.filter_map(program).collect()
+}
+
+/// What cargo calls the test of a file.
+fn target(source: &Path) -> &OsStr {
+    let named = match source.ends_with("main.rs") {
+        true => source.parent().and_then(Path::file_name),
+        false => source.file_stem(),
+    };
+    named.expect("a test has a name")
 }
 
 /// The programs of these files. Of the whole workspace, because cargo then takes what a run of all
@@ -80,9 +109,7 @@ fn test_programs(sources: &[PathBuf]) -> Vec<PathBuf> {
         }
     }
     for source in sources {
-        command
-            .arg("--test")
-            .arg(source.file_stem().expect("a name"));
+        command.arg("--test").arg(target(source));
     }
     let output = command.output().expect("cargo can be started");
     let said = String::from_utf8_lossy(&output.stderr);
@@ -135,15 +162,13 @@ fn data_plane_and_agent_pass_their_tests_on_the_oldest_kernel() {
     if !privileged() {
         return;
     }
-    let suites = SUITES.map(sources);
-    assert!(suites.iter().all(|files| !files.is_empty()), "{suites:?}");
-    let programs = test_programs(&suites.concat());
+    let programs = test_programs(&chosen());
     let tests: Vec<_> = programs.iter().map(|program| tests_of(program)).collect();
     assert!(
         tests.iter().all(|tests| *tests > 0),
         "{programs:?}: {tests:?}"
     );
-    let report = attempt(programs, &["--nocapture", "--test-threads=1"]);
+    let report = attempt(programs, &["--nocapture", "--test-threads=2"]);
     assert!(report.kernel.starts_with("6.1."), "{}", report.kernel);
     let mut wrong = Vec::new();
     for (run, tests) in report.runs.iter().zip(&tests) {

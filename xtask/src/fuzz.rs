@@ -9,7 +9,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 pub(crate) const NAMES: [&str; 1] = ["datapath"];
 /// The longest run, in minutes: a week.
 pub(crate) const MINUTES_MAX: u64 = 10_080;
-const TEST: &str = "kernel_and_model_give_the_same_verdict_reason_rule_sessions_and_counters";
+const TEST: &str =
+    "kernel_and_model_give_the_same_verdict_reason_rule_events_sessions_and_counters";
 
 /// Compares the loaded program with the model. A difference is shrunk and written to a file.
 ///

@@ -8,10 +8,9 @@ pub(crate) fn steps(steps: &mut Steps) -> Result<()> {
     steps.run("setup", setup::run)?;
     let cache = lictor_lab::image::cache();
     std::fs::create_dir_all(&cache)?;
-    let env = [(
-        "LICTOR_LAB_CACHE",
-        cache.canonicalize()?.display().to_string(),
-    )];
+    let cache = cache.canonicalize()?.display().to_string();
+    // All suites, the long ones too.
+    let env = [("LICTOR_LAB_CACHE", cache), ("LICTOR_FULL", "1".to_owned())];
     let build = ["test", "--locked", "-p", "lictor-datapath", "--no-run"];
     steps.run("build", || cargo(&build, &env))?;
     let trial = [

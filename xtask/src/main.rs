@@ -92,7 +92,9 @@ enum Task {
         #[arg(long)]
         seed: Option<u64>,
     },
-    /// Run the data plane's tests on Debian 12's Linux 6.1, in a guest. Needs root.
+    /// Run every test of the data plane and the agent's core on Debian 12's Linux 6.1, in a guest.
+    ///
+    /// Needs root.
     TestKernel,
     /// Set up, build, run every test, check. What CI runs. Needs root for the lab.
     Test,

@@ -265,6 +265,8 @@ mod tests {
         check("ATOM_FIRST", ATOM_FIRST);
         check("ATOM_PRESENT", ATOM_PRESENT);
         check("RULES_PER_VNIC_MAX", lictor_types::RULES_PER_VNIC_MAX);
+        let events = lictor_types::EVENTS_PER_VNIC_PER_SECOND;
+        check("EVENTS_PER_VNIC_PER_SECOND", events);
         check("ADDRESS_OBSERVE", ADDRESS_OBSERVE);
         check("ADDRESS_ROUTED", ADDRESS_ROUTED);
         check("ADDRESS_SHARED", ADDRESS_SHARED);

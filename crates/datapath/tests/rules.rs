@@ -8,8 +8,8 @@ use common::{Bench, GUEST_MAC, PEER_MAC, SEGMENT, VNIC, address, privileged, spe
 use lictor_datapath::{Error, RuleCount};
 use lictor_model::{Firewall, Frame};
 use lictor_types::{
-    AtomId, AtomRange, Decision, Direction, Generation, HostTables, IdentityId, Link, Mac,
-    Protocol, RULES_PER_VNIC_MAX, RuleId, Verdict, VnicState, Would,
+    AddressEntry, AddressKind, AtomId, AtomRange, Decision, Direction, Generation, HostTables,
+    IdentityId, Link, Mac, Protocol, RULES_PER_VNIC_MAX, RuleId, Verdict, VnicState, Would,
 };
 use std::time::Duration;
 
@@ -277,6 +277,13 @@ fn what_policy_denies_passes_at_an_observed_guest_until_it_is_enforced() {
     pair.check("enforced now", Egress, &end, "deny revoked 41");
 }
 
+/// A datagram from port 5 to another one.
+fn sent(ends: (&str, &str), to: Mac, from: Mac, port: u16) -> Vec<u8> {
+    let parse = |text: &str| text.parse().expect("an address");
+    let packet = v4(parse(ends.0), parse(ends.1), 17, &udp((5, port)));
+    ether(to, from, 0x0800, &packet)
+}
+
 #[test]
 fn a_group_is_heard_if_a_rule_lets_the_guest_hear_the_sender_and_its_session_goes_one_way() {
     const MDNS: Mac = Mac([1, 0, 0x5e, 0, 0, 251]);
@@ -293,11 +300,6 @@ fn a_group_is_heard_if_a_rule_lets_the_guest_hear_the_sender_and_its_session_goe
     ]);
     // A set may name groups; one that is in no set is nobody in particular.
     groups.addresses.push(address("224.0.0.0/24", 9, 0, 0));
-    let sent = |ends: (&str, &str), to: Mac, from: Mac, port| {
-        let parse = |text: &str| text.parse().expect("an address");
-        let packet = v4(parse(ends.0), parse(ends.1), 17, &udp((5, port)));
-        ether(to, from, 0x0800, &packet)
-    };
     let heard = |to, port| sent(("10.0.0.2", "224.0.0.251"), to, PEER_MAC, port);
     let mut pair = Pair::new(&groups);
     let seen = "allow policy-allow 71";
@@ -324,6 +326,45 @@ fn a_group_is_heard_if_a_rule_lets_the_guest_hear_the_sender_and_its_session_goe
     pair.check("to no set", Egress, &out("239.1.1.1", 1_002), seen);
     let reply = ip(Ingress, BACK, 17, &udp((1_002, 5)));
     pair.check("an answer", Ingress, &reply, "deny default-deny 0");
+}
+
+/// The tables know hosts and prefixes, not which of them is a subnet of the link: 10.0.0.255 is one
+/// more address, and nobody's.
+#[test]
+fn the_broadcast_address_of_a_subnet_is_an_address_like_any_other() {
+    const ALL: Mac = Mac([0xff; 6]);
+    let mut subnets = tables(vec![
+        row(Ingress, 1, Verdict::Allow, 71),
+        Decision {
+            peer: IdentityId(9),
+            ..row(Egress, 1, Verdict::Allow, 72)
+        },
+    ]);
+    subnets.addresses.push(address("10.0.0.0/24", 9, 0, 0));
+    subnets.addresses.push(AddressEntry {
+        kind: AddressKind::Routed,
+        ..address("10.7.0.0/24", 1, VNIC.0, 1)
+    });
+    let toward = |to, mac| sent(("10.0.0.2", to), mac, PEER_MAC, 1_001);
+    let mut pair = Pair::new(&subnets);
+    let seen = "deny foreign-address 0";
+    pair.check("of its subnet", Ingress, &toward("10.0.0.255", ALL), seen);
+    let alone = toward("10.0.0.255", GUEST_MAC);
+    pair.check("for it alone", Ingress, &alone, seen);
+    let seen = "allow policy-allow 71";
+    pair.check(
+        "all of the link",
+        Ingress,
+        &toward("255.255.255.255", ALL),
+        seen,
+    );
+    // A router with a subnet behind it decides itself what it forwards (RFC 2644).
+    pair.check("behind it", Ingress, &toward("10.7.0.255", ALL), seen);
+    let own = |to| sent(("10.0.0.1", to), ALL, GUEST_MAC, 1_001);
+    let seen = "allow policy-allow 72";
+    pair.check("to a set with it", Egress, &own("10.0.0.255"), seen);
+    let seen = "deny default-deny 0";
+    pair.check("to no set", Egress, &own("10.1.0.255"), seen);
 }
 
 #[test]

@@ -607,6 +607,51 @@ fn an_old_acknowledgement_with_blocks_is_a_report_of_loss() {
     ]);
 }
 
+/// The guest has a segment of a server, which begins at 0, and the one after the next. With these
+/// options of both SYNs it says so.
+fn selective(
+    (of_guest, of_server): (&'static [u8], &'static [u8]),
+    blocks: &'static [u8],
+    (said, next): (&'static str, &'static str),
+) {
+    check(&[
+        tcp("SYN", out(SYN, 0, 0).options(of_guest), NEW),
+        tcp("SYN-ACK", back(SYN | ACK, 0, 1).options(of_server), PASSES),
+        tcp("ACK", out(ACK, 1, 1), PASSES),
+        tcp("first", back(ACK, 1, 1).payload(500), PASSES),
+        tcp("third", back(ACK, 1_001, 1).payload(500), PASSES),
+        tcp("blocks", out(ACK, 1, 501).options(blocks), said),
+        tcp(
+            "as far as that allows",
+            back(ACK, 2_501, 1).payload(500),
+            next,
+        ),
+    ]);
+}
+
+/// RFC 2018: they count if whoever hears them has permitted them, and name what was sent.
+#[test]
+fn acknowledged_blocks_move_the_window_where_they_are_permitted() {
+    const PERMITTED: &[u8] = &[1, 1, 4, 2];
+    // From 1,001 to 1,501, and a byte more; from 1 to 501, twice received; that and the third.
+    const THIRD: &[u8] = &[1, 1, 5, 10, 0, 0, 3, 233, 0, 0, 5, 221];
+    const BEYOND: &[u8] = &[1, 1, 5, 10, 0, 0, 3, 233, 0, 0, 5, 222];
+    const TWICE: &[u8] = &[1, 1, 5, 10, 0, 0, 0, 1, 0, 0, 1, 245];
+    const BOTH: &[u8] = &[
+        1, 1, 5, 18, 0, 0, 0, 1, 0, 0, 1, 245, 0, 0, 3, 233, 0, 0, 5, 221,
+    ];
+    const CUT: &[u8] = &[1, 1, 5, 11, 0, 0, 3, 233, 0, 0, 5, 221];
+    let both = (PERMITTED, PERMITTED);
+    selective(both, THIRD, (PASSES, PASSES));
+    selective((NOTHING, PERMITTED), THIRD, (PASSES, PASSES));
+    selective((PERMITTED, NOTHING), THIRD, (PASSES, OUTSIDE));
+    selective(both, BOTH, (PASSES, PASSES));
+    selective(both, TWICE, (PASSES, OUTSIDE));
+    selective(both, CUT, (PASSES, OUTSIDE));
+    selective(both, BEYOND, (OUTSIDE, OUTSIDE));
+    selective((PERMITTED, NOTHING), BEYOND, (PASSES, OUTSIDE));
+}
+
 /// RFC 9293, 3.6: one side may close and still be sent data; each FIN may come again.
 #[test]
 fn one_side_may_close_alone() {

@@ -3,6 +3,7 @@
 
 use crate::icmp::{self, Purpose};
 use crate::parse::{IP_ICMP, IP_ICMPV6, IP_TCP, Ip, Transport, u16_at};
+use crate::window::Window;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -20,8 +21,7 @@ const SCTP: u8 = 132;
 /// The answers of one vnic.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Answers {
-    /// The second in which one was last made, and how many were.
-    window: (u64, u32),
+    window: Window,
     /// What is on its way, and until when it is waited for.
     expected: Vec<(Vec<u8>, Duration)>,
 }
@@ -30,13 +30,9 @@ impl Answers {
     /// The answer to a rejected frame, if it can be made.
     pub(crate) fn make(&mut self, frame: &[u8], ip: &Ip<'_>, now: Duration) -> Option<Vec<u8>> {
         let answer = refusal(frame, ip)?;
-        if self.window.0 != now.as_secs() {
-            self.window = (now.as_secs(), 0);
-        }
-        if self.window.1 >= ANSWERS_PER_SECOND {
+        if !self.window.take(now, ANSWERS_PER_SECOND) {
             return None;
         }
-        self.window.1 += 1;
         self.expected.push((answer.clone(), now + ON_ITS_WAY));
         Some(answer)
     }

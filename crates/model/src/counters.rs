@@ -1,5 +1,6 @@
 //! What a vnic counts.
 
+use crate::event::by_policy;
 use crate::verdict::{Answer, Frame};
 use lictor_types::{Direction, RULES_PER_VNIC_MAX, Reason, RuleId};
 use std::collections::BTreeMap;
@@ -61,15 +62,7 @@ impl Counters {
         }
         let of_reason = (frame.direction, answer.reason);
         add(self.reasons.entry(of_reason).or_default());
-        let judged = [
-            Reason::PolicyAllow,
-            Reason::PolicyDeny,
-            Reason::DefaultDeny,
-            Reason::Rejected,
-            Reason::Limited,
-            Reason::Dhcp,
-        ];
-        if judged.contains(&answer.reason) {
+        if by_policy(answer.reason) {
             match self.rule(answer.rule) {
                 Some(rule) => {
                     rule.packets += 1;

@@ -1,6 +1,6 @@
-//! The stateful reference firewall of one vnic in plain Rust: packets in; verdicts, sessions and
-//! counters out. It is what the kernel program means, and `crates/datapath/tests/differential.rs`
-//! compares the two packet by packet.
+//! The stateful reference firewall of one vnic in plain Rust: packets in; verdicts, events,
+//! sessions and counters out. It is what the kernel program means, and
+//! `crates/datapath/tests/differential` compares the two packet by packet.
 //!
 //! Speed is no aim here, being read is. The model does no I/O and reads no clock; it knows packets
 //! as they are on the wire, and so neither offloaded super-packets nor tags that a device took off.
@@ -13,6 +13,7 @@
 mod answer;
 mod antispoof;
 mod counters;
+mod event;
 mod extension;
 mod fragment;
 mod guard;
@@ -24,6 +25,8 @@ mod sctp;
 mod session;
 mod tcp;
 mod verdict;
+mod window;
 
 pub use counters::{Count, Counters, RuleCount};
+pub use event::{Event, Unreported};
 pub use verdict::{Answer, Firewall, Frame, Vnic};

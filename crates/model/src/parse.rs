@@ -5,7 +5,7 @@ use crate::sctp::Chunk;
 use lictor_types::{Link, Mac, Reason};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Options of a SYN that are looked at for the window scale.
+/// Options of a TCP segment that are looked at, padding included.
 const TCP_OPTIONS_MAX: usize = 10;
 /// The largest window scale (RFC 7323, 2.3: more means this).
 pub(crate) const SCALE_MAX: u8 = 14;
@@ -83,8 +83,19 @@ pub(crate) struct Segment {
     pub(crate) window: u16,
     /// Bytes.
     pub(crate) payload: u32,
-    /// The window scale that a SYN offers.
+    pub(crate) options: TcpOptions,
+}
+
+/// What is read of a segment's options.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct TcpOptions {
+    /// The window scale that a SYN offers (RFC 7323, 2.2).
     pub(crate) scale: Option<u8>,
+    /// Whether a SYN permits selective acknowledgements (RFC 2018, 2).
+    pub(crate) sack_permitted: bool,
+    /// How far beyond the acknowledgement the highest edge of selectively acknowledged blocks
+    /// lies, in bytes.
+    pub(crate) sack_ahead: u32,
 }
 
 /// The flags of a TCP segment.
@@ -314,23 +325,55 @@ fn tcp(bytes: &[u8]) -> Result<Segment, Reason> {
         flags,
         window: half(14)?,
         payload: (bytes.len() - header_bytes) as u32,
-        scale: flags.syn().then(|| scale(options)).flatten(),
+        options: tcp_options(options, flags, word(8)?),
     })
 }
 
-/// The window scale option (RFC 7323, 2.2). A malformed option ends the search.
-fn scale(mut options: &[u8]) -> Option<u8> {
+/// The options that the tracker knows. A malformed one ends the search; of one that comes twice
+/// the last counts, as for most receivers.
+fn tcp_options(mut options: &[u8], flags: Flags, acknowledgement: u32) -> TcpOptions {
+    let mut found = TcpOptions::default();
     for _ in 0..TCP_OPTIONS_MAX {
-        match *options {
-            [] | [0, ..] => return None,
-            [1, ..] => options = &options[1..],
-            [3, 3, shift, ..] => return Some(shift.min(SCALE_MAX)),
-            [3, ..] => return None,
-            [_, length, ..] if length >= 2 => options = options.get(usize::from(length)..)?,
-            _ => return None,
+        let (kind, body, rest) = match *options {
+            [] | [0, ..] => break,
+            [1, ref rest @ ..] => {
+                options = rest;
+                continue;
+            }
+            [kind, length, ref rest @ ..] => {
+                let body = usize::from(length).checked_sub(2);
+                match body.and_then(|body| rest.split_at_checked(body)) {
+                    Some((body, rest)) => (kind, body, rest),
+                    None => break,
+                }
+            }
+            [_] => break,
+        };
+        match (kind, body) {
+            (3, [shift]) if flags.syn() => found.scale = Some((*shift).min(SCALE_MAX)),
+            (4, []) if flags.syn() => found.sack_permitted = true,
+            (5, blocks) if !flags.syn() => {
+                let ahead = sack_ahead(blocks, acknowledgement);
+                found.sack_ahead = found.sack_ahead.max(ahead);
+            }
+            _ => {}
         }
+        options = rest;
     }
-    None
+    found
+}
+
+/// The highest right edge of the blocks (RFC 2018, 3), from the acknowledgement on. What lies
+/// behind it was received twice (RFC 2883).
+fn sack_ahead(blocks: &[u8], acknowledgement: u32) -> u32 {
+    let (blocks, []) = blocks.as_chunks::<8>() else {
+        return 0;
+    };
+    let ahead = blocks.iter().map(|[.., a, b, c, d]| {
+        let edge = u32::from_be_bytes([*a, *b, *c, *d]);
+        edge.wrapping_sub(acknowledgement)
+    });
+    ahead.filter(|ahead| *ahead < 1 << 31).max().unwrap_or(0)
 }
 
 fn ports<'a>(bytes: &'a [u8], header: &[u8; 8]) -> Transport<'a> {
@@ -396,4 +439,42 @@ fn icmp(bytes: &[u8]) -> Result<Message<'_>, Reason> {
         id: u16::from_be_bytes([header[4], header[5]]),
         bytes,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Scale, permission and edge of a segment that acknowledges 1,000.
+    fn check(flags: u8, options: &[u8], expected: (Option<u8>, bool, u32)) {
+        let found = tcp_options(options, Flags(flags), 1_000);
+        let found = (found.scale, found.sack_permitted, found.sack_ahead);
+        assert_eq!(found, expected, "{options:?}");
+    }
+
+    #[test]
+    fn a_syn_offers_and_any_other_segment_reports() {
+        const SYN: u8 = 2;
+        const ACK: u8 = 16;
+        // From 2,000 to 3,000; from 100 to 900; beyond the end of the numbers.
+        const BLOCKS: [u8; 26] = [
+            5, 26, 0, 0, 7, 208, 0, 0, 11, 184, 0, 0, 0, 100, 0, 0, 3, 132, 0, 0, 0, 0, 255, 0, 0,
+            0,
+        ];
+        let nothing = (None, false, 0);
+        check(SYN, &[1, 3, 3, 7, 4, 2], (Some(7), true, 0));
+        check(SYN, &[3, 3, 200, 3, 3, 2], (Some(2), false, 0));
+        check(SYN, &[3, 3, 200], (Some(14), false, 0));
+        check(SYN, &[3, 4, 7, 7, 4, 3, 0, 4, 2], (None, true, 0));
+        check(SYN, &BLOCKS, nothing);
+        check(ACK, &[3, 3, 7, 4, 2], nothing);
+        check(ACK, &BLOCKS, (None, false, 2_000));
+        check(ACK, &BLOCKS[..25], nothing);
+        check(ACK, &[0, 4, 2], nothing);
+        check(ACK, &[5, 2], nothing);
+        check(ACK, &[5, 1], nothing);
+        // The eleventh option.
+        let late = [&[1; 10][..], &BLOCKS].concat();
+        check(ACK, &late, nothing);
+    }
 }

@@ -1,5 +1,6 @@
 //! The release: who has an address, which atom a port is in, what is decided.
 
+use crate::event::Log;
 use crate::verdict::Vnic;
 use lictor_types::{
     AddressEntry, AddressKind, AtomId, AtomRange, Decision, Direction, Epoch, Generation,
@@ -50,6 +51,8 @@ pub(crate) struct Judgement {
     pub(crate) would: Option<Would>,
     /// New sessions in one second; 0: as many as come.
     pub(crate) limit: u32,
+    /// What the rule says of reports.
+    pub(crate) log: Log,
     /// Whether the guest is in observe mode.
     pub(crate) observe: bool,
     pub(crate) local_epoch: Epoch,
@@ -65,6 +68,7 @@ impl Judgement {
             rule: RuleId::DEFAULT,
             would: None,
             limit: 0,
+            log: Log::default(),
             observe: false,
             local_epoch: Epoch(0),
             remote_epoch: Epoch(0),
@@ -229,6 +233,10 @@ impl Tables {
             rule: decision.map_or(RuleId::DEFAULT, |decision| decision.rule),
             would: decision.and_then(|decision| decision.would),
             limit: decision.map_or(0, |decision| decision.limit),
+            log: decision.map_or(Log::default(), |decision| Log {
+                wanted: decision.log,
+                limit: decision.log_limit,
+            }),
             observe: false,
             local_epoch,
             remote_epoch,

@@ -82,7 +82,7 @@ pub(crate) fn track(session: &mut Session, segment: &Segment, direction: Directi
     let pair = pair(&mut session.sides, direction);
     let windows = pair.sender.window.zip(pair.receiver.window);
     if let Some((sender, receiver)) = &windows {
-        match place(sender, receiver, segment) {
+        match place(&pair, (sender, receiver), segment) {
             Place::Inside => {}
             Place::Late => return Track::Passes,
             Place::Outside => return Track::Outside,
@@ -155,7 +155,7 @@ fn reset(session: &mut Session, segment: &Segment, direction: Direction) -> Trac
             return Track::InDoubt;
         };
         // A reset is never late.
-        if place(&sender, &receiver, segment) != Place::Inside {
+        if place(&pair, (&sender, &receiver), segment) != Place::Inside {
             return Track::Outside;
         }
         let at = Seq(segment.sequence);
@@ -185,21 +185,23 @@ enum Place {
     Outside,
 }
 
-/// What a segment acknowledges; what it does not say is taken as the most.
-fn acknowledged(segment: &Segment, receiver: &Window) -> Seq {
+/// Up to where a segment acknowledges anything, in blocks or in all; what it does not say is taken
+/// as the most.
+fn acknowledged(segment: &Segment, receiver: &Side, sent: Seq) -> Seq {
     // Some reset with an acknowledgement of zero.
     let nothing = segment.flags.rst() && segment.acknowledgement == 0;
     match segment.flags.ack() && !nothing {
-        true => Seq(segment.acknowledgement),
-        false => receiver.sent,
+        true => Seq(segment.acknowledgement).plus(receiver.sack_ahead(segment)),
+        false => sent,
     }
 }
 
 /// The four bounds.
-fn place(sender: &Window, receiver: &Window, segment: &Segment) -> Place {
+fn place(pair: &Pair<'_>, windows: (&Window, &Window), segment: &Segment) -> Place {
+    let (sender, receiver) = windows;
     let first = Seq(segment.sequence);
     let last = first.plus(length(segment));
-    let acknowledged = acknowledged(segment, receiver);
+    let acknowledged = acknowledged(segment, pair.receiver, receiver.sent);
     // Not beyond what the receiver lets the sender send, nothing acknowledged that was never sent.
     if first.after(sender.allowed) || acknowledged.after(receiver.sent) {
         return Place::Outside;
@@ -232,16 +234,19 @@ fn advance(pair: Pair<'_>, windows: (Window, Window), segment: &Segment) {
     let last = Seq(segment.sequence).plus(length(segment));
     let acknowledged = Seq(segment.acknowledgement);
     let advertised = pair.sender.advertised(segment);
+    // From the highest block on, as in Linux: a receiver may take what it holds out of its window.
+    let ahead = pair.receiver.sack_ahead(segment);
+    let edge = acknowledged.plus(ahead);
     if last.after(sender.sent) {
         sender.sent = last;
     }
     if let Some(over) = last.beyond(sender.allowed) {
         receiver.largest = receiver.largest.wrapping_add(over);
     }
-    sender.largest = sender.largest.max(advertised);
+    sender.largest = sender.largest.max(advertised.wrapping_add(ahead));
     // A closed window still lets one byte through: the probe (RFC 9293, 3.8.6.1).
-    if !receiver.allowed.after(acknowledged.plus(advertised)) {
-        receiver.allowed = acknowledged.plus(advertised.max(1));
+    if !receiver.allowed.after(edge.plus(advertised)) {
+        receiver.allowed = edge.plus(advertised.max(1));
     }
     pair.sender.window = Some(sender);
     pair.receiver.window = Some(receiver);
@@ -253,6 +258,10 @@ fn learn(pair: Pair<'_>, segment: &Segment) {
     let last = Seq(segment.sequence).plus(length(segment));
     let advertised = pair.sender.advertised(segment);
     let acknowledged = Seq(segment.acknowledgement);
+    let edge = acknowledged.plus(pair.receiver.sack_ahead(segment));
+    if pair.sender.window.is_none() {
+        pair.sender.sack_permitted = true;
+    }
     pair.sender.window = Some(match pair.sender.window {
         Some(window) if last.after(window.sent) => Window {
             sent: last,
@@ -273,12 +282,12 @@ fn learn(pair: Pair<'_>, segment: &Segment) {
         }
     });
     if let Some(window) = pair.receiver.window.as_mut() {
-        let allowed = acknowledged.plus(advertised);
+        let allowed = edge.plus(advertised);
         if allowed.after(window.allowed) {
             window.allowed = allowed;
         }
-        if acknowledged.after(window.sent) {
-            window.sent = acknowledged;
+        if edge.after(window.sent) {
+            window.sent = edge;
         }
     }
     pair.sender.acknowledge(acknowledged);

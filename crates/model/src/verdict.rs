@@ -3,6 +3,7 @@
 use crate::answer::Answers;
 use crate::antispoof::{self, ROUTER_ADVERTISEMENT, Station};
 use crate::counters::Counters;
+use crate::event::{Event, Events, Log, Unreported};
 use crate::extension::Fragment;
 use crate::fragment::{self, Fragments};
 use crate::guard;
@@ -13,6 +14,7 @@ use crate::policy::{Judgement, Place, Tables};
 use crate::sctp::{self, Tags};
 use crate::session::{self, Session, Table};
 use crate::tcp::{self, Side, Track};
+use crate::window::Window;
 use lictor_types::{
     Direction, HostTables, Link, Mac, Protocol, Reason, RuleId, Segment, SessionKey, SessionRecord,
     TcpState, Timeouts, Verdict, VnicId, VnicState, Would,
@@ -83,6 +85,7 @@ pub struct Answer {
     pub rule: RuleId,
     /// What would have happened, were it not for observe mode.
     pub would: Option<Would>,
+    pub(crate) log: Log,
 }
 
 /// The stateful firewall of one vnic. It begins in hold and without tables.
@@ -93,11 +96,16 @@ pub struct Firewall {
     tables: Option<Tables>,
     sessions: Table,
     counters: Counters,
-    /// The second in which each rule with a limit last opened a session, and how many it opened.
-    limits: BTreeMap<RuleId, (u64, u32)>,
+    /// Of each rule with a limit: the sessions that it opened in this second.
+    limits: BTreeMap<RuleId, Window>,
+    events: Events,
     answers: Answers,
     /// The answer to the last packet.
     refusal: Option<Vec<u8>>,
+    /// The conversation of the last packet, as far as it was understood.
+    key: Option<SessionKey>,
+    /// The report of the last packet.
+    event: Option<Event>,
     timeouts: Timeouts,
     locals: Locals,
     fragments: Fragments,
@@ -114,12 +122,14 @@ fn answer(reason: Reason, rule: RuleId) -> Answer {
         reason,
         rule,
         would: None,
+        log: Log::default(),
     }
 }
 
 fn judged(judgement: &Judgement) -> Answer {
     Answer {
         would: judgement.would,
+        log: judgement.log,
         ..answer(judgement.reason, judgement.rule)
     }
 }
@@ -139,8 +149,11 @@ impl Firewall {
             sessions: Table::new(vnic.sessions_max as usize),
             counters: Counters::default(),
             limits: BTreeMap::new(),
+            events: Events::default(),
             answers: Answers::default(),
             refusal: None,
+            key: None,
+            event: None,
             timeouts: Timeouts::default(),
             locals: Locals::default(),
             fragments: Fragments::default(),
@@ -205,15 +218,30 @@ impl Firewall {
         &self.counters
     }
 
-    /// Judges a packet, and counts and remembers it.
+    /// What was worth an event and is none.
+    #[must_use]
+    pub fn unreported(&self) -> Unreported {
+        self.events.unreported
+    }
+
+    /// Judges a packet, and counts, reports and remembers it.
     pub fn judge(&mut self, frame: &Frame<'_>) -> Answer {
         self.refusal = None;
+        self.key = None;
         let mut answer = self.decide(frame).unwrap_or_else(ruleless);
         if answer.verdict == Verdict::Deny && self.answers.expect(frame.bytes, frame.at) {
             answer = ruleless(Reason::Answer);
         }
         self.counters.count(frame, &answer);
+        let counted = self.counters.rules.contains_key(&answer.rule);
+        self.event = self.events.report(frame, (&answer, counted), self.key);
         answer
+    }
+
+    /// The report of the last packet, if there is one.
+    #[must_use]
+    pub fn event(&self) -> Option<&Event> {
+        self.event.as_ref()
     }
 
     /// The answer to the last packet, if a rule rejects it and it can be answered.
@@ -296,6 +324,7 @@ impl Firewall {
         let (session, allowed) = datagram
             .map(|datagram| (datagram.session, datagram.version))
             .ok_or(Reason::Fragment)?;
+        self.key = Some(session);
         let mut judged = None;
         if allowed != version {
             if self.sessions.live(&session, frame.at).is_none() {
@@ -345,6 +374,7 @@ impl Firewall {
         {
             let key = icmp::related(ip, message, segment, frame.direction);
             let key = key.ok_or(Reason::Unrelated)?;
+            self.key = Some(key);
             let tables = self.tables.as_ref().ok_or(Reason::NoRelease)?;
             let source = tables.vnic_of(segment, ip.source);
             if frame.direction == Direction::Ingress && self.locals.lies(source, frame.came_by) {
@@ -352,7 +382,8 @@ impl Firewall {
             }
             return self.related(frame, &key).map(|answer| (answer, key));
         }
-        let key = self.key(frame, ip, segment);
+        let key = self.key_of(frame, ip, segment);
+        self.key = Some(key);
         if self.sessions.live(&key, frame.at).is_some()
             && let Some(answer) = self.established(frame, ip, &key)
         {
@@ -367,7 +398,7 @@ impl Firewall {
     /// server, or the client may reach the guest. Whoever has no address yet is known by the vnic's
     /// link-local one.
     fn dhcp(
-        &self,
+        &mut self,
         frame: &Frame<'_>,
         ip: &Ip<'_>,
         (message, segment): (guard::Message, Segment),
@@ -385,6 +416,7 @@ impl Firewall {
             Direction::Ingress => [(ip.source, source), (own, destination)],
         };
         let key = icmp::key(segment, ip.protocol, ends, frame.direction);
+        self.key = Some(key);
         // What a server answers, the client may have asked.
         let asks = match egress == message.to_server {
             true => Direction::Egress,
@@ -413,7 +445,7 @@ impl Firewall {
         ))
     }
 
-    fn key(&self, frame: &Frame<'_>, ip: &Ip<'_>, segment: Segment) -> SessionKey {
+    fn key_of(&self, frame: &Frame<'_>, ip: &Ip<'_>, segment: Segment) -> SessionKey {
         let ports = match ip.transport {
             Transport::Tcp(segment) => (segment.source, segment.destination),
             Transport::Udp {
@@ -600,16 +632,11 @@ impl Firewall {
         if self.counters.rule(judgement.rule).is_none() {
             return judgement.with(Reason::Limited);
         }
-        let second = now.as_secs();
         let window = self.limits.entry(judgement.rule).or_default();
-        if window.0 != second {
-            *window = (second, 0);
+        match window.take(now, judgement.limit) {
+            true => judgement,
+            false => judgement.with(Reason::Limited),
         }
-        if window.1 >= judgement.limit {
-            return judgement.with(Reason::Limited);
-        }
-        window.1 += 1;
-        judgement
     }
 
     fn open(

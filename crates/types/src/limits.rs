@@ -16,6 +16,8 @@ pub const DECISIONS_PER_HOST_MAX: u32 = 262_144;
 pub const ATOMS_MAX: u32 = 65_535;
 /// Rules of which one vnic keeps counters and limits.
 pub const RULES_PER_VNIC_MAX: u32 = 4_096;
+/// Events that one vnic reports in one second; what is more is counted as lost.
+pub const EVENTS_PER_VNIC_PER_SECOND: u32 = 1_024;
 /// The largest generation, epoch and count of loads that the kernel's tables hold.
 pub const KERNEL_NUMBER_MAX: u64 = u32::MAX as u64;
 /// Rules in one policy.

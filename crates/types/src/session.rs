@@ -80,6 +80,7 @@ pub struct TcpEnd {
     pub acked: u32,
     /// Bit 0: the window is known. Bit 1: this side sent FIN. Bit 2: the scale is known. Bit 3: its
     /// SYN offered scaling. Bit 4: `acked` is what it acknowledged. Bit 5: `acked` is of a SYN.
+    /// Bit 6: its SYN permitted selective acknowledgements.
     pub flags: u8,
 }
 

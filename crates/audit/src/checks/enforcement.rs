@@ -1,6 +1,6 @@
 //! Whether what was approved is what the kernels do.
 
-use super::{EVERYTHING, no_release};
+use super::{EVERYTHING, no_release, observed};
 use crate::catalogue::Context;
 use crate::facts::{At, Stay, VnicChange, VnicFact};
 use crate::{Finding, Status};
@@ -72,13 +72,6 @@ fn cover(context: Context<'_>, guest: &GuestFacts, vnic: VnicId) -> Finding {
         }
     };
     finding.from([stay.index]).at(heard)
-}
-
-/// By whose leave the policy is only observed for a guest now, if it is.
-fn observed(context: Context<'_>, guest: &GuestFacts) -> Option<String> {
-    let observed = guest.observed.as_ref()?;
-    let holds = observed.until_ms.is_none_or(|until| context.now_ms < until);
-    holds.then(|| format!("by leave of {}", observed.owner))
 }
 
 enum Sight {

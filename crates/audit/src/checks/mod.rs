@@ -51,3 +51,10 @@ fn no_release() -> Finding {
 fn confirmed(context: Context<'_>) -> Option<u64> {
     context.facts.manager_last.map(|(_, time_ms)| time_ms)
 }
+
+/// By whose leave the policy is only observed for a guest now, if it is.
+fn observed(context: Context<'_>, guest: &GuestFacts) -> Option<String> {
+    let observed = guest.observed.as_ref()?;
+    let holds = observed.until_ms.is_none_or(|until| context.now_ms < until);
+    holds.then(|| format!("by leave of {}", observed.owner))
+}

@@ -1,6 +1,6 @@
 //! What the release in force says.
 
-use super::no_release;
+use super::{no_release, observed};
 use crate::catalogue::Context;
 use crate::facts::At;
 use crate::{Finding, Status};
@@ -61,7 +61,7 @@ fn confirmed(context: Context<'_>, published: &At<ReleaseFacts>) -> Option<u64> 
 
 /// RUL-01.
 pub(crate) fn default_deny(context: Context<'_>) -> Vec<Finding> {
-    per_release(context, |_, release| {
+    per_release(context, |context, release| {
         let ways = [
             (
                 release.default_deny_egress,
@@ -72,17 +72,26 @@ pub(crate) fn default_deny(context: Context<'_>) -> Vec<Finding> {
                 "ingress is allowed where no rule speaks",
             ),
         ];
-        let faults: Vec<_> = ways
+        let open = ways
             .iter()
             .filter(|(holds, _)| !holds)
-            .map(|(_, text)| (*text).to_owned())
-            .collect();
+            .map(|(_, text)| (*text).to_owned());
+        // Its rules are the approved ones, but what they deny is not denied.
+        let guests = release.guests.iter().filter(|guest| guest.in_scope);
+        let only_observed = guests.filter_map(|guest| {
+            let by = observed(context, guest)?;
+            let guest = &guest.guest;
+            Some(format!(
+                "what is denied passes at {guest}, which is only observed, {by}"
+            ))
+        });
+        let faults: Vec<_> = open.chain(only_observed).collect();
         Finding::judged(
             "",
             &faults,
-            "what no rule allows is denied, from and toward every guest",
+            "what no rule allows is denied, from and toward every guest in scope",
         )
-        .wants("deny in both directions where no rule speaks")
+        .wants("deny in both directions where no rule speaks, enforced at every guest in scope")
     })
 }
 

@@ -435,6 +435,22 @@ fn a_guest_for_which_the_policy_is_only_observed_is_not_under_control() {
     let fails = (Status::Fail, "only observing");
     expect(observed(None), ("ENF-01", "pay, vnic 1"), fails);
     expect(observed(Some(u64::MAX)), ("ENF-01", "pay, vnic 1"), fails);
+    // Its rules count as not enforced, too.
+    let passes = (Status::Fail, "passes at pay, which is only observed");
+    expect(observed(None), ("RUL-01", "release 7"), passes);
+    expect(
+        observed(Some(1)),
+        ("RUL-01", "release 7"),
+        (Status::Pass, "every guest in scope"),
+    );
+    let elsewhere = with_release(|release| {
+        release.guests[0].in_scope = false;
+        release.guests[0].observed = Some(Observed {
+            owner: "shop".into(),
+            until_ms: None,
+        });
+    });
+    expect(elsewhere, ("RUL-01", "release 7"), (Status::Pass, ""));
     // It is over.
     expect(
         observed(Some(1)),

@@ -292,7 +292,12 @@ impl Flow {
             ack: peer.next,
             window: window(rng),
             payload: *[0, 0, 1, 100, 1_400].choose(rng).expect("some"),
-            options: Vec::new(),
+            options: match rng.gen_range(0..10) {
+                0 => TIMESTAMPS.to_vec(),
+                1 => selective(peer.next, rng),
+                2 => options(rng).0,
+                _ => Vec::new(),
+            },
         }
     }
 
@@ -322,7 +327,7 @@ impl Flow {
             &self.ends[other(direction) as usize],
         );
         let near = rng.gen_range(0..5u32).wrapping_sub(2);
-        match rng.gen_range(0..10) {
+        match rng.gen_range(0..11) {
             0 => segment.seq = segment.seq.wrapping_sub(rng.gen_range(1..2_000)),
             1 => segment.seq = end.allowed.wrapping_add(near),
             2 => {
@@ -334,6 +339,11 @@ impl Flow {
             4 => {
                 let lag = *[66_000, 132_000].choose(rng).expect("some");
                 segment.ack = peer.next.wrapping_sub(lag).wrapping_add(near);
+            }
+            // Only its blocks are fresh.
+            10 => {
+                segment.ack = peer.next.wrapping_sub(rng.gen_range(0..140_000));
+                segment.options = selective(peer.next, rng);
             }
             5 => segment.ack = rng.r#gen(),
             6 => segment.seq = rng.r#gen(),
@@ -356,6 +366,31 @@ fn window(rng: &mut StdRng) -> u16 {
         .expect("some")
 }
 
+/// As RFC 7323, appendix A, lays them out.
+const TIMESTAMPS: [u8; 12] = [1, 1, 8, 10, 0, 0, 0, 1, 0, 0, 0, 2];
+
+/// Selective acknowledgements of blocks around the end of what was sent, with or without time
+/// stamps before them.
+fn selective(sent: u32, rng: &mut StdRng) -> Vec<u8> {
+    let stamped = rng.gen_bool(0.5);
+    let mut bytes = if stamped { TIMESTAMPS.to_vec() } else { vec![] };
+    let blocks = rng.gen_range(0..=if stamped { 3 } else { 4 });
+    bytes.extend([1, 1, 5, 2 + 8 * blocks]);
+    for _ in 0..blocks {
+        let behind = *[0, 0, 1, 100, 1_000, 70_000].choose(rng).expect("some");
+        let right = sent.wrapping_sub(behind);
+        let right = right.wrapping_add(u32::from(rng.gen_bool(0.05)));
+        bytes.extend(right.wrapping_sub(100).to_be_bytes());
+        bytes.extend(right.to_be_bytes());
+    }
+    if rng.gen_bool(0.05)
+        && let Some(byte) = bytes.choose_mut(rng)
+    {
+        *byte = rng.r#gen();
+    }
+    bytes
+}
+
 /// Options of a SYN, and the scale that they offer if they are read as they should be.
 fn options(rng: &mut StdRng) -> (Vec<u8>, Option<u8>) {
     let mut bytes = Vec::new();
@@ -369,7 +404,7 @@ fn options(rng: &mut StdRng) -> (Vec<u8>, Option<u8>) {
             4 | 5 => {
                 let shift = *[0, 2, 7, 14, 15, 200].choose(rng).expect("some");
                 bytes.extend([3, 3, shift]);
-                scale = scale.or(Some(shift.min(14)));
+                scale = Some(shift.min(14));
             }
             _ => bytes.push(1),
         }

@@ -1,6 +1,6 @@
 //! The loaded kernel programs against the model: random policies, random sequences of packets and
 //! circumstances; after each packet the same verdict, reason and rule, and between them the same
-//! sessions and counters.
+//! events, sessions and counters.
 //!
 //! `LICTOR_SEED` begins at another case, `LICTOR_FULL=1` runs ten times as many packets.
 //! `LICTOR_FUZZ_SECONDS` goes on for a time instead of a number of packets, and writes a difference
@@ -14,6 +14,7 @@ mod generate;
 mod headers;
 mod hunt;
 mod pieces;
+mod reports;
 mod rig;
 mod world;
 
@@ -30,6 +31,18 @@ const PACKETS: usize = 1_000_000;
 const PACKETS_FULL: usize = 10_000_000;
 /// Where the kernel has no tcx. Such a one is tried in a guest without hardware virtualization.
 const PACKETS_FEW: usize = 10_000;
+/// What no event tells of: packets of what was allowed before, and of a vnic that is closed.
+const SILENT: [Reason; 9] = [
+    Reason::Session,
+    Reason::Neighbour,
+    Reason::Announcement,
+    Reason::Related,
+    Reason::Answer,
+    Reason::FragmentFollows,
+    Reason::Hold,
+    Reason::HandedOver,
+    Reason::Cut,
+];
 /// Of the case with a planted difference.
 const STEPS_PLANTED: usize = 1_000;
 
@@ -56,7 +69,7 @@ fn until() -> Until {
 }
 
 #[test]
-fn kernel_and_model_give_the_same_verdict_reason_rule_sessions_and_counters() {
+fn kernel_and_model_give_the_same_verdict_reason_rule_events_sessions_and_counters() {
     if !privileged() {
         return;
     }
@@ -78,6 +91,12 @@ fn kernel_and_model_give_the_same_verdict_reason_rule_sessions_and_counters() {
         .collect();
     assert!(missing.is_empty(), "no packet reached {missing:?}");
     assert_eq!(found.reached.states, all_states(), "session states reached");
+    let silent: Vec<_> = Reason::ALL
+        .iter()
+        .filter(|reason| !found.reached.events.contains_key(reason))
+        .copied()
+        .collect();
+    assert_eq!(silent, SILENT, "reasons without an event");
 }
 
 #[test]

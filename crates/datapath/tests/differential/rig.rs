@@ -2,9 +2,10 @@
 
 use crate::common::{Bpffs, own_namespace, run};
 use crate::generate::{Case, Memory, Step};
+use crate::reports::{Report, drain, first_difference};
 use crate::world::VNICS;
 use lictor_datapath::{Datapath, RuleCount, VnicCounters, VnicSpec};
-use lictor_model::{Firewall, Frame};
+use lictor_model::{Firewall, Frame, Unreported};
 use lictor_types::{
     Direction, Reason, RuleId, SessionRecord, TcpEnd, TcpState, Timeouts, VnicName, VnicState,
 };
@@ -40,6 +41,8 @@ pub(crate) struct Reached {
     pub(crate) packets: usize,
     pub(crate) reasons: BTreeMap<Reason, usize>,
     pub(crate) states: BTreeSet<u8>,
+    /// Events by reason.
+    pub(crate) events: BTreeMap<Reason, usize>,
 }
 
 impl Reached {
@@ -49,6 +52,9 @@ impl Reached {
             *self.reasons.entry(reason).or_default() += packets;
         }
         self.states.extend(other.states);
+        for (reason, events) in other.events {
+            *self.events.entry(reason).or_default() += events;
+        }
     }
 }
 
@@ -65,6 +71,7 @@ pub(crate) struct Rig {
 struct Base {
     vnics: Vec<VnicCounters>,
     rules: BTreeMap<RuleId, RuleCount>,
+    unreported: Unreported,
 }
 
 /// One run of a case.
@@ -72,6 +79,8 @@ struct Run<'a> {
     case: &'a Case,
     models: [Firewall; 2],
     base: Base,
+    /// What the models have reported since the last comparison.
+    reports: Vec<Report>,
     /// The clock of both.
     now: Duration,
 }
@@ -111,6 +120,8 @@ impl Rig {
     /// Runs a case from a clean start. `None` if both agree in everything.
     pub(crate) fn run(&mut self, case: &Case) -> Option<Difference> {
         let mut models = VNICS.map(Firewall::new);
+        // Of a case that ended with a difference.
+        drain(&mut self.datapath);
         self.clock += CASE_BEGINS_EVERY;
         self.fix_clock(self.clock);
         for model in &mut models {
@@ -136,13 +147,14 @@ impl Rig {
             case,
             models,
             base: self.counted(),
+            reports: Vec::new(),
             now: self.clock,
         };
         for (index, step) in case.steps.iter().enumerate() {
             let mut text = self.step(&mut run, step);
             let last = index + 1 == case.steps.len();
             if text.is_none() && (last || index % COMPARE_EVERY == 0) {
-                text = self.compare(&run);
+                text = self.compare(&mut run);
             }
             if let Some(text) = text {
                 return Some(Difference { step: index, text });
@@ -170,6 +182,10 @@ impl Rig {
         Base {
             vnics: VNICS.map(read).to_vec(),
             rules: self.datapath.rule_counters().expect("reads"),
+            unreported: Unreported {
+                limited: self.datapath.events_limited().expect("reads"),
+                lost: self.datapath.lost().expect("reads").0,
+            },
         }
     }
 
@@ -237,6 +253,10 @@ impl Rig {
         });
         self.reached.packets += 1;
         *self.reached.reasons.entry(model.reason).or_default() += 1;
+        if let Some(event) = run.models[vnic].event() {
+            *self.reached.events.entry(event.reason).or_default() += 1;
+            run.reports.push((own, *event));
+        }
         let refusal = run.models[vnic].refusal().map(<[u8]>::to_vec);
         if kernel.answer != refusal {
             let (kernel, model) = (kernel.answer, refusal);
@@ -290,9 +310,13 @@ impl Rig {
         None
     }
 
-    /// Sessions and counters of both.
-    fn compare(&mut self, run: &Run<'_>) -> Option<String> {
+    /// Events, sessions and counters of both.
+    fn compare(&mut self, run: &mut Run<'_>) -> Option<String> {
         self.fix_clock(run.now);
+        let reports = std::mem::take(&mut run.reports);
+        if let Some(text) = first_difference(&drain(&mut self.datapath), &reports) {
+            return Some(text);
+        }
         for (index, vnic) in VNICS.iter().enumerate() {
             let mut kernel = self.datapath.export(vnic.vnic).expect("exports");
             kernel.sort_by_key(|record| record.key);
@@ -353,7 +377,11 @@ impl Rig {
             ];
             (*rule, since)
         });
-        Counts::new(counts.vnics, rules.collect())
+        let unreported = Unreported {
+            limited: now.unreported.limited - base.unreported.limited,
+            lost: now.unreported.lost - base.unreported.lost,
+        };
+        Counts::new(counts.vnics, rules.collect(), unreported)
     }
 }
 
@@ -364,13 +392,22 @@ type ByReason = BTreeMap<(usize, Direction, Option<Reason>), (u64, u64)>;
 struct Counts {
     vnics: ByReason,
     rules: BTreeMap<RuleId, [u64; 4]>,
+    unreported: Unreported,
 }
 
 impl Counts {
-    fn new(mut vnics: ByReason, mut rules: BTreeMap<RuleId, [u64; 4]>) -> Self {
+    fn new(
+        mut vnics: ByReason,
+        mut rules: BTreeMap<RuleId, [u64; 4]>,
+        unreported: Unreported,
+    ) -> Self {
         vnics.retain(|_, count| *count != (0, 0));
         rules.retain(|_, count| *count != [0; 4]);
-        Self { vnics, rules }
+        Self {
+            vnics,
+            rules,
+            unreported,
+        }
     }
 
     fn insert(&mut self, key: (usize, Direction, Option<Reason>), count: (u64, u64)) {
@@ -397,8 +434,10 @@ fn model_counts(models: &[Firewall; 2]) -> Counts {
             let add = [count.packets, count.bytes, count.sessions, count.observed];
             sum.iter_mut().zip(add).for_each(|(sum, add)| *sum += add);
         }
+        counts.unreported.limited += model.unreported().limited;
+        counts.unreported.lost += model.unreported().lost;
     }
-    Counts::new(counts.vnics, counts.rules)
+    Counts::new(counts.vnics, counts.rules, counts.unreported)
 }
 
 /// Ages are rounded in the kernel only.

@@ -145,6 +145,7 @@ fn begin_anew(session: &mut Session, segment: &Segment) -> Track {
         scale: None,
         // Who answers with a scale was offered one.
         scale_offered: true,
+        sack_permitted: true,
         fin: false,
     };
     begin(session, segment)

@@ -9,6 +9,7 @@ const FLAG_SCALE_KNOWN: u8 = 4;
 const FLAG_SCALE_OFFERED: u8 = 8;
 const FLAG_ACKED: u8 = 16;
 const FLAG_NOTED: u8 = 32;
+const FLAG_SACK_PERMITTED: u8 = 64;
 
 /// A sequence number; the order wraps (RFC 9293, 3.4).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,6 +67,8 @@ pub(crate) struct Side {
     pub(super) scale: Option<u8>,
     /// Its SYN carried the option.
     pub(super) scale_offered: bool,
+    /// Its SYN let the other side acknowledge blocks, or nobody told us.
+    pub(super) sack_permitted: bool,
     pub(super) fin: bool,
 }
 
@@ -81,8 +84,9 @@ impl Side {
                 largest: u32::from(segment.window).max(1),
             }),
             acked: Acked::Nothing,
-            scale: Some(segment.scale.unwrap_or(0)),
-            scale_offered: segment.scale.is_some(),
+            scale: Some(segment.options.scale.unwrap_or(0)),
+            scale_offered: segment.options.scale.is_some(),
+            sack_permitted: segment.options.sack_permitted,
             fin: false,
         }
     }
@@ -103,6 +107,15 @@ impl Side {
             false => self.scale.unwrap_or(SCALE_MAX),
         };
         u32::from(segment.window) << scale
+    }
+
+    /// How far beyond its acknowledgement a segment of the other side acknowledges this side's
+    /// bytes in blocks, if it may.
+    pub(super) fn sack_ahead(&self, segment: &Segment) -> u32 {
+        match self.sack_permitted || self.window.is_none() {
+            true => segment.options.sack_ahead,
+            false => 0,
+        }
     }
 
     /// It acknowledges this much; it never takes back.
@@ -142,6 +155,7 @@ impl Side {
             },
             scale: has(FLAG_SCALE_KNOWN).then_some(end.scale.min(SCALE_MAX)),
             scale_offered: has(FLAG_SCALE_OFFERED),
+            sack_permitted: has(FLAG_SACK_PERMITTED),
             fin: has(FLAG_FIN),
         }
     }
@@ -157,6 +171,7 @@ impl Side {
             | flag(self.fin, FLAG_FIN)
             | flag(self.scale.is_some(), FLAG_SCALE_KNOWN)
             | flag(self.scale_offered, FLAG_SCALE_OFFERED)
+            | flag(self.sack_permitted, FLAG_SACK_PERMITTED)
             | of_acked;
         let Some(window) = self.window else {
             return TcpEnd {
