@@ -17,7 +17,8 @@ const HALF_OPEN: std::ops::RangeInclusive<u32> = 1_024..=8_192;
 /// Slots for each hundred sessions of the quota. At full quota every tenth session lies in another
 /// bucket than its first.
 const SLOTS_PER_HUNDRED: u64 = 128;
-const BUCKETS_MIN: u32 = 16;
+/// With fewer a key's way would come by the same bucket twice.
+const BUCKETS_MIN: u32 = 2 * abi::BUCKET_STEPS;
 /// Sessions that are moved to a larger table between two waits for the running programs.
 const MOVED_AT_ONCE: usize = 16_384;
 
@@ -123,6 +124,13 @@ fn control_word(hash: u64, passed: u32, state: u64) -> u64 {
 
 fn state_of(control: u64) -> u64 {
     control & abi::CONTROL_STATE_MASK
+}
+
+fn bucket_index(buckets: u64, hash: u64, step: u32) -> usize {
+    let mixed = (hash as u32).wrapping_mul(0x9e37_79b1);
+    let stride = abi::STRIDE_MAX - (mixed >> abi::STRIDE_SHIFT);
+    let place = ((hash >> 32) as u32).wrapping_add(step.wrapping_mul(stride));
+    ((u64::from(place) * buckets) >> 32) as usize
 }
 
 fn preferred(hash: u64) -> usize {
@@ -246,9 +254,7 @@ impl Slots {
     }
 
     fn bucket_at(&self, table: u32, hash: u64, step: u32) -> usize {
-        let stride = (hash as u32).wrapping_mul(0x9e37_79b1) | 1;
-        let place = ((hash >> 32) as u32).wrapping_add(step.wrapping_mul(stride));
-        ((u64::from(place) * u64::from(self.buckets(table))) >> 32) as usize
+        bucket_index(self.buckets(table).into(), hash, step)
     }
 
     fn table(&self, table: u32) -> &Mapped<Bucket> {
@@ -557,6 +563,31 @@ impl Slots {
             table.word(bucket, packets).fetch_add(more, SeqCst);
             let more = late.bytes[side].wrapping_sub(before.bytes[side]);
             table.word(bucket, bytes).fetch_add(more, SeqCst);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::{Rng as _, SeedableRng as _};
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn a_way_never_comes_by_the_same_bucket_twice() {
+        let mut random = rand::rngs::StdRng::seed_from_u64(1);
+        let extremes = [0, u64::MAX, 1, u64::from(u32::MAX), 1 << 63];
+        let hashes = extremes
+            .into_iter()
+            .chain((0..1_000).map(|_| random.r#gen()));
+        for hash in hashes {
+            for buckets in [BUCKETS_MIN, BUCKETS_MIN + 1, 1_000, 191_740, u32::MAX] {
+                let way: BTreeSet<_> = (0..abi::BUCKET_STEPS)
+                    .map(|step| bucket_index(buckets.into(), hash, step))
+                    .collect();
+                assert_eq!(way.len(), abi::BUCKET_STEPS as usize, "{hash} of {buckets}");
+                assert!(way.iter().all(|bucket| *bucket < buckets as usize));
+            }
         }
     }
 }
