@@ -9,7 +9,7 @@ use crate::guest::Directory;
 use crate::loaded::Loaded;
 use crate::output::{Answer, Cell, Page, Printing, Tone};
 use crate::release::Draft;
-use crate::{CliError, Setting, policy, site};
+use crate::{CliError, Setting, site, texts};
 use clap::Args;
 use lictor_policy::evaluate::{Question, Ruling, Step, evaluate};
 use lictor_policy::{Compiled, Date, End, Labels, Mode, Policy, PortRange};
@@ -162,7 +162,7 @@ pub(crate) fn run(args: &ExplainArgs, setting: &Setting) -> Result<Answer, CliEr
     let (Some(from), Some(to), Some(service)) = (&args.from, &args.to, args.service) else {
         return args.loaded.run();
     };
-    let text = args.policy.as_deref().map(policy::read_sound).transpose()?;
+    let text = args.policy.as_deref().map(texts::read_one).transpose()?;
     let draft = args.release.as_deref().map(Draft::read).transpose()?;
     if let (Some(text), Some(draft), Some(path)) = (&text, &draft, &args.policy)
         && text.source != draft.release.policy.source

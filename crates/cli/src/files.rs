@@ -43,7 +43,12 @@ pub(crate) fn read(path: &Path, max: usize) -> Result<Vec<u8>, CliError> {
 
 /// Reads a text.
 pub(crate) fn read_text(path: &Path, max: usize) -> Result<String, CliError> {
-    String::from_utf8(read(path, max)?).map_err(|error| {
+    text(path, read(path, max)?)
+}
+
+/// What was read, if it is a text.
+pub(crate) fn text(path: &Path, bytes: Vec<u8>) -> Result<String, CliError> {
+    String::from_utf8(bytes).map_err(|error| {
         let at = error.utf8_error().valid_up_to();
         CliError::file(path, format!("byte {at} is not UTF-8; expected a text"))
     })

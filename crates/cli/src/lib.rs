@@ -21,6 +21,7 @@ mod policy;
 mod release;
 mod show;
 mod site;
+mod texts;
 
 pub use audit::AuditArgs;
 pub use caller::{Caller, EnrollArgs, TokenArgs};
@@ -94,7 +95,7 @@ pub fn run(command: &Command, setting: &Setting, out: &mut dyn Write) -> Result<
         Command::Audit(args) => (&args.printing, audit::run(args)?),
         Command::Explain(args) => (&args.printing, explain::run(args, setting)?),
     };
-    let text = answer.text(printing.output, setting.colour);
+    let text = answer.text(printing.output, setting.colour)?;
     output::print(out, text.as_bytes())?;
     Ok(answer.ending)
 }

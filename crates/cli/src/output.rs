@@ -15,6 +15,8 @@ pub enum Output {
     Table,
     /// For programs.
     Json,
+    /// For reviews of changes: SARIF, of commands that find faults in files.
+    Sarif,
 }
 
 /// The argument that every command takes.
@@ -217,6 +219,8 @@ pub(crate) struct Answer {
     pub(crate) page: Page,
     pub(crate) value: Value,
     pub(crate) ending: Ending,
+    /// Faults in files, if the command is one that finds them.
+    sarif: Option<Value>,
 }
 
 impl Answer {
@@ -227,7 +231,13 @@ impl Answer {
             page,
             value,
             ending,
+            sarif: None,
         }
+    }
+
+    pub(crate) fn sarif(mut self, sarif: Value) -> Self {
+        self.sarif = Some(sarif);
+        self
     }
 
     pub(crate) fn ending(mut self, ending: Ending) -> Self {
@@ -235,11 +245,17 @@ impl Answer {
         self
     }
 
-    pub(crate) fn text(&self, output: Output, colour: Colour) -> String {
-        match output {
-            Output::Table => self.page.render(colour),
-            Output::Json => format!("{:#}\n", self.value),
-        }
+    pub(crate) fn text(&self, output: Output, colour: Colour) -> Result<String, CliError> {
+        let value = match output {
+            Output::Table => return Ok(self.page.render(colour)),
+            Output::Json => &self.value,
+            Output::Sarif => self.sarif.as_ref().ok_or_else(|| {
+                let what = "sarif is for commands that find faults in files, such as `lictor \
+                            policy check`; expected table or json here";
+                CliError::argument("--output", what)
+            })?,
+        };
+        Ok(format!("{value:#}\n"))
     }
 }
 

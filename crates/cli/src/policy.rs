@@ -1,12 +1,13 @@
 //! `lictor policy`: from a text to a release that two persons have signed.
 
 use crate::caller::Caller;
-use crate::output::{Answer, Cell, Ending, Page, Printing, Tone};
+use crate::output::{Answer, Cell, Page, Printing, Tone};
 use crate::release::{Draft, Part};
+use crate::texts::{self, Files, Fmt};
 use crate::{CliError, Setting, files, show, site};
 use clap::{Args, Subcommand};
-use lictor_policy::{CompileInput, Date, Diagnostic, Policy, Severity, compile, parse, render};
-use lictor_types::{Generation, POLICY_TEXT_BYTES_MAX};
+use lictor_policy::{CompileInput, Date, compile};
+use lictor_types::Generation;
 use lictor_wire::Release;
 use lictor_wire::release::FORMAT;
 use serde_json::json;
@@ -25,11 +26,10 @@ pub struct PolicyArgs {
 
 #[derive(Debug, Clone, Subcommand)]
 enum Action {
-    /// Say everything that is wrong with a policy text. Ends with 1 if there are errors.
-    Check {
-        /// The policy text.
-        file: PathBuf,
-    },
+    /// Say everything that is wrong with a policy. Ends with 1 if there are errors.
+    Check(Files),
+    /// Print a policy text in its canonical layout, or in its JSON form.
+    Fmt(Fmt),
     /// Compile a policy and a site into a release that nobody has signed yet.
     Compile(Compile),
     /// Show all that a signature of a release stands for.
@@ -56,8 +56,8 @@ enum Action {
 
 #[derive(Debug, Clone, Args)]
 struct Compile {
-    /// The policy text.
-    file: PathBuf,
+    #[command(flatten)]
+    files: Files,
     /// The site: deployment, roster, delegations and label sets.
     #[arg(long, value_name = "TOML")]
     site: PathBuf,
@@ -83,7 +83,8 @@ struct Sign {
 
 pub(crate) fn run(args: &PolicyArgs, setting: &Setting) -> Result<Answer, CliError> {
     match &args.action {
-        Action::Check { file } => check(file),
+        Action::Check(files) => texts::check(files),
+        Action::Fmt(args) => texts::fmt(args),
         Action::Compile(compile) => compile_release(compile, setting.now_ms),
         Action::Show { release } => {
             let draft = Draft::read(release)?;
@@ -96,76 +97,12 @@ pub(crate) fn run(args: &PolicyArgs, setting: &Setting) -> Result<Answer, CliErr
     }
 }
 
-/// A policy text and whatever is wrong with it.
-struct Reading {
-    policy: Option<Policy>,
-    diagnostics: Vec<Diagnostic>,
-    bytes: Vec<u8>,
-}
-
-fn read(path: &Path) -> Result<Reading, CliError> {
-    let bytes = files::read(path, POLICY_TEXT_BYTES_MAX)?;
-    let (policy, diagnostics) = parse(&path.display().to_string(), &bytes);
-    Ok(Reading {
-        policy,
-        diagnostics,
-        bytes,
-    })
-}
-
-/// Reads a policy that has no errors.
-pub(crate) fn read_sound(path: &Path) -> Result<Policy, CliError> {
-    let reading = read(path)?;
-    reading.policy.ok_or_else(|| CliError::Policy {
-        path: path.into(),
-        diagnostics: render(&reading.diagnostics, &reading.bytes),
-    })
-}
-
-fn check(path: &Path) -> Result<Answer, CliError> {
-    let Reading {
-        policy,
-        diagnostics,
-        bytes,
-    } = read(path)?;
-    let is = |severity| {
-        diagnostics
-            .iter()
-            .filter(move |one| one.severity == severity)
-    };
-    let errors = is(Severity::Error).count();
-    let warnings = is(Severity::Warning).count();
-    let mut page = Page::default();
-    if !diagnostics.is_empty() {
-        page = page.text(render(&diagnostics, &bytes));
-    }
-    let (tone, ending) = match policy {
-        Some(_) => (Tone::Good, Ending::Done),
-        None => (Tone::Bad, Ending::No),
-    };
-    let (file, rules) = (
-        path.display(),
-        policy.as_ref().map(|one| one.rules().count()),
-    );
-    let sum = match rules {
-        Some(rules) => format!("{file}: {rules} rules, {warnings} warnings"),
-        None => format!("{file}: {errors} errors, {warnings} warnings"),
-    };
-    let value = json!({
-        "file": file.to_string(), "policy": policy.as_ref().map(|one| &one.name),
-        "version": policy.as_ref().map(|one| one.version), "rules": rules,
-        "errors": errors, "warnings": warnings, "diagnostics": diagnostics,
-    });
-    let page = page.line(Cell::toned(tone, sum));
-    Ok(Answer::new(page, &value).ending(ending))
-}
-
 fn compile_release(args: &Compile, now_ms: u64) -> Result<Answer, CliError> {
     if args.generation == Generation(0) {
         let what = "0 means that none is loaded; expected 1 or more";
         return Err(CliError::argument("--generation", what));
     }
-    let policy = read_sound(&args.file)?;
+    let policy = texts::read_sound(&args.files)?;
     let site = site::read(&args.site, &policy)?;
     let label_sets: Vec<_> = site.label_sets().into_iter().collect();
     let date = args.date.unwrap_or(Date::from_unix_seconds(now_ms / 1_000));

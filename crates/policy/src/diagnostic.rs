@@ -189,6 +189,20 @@ pub fn render(diagnostics: &[Diagnostic], bytes: &[u8]) -> String {
     rendered.join("\n\n")
 }
 
+/// As [`render`], for a policy of several files: each diagnostic is shown in its own.
+#[must_use]
+pub fn render_parts(diagnostics: &[Diagnostic], parts: &[crate::Part<'_>]) -> String {
+    let rendered: Vec<String> = diagnostics
+        .iter()
+        .map(|diagnostic| {
+            let part = parts.iter().find(|part| part.name == diagnostic.file);
+            let bytes = part.map_or(&[][..], |part| part.bytes);
+            render_one(diagnostic, &String::from_utf8_lossy(bytes))
+        })
+        .collect();
+    rendered.join("\n\n")
+}
+
 fn render_one(diagnostic: &Diagnostic, text: &str) -> String {
     let level = match diagnostic.severity {
         Severity::Error => Level::ERROR,

@@ -17,11 +17,13 @@ mod limits;
 mod model;
 mod overlap;
 mod parse;
+mod sarif;
 mod selector;
 mod service;
 mod window;
 
 pub mod evaluate;
+pub mod syntax;
 
 pub use compile::{CompileError, CompileInput, compile};
 pub use compiled::{
@@ -30,7 +32,7 @@ pub use compiled::{
 };
 pub use date::{Date, DateError};
 pub use delegation::Delegation;
-pub use diagnostic::{Diagnostic, Severity, Span, render};
+pub use diagnostic::{Diagnostic, Severity, Span, render, render_parts};
 pub use failure::{Cause, Choice, UnknownName};
 pub use intent::{Claim, Exception, Intent, Interpretation};
 pub use limits::*;
@@ -39,6 +41,7 @@ pub use model::{
     Labels, Log, Mode, Observation, OnExpiry, Policy, Rule, Scope, Tier, TierKind,
 };
 pub use parse::{Part, parse, parse_parts};
+pub use sarif::sarif;
 pub use selector::{End, Selector};
 pub use service::{PortRange, Service};
 pub use window::{Days, DaysError};

@@ -2,6 +2,7 @@
 //! every port at which anything can change. A failure prints the seed and the policy.
 
 use lictor_policy::evaluate::{Question, Ruling, evaluate};
+use lictor_policy::syntax::{Document, format, read};
 use lictor_policy::{CompileInput, Compiled, Date, End, Labels, Policy, compile, parse, render};
 use lictor_types::{AtomId, Decision, Direction, IdentityId, Protocol, RuleId, Verdict, Would};
 use std::{
@@ -480,4 +481,29 @@ fn a_guests_address_says_nothing_and_an_unknown_guest_has_no_identity() {
     let other = Labels::from([("zone".to_owned(), "corp".to_owned())]);
     assert_eq!(compiled.identity_of(&other), None);
     assert_eq!(compiled.rule(RuleId::DEFAULT), None);
+}
+
+#[test]
+fn the_layout_of_a_text_means_nothing() {
+    let canonical = |text: &str| {
+        let policy = parsed(text, text);
+        let label_sets = guests();
+        let date = today();
+        let input = CompileInput { label_sets, date };
+        let mut compiled = compile(&policy, &input).expect("small");
+        compiled.source = lictor_types::Digest([0; 32]);
+        for rule in &mut compiled.rules {
+            (rule.line, rule.text) = (0, String::new());
+        }
+        compiled.canonical_bytes()
+    };
+    for seed in 0..100 {
+        let text = policy_text(&mut Random(seed));
+        let once = format(&text).expect("sound");
+        assert_eq!(format(&once).expect("sound"), once, "seed {seed}");
+        assert!(canonical(&once) == canonical(&text), "seed {seed}\n{once}");
+        let document = read(&text).expect("sound");
+        let again = Document::from_json(document.to_json().as_bytes()).expect("as written");
+        assert_eq!(again, document, "seed {seed}");
+    }
 }

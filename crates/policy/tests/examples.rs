@@ -2,8 +2,8 @@
 
 use lictor_policy::evaluate::{Question, evaluate};
 use lictor_policy::{
-    Cause, Choice, CompileInput, Compiled, ControlName, Date, End, Labels, Policy, compile, parse,
-    render,
+    Cause, Choice, CompileInput, Compiled, ControlName, Date, End, Labels, Part, Policy, compile,
+    parse, parse_parts, render, render_parts,
 };
 use lictor_types::{Protocol, Verdict};
 use std::path::PathBuf;
@@ -212,6 +212,33 @@ fn revoking_a_rule_changes_no_identity_of_other_guests_and_no_other_rule() {
         .collect();
     assert_eq!(gone, ["pay/admin"]);
     assert_ne!(first.digest(), second.digest());
+}
+
+#[test]
+fn a_policy_of_several_files_is_sound() {
+    let names = ["00-policy", "10-netsec", "20-payments"];
+    let files = names.map(|name| {
+        let path = format!("examples/shop/{name}.lictor");
+        let bytes = read(&path);
+        (path, bytes)
+    });
+    let parts = files.each_ref().map(|(name, bytes)| Part { name, bytes });
+    let (policy, diagnostics) = parse_parts(&parts);
+    assert!(
+        diagnostics.is_empty(),
+        "{}",
+        render_parts(&diagnostics, &parts)
+    );
+    let policy = policy.expect("no diagnostics, hence a policy");
+    let of = |file: &str| {
+        let own = |rule: &&str| rule.ends_with(file);
+        policy
+            .rules()
+            .filter_map(|(_, rule)| rule.file.as_deref())
+            .filter(own)
+            .count()
+    };
+    assert_eq!((of("10-netsec.lictor"), of("20-payments.lictor")), (3, 3));
 }
 
 /// The fenced blocks of the page with this word behind the fence, and the line of each.

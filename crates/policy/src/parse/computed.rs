@@ -215,7 +215,7 @@ impl Writer<'_> {
 }
 
 /// How far a computed scope reaches.
-pub(super) const REACHES: [(&str, Option<u32>); 4] = [
+pub(crate) const REACHES: [(&str, Option<u32>); 4] = [
     ("one-hop", Some(1)),
     ("two-hops", Some(2)),
     ("three-hops", Some(3)),

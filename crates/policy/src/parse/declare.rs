@@ -36,7 +36,7 @@ impl Parser<'_> {
         let span = self.advance().span;
         if self.has_header {
             let problem = Problem::new("defined-twice", span, "the policy has two headers")
-                .expected("a file holds one policy")
+                .expected("a policy has one header, in its first file")
                 .help("remove this line");
             self.report(problem);
         }

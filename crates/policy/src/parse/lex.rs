@@ -4,7 +4,7 @@ use crate::Span;
 
 /// What a token is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind<'a> {
+pub(crate) enum Kind<'a> {
     /// A keyword, a name, `key:value`, `tcp/443`, a prefix, a number or a date.
     Word(&'a str),
     /// The inside of `"..."`.
@@ -28,16 +28,16 @@ pub(super) enum Kind<'a> {
 
 /// A token and its place.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Token<'a> {
-    pub(super) kind: Kind<'a>,
-    pub(super) span: Span,
+pub(crate) struct Token<'a> {
+    pub(crate) kind: Kind<'a>,
+    pub(crate) span: Span,
     /// Whether it is the first on its line.
-    pub(super) first: bool,
+    pub(crate) first: bool,
 }
 
 /// Reads tokens.
 #[derive(Debug, Clone)]
-pub(super) struct Lexer<'a> {
+pub(crate) struct Lexer<'a> {
     text: &'a str,
     position: usize,
     line: usize,
@@ -45,7 +45,7 @@ pub(super) struct Lexer<'a> {
 }
 
 impl<'a> Lexer<'a> {
-    pub(super) fn new(text: &'a str) -> Self {
+    pub(crate) fn new(text: &'a str) -> Self {
         // Editors on some systems begin a file with a byte order mark.
         let position = if text.starts_with('\u{feff}') {
             '\u{feff}'.len_utf8()
@@ -61,12 +61,12 @@ impl<'a> Lexer<'a> {
     }
 
     /// Goes to the end: nothing more is read.
-    pub(super) fn stop(&mut self) {
+    pub(crate) fn stop(&mut self) {
         self.position = self.text.len();
     }
 
     /// The next token; [`Kind::End`] for ever after the last.
-    pub(super) fn next(&mut self) -> Token<'a> {
+    pub(crate) fn next(&mut self) -> Token<'a> {
         self.skip_blank();
         let rest = &self.text[self.position..];
         let (kind, length) = scan(rest);

@@ -7,7 +7,7 @@ mod computed;
 mod declare;
 mod delegate;
 mod intent;
-mod lex;
+pub(crate) mod lex;
 mod parts;
 mod selector;
 mod service;
@@ -19,6 +19,10 @@ use crate::{
     diagnostic::Problem,
 };
 pub use parts::{Part, parse, parse_parts};
+
+pub(crate) use computed::REACHES;
+#[cfg(test)]
+pub(crate) use tier::{ACTIONS, CLAUSES};
 
 use lex::{Kind, Lexer, Token};
 use lictor_types::Digest;

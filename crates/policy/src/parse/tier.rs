@@ -14,7 +14,7 @@ use lictor_types::RULES_MAX;
 use std::collections::HashSet;
 
 /// Words that begin a clause of a rule.
-pub(super) const CLAUSES: [&str; 13] = [
+pub(crate) const CLAUSES: [&str; 13] = [
     "from",
     "to",
     "service",
@@ -31,7 +31,7 @@ pub(super) const CLAUSES: [&str; 13] = [
 ];
 
 /// Words that begin a rule.
-const ACTIONS: [&str; 4] = ["allow", "deny", "reject", "pass"];
+pub(crate) const ACTIONS: [&str; 4] = ["allow", "deny", "reject", "pass"];
 
 /// The longest time between reviews, in days.
 const REVIEW_DAYS_MAX: u32 = 3_650;
