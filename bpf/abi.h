@@ -10,7 +10,7 @@
 #include <linux/types.h>
 
 /* Pins live below a folder of this name: a program of another layout never adopts them. */
-#define LICTOR_ABI 3
+#define LICTOR_ABI 4
 
 /* Relative to the guest, always. */
 #define DIRECTION_EGRESS 0
@@ -419,6 +419,9 @@ _Static_assert(sizeof(struct session) == 104, "session");
 #define BUCKET_SLOTS 7
 /* Buckets that a key may lie in. At full quota one insertion of a hundred thousand passes eight. */
 #define BUCKET_STEPS 16
+/* A step goes at most a sixteenth around all buckets, and more than half of that. */
+#define STRIDE_MAX 0x10000000
+#define STRIDE_SHIFT 5
 #define HASH_WORDS 10
 #define HASH_MIX 0x9fb21c651e98df25
 #define SLOT_EMPTY 0

@@ -61,9 +61,13 @@ static __always_inline int same_key(const struct session_key *a, const struct se
 	return x[0] == y[0] && x[1] == y[1] && x[2] == y[2] && x[3] == y[3] && x[4] == y[4];
 }
 
+/* No two steps of a way lead to the same bucket: in a table of 32 buckets or more each goes further
+ * than a bucket is wide, and fifteen of them do not come around. An insertion would otherwise take
+ * its own session for a second copy, and a way of short steps would see nothing but full buckets.
+ */
 static __always_inline __u32 bucket_index(__u32 buckets, __u64 hash, __u32 step)
 {
-	__u32 stride = (__u32)hash * 0x9e3779b1 | 1;
+	__u32 stride = STRIDE_MAX - ((__u32)hash * 0x9e3779b1 >> STRIDE_SHIFT);
 	__u32 place = (__u32)(hash >> 32) + step * stride;
 
 	return ((__u64)place * buckets) >> 32;

@@ -2,7 +2,7 @@
 
 use lictor_types::{MORE_MACS_MAX, SHARED_PER_VNIC_MAX, VLANS_PER_VNIC_MAX, VNICS_PER_HOST_MAX};
 
-pub(crate) const ABI: u32 = 3;
+pub(crate) const ABI: u32 = 4;
 pub(crate) const COUNTERS_PER_DIRECTION: u32 = 128;
 pub(crate) const COUNTER_STEERED: u32 = 0;
 pub(crate) const PREFIX_LENGTHS_MAX: usize = 4;
@@ -28,6 +28,8 @@ pub(crate) const TABLE_HALF_OPEN: u32 = 2;
 pub(crate) const TABLES: u32 = 3;
 pub(crate) const BUCKET_SLOTS: usize = 7;
 pub(crate) const BUCKET_STEPS: u32 = 16;
+pub(crate) const STRIDE_MAX: u32 = 0x1000_0000;
+pub(crate) const STRIDE_SHIFT: u32 = 5;
 pub(crate) const HASH_WORDS: usize = 10;
 pub(crate) const HASH_MIX: u64 = 0x9fb2_1c65_1e98_df25;
 pub(crate) const SLOT_CLAIMED: u64 = 1;
@@ -281,6 +283,8 @@ mod tests {
         check("TABLES", TABLES);
         check("BUCKET_SLOTS", BUCKET_SLOTS as u64);
         check("BUCKET_STEPS", BUCKET_STEPS);
+        check("STRIDE_MAX", STRIDE_MAX);
+        check("STRIDE_SHIFT", STRIDE_SHIFT);
         check("HASH_WORDS", HASH_WORDS as u64);
         check("HASH_MIX", HASH_MIX);
         check("SLOT_CLAIMED", SLOT_CLAIMED);

@@ -72,6 +72,7 @@ impl Event {
     }
 }
 
+#[inline]
 pub(crate) fn key_of(key: &abi::SessionKey) -> SessionKey {
     SessionKey {
         segment: Segment(key.domain >> 8),

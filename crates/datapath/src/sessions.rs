@@ -1,15 +1,15 @@
 //! Sessions on their way out of and into a vnic's table. Times leave as ages, so that two hosts'
 //! clocks need not agree.
 
-use crate::abi::{self, Session, SessionEnd, Slot};
+use crate::abi::{self, Session, SessionEnd, Slot, VnicConfig};
 use crate::events::key_of;
 use crate::link::has_segment;
-use crate::slots::{Inserted, ticks};
+use crate::slots::{BATCH, Inserted, Newcomer, ticks};
 use crate::sys;
 use crate::tables::mapped;
 use crate::{Error, vnic::Vnic};
 use lictor_types::{
-    Direction, Epoch, Generation, RuleId, SessionKey, SessionRecord, TcpEnd, TcpState,
+    Direction, Epoch, Generation, RuleId, SessionKey, SessionRecord, TcpEnd, TcpState, VnicState,
 };
 use std::collections::HashSet;
 
@@ -95,6 +95,7 @@ fn milliseconds(ns: u64) -> u32 {
 }
 
 /// `None` for a session that has expired or whose state no version of the program writes.
+#[inline]
 fn record(key: &abi::SessionKey, session: &Session, now: u64) -> Option<SessionRecord> {
     let left = session
         .expires_ns
@@ -144,6 +145,38 @@ fn raw_session(record: &SessionRecord, now: u64) -> Session {
     }
 }
 
+/// The records of a batch that may be taken in, and as what.
+fn newcomers<'a>(
+    batch: &'a [SessionRecord],
+    config: &VnicConfig,
+    now: u64,
+    receipt: &mut ImportReceipt,
+) -> (Vec<&'a SessionRecord>, Vec<Newcomer>) {
+    let mut wanted = Vec::with_capacity(batch.len());
+    let mut newcomers = Vec::with_capacity(batch.len());
+    for record in batch {
+        let refusal = if !has_segment(config, record.key.segment) {
+            ImportRefusal::OtherSegment
+        } else if record.expires_in_ms == 0 {
+            ImportRefusal::Expired
+        } else {
+            wanted.push(record);
+            newcomers.push(Newcomer {
+                slot: Slot {
+                    key: raw_key(&record.key),
+                    session: raw_session(record, now),
+                },
+                // What was reset is on its way out; it needs no place among those that may not be
+                // lost.
+                half_open: record.state.half_open(),
+            });
+            continue;
+        };
+        receipt.refused.push((record.key, refusal));
+    }
+    (wanted, newcomers)
+}
+
 impl Vnic {
     /// The clock that the vnic's programs use.
     pub(crate) fn now(&self) -> Result<u64, Error> {
@@ -156,11 +189,24 @@ impl Vnic {
             .wrapping_add(config.clock_offset_ns))
     }
 
+    /// Every session once, also those that are promoted meanwhile: the half-open ones are read
+    /// first, so that each is found, and those of them that were found again are left out.
     pub(crate) fn export(&self) -> Result<Vec<SessionRecord>, Error> {
         let now = self.now()?;
-        let mut records = Vec::new();
+        let (mut half_open, mut promoted) = (Vec::new(), HashSet::new());
+        let mut records = Vec::with_capacity(self.sessions.expected());
         self.sessions
-            .each(|key, session| records.extend(record(key, session, now)));
+            .each_half_open(|key, session| half_open.extend(record(key, session, now)));
+        self.sessions
+            .each_lasting(|key, session| records.extend(record(key, session, now)));
+        promoted.extend(half_open.iter().map(|record| record.key));
+        promoted.retain(|key| self.sessions.lasts(&raw_key(key)));
+        if !promoted.is_empty() {
+            let known = records.iter().map(|record| record.key);
+            let twice: HashSet<_> = known.filter(|key| promoted.contains(key)).collect();
+            half_open.retain(|record| !twice.contains(&record.key));
+        }
+        records.append(&mut half_open);
         Ok(records)
     }
 
@@ -188,38 +234,55 @@ impl Vnic {
     }
 
     pub(crate) fn import(&self, records: &[SessionRecord]) -> Result<ImportReceipt, Error> {
-        let (now, config) = (self.now()?, self.config()?);
+        let config = self.config()?;
         let mut receipt = ImportReceipt::default();
-        for record in records {
-            let refusal = if !has_segment(&config, record.key.segment) {
-                Some(ImportRefusal::OtherSegment)
-            } else if record.expires_in_ms == 0 {
-                Some(ImportRefusal::Expired)
-            } else {
-                self.take_in(record, config.sessions_max, now)
-            };
-            match refusal {
-                Some(refusal) => receipt.refused.push((record.key, refusal)),
-                None => receipt.imported += 1,
+        let resting = self.take_in(records, &config, &mut receipt)?;
+        if !resting.is_empty() {
+            self.end_rest()?;
+            for record in self.take_in(&resting, &config, &mut receipt)? {
+                let refusal = ImportRefusal::TableFull;
+                receipt.refused.push((record.key, refusal));
             }
+        }
+        if config.state == VnicState::Open as u32 {
+            let waiting = failed("waiting for the programs that run");
+            self.sessions.settle(self.now()?).map_err(waiting)?;
         }
         Ok(receipt)
     }
 
-    fn take_in(&self, record: &SessionRecord, quota: u32, now: u64) -> Option<ImportRefusal> {
-        let slot = Slot {
-            key: raw_key(&record.key),
-            session: raw_session(record, now),
-        };
-        // What was reset is on its way out; it needs no place among those that may not be lost.
-        match self
-            .sessions
-            .insert(&slot, record.state.half_open(), quota, now)
-        {
-            Inserted::Done => None,
-            Inserted::Exists => Some(ImportRefusal::Exists),
-            Inserted::Full => Some(ImportRefusal::TableFull),
+    /// Gives those for which the quota has room and the table no place: those that ended rest.
+    fn take_in(
+        &self,
+        records: &[SessionRecord],
+        config: &VnicConfig,
+        receipt: &mut ImportReceipt,
+    ) -> Result<Vec<SessionRecord>, Error> {
+        let now = self.now()?;
+        let mut resting = Vec::new();
+        let mut told = Vec::with_capacity(BATCH);
+        for batch in records.chunks(BATCH) {
+            let (wanted, newcomers) = newcomers(batch, config, now, receipt);
+            told.clear();
+            let at = (config.sessions_max, now);
+            self.sessions.insert_batch(&newcomers, at, &mut told);
+            for (record, told) in wanted.into_iter().zip(&told) {
+                let refusal = match told {
+                    Inserted::Done => {
+                        receipt.imported += 1;
+                        continue;
+                    }
+                    Inserted::NoPlace => {
+                        resting.push(*record);
+                        continue;
+                    }
+                    Inserted::Exists => ImportRefusal::Exists,
+                    Inserted::QuotaFull => ImportRefusal::TableFull,
+                };
+                receipt.refused.push((record.key, refusal));
+            }
         }
+        Ok(resting)
     }
 
     pub(crate) fn remove_sessions(&self, keys: &[SessionKey]) -> Result<u64, Error> {
@@ -230,9 +293,19 @@ impl Vnic {
         Ok(there.count() as u64)
     }
 
+    /// Removes every session, so that others find as much room as in a new table.
     pub(crate) fn purge(&self) -> Result<u64, Error> {
         self.forget_fragments()?;
-        Ok(self.sessions.remove_where(self.now()?, |_| true))
+        let purged = self.sessions.remove_where(self.now()?, |_| true);
+        if purged > 0 {
+            self.end_rest()?;
+        }
+        Ok(purged)
+    }
+
+    fn end_rest(&self) -> Result<(), Error> {
+        let waiting = failed("waiting for the programs that run");
+        self.sessions.end_rest().map_err(waiting)
     }
 
     /// Removes what has expired. A session that revives while the sweep runs stays: its packet

@@ -287,16 +287,52 @@ impl<V: Plain> Mapped<V> {
         unsafe { std::sync::atomic::AtomicU32::from_ptr(self.at(index, offset)) }
     }
 
-    /// A copy of a part of a value.
-    pub(crate) fn load<W: Plain>(&self, index: usize, offset: usize) -> W {
-        // SAFETY: valid and aligned (`at`); any bytes are a `W`.
-        unsafe { self.at::<W>(index, offset).read_volatile() }
+    /// Has the processor fetch the lines of a part of a value that is used soon, and waits for
+    /// none of them. Where this is not known to be possible they are fetched when they are used.
+    pub(crate) fn fetch(&self, index: usize, offset: usize, bytes: usize) {
+        assert!(index < self.values && offset + bytes <= size_of::<V>());
+        #[cfg(target_arch = "x86_64")]
+        {
+            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            let first = index * size_of::<V>() + offset;
+            for byte in (first - first % LINE_BYTES..first + bytes).step_by(LINE_BYTES) {
+                // SAFETY: inside the mapping, by the assertion and because it begins on a page;
+                // nothing is read or written in the sense of the language.
+                unsafe { _mm_prefetch::<_MM_HINT_T0>(self.start.as_ptr().cast::<i8>().add(byte)) };
+            }
+        }
     }
 
-    /// Overwrites a part of a value.
-    pub(crate) fn store<W: Plain>(&self, index: usize, offset: usize, part: W) {
-        // SAFETY: valid and aligned (`at`).
-        unsafe { self.at::<W>(index, offset).write_volatile(part) }
+    /// A copy of a part of a value: word by word, because a program may be writing there.
+    pub(crate) fn load<W: Plain>(&self, index: usize, offset: usize) -> W {
+        let from: *const u64 = self.words::<W>(index, offset);
+        let mut part = std::mem::MaybeUninit::<W>::uninit();
+        let into: *mut u64 = part.as_mut_ptr().cast();
+        for word in 0..size_of::<W>() / size_of::<u64>() {
+            // SAFETY: both have as many words (`words`), each of them aligned.
+            unsafe { into.add(word).write(from.add(word).read_volatile()) };
+        }
+        // SAFETY: every word was written; any bytes are a `W`.
+        unsafe { part.assume_init() }
+    }
+
+    /// Overwrites a part of a value, word by word.
+    pub(crate) fn store<W: Plain>(&self, index: usize, offset: usize, part: &W) {
+        let into = self.words::<W>(index, offset);
+        let from: *const u64 = (&raw const *part).cast();
+        for word in 0..size_of::<W>() / size_of::<u64>() {
+            // SAFETY: both have as many words (`words`), each of them aligned.
+            unsafe { into.add(word).write_volatile(from.add(word).read()) };
+        }
+    }
+
+    /// A part of a value that is made of whole words.
+    fn words<W: Plain>(&self, index: usize, offset: usize) -> *mut u64 {
+        const {
+            assert!(size_of::<W>().is_multiple_of(size_of::<u64>()));
+            assert!(align_of::<W>() == align_of::<u64>());
+        }
+        self.at::<W>(index, offset).cast()
     }
 }
 
@@ -309,6 +345,9 @@ impl<V> Drop for Mapped<V> {
 
 /// BPF maps are mapped in pages of the least size there is.
 const PAGE_BYTES: usize = 4_096;
+/// What a processor fetches at once.
+#[cfg(target_arch = "x86_64")]
+const LINE_BYTES: usize = 64;
 
 fn map_info(fd: BorrowedFd<'_>) -> io::Result<c::bpf_map_info> {
     let mut info = c::bpf_map_info::default();

@@ -44,6 +44,7 @@ pub(crate) fn mapped(address: IpAddr) -> [u8; 16] {
     }
 }
 
+#[inline]
 pub(crate) fn unmapped(octets: [u8; 16]) -> IpAddr {
     let address = Ipv6Addr::from(octets);
     address

@@ -378,6 +378,37 @@ fn a_flood_pushes_out_no_session_that_was_answered() {
     bench.check("and its answer", Ingress, &reply(501), "allow session");
 }
 
+/// Buckets of a small table are full now and again, and sessions lie behind them.
+#[test]
+fn sessions_come_and_go_in_a_small_table_and_none_is_lost() {
+    if !privileged() {
+        return;
+    }
+    const QUOTA: u16 = 100;
+    let bench = Bench::with(QUOTA.into());
+    let ask = |ports: std::ops::RangeInclusive<u16>| {
+        for port in ports {
+            let run = |way, frame: &[u8]| bench.datapath.test_run(VNIC, way, frame);
+            run(Egress, &query(port)).expect("runs");
+            let answered = run(Ingress, &reply(port)).expect("runs");
+            assert_eq!(answered.reason, Reason::Session, "port {port}");
+        }
+    };
+    ask(1..=QUOTA);
+    for round in 0..40 {
+        let mut sessions = bench.datapath.export(VNIC).expect("exports");
+        assert_eq!(sessions.len(), QUOTA.into(), "round {round}");
+        sessions.sort_by_key(|session| session.key.local_port);
+        let first: Vec<_> = sessions[..50].iter().map(|session| session.key).collect();
+        let gone = bench.datapath.remove_sessions(VNIC, &first);
+        assert_eq!(gone.expect("removes"), 50, "round {round}");
+        let rest = Duration::from_millis(40);
+        bench.datapath.advance_clock(VNIC, rest).expect("advances");
+        let next = (round + 2) * 50;
+        ask(next + 1..=next + 50);
+    }
+}
+
 #[test]
 fn a_larger_quota_keeps_every_session_and_its_counters() {
     if !privileged() {

@@ -2,14 +2,19 @@
 //! is the same protocol from the other side: what it does, programs may be doing at the same
 //! moment.
 
+mod intake;
+mod scan;
+
 use crate::abi::{self, Bucket, Session, SessionKey, Slot, TableInfo};
 use crate::sys::{self, Map, Mapped, Shape};
 use libbpf_sys as c;
 use rand::RngCore;
 use std::io;
 use std::mem::offset_of;
+use std::ops::ControlFlow;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::Ordering::SeqCst;
+use std::sync::atomic::Ordering::{Acquire, SeqCst};
+use std::sync::atomic::fence;
 
 /// Half-open sessions of one vnic: as many as its quota, within these bounds. A flood of one-way
 /// conversations pushes out the oldest of them.
@@ -17,7 +22,8 @@ const HALF_OPEN: std::ops::RangeInclusive<u32> = 1_024..=8_192;
 /// Slots for each hundred sessions of the quota. At full quota every tenth session lies in another
 /// bucket than its first.
 const SLOTS_PER_HUNDRED: u64 = 128;
-const BUCKETS_MIN: u32 = 16;
+/// With fewer a key's way would come by the same bucket twice.
+const BUCKETS_MIN: u32 = 2 * abi::BUCKET_STEPS;
 /// Sessions that are moved to a larger table between two waits for the running programs.
 const MOVED_AT_ONCE: usize = 16_384;
 
@@ -51,13 +57,10 @@ pub(crate) fn ticks(ns: u64) -> u32 {
     (ns >> 20) as u32
 }
 
-/// What became of an insertion.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Inserted {
-    Done,
-    Exists,
-    Full,
-}
+pub(crate) use intake::{BATCH, Inserted, Newcomer};
+
+/// What of a control word tells a live slot of a key: the hash's tag and the state.
+const MATCH: u64 = 0xffff_ffff << 32 | abi::CONTROL_STATE_MASK;
 
 /// Where a slot is: a table, a bucket in it, a slot of that.
 #[derive(Debug, Clone, Copy)]
@@ -125,6 +128,13 @@ fn state_of(control: u64) -> u64 {
     control & abi::CONTROL_STATE_MASK
 }
 
+fn bucket_index(buckets: u64, hash: u64, step: u32) -> usize {
+    let mixed = (hash as u32).wrapping_mul(0x9e37_79b1);
+    let stride = abi::STRIDE_MAX - (mixed >> abi::STRIDE_SHIFT);
+    let place = ((hash >> 32) as u32).wrapping_add(step.wrapping_mul(stride));
+    ((u64::from(place) * buckets) >> 32) as usize
+}
+
 fn preferred(hash: u64) -> usize {
     let slot = (hash >> 4 & 7) as usize;
     if slot < abi::BUCKET_SLOTS { slot } else { 0 }
@@ -132,6 +142,11 @@ fn preferred(hash: u64) -> usize {
 
 fn dead_word(now: u32) -> u64 {
     u64::from(now & abi::CONTROL_STAMP_MASK) << abi::CONTROL_STAMP_SHIFT | abi::SLOT_DEAD
+}
+
+#[inline]
+fn controls(table: &Mapped<Bucket>, bucket: usize) -> [u64; abi::BUCKET_SLOTS] {
+    std::array::from_fn(|slot| table.word(bucket, control_offset(slot)).load(SeqCst))
 }
 
 fn free(control: u64, now: u32) -> bool {
@@ -220,6 +235,12 @@ impl Slots {
         self.info.half(0, offset_of!(TableInfo, live))
     }
 
+    /// About as many sessions as there are, for whoever makes room for them.
+    pub(crate) fn expected(&self) -> usize {
+        let half_open = self.table(abi::TABLE_HALF_OPEN).len() * abi::BUCKET_SLOTS;
+        self.live().load(SeqCst) as usize + half_open
+    }
+
     /// Bytes of all tables, as the kernel allocates them.
     pub(crate) fn bytes(&self) -> u64 {
         let tables = self.tables.iter().flatten();
@@ -229,26 +250,27 @@ impl Slots {
     }
 
     fn hash(&self, key: &SessionKey) -> u64 {
-        let mut words = [0u32; abi::HASH_WORDS];
-        let octets = key.local.iter().chain(&key.remote).copied();
-        for (index, octet) in octets.enumerate() {
-            words[index / 4] |= u32::from(octet) << (index % 4 * 8);
-        }
-        words[8] = u32::from(key.local_port) | u32::from(key.remote_port) << 16;
-        words[9] = key.domain;
+        let word = |octets: &[u8; 16], at: usize| {
+            u32::from_ne_bytes(std::array::from_fn(|index| octets[at * 4 + index]))
+        };
+        let ports = u32::from(key.local_port) | u32::from(key.remote_port) << 16;
         let mut sum = self.keys[abi::HASH_WORDS];
-        for (key, word) in self.keys.iter().zip(words) {
-            sum = sum.wrapping_add(key.wrapping_mul(word.into()));
+        let mut add = |index: usize, word: u32| {
+            sum = sum.wrapping_add(self.keys[index].wrapping_mul(word.into()));
+        };
+        for index in 0..4 {
+            add(index, word(&key.local, index));
+            add(index + 4, word(&key.remote, index));
         }
+        add(8, ports);
+        add(9, key.domain);
         sum ^= sum >> 32;
         sum = sum.wrapping_mul(abi::HASH_MIX);
         sum ^ (sum >> 29)
     }
 
     fn bucket_at(&self, table: u32, hash: u64, step: u32) -> usize {
-        let stride = (hash as u32).wrapping_mul(0x9e37_79b1) | 1;
-        let place = ((hash >> 32) as u32).wrapping_add(step.wrapping_mul(stride));
-        ((u64::from(place) * u64::from(self.buckets(table))) >> 32) as usize
+        bucket_index(self.table(table).len() as u64, hash, step)
     }
 
     fn table(&self, table: u32) -> &Mapped<Bucket> {
@@ -261,17 +283,21 @@ impl Slots {
             .word(place.bucket, control_offset(place.slot))
     }
 
-    /// The tables that have sessions now: the current one, its predecessor if that is being
-    /// emptied, the half-open one.
-    fn in_use(&self) -> Vec<u32> {
+    /// The tables that have sessions now, in the order in which sessions go from one to another:
+    /// whoever looks through them in turn misses none that goes on meanwhile.
+    fn in_use(&self) -> impl Iterator<Item = u32> + use<> {
+        std::iter::once(abi::TABLE_HALF_OPEN).chain(self.lasting())
+    }
+
+    /// The predecessor of the current table, if that is being emptied, and the current one.
+    fn lasting(&self) -> impl Iterator<Item = u32> + use<> {
         let current = self.current();
         let main = current & abi::TABLE_CURRENT_MASK;
         let draining = current & abi::TABLE_DRAINING != 0;
-        let mut tables = vec![main, abi::TABLE_HALF_OPEN];
-        if draining {
-            tables.push(main ^ 1);
-        }
-        tables
+        draining
+            .then_some(main ^ 1)
+            .into_iter()
+            .chain(std::iter::once(main))
     }
 
     fn read(&self, place: Place) -> Option<Row> {
@@ -282,6 +308,7 @@ impl Slots {
         let slot = self
             .table(place.table)
             .load(place.bucket, slot_offset(place.slot));
+        fence(Acquire);
         // It may have ended, and another begun, while it was copied.
         (self.control(place).load(SeqCst) == control).then_some(Row {
             place,
@@ -290,56 +317,45 @@ impl Slots {
         })
     }
 
-    fn rows_of(&self, table: u32) -> impl Iterator<Item = Row> + '_ {
-        (0..self.table(table).len())
-            .flat_map(move |bucket| {
-                (0..abi::BUCKET_SLOTS).map(move |slot| Place {
-                    table,
-                    bucket,
-                    slot,
-                })
-            })
-            .filter_map(|place| self.read(place))
-    }
-
-    /// Hands over every session, the half-open ones too.
-    pub(crate) fn each(&self, mut sink: impl FnMut(&SessionKey, &Session)) {
-        for table in self.in_use() {
-            for row in self.rows_of(table) {
-                sink(&row.slot.key, &row.slot.session);
-            }
-        }
-    }
-
-    fn steps(&self, table: u32, hash: u64) -> impl Iterator<Item = (u32, usize)> + '_ {
-        let steps = if table == abi::TABLE_HALF_OPEN {
-            1
-        } else {
-            abi::BUCKET_STEPS
-        };
-        (0..steps).map(move |step| (step, self.bucket_at(table, hash, step)))
-    }
-
-    fn find_all(&self, table: u32, key: &SessionKey) -> Vec<Row> {
-        let hash = self.hash(key);
-        let mut found = Vec::new();
-        for (_, bucket) in self.steps(table, hash) {
-            for slot in 0..abi::BUCKET_SLOTS {
+    /// Every copy of a key in a table, that which lies first before the others, until the sink has
+    /// enough. A bucket that is full counts who passed it; in the half-open table a key has one.
+    fn copies(
+        &self,
+        table: u32,
+        (key, hash): (&SessionKey, u64),
+        mut sink: impl FnMut(Row) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
+        let mapped = self.table(table);
+        let wanted = control_word(hash, 0, abi::SLOT_LIVE);
+        for step in 0..abi::BUCKET_STEPS {
+            let bucket = bucket_index(mapped.len() as u64, hash, step);
+            for (slot, control) in controls(mapped, bucket).into_iter().enumerate() {
+                if control & MATCH != wanted {
+                    continue;
+                }
                 let place = Place {
                     table,
                     bucket,
                     slot,
                 };
-                let control = self.control(place).load(SeqCst);
-                if control >> 32 != hash & 0xffff_ffff {
-                    continue;
+                if let Some(row) = self.read(place).filter(|row| row.slot.key == *key) {
+                    sink(row)?;
                 }
-                found.extend(self.read(place).filter(|row| row.slot.key == *key));
             }
             if table == abi::TABLE_HALF_OPEN || self.passed(table, bucket).load(SeqCst) == 0 {
                 break;
             }
         }
+        ControlFlow::Continue(())
+    }
+
+    fn find(&self, table: u32, key: &SessionKey, hash: u64) -> Option<Row> {
+        let mut found = None;
+        // It breaks off with what it has found.
+        let _ = self.copies(table, (key, hash), |row| {
+            found = Some(row);
+            ControlFlow::Break(())
+        });
         found
     }
 
@@ -355,9 +371,8 @@ impl Slots {
         if swapped.is_err() {
             return false;
         }
-        if row.place.table != abi::TABLE_HALF_OPEN {
-            let passed =
-                (row.control >> abi::CONTROL_PASSED_SHIFT & abi::CONTROL_PASSED_MASK) as u32;
+        let passed = (row.control >> abi::CONTROL_PASSED_SHIFT & abi::CONTROL_PASSED_MASK) as u32;
+        if row.place.table != abi::TABLE_HALF_OPEN && passed > 0 {
             self.unpass(row.place.table, self.hash(&row.slot.key), passed);
         }
         true
@@ -372,13 +387,14 @@ impl Slots {
 
     /// Takes out a session wherever it is. Returns whether it was there.
     pub(crate) fn remove(&self, key: &SessionKey, now: u64) -> bool {
-        let rows = self
-            .in_use()
-            .into_iter()
-            .flat_map(|table| self.find_all(table, key));
+        let hash = self.hash(key);
         let mut removed = false;
-        for row in rows {
-            removed |= self.remove_row(&row, now);
+        for table in self.in_use() {
+            // It never breaks off.
+            let _ = self.copies(table, (key, hash), |row| {
+                removed |= self.remove_row(&row, now);
+                ControlFlow::Continue(())
+            });
         }
         removed
     }
@@ -395,64 +411,11 @@ impl Slots {
     pub(crate) fn remove_where(&self, now: u64, wanted: impl Fn(&Session) -> bool) -> u64 {
         let mut removed = 0;
         for table in self.in_use() {
-            for row in self.rows_of(table) {
-                removed += u64::from(wanted(&row.slot.session) && self.remove_row(&row, now));
-            }
+            self.each_row(table, |row| {
+                removed += u64::from(wanted(&row.slot.session) && self.remove_row(row, now));
+            });
         }
         removed
-    }
-
-    /// Puts a session in, if there is none of its key and the quota has room. One without an answer
-    /// goes to the half-open ones.
-    pub(crate) fn insert(&self, slot: &Slot, half_open: bool, quota: u32, now: u64) -> Inserted {
-        let exists = |table| !self.find_all(table, &slot.key).is_empty();
-        if self.in_use().into_iter().any(exists) {
-            return Inserted::Exists;
-        }
-        if half_open {
-            return self.put(abi::TABLE_HALF_OPEN, slot, now);
-        }
-        if self.live().fetch_add(1, SeqCst) < quota {
-            let table = self.current() & abi::TABLE_CURRENT_MASK;
-            if self.put(table, slot, now) == Inserted::Done {
-                return Inserted::Done;
-            }
-        }
-        self.live().fetch_sub(1, SeqCst);
-        Inserted::Full
-    }
-
-    fn put(&self, table: u32, slot: &Slot, now: u64) -> Inserted {
-        let hash = self.hash(&slot.key);
-        for (step, bucket) in self.steps(table, hash) {
-            // The preferred slot first: that is where the program looks first.
-            for index in std::iter::once(preferred(hash)).chain(0..abi::BUCKET_SLOTS) {
-                let place = Place {
-                    table,
-                    bucket,
-                    slot: index,
-                };
-                if self.claim(place, control_word(hash, step, abi::SLOT_CLAIMED), now) {
-                    self.table(table).store(bucket, slot_offset(index), *slot);
-                    let live = control_word(hash, step, abi::SLOT_LIVE);
-                    self.control(place).store(live, SeqCst);
-                    return Inserted::Done;
-                }
-            }
-            if table != abi::TABLE_HALF_OPEN {
-                self.passed(table, bucket).fetch_add(1, SeqCst);
-            }
-        }
-        if table != abi::TABLE_HALF_OPEN {
-            self.unpass(table, hash, abi::BUCKET_STEPS);
-        }
-        Inserted::Full
-    }
-
-    fn claim(&self, place: Place, word: u64, now: u64) -> bool {
-        let control = self.control(place);
-        let seen = control.load(SeqCst);
-        free(seen, ticks(now)) && control.compare_exchange(seen, word, SeqCst, SeqCst).is_ok()
     }
 
     /// Replaces the table by one for another quota while packets pass. Every session stays, with
@@ -495,7 +458,16 @@ impl Slots {
         let new = current & abi::TABLE_CURRENT_MASK;
         let old = new ^ 1;
         loop {
-            let batch: Vec<Row> = self.rows_of(old).take(MOVED_AT_ONCE).collect();
+            let mut batch = Vec::new();
+            let full = |batch: &Vec<Row>| match batch.len() {
+                MOVED_AT_ONCE => ControlFlow::Break(()),
+                _ => ControlFlow::Continue(()),
+            };
+            // What is left over comes with the next batch.
+            let _ = self.scan(old, |row| {
+                batch.push(row);
+                full(&batch)
+            });
             if batch.is_empty() {
                 break;
             }
@@ -511,16 +483,17 @@ impl Slots {
     fn move_rows(&self, batch: &[Row], new: u32, now: u64) -> io::Result<()> {
         let mut moved = Vec::with_capacity(batch.len());
         for row in batch {
-            if self.put(new, &row.slot, now) != Inserted::Done {
+            let hash = self.hash(&row.slot.key);
+            if !self.put(new, &row.slot, hash, now) {
                 return Err(io::Error::other(
                     "the new session table has no room; the old one stays in use beside it",
                 ));
             }
             if self.kill(row, ticks(now)) {
                 moved.push(row);
-            } else if let Some(copy) = self.find_all(new, &row.slot.key).first() {
+            } else if let Some(copy) = self.find(new, &row.slot.key, hash) {
                 // It ended while it was copied.
-                self.kill(copy, ticks(now));
+                self.kill(&copy, ticks(now));
             }
         }
         sys::wait_for_programs()?;
@@ -538,14 +511,15 @@ impl Slots {
 
     /// Adds to a session's new slot what a program wrote into the old one after it was copied.
     fn carry(&self, new: u32, row: &Row, late: &Session) {
-        let Some(copy) = self.find_all(new, &row.slot.key).into_iter().next() else {
+        let hash = self.hash(&row.slot.key);
+        let Some(copy) = self.find(new, &row.slot.key, hash) else {
             return;
         };
         let Place { bucket, slot, .. } = copy.place;
         let table = self.table(new);
         let start = session_offset(slot);
         if copy.slot.session == row.slot.session {
-            table.store(bucket, start, *late);
+            table.store(bucket, start, late);
             return;
         }
         for side in 0..2 {
@@ -557,6 +531,31 @@ impl Slots {
             table.word(bucket, packets).fetch_add(more, SeqCst);
             let more = late.bytes[side].wrapping_sub(before.bytes[side]);
             table.word(bucket, bytes).fetch_add(more, SeqCst);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::{Rng as _, SeedableRng as _};
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn a_way_never_comes_by_the_same_bucket_twice() {
+        let mut random = rand::rngs::StdRng::seed_from_u64(1);
+        let extremes = [0, u64::MAX, 1, u64::from(u32::MAX), 1 << 63];
+        let hashes = extremes
+            .into_iter()
+            .chain((0..1_000).map(|_| random.r#gen()));
+        for hash in hashes {
+            for buckets in [BUCKETS_MIN, BUCKETS_MIN + 1, 1_000, 191_740, u32::MAX] {
+                let way: BTreeSet<_> = (0..abi::BUCKET_STEPS)
+                    .map(|step| bucket_index(buckets.into(), hash, step))
+                    .collect();
+                assert_eq!(way.len(), abi::BUCKET_STEPS as usize, "{hash} of {buckets}");
+                assert!(way.iter().all(|bucket| *bucket < buckets as usize));
+            }
         }
     }
 }

@@ -1,0 +1,239 @@
+//! Sessions that come in many at a time. Each lies somewhere else in a table that is much larger
+//! than what a processor keeps, so that one after the other they would be waiting for memory: where
+//! a whole batch goes is asked for before the first of it is looked at.
+
+use super::{
+    MATCH, Place, Row, Slots, control_offset, control_word, controls, free, preferred, slot_offset,
+    state_of, ticks,
+};
+use crate::abi::{self, Slot};
+use crate::sys;
+use std::io;
+use std::ops::ControlFlow;
+use std::sync::atomic::Ordering::{Release, SeqCst};
+use std::sync::atomic::fence;
+
+/// Sessions of one batch: their lines are about as many as a processor can wait for at once.
+pub(crate) const BATCH: usize = 16;
+
+/// What became of an insertion.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Inserted {
+    Done,
+    Exists,
+    /// The quota has no room.
+    QuotaFull,
+    /// The quota has room, but every slot is taken or rests.
+    NoPlace,
+}
+
+/// A session on its way in.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Newcomer {
+    pub(crate) slot: Slot,
+    /// It goes to those that a flood may push out.
+    pub(crate) half_open: bool,
+}
+
+impl Slots {
+    /// Puts sessions in, each if there is none of its key and the quota has room. Says what became
+    /// of each, in their order.
+    ///
+    /// As in the program, whoever puts a session in looks along its whole way again after it was
+    /// published: of two that publish the same key at once, at least one sees the other.
+    pub(crate) fn insert_batch(
+        &self,
+        newcomers: &[Newcomer],
+        (quota, now): (u32, u64),
+        told: &mut Vec<Inserted>,
+    ) {
+        let first = told.len();
+        let tables: Vec<u32> = self.in_use().collect();
+        let main = self.current() & abi::TABLE_CURRENT_MASK;
+        let hashes: Vec<u64> = newcomers
+            .iter()
+            .map(|newcomer| self.ask_for(main, newcomer))
+            .collect();
+        let lasting = newcomers.iter().filter(|newcomer| !newcomer.half_open);
+        let mut room = self.reserve(lasting.count() as u32, quota);
+        for (newcomer, hash) in newcomers.iter().zip(&hashes) {
+            let (key, hash) = (&newcomer.slot.key, *hash);
+            told.push(
+                if tables
+                    .iter()
+                    .any(|table| self.find(*table, key, hash).is_some())
+                {
+                    Inserted::Exists
+                } else {
+                    self.insert(newcomer, (main, hash), now, &mut room)
+                },
+            );
+        }
+        self.live().fetch_sub(room, SeqCst);
+        fence(SeqCst);
+        for ((newcomer, hash), told) in newcomers.iter().zip(&hashes).zip(&mut told[first..]) {
+            let table = table_of(newcomer, main);
+            if *told == Inserted::Done && self.thin(table, newcomer, *hash, now) > 0 {
+                *told = Inserted::Exists;
+            }
+        }
+    }
+
+    /// Asks for the memory where a session goes. Returns its hash.
+    fn ask_for(&self, main: u32, newcomer: &Newcomer) -> u64 {
+        let hash = self.hash(&newcomer.slot.key);
+        let (control, slot) = (control_offset(0), slot_offset(preferred(hash)));
+        for table in [main, abi::TABLE_HALF_OPEN] {
+            let (mapped, bucket) = (self.table(table), self.bucket_at(table, hash, 0));
+            mapped.fetch(bucket, control, size_of::<u64>());
+            if table == table_of(newcomer, main) {
+                mapped.fetch(bucket, slot, size_of::<Slot>());
+            }
+        }
+        hash
+    }
+
+    /// Takes so many places of the quota, or as many as are left. The program takes them one at a
+    /// time and sees these as taken.
+    fn reserve(&self, wanted: u32, quota: u32) -> u32 {
+        let before = self.live().fetch_add(wanted, SeqCst);
+        let room = quota.saturating_sub(before).min(wanted);
+        self.live().fetch_sub(wanted - room, SeqCst);
+        room
+    }
+
+    fn insert(
+        &self,
+        newcomer: &Newcomer,
+        (main, hash): (u32, u64),
+        now: u64,
+        room: &mut u32,
+    ) -> Inserted {
+        if !newcomer.half_open && *room == 0 {
+            return Inserted::QuotaFull;
+        }
+        if !self.put(table_of(newcomer, main), &newcomer.slot, hash, now) {
+            return Inserted::NoPlace;
+        }
+        *room -= u32::from(!newcomer.half_open);
+        Inserted::Done
+    }
+
+    /// Takes out every copy of a session behind that which lies first. Returns how many went.
+    fn thin(&self, table: u32, newcomer: &Newcomer, hash: u64, now: u64) -> u32 {
+        if self.has_one_at_most(table, hash) {
+            return 0;
+        }
+        let (mut first, mut removed) = (true, 0);
+        // It never breaks off.
+        let _ = self.copies(table, (&newcomer.slot.key, hash), |row| {
+            removed += u32::from(!first && self.remove_row(&row, now));
+            first = false;
+            ControlFlow::Continue(())
+        });
+        removed
+    }
+
+    /// Whether a way is over after its first bucket, in which no two slots have the hash's tag:
+    /// then no key of it is there twice, and no session need be read to say so.
+    fn has_one_at_most(&self, table: u32, hash: u64) -> bool {
+        let (mapped, bucket) = (self.table(table), self.bucket_at(table, hash, 0));
+        let wanted = control_word(hash, 0, abi::SLOT_LIVE);
+        let alike = controls(mapped, bucket)
+            .into_iter()
+            .filter(|control| control & MATCH == wanted);
+        alike.count() <= 1
+            && (table == abi::TABLE_HALF_OPEN || self.passed(table, bucket).load(SeqCst) == 0)
+    }
+
+    /// Claims a free slot, fills and publishes it. Returns whether there was one.
+    pub(super) fn put(&self, table: u32, slot: &Slot, hash: u64, now: u64) -> bool {
+        if table == abi::TABLE_HALF_OPEN {
+            return self.put_into(table, (hash, 0), slot, now);
+        }
+        for step in 0..abi::BUCKET_STEPS {
+            if self.put_into(table, (hash, step), slot, now) {
+                return true;
+            }
+            let bucket = self.bucket_at(table, hash, step);
+            self.passed(table, bucket).fetch_add(1, SeqCst);
+        }
+        self.unpass(table, hash, abi::BUCKET_STEPS);
+        false
+    }
+
+    fn put_into(&self, table: u32, (hash, step): (u64, u32), slot: &Slot, now: u64) -> bool {
+        let (mapped, bucket) = (self.table(table), self.bucket_at(table, hash, step));
+        // The preferred slot first: that is where the program looks first.
+        let slots = std::iter::once(preferred(hash)).chain(0..abi::BUCKET_SLOTS);
+        for index in slots {
+            let control = mapped.word(bucket, control_offset(index));
+            let seen = control.load(SeqCst);
+            if !free(seen, ticks(now)) {
+                continue;
+            }
+            let claimed = control_word(hash, step, abi::SLOT_CLAIMED);
+            if control
+                .compare_exchange(seen, claimed, SeqCst, SeqCst)
+                .is_err()
+            {
+                continue;
+            }
+            // Whoever still reads what lay here must find the claim after it.
+            fence(Release);
+            mapped.store(bucket, slot_offset(index), slot);
+            control.store(control_word(hash, step, abi::SLOT_LIVE), Release);
+            return true;
+        }
+        false
+    }
+
+    /// Takes out the half-open copies of sessions that were put in beside them: a program that had
+    /// looked for a session before it came has begun it anew. Returns how many went.
+    pub(crate) fn settle(&self, now: u64) -> io::Result<u64> {
+        sys::wait_for_programs()?;
+        let mut removed = 0;
+        self.each_row(abi::TABLE_HALF_OPEN, |row: &Row| {
+            let twice = self.lasts(&row.slot.key);
+            removed += u64::from(twice && self.remove_row(row, now));
+        });
+        Ok(removed)
+    }
+
+    /// Lets the places of sessions that have ended be taken again at once. A program may still be
+    /// writing there, which is why they rest: those that run now are waited for instead.
+    pub(crate) fn end_rest(&self) -> io::Result<()> {
+        let resting: Vec<_> = self
+            .in_use()
+            .flat_map(|table| self.resting(table))
+            .collect();
+        sys::wait_for_programs()?;
+        for (place, control) in resting {
+            // Another may have taken it meanwhile.
+            let _ = self
+                .control(place)
+                .compare_exchange(control, 0, SeqCst, SeqCst);
+        }
+        Ok(())
+    }
+
+    fn resting(&self, table: u32) -> impl Iterator<Item = (Place, u64)> + '_ {
+        let places = (0..self.table(table).len()).flat_map(move |bucket| {
+            (0..abi::BUCKET_SLOTS).map(move |slot| Place {
+                table,
+                bucket,
+                slot,
+            })
+        });
+        let words = places.map(|place| (place, self.control(place).load(SeqCst)));
+        words.filter(|(_, control)| state_of(*control) == abi::SLOT_DEAD)
+    }
+}
+
+const fn table_of(newcomer: &Newcomer, main: u32) -> u32 {
+    if newcomer.half_open {
+        abi::TABLE_HALF_OPEN
+    } else {
+        main
+    }
+}

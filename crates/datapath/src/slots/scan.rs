@@ -1,0 +1,97 @@
+//! Whole tables, read in the order of their memory. Most buckets of a table that has room have one
+//! session or none, so that reading is waiting for memory: what is read soon is asked for now.
+
+use super::{Place, Row, Slots, control_offset, slot_offset, state_of};
+use crate::abi::{self, Bucket, Session, SessionKey, Slot};
+use crate::sys::Mapped;
+use std::ops::ControlFlow;
+use std::sync::atomic::Ordering::SeqCst;
+
+/// How many buckets ahead control words are asked for.
+const CONTROLS_AHEAD: usize = 16;
+/// How many buckets ahead live slots are: their control words have come by then.
+const SLOTS_AHEAD: usize = 8;
+
+impl Slots {
+    /// Hands over every session, the half-open ones first. One that is promoted meanwhile may come
+    /// twice, as it was and as it is, but it is not left out.
+    #[inline]
+    pub(crate) fn each(&self, mut sink: impl FnMut(&SessionKey, &Session)) {
+        self.each_half_open(&mut sink);
+        self.each_lasting(sink);
+    }
+
+    pub(crate) fn each_half_open(&self, mut sink: impl FnMut(&SessionKey, &Session)) {
+        self.each_row(abi::TABLE_HALF_OPEN, |row| {
+            sink(&row.slot.key, &row.slot.session);
+        });
+    }
+
+    #[inline]
+    pub(crate) fn each_lasting(&self, mut sink: impl FnMut(&SessionKey, &Session)) {
+        for table in self.lasting() {
+            self.each_row(table, |row| sink(&row.slot.key, &row.slot.session));
+        }
+    }
+
+    /// Whether a session is there that no flood can push out.
+    pub(crate) fn lasts(&self, key: &SessionKey) -> bool {
+        let hash = self.hash(key);
+        self.lasting()
+            .any(|table| self.find(table, key, hash).is_some())
+    }
+
+    #[inline]
+    pub(super) fn each_row(&self, table: u32, mut sink: impl FnMut(&Row)) {
+        // It never breaks off.
+        let _ = self.scan(table, |row| {
+            sink(&row);
+            ControlFlow::Continue(())
+        });
+    }
+
+    /// Hands over the live slots of a table until the sink has enough.
+    #[inline]
+    pub(super) fn scan(
+        &self,
+        table: u32,
+        mut sink: impl FnMut(Row) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
+        let mapped = self.table(table);
+        for bucket in 0..mapped.len() {
+            ask_for(mapped, bucket);
+            for slot in live(mapped, bucket) {
+                let place = Place {
+                    table,
+                    bucket,
+                    slot,
+                };
+                if let Some(row) = self.read(place) {
+                    sink(row)?;
+                }
+            }
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+fn ask_for(mapped: &Mapped<Bucket>, bucket: usize) {
+    if bucket + CONTROLS_AHEAD < mapped.len() {
+        let ahead = bucket + CONTROLS_AHEAD;
+        mapped.fetch(ahead, control_offset(0), size_of::<u64>());
+    }
+    if bucket + SLOTS_AHEAD < mapped.len() {
+        let ahead = bucket + SLOTS_AHEAD;
+        for slot in live(mapped, ahead) {
+            mapped.fetch(ahead, slot_offset(slot), size_of::<Slot>());
+        }
+    }
+}
+
+/// The live slots of a bucket.
+fn live(mapped: &Mapped<Bucket>, bucket: usize) -> impl Iterator<Item = usize> + '_ {
+    (0..abi::BUCKET_SLOTS).filter(move |slot| {
+        let control = mapped.word(bucket, control_offset(*slot)).load(SeqCst);
+        state_of(control) == abi::SLOT_LIVE
+    })
+}
