@@ -22,7 +22,7 @@ mod trust;
 
 pub use body::{
     Body, ControlFact, KeyRole, MOVE_RECORD_TYPE, MoveOutcome, MoveRecord, MoveSessions, MoveSide,
-    PlacedBy, Readback, SessionSample, VnicCounters, VnicReadback,
+    PlacedBy, Readback, SessionSample, UnguardedNic, VnicCounters, VnicReadback,
 };
 pub use chain::{ChainFault, HostChain, host_chains};
 pub use checkpoint::{Checkpoint, LogProof};
