@@ -100,10 +100,14 @@ fn rules(policy: &Compiled, page: Page) -> Page {
             one.expires.into(),
             became.into(),
             Cell::optional(one.owner.as_deref()),
+            Cell::optional((!one.cuts.is_empty()).then(|| cuts(policy, one))),
         ]
     });
     let page = page.section("past their last day");
-    let page = page.table(["what", "last day", "became", "owner"], expired);
+    let page = page.table(
+        ["what", "last day", "became", "owner", "only it allows"],
+        expired,
+    );
     let intents = policy.intents.iter();
     let intents = intents.map(|one| [one.name.as_str().into(), one.text.as_str().into()]);
     page.section("intents, kept and not proved")
@@ -118,6 +122,19 @@ fn scope_of(rule: &RuleInfo) -> String {
     }
     if let Some(days) = rule.during {
         text.push_str(&format!(" on {days}"));
+    }
+    text
+}
+
+/// What only an expired rule allows, as far as the release lists it.
+fn cuts(policy: &Compiled, one: &lictor_policy::Expired) -> String {
+    let shown = one.cuts.iter().map(|cut| {
+        let (from, to) = (named(policy, cut.from), named(policy, cut.to));
+        format!("{from} to {to} {}", cut.service)
+    });
+    let mut text = shown.collect::<Vec<_>>().join("; ");
+    if one.more_cuts > 0 {
+        text.push_str(&format!("; and {} more", one.more_cuts));
     }
     text
 }

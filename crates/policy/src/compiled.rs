@@ -208,6 +208,33 @@ pub struct Expired {
     pub expires: Date,
     /// What became of it.
     pub action: ExpiredAction,
+    /// What nothing else allows: for a rule that was dropped what that has cut, for one that was
+    /// kept what closing it would cut. The first of them, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cuts: Vec<Cut>,
+    /// How many more there are.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub more_cuts: usize,
+}
+
+/// Sessions that only one rule allows.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Cut {
+    /// Who begins them; [`IdentityId::WORLD`] and prefixes' classes are outside.
+    pub from: IdentityId,
+    /// Who is asked.
+    pub to: IdentityId,
+    /// On which ports.
+    pub service: String,
+}
+
+#[allow(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde passes a reference"
+)]
+const fn is_zero(count: &usize) -> bool {
+    *count == 0
 }
 
 /// What became of something that had passed its last day.

@@ -11,6 +11,7 @@ mod compiled;
 mod connectivity;
 mod date;
 mod delegation;
+mod delta;
 mod diagnostic;
 mod estate;
 mod failure;
@@ -29,12 +30,13 @@ pub mod syntax;
 
 pub use compile::{CompileError, CompileInput, compile};
 pub use compiled::{
-    ChoiceRow, Compiled, ControlRow, Expired, ExpiredAction, Identity, IntentText, ObserveRow,
+    ChoiceRow, Compiled, ControlRow, Cut, Expired, ExpiredAction, Identity, IntentText, ObserveRow,
     PrefixRow, RuleInfo, ScopeMembers,
 };
 pub use connectivity::{CONNECTIONS_MAX, Connection, ConnectivityError, Peer, connectivity};
 pub use date::{Date, DateError};
 pub use delegation::Delegation;
+pub use delta::Delta;
 pub use diagnostic::{Diagnostic, Severity, Span, render, render_parts};
 pub use estate::{ESTATE_ENTRIES_MAX, ESTATE_NAME_BYTES_MAX, Estate, EstateGuest, EstateHost};
 pub use failure::{Cause, Choice, UnknownName};

@@ -3,7 +3,9 @@
 
 use lictor_policy::evaluate::{Question, Ruling, evaluate};
 use lictor_policy::syntax::{Document, format, read};
-use lictor_policy::{CompileInput, Compiled, Date, End, Labels, Policy, compile, parse, render};
+use lictor_policy::{
+    CompileInput, Compiled, Date, Delta, End, Labels, Policy, compile, parse, render,
+};
 use lictor_types::{AtomId, Decision, Direction, IdentityId, Protocol, RuleId, Verdict, Would};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -505,5 +507,51 @@ fn the_layout_of_a_text_means_nothing() {
         let document = read(&text).expect("sound");
         let again = Document::from_json(document.to_json().as_bytes()).expect("as written");
         assert_eq!(again, document, "seed {seed}");
+    }
+}
+
+#[test]
+fn a_delta_makes_the_newer_tables_of_the_older_ones() {
+    let tables = |seed: u64| {
+        let text = policy_text(&mut Random(seed));
+        let label_sets = guests();
+        let date = today();
+        compile(&parsed(&text, &text), &CompileInput { label_sets, date }).expect("small")
+    };
+    for seed in 0..40 {
+        let (old, new) = (tables(seed), tables(seed + 1));
+        let delta = Delta::of(&old, &new);
+        assert_eq!(delta.apply(&old.decisions), new.decisions, "seed {seed}");
+        assert_eq!(Delta::of(&old, &old), Delta::default(), "seed {seed}");
+    }
+}
+
+#[test]
+fn one_rule_more_changes_no_number_of_classes_that_it_does_not_name() {
+    // A computed scope follows the rules, and whoever it selects is another class then.
+    let head: String = HEAD
+        .split_inclusive('\n')
+        .filter(|line| !line.contains("computed"))
+        .collect();
+    let text = |rules: &str| format!("{head}tier t allow-only {{\n{rules}}}\n");
+    let tables = |rules: &str| {
+        let (text, label_sets, date) = (text(rules), guests(), today());
+        compile(&parsed(&text, &text), &CompileInput { label_sets, date }).expect("small")
+    };
+    let one = "allow a from zone:cde to zone:dmz service tcp/22\n";
+    let more = "allow b from app:pay to zone:dmz service tcp/22\n";
+    let (old, new) = (tables(one), tables(&format!("{one}{more}")));
+    let delta = Delta::of(&old, &new);
+    assert_eq!(delta.rules_added, ["t/b"]);
+    assert!(delta.rules_removed.is_empty() && delta.rules_changed.is_empty());
+    for labels in guests()
+        .iter()
+        .filter(|labels| labels.get("app").is_none_or(|app| app != "pay"))
+    {
+        assert_eq!(
+            old.identity_of(labels),
+            new.identity_of(labels),
+            "{labels:?}"
+        );
     }
 }

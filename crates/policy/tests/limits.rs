@@ -253,3 +253,48 @@ fn the_largest_table_fits_and_a_larger_one_is_refused_with_the_rules_to_blame() 
     assert!(found > max && limit == max);
     assert_eq!(blame.first().map(String::as_str), Some("t/extra (1024)"));
 }
+
+#[test]
+fn bad_files_are_refused_with_their_place_and_bounded() {
+    let begun = Instant::now();
+    let check = |bytes: &[u8], expected: &str| {
+        let (policy, found) = parse("p", bytes);
+        assert!(policy.is_none(), "{expected}");
+        let places: Vec<String> = found
+            .iter()
+            .map(|one| format!("{} {}:{}", one.code, one.span.line, one.column))
+            .collect();
+        assert_eq!(places.first().map(String::as_str), Some(expected));
+    };
+    let head = HEAD.as_bytes();
+    check(&vec![b'a'; 100 << 20], "text-too-long 1:1");
+    check(&[head, b"set a = 10.0.0.1/8\n"].concat(), "host-bits 3:9");
+    check(
+        &[head, b"label b : string \xff\n"].concat(),
+        "not-utf8 3:18",
+    );
+    check(&[head, b"label a : string\n"].concat(), "defined-twice 3:7");
+    // Names are defined above their use, so scopes can't form a circle.
+    check(
+        &[head, b"scope x = scope:y\nscope y = scope:x\n"].concat(),
+        "unknown-scope 3:11",
+    );
+    check(
+        &[head, b"scope x = scope:x\n"].concat(),
+        "unknown-scope 3:11",
+    );
+    check(
+        &[
+            head,
+            b"scope x = computed one-hop y\nscope y = computed one-hop x\n",
+        ]
+        .concat(),
+        "unknown-scope 3:28",
+    );
+    let twice = b"tier t allow-only {\nallow r from a:x to a:y service tcp\n\
+        allow r from a:x to a:y service udp }\n";
+    check(&[head, twice].concat(), "defined-twice 5:7");
+    let mixed = b"label b : string\r\nlabel c : string\nscope s = b:x\r\nset q = 1.2.3.4/8\r\n";
+    check(&[head, mixed].concat(), "host-bits 6:9");
+    assert!(begun.elapsed() < Duration::from_secs(30));
+}

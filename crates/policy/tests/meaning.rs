@@ -168,3 +168,40 @@ fn a_host_is_an_end_of_its_own() {
     check(&policy, "host:h1 app:a 80 2026-11-27", "deny deny");
     assert!(!policy.quarantines(&labels("host:h1")) && policy.quarantines(&labels("app:a")));
 }
+
+#[test]
+fn an_expired_rule_says_what_only_it_allows() {
+    let text = "set out = 192.0.2.0/24\ntier g ordered {\n\
+        deny d from app:c to any service tcp/1\n\
+        allow g from app:b to app:c service tcp/7 expires 2026-11-26\n\
+        deny late from app:b to app:c service tcp/8 }\n\
+        tier kept allow-only on-expiry keep-and-alarm {\n\
+        allow old from app:a or app:c to app:b service tcp/1-3 expires 2026-11-26\n\
+        allow new from app:a to app:b service tcp/2 }\n\
+        tier gone allow-only {\n\
+        allow dropped from app:a to set:out service tcp/9 expires 2026-11-26 }\n";
+    let tables = compiled(&policy(text), &["app:a", "app:b", "app:c"]).expect("small");
+    let name = |id| {
+        let labels = tables.identity(id).and_then(|one| one.labels.first());
+        labels.map_or("outside".to_owned(), |labels| labels["app"].clone())
+    };
+    let cuts = |what: &str| {
+        let found = tables
+            .expired
+            .iter()
+            .find(|one| one.what == what)
+            .expect("expired");
+        assert_eq!(found.more_cuts, 0);
+        let mut cuts: Vec<String> = found
+            .cuts
+            .iter()
+            .map(|cut| format!("{} {} {}", name(cut.from), name(cut.to), cut.service))
+            .collect();
+        cuts.sort();
+        cuts
+    };
+    // What `new` allows too is not cut, and neither is what the guard denies anyway.
+    assert_eq!(cuts("kept/old"), ["a b tcp/1, tcp/3", "c b tcp/2-3"]);
+    assert_eq!(cuts("gone/dropped"), ["a outside tcp/9"]);
+    assert_eq!(cuts("g/g"), ["b c tcp/7"]);
+}

@@ -32,12 +32,7 @@ pub(super) fn table(
     let rules = live_rules(policy, date);
     let lines: Vec<Line<'_>> = rules
         .into_iter()
-        .map(|(tier, rule)| Line {
-            stage: stage(policy, tier),
-            mode: tier.mode,
-            rule,
-            atoms: atoms.of(&rule.service),
-        })
+        .map(|rule| Line::of(policy, rule, atoms))
         .collect();
     let mut table = Vec::new();
     for local in classes.guests().filter(|class| !class.quarantine) {
@@ -67,18 +62,30 @@ fn stage(policy: &Policy, tier: &Tier) -> usize {
 }
 
 /// A rule in force.
-struct Line<'a> {
+#[derive(Clone, Copy)]
+pub(super) struct Line<'a> {
     stage: usize,
     mode: Mode,
-    rule: &'a Rule,
-    atoms: &'a [AtomId],
+    pub(super) rule: &'a Rule,
+    pub(super) atoms: &'a [AtomId],
+}
+
+impl<'a> Line<'a> {
+    pub(super) fn of(policy: &Policy, (tier, rule): (&Tier, &'a Rule), atoms: &'a Atoms) -> Self {
+        Self {
+            stage: stage(policy, tier),
+            mode: tier.mode,
+            rule,
+            atoms: atoms.of(&rule.service),
+        }
+    }
 }
 
 /// Which classes each selector of a rule matches. Classes in quarantine match none.
-struct Members(BTreeMap<String, Vec<IdentityId>>);
+pub(super) struct Members(BTreeMap<String, Vec<IdentityId>>);
 
 impl Members {
-    fn of(policy: &Policy, classes: &Classes<'_>) -> Self {
+    pub(super) fn of(policy: &Policy, classes: &Classes<'_>) -> Self {
         let mut members = BTreeMap::new();
         for selector in policy.rules().flat_map(|(_, rule)| [&rule.from, &rule.to]) {
             members.entry(selector.to_string()).or_insert_with(|| {
@@ -99,7 +106,7 @@ impl Members {
 /// The ordered tiers in their order, then the application rules by name. What a tier passes at its
 /// very end goes on to the next one anyway, and needs no rows. Rules with a window are there on
 /// every day: a host leaves them out on others.
-fn live_rules(policy: &Policy, date: Date) -> Vec<(&Tier, &Rule)> {
+pub(super) fn live_rules(policy: &Policy, date: Date) -> Vec<(&Tier, &Rule)> {
     let mut rules = Vec::new();
     let mut applications = Vec::new();
     for tier in &policy.tiers {
@@ -124,7 +131,7 @@ fn live_rules(policy: &Policy, date: Date) -> Vec<(&Tier, &Rule)> {
 }
 
 /// Whose ends a rule opens for a local class in a direction: the peers, if the class matches.
-fn peers<'a>(
+pub(super) fn peers<'a>(
     local: IdentityId,
     direction: Direction,
     rule: &Rule,
@@ -181,7 +188,7 @@ struct Slot<'a> {
     other_days: Option<&'a Rule>,
 }
 
-type Key = (IdentityId, AtomId);
+pub(super) type Key = (IdentityId, AtomId);
 type Slots<'a> = HashMap<Key, Slot<'a>>;
 
 fn rows_of(
@@ -243,13 +250,36 @@ fn slots<'a>(
         }
     }
     slots.retain(|_, slot| slot.rule.action != Action::Pass);
+    clash(&slots)?;
+    Ok(slots)
+}
+
+/// What the rules in force allow at an end, whatever their windows.
+pub(super) fn allowed(
+    key: (IdentityId, Direction),
+    lines: &[Line<'_>],
+    members: &Members,
+) -> BTreeSet<Key> {
+    let mut slots = Slots::new();
+    for line in lines.iter().filter(|line| line.mode == Mode::Enforce) {
+        for peer in peers(key.0, key.1, line.rule, members) {
+            for atom in line.atoms {
+                write(&mut slots, (*peer, *atom), line);
+            }
+        }
+    }
+    slots.retain(|_, slot| slot.rule.action == Action::Allow);
+    slots.into_keys().collect()
+}
+
+fn clash(slots: &Slots<'_>) -> Result<(), CompileError> {
     let mut clashes: Vec<(&str, &str)> = slots
         .values()
         .filter_map(|slot| Some((slot.rule.name.as_str(), slot.other_days?.name.as_str())))
         .collect();
     clashes.sort_unstable();
     match clashes.first() {
-        None => Ok(slots),
+        None => Ok(()),
         Some((one, other)) => Err(CompileError::Windows {
             one: (*one).to_owned(),
             other: (*other).to_owned(),

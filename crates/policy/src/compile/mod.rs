@@ -6,6 +6,7 @@
 //! rules to blame.
 
 mod atoms;
+mod cuts;
 mod decisions;
 mod identities;
 
@@ -13,6 +14,7 @@ use crate::{
     ChoiceRow, Compiled, ControlName, ControlRow, Date, Expired, ExpiredAction, IntentText,
     LABEL_SETS_MAX, Labels, ObserveRow, OnExpiry, Policy, Rule, RuleInfo, ScopeMembers, Tier,
 };
+use atoms::Atoms;
 use identities::Classes;
 use lictor_types::IdentityId;
 use std::collections::{BTreeMap, BTreeSet};
@@ -131,7 +133,7 @@ pub fn compile(policy: &Policy, input: &CompileInput) -> Result<Compiled, Compil
     let (choices, mut expired) = choice_rows(policy, input.date, &classes);
     let (observed, over) = observe_rows(policy, input.date, &classes);
     expired.extend(over);
-    expired.extend(expired_rules(policy, input.date));
+    expired.extend(expired_rules(policy, input.date, (&classes, &atoms)));
     expired.sort();
     let computed = computed_rows(policy, &classes);
     let intent = |intent: &crate::Intent| IntentText {
@@ -199,9 +201,19 @@ fn rule_info(tier: &Tier, order: u32, rule: &Rule) -> RuleInfo {
     }
 }
 
-fn expired_rules(policy: &Policy, date: Date) -> impl Iterator<Item = Expired> {
-    let rules = policy.rules().filter(move |(_, rule)| rule.expired(date));
-    rules.filter_map(|(tier, rule)| {
+fn expired_rules(
+    policy: &Policy,
+    date: Date,
+    (classes, atoms): (&Classes<'_>, &Atoms),
+) -> Vec<Expired> {
+    let rules = policy.rules().filter(|(_, rule)| rule.expired(date));
+    let rules: Vec<_> = rules.collect();
+    if rules.is_empty() {
+        return Vec::new();
+    }
+    let cutter = cuts::Cutter::of(policy, date, classes, atoms);
+    let expired = rules.into_iter().filter_map(|(tier, rule)| {
+        let (cuts, more_cuts) = cutter.cuts((tier, rule));
         Some(Expired {
             what: rule.name.clone(),
             owner: rule.owner.clone(),
@@ -210,8 +222,11 @@ fn expired_rules(policy: &Policy, date: Date) -> impl Iterator<Item = Expired> {
                 OnExpiry::Drop => ExpiredAction::Dropped,
                 OnExpiry::KeepAndAlarm => ExpiredAction::KeptWithAlarm,
             },
+            cuts,
+            more_cuts,
         })
-    })
+    });
+    expired.collect()
 }
 
 fn control_rows(policy: &Policy, classes: &Classes<'_>) -> Vec<ControlRow> {
@@ -266,6 +281,8 @@ fn observe_rows(
                 owner: Some(one.owner.clone()),
                 expires,
                 action: ExpiredAction::Dropped,
+                cuts: Vec::new(),
+                more_cuts: 0,
             });
             continue;
         }
@@ -303,6 +320,8 @@ fn choice_rows(
                 owner: Some(choice.owner.clone()),
                 expires,
                 action: ExpiredAction::Dropped,
+                cuts: Vec::new(),
+                more_cuts: 0,
             });
             continue;
         }
