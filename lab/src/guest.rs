@@ -187,6 +187,19 @@ impl Host {
         self.qemu(spec, &[], before_bridge)
     }
 
+    /// As [`Host::boot`], with more arguments for QEMU.
+    ///
+    /// # Errors
+    /// As for [`Host::boot`].
+    pub fn boot_with(
+        &self,
+        spec: &GuestSpec,
+        more: &[&str],
+        before_bridge: impl FnOnce(&Vnic) -> Result<()>,
+    ) -> Result<QemuGuest> {
+        self.qemu(spec, more, before_bridge)
+    }
+
     /// Starts a QEMU that waits for a guest to migrate in; see [`QemuGuest::migrate_to`].
     ///
     /// # Errors

@@ -10,7 +10,10 @@ use lictor_types::VnicState;
 use lictor_wire::Refusal;
 use lictor_wire::api::GuestReport;
 use lictor_wire::local::{MovePhase, Response};
+use serde_json::{Value, json};
+use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr};
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::time::Duration;
 
@@ -80,7 +83,18 @@ fn addresses(guest: &Guest) -> [IpAddr; 1] {
 
 /// Boots a guest; its vnic opens when it runs.
 fn boot(agent: &Agent, guest: &Guest, services: &[Service]) -> Result<QemuGuest> {
-    let booted = agent.host().boot(&guest.spec(services), |vnic| {
+    boot_with(agent, guest, services, &[])
+}
+
+/// The same, with more arguments for QEMU.
+fn boot_with(
+    agent: &Agent,
+    guest: &Guest,
+    services: &[Service],
+    more: &[&str],
+) -> Result<QemuGuest> {
+    let spec = guest.spec(services);
+    let booted = agent.host().boot_with(&spec, more, |vnic| {
         let attached = agent.attach(vnic, &addresses(guest), Arrival::Start)?;
         assert!(attached.before_first_packet, "{attached:?}");
         Ok(())
@@ -348,6 +362,116 @@ fn a_guest_whose_owner_allows_it_moves_to_an_unprotected_host_and_that_is_record
         world.a(),
         |body| matches!(body, Body::Alarm { subject, .. } if subject == "guest batch"),
     )
+}
+
+/// The program at the other end of a vhost-user port, as far as it takes for QEMU to plug a NIC in:
+/// it has no feature but that it is a device of virtio 1. It ends with its client.
+fn vhost_user(path: &Path) -> Result<()> {
+    const HEADER_BYTES: usize = 12;
+    const VERSION_AND_REPLY: u32 = 1 | 4;
+    const NEEDS_REPLY: u32 = 8;
+    // Features, protocol features, the number of queues; each is a number of 64 bits.
+    const FEATURES: u32 = 1;
+    const ASKS: [u32; 3] = [FEATURES, 15, 17];
+    const VIRTIO_1: u64 = 1 << 32;
+    let listener = UnixListener::bind(path)?;
+    std::thread::spawn(move || -> std::io::Result<()> {
+        let (mut port, _) = listener.accept()?;
+        loop {
+            let mut header = [0; HEADER_BYTES];
+            port.read_exact(&mut header)?;
+            let (words, _) = header.as_chunks::<4>();
+            let [request, flags, bytes] = [0, 1, 2].map(|at| u32::from_le_bytes(words[at]));
+            port.read_exact(&mut vec![0; bytes as usize])?;
+            if ASKS.contains(&request) || flags & NEEDS_REPLY != 0 {
+                let head = [request, VERSION_AND_REPLY, 8].map(u32::to_le_bytes);
+                let answer = if request == FEATURES { VIRTIO_1 } else { 0 };
+                let answer = answer.to_le_bytes();
+                port.write_all(&[head.as_flattened(), &answer].concat())?;
+            }
+        }
+    });
+    Ok(())
+}
+
+fn unguarded(agent: &Agent, guest: &Guest) -> Result<Vec<String>> {
+    let report = agent.guest(guest.name)?.context("it is attached here")?;
+    let nics = report.unguarded.into_iter();
+    Ok(nics
+        .map(|one| format!("{}: {}", one.nic, one.reason))
+        .collect())
+}
+
+#[test]
+fn a_nic_past_the_hooks_is_told_and_recorded_and_keeps_its_guest_from_moving() -> Result<()> {
+    if !lictor_lab::privileged() {
+        return Ok(());
+    }
+    let site = site()?;
+    let (a, folder) = (site.agent("a")?, tempfile::tempdir()?);
+    // The user's network of QEMU from the start, and room for another NIC.
+    let more = "-netdev user,id=past -device virtio-net-pci,netdev=past,id=slow,romfile= \
+                -device pcie-root-port,id=room";
+    let more: Vec<_> = more.split_whitespace().collect();
+    let db = boot_with(a, &DB, &[], &more)?;
+    wait_for(a, &DB, |one| one.unguarded.len() == 1)?;
+    let told = unguarded(a, &DB)?;
+    assert!(
+        told[0].starts_with("slow: a network of QEMU's kind `user`"),
+        "{told:?}"
+    );
+
+    // The manager tells it apart from a guest that has only its tap.
+    let _batch = boot(a, &BATCH, &[])?;
+    let words = ["guest", "list", "--output", "json"];
+    wait::until("what the manager says of both", LIMIT, || {
+        let listed: Vec<Value> = serde_json::from_str(&site.people.auditor.types(&words)?)?;
+        let protected = |guest: &Guest| {
+            let mut ours = listed.iter().filter(|one| one["guest"] == guest.name);
+            ours.find(|one| one["host"] == "a")
+                .map(|one| one["protected"] == true)
+        };
+        let both = (protected(&BATCH), protected(&DB));
+        Ok((both == (Some(true), Some(false))).then_some(()))
+    })?;
+
+    // It must not drive the NIC: nobody at its other end would answer.
+    db.qmp().execute("stop", json!({}))?;
+    let port = folder.path().join("port");
+    vhost_user(&port)?;
+    let address = json!({ "type": "unix", "data": { "path": port } });
+    let backend = json!({ "type": "socket", "data": { "addr": address, "server": false } });
+    let chardev = json!({ "id": "port", "backend": backend });
+    db.qmp().execute("chardev-add", chardev)?;
+    let netdev = json!({ "type": "vhost-user", "id": "far", "chardev": "port" });
+    db.qmp().execute("netdev_add", netdev)?;
+    let device =
+        json!({ "driver": "virtio-net-pci", "id": "fast", "bus": "room", "netdev": "far" });
+    db.qmp().execute("device_add", device)?;
+    wait_for(a, &DB, |one| one.unguarded.len() == 2)?;
+    let told = unguarded(a, &DB)?.join("; ");
+    assert!(
+        told.contains("fast: a vhost-user port hands frames"),
+        "{told}"
+    );
+
+    let recorded = |count| {
+        wait_body(a, move |body| {
+            matches!(body, Body::NicsUnguarded { guest, nics }
+                if guest.as_str() == DB.name && nics.len() == count)
+        })
+    };
+    recorded(1)?;
+    recorded(2)?;
+    let answer = a.admit(DB.name, "b")?;
+    let Response::Refused { reasons } = &answer else {
+        bail!("admitted: {answer:?}");
+    };
+    assert!(
+        matches!(reasons.as_slice(), [Refusal::Unguarded { detail }] if *detail == told),
+        "{reasons:?}"
+    );
+    Ok(())
 }
 
 #[test]

@@ -39,6 +39,9 @@ pub struct Entry {
     /// Where its QEMU answers; none for a container.
     #[serde(default)]
     pub qmp: Option<PathBuf>,
+    /// Whether evidence says last that some of its NICs are guarded by no hook.
+    #[serde(default)]
+    pub unguarded: bool,
     /// The ticket under which it is leaving, signed by both ends.
     #[serde(default)]
     pub leave: Option<Envelope>,
@@ -132,6 +135,17 @@ impl Custody {
     /// Remembers where the guest's QEMU answers.
     pub fn set_qmp(&mut self, guest: &GuestId, qmp: PathBuf) {
         self.guests.entry(guest.clone()).or_default().qmp = Some(qmp);
+    }
+
+    /// Remembers what evidence says of the guest's NICs.
+    pub fn set_unguarded(&mut self, guest: &GuestId, unguarded: bool) {
+        self.guests.entry(guest.clone()).or_default().unguarded = unguarded;
+    }
+
+    /// Whether evidence says last that some of the guest's NICs are guarded by no hook.
+    #[must_use]
+    pub fn unguarded(&self, guest: &GuestId) -> bool {
+        self.guests.get(guest).is_some_and(|entry| entry.unguarded)
     }
 
     /// Remembers, or forgets, under which ticket the guest is leaving.

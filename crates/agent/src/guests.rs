@@ -5,7 +5,9 @@ use crate::AgentError;
 use crate::error::chain;
 use crate::input::{Input, Now};
 use crate::interlock::{Interlock, Keeper};
+use lictor_estate::nics::Nic;
 use lictor_estate::qmp::{Event, Monitor, QmpError, RunState};
+use lictor_evidence::UnguardedNic;
 use lictor_types::{GuestId, LOAD_DEADLINE_MS};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -27,6 +29,8 @@ pub(crate) enum News {
     Guarded,
     /// QEMU has no interlock any more.
     Unguarded,
+    /// What its NICs are plugged into, or why QEMU does not say.
+    Nics(Result<Vec<Nic>, String>),
     /// How the guest runs, when asked.
     State(RunState),
     /// What QEMU says by itself.
@@ -42,6 +46,8 @@ pub(crate) enum Order {
     Guard,
     /// Take the interlock out.
     Unguard,
+    /// Say what its NICs are plugged into.
+    Look,
     /// Say how the guest runs, until it runs again or has left.
     Follow,
 }
@@ -57,6 +63,8 @@ pub(crate) struct Watch {
     pub(crate) state: Option<RunState>,
     /// When that changed last.
     pub(crate) since: Now,
+    /// Its NICs that no hook guards, as of the last look.
+    pub(crate) unguarded: Vec<UnguardedNic>,
     orders: Sender<Order>,
     _interlock: Interlock,
 }
@@ -87,6 +95,7 @@ impl Watch {
             guarded: false,
             state: None,
             since: now,
+            unguarded: Vec::new(),
             orders,
             _interlock: interlock,
         };
@@ -127,8 +136,19 @@ impl Post {
         }
     }
 
+    /// A QEMU that refuses to tell is no reason to hang up.
+    fn look(&self, monitor: &Monitor) -> Result<(), QmpError> {
+        let nics = match monitor.nics() {
+            Err(QmpError::Refused { command, text }) => Err(format!("{command}: {text}")),
+            found => Ok(found?),
+        };
+        self.tell(News::Nics(nics));
+        Ok(())
+    }
+
     fn serve(&self, monitor: &Monitor, orders: &Receiver<Order>) -> Result<(), QmpError> {
         self.tell(News::State(monitor.run_state()?));
+        self.look(monitor)?;
         let mut follow = false;
         loop {
             let order = if follow {
@@ -145,6 +165,7 @@ impl Post {
                     monitor.release(&self.guest)?;
                     self.tell(News::Unguarded);
                 }
+                Ok(Order::Look) => self.look(monitor)?,
                 Ok(Order::Follow) => follow = true,
                 Err(RecvTimeoutError::Timeout) => {
                     let state = monitor.run_state()?;

@@ -18,6 +18,7 @@ mod input;
 pub mod interlock;
 mod manager;
 pub mod moves;
+mod nics;
 mod owner;
 pub mod peer;
 mod run;

@@ -1,6 +1,7 @@
 //! Entries, sorted by what they are about. Claims count only out of the mouth that may make them:
 //! a host speaks of itself, the manager of releases and keys.
 
+use crate::nics::NicsFact;
 use crate::stays::{Claim, Placement, stays};
 use lictor_evidence::{
     Body, ControlFact, Entry, EvidenceError, GuestFacts, HostChain, KeyRole, MoveOutcome,
@@ -173,6 +174,8 @@ pub struct Facts {
     pub stays: Vec<Stay>,
     /// Vnics attached and detached.
     pub vnics: Vec<At<VnicFact>>,
+    /// NICs that no hook guards.
+    pub nics: Vec<At<NicsFact>>,
     /// Moves admitted.
     pub admissions: Vec<At<Admission>>,
     /// Moves that ended.
@@ -469,6 +472,8 @@ impl Gather {
                     value,
                 });
                 self.facts.vnics.extend(vnic);
+                let nics = NicsFact::of((index, time_ms), host, body);
+                self.facts.nics.extend(nics);
             }
         }
     }

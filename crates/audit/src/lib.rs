@@ -10,6 +10,7 @@ mod checks;
 pub mod facts;
 mod finding;
 mod html;
+mod nics;
 mod report;
 mod stays;
 mod time;
@@ -20,6 +21,7 @@ pub use catalogue::{CHECKS, Check, Framework, Mapping, Requirement, run};
 pub use facts::Facts;
 pub use finding::{CoResidence, Exception, Finding, Profile, Status};
 pub use html::html;
+pub use nics::NicsFact;
 pub use report::{
     Gap, LogFacts, Move, MoveEnd, REPORT_HTML, REPORT_JSON, Report, Span, Timeline, json,
 };

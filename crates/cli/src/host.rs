@@ -321,8 +321,28 @@ fn status(report: &HostReport) -> Page {
         "counted",
         "addresses",
     ];
-    page.section("vnics; packets are from the guest / toward it")
-        .table(head, vnics)
+    let page = page
+        .section("vnics; packets are from the guest / toward it")
+        .table(head, vnics);
+    past_the_hooks(page, report)
+}
+
+/// The guests' NICs that no hook guards, if there are any.
+fn past_the_hooks(page: Page, report: &HostReport) -> Page {
+    let unguarded = report.guests.iter().flat_map(|guest| {
+        guest.unguarded.iter().map(move |one| {
+            [
+                (&guest.guest).into(),
+                Cell::toned(Tone::Bad, &one.nic),
+                one.reason.as_str().into(),
+            ]
+        })
+    });
+    if report.guests.iter().all(|guest| guest.unguarded.is_empty()) {
+        return page;
+    }
+    page.section("NICs that no hook guards: these guests are not protected")
+        .table(["guest", "NIC", "why"], unguarded)
 }
 
 const fn yes_no(yes: bool) -> &'static str {

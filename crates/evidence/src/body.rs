@@ -231,6 +231,16 @@ pub enum KeyRole {
     Witness,
 }
 
+/// A NIC of a guest whose frames pass without a verdict.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UnguardedNic {
+    /// As the hypervisor calls it.
+    pub nic: String,
+    /// Why no hook guards it, and what to do.
+    pub reason: String,
+}
+
 /// What happened.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
@@ -339,6 +349,13 @@ pub enum Body {
         vnic: VnicId,
         /// Why.
         cause: String,
+    },
+    /// Which NICs of a guest no hook guards from now on. None: that is over.
+    NicsUnguarded {
+        /// Who.
+        guest: GuestId,
+        /// They.
+        nics: Vec<UnguardedNic>,
     },
     /// What the kernel holds and counts.
     Readback(Readback),
@@ -521,6 +538,7 @@ impl Body {
             Self::VnicState { .. } => "vnic-state",
             Self::HostMode { .. } => "host-mode",
             Self::VnicDetached { .. } => "vnic-detached",
+            Self::NicsUnguarded { .. } => "nics-unguarded",
             Self::Readback(_) => "readback",
             Self::Drift { .. } => "drift",
             Self::MoveAdmitted { .. } => "move-admitted",

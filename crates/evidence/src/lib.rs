@@ -22,7 +22,8 @@ mod trust;
 
 pub use body::{
     Body, ControlFact, KeyRole, MOVE_RECORD_TYPE, MoveCounted, MoveOutcome, MoveRecord,
-    MoveSessions, MoveSide, PlacedBy, Readback, SessionSample, VnicCounters, VnicReadback,
+    MoveSessions, MoveSide, PlacedBy, Readback, SessionSample, UnguardedNic, VnicCounters,
+    VnicReadback,
 };
 pub use chain::{ChainFault, HostChain, host_chains};
 pub use checkpoint::{Checkpoint, LogProof};

@@ -8,6 +8,8 @@ pub const SESSIONS_PER_HOST_DEFAULT: u64 = 16_777_216;
 pub const VNICS_PER_HOST_MAX: u32 = 1_024;
 /// Vnics of one guest.
 pub const VNICS_PER_GUEST_MAX: usize = 16;
+/// NICs of one guest that are named in one entry of evidence; the others are counted.
+pub const NICS_TOLD_MAX: usize = 32;
 /// Address entries in one host's tables.
 pub const ADDRESSES_PER_HOST_MAX: u32 = 262_144;
 /// Decisions in one host's tables: a release that needs more is refused, never cut.

@@ -4,7 +4,7 @@
 use crate::binding::BindingLog;
 use crate::{Envelope, Trust, VerifyKey};
 use lictor_evidence::MoveSessions;
-pub use lictor_evidence::MoveSigners;
+pub use lictor_evidence::{MoveSigners, UnguardedNic};
 use lictor_policy::Labels;
 use lictor_types::{
     Digest, Epoch, Generation, GuestId, HostId, Mode, Segment, VnicId, VnicName, VnicState,
@@ -318,6 +318,9 @@ pub struct GuestReport {
     pub running: Option<bool>,
     /// Its interfaces.
     pub vnics: Vec<VnicReport>,
+    /// Its NICs that no hook guards: with one of them it is not protected.
+    #[serde(default)]
+    pub unguarded: Vec<UnguardedNic>,
 }
 
 /// What an agent says of its host, whole, every few seconds.

@@ -73,6 +73,11 @@ pub enum Refusal {
         /// What is known.
         detail: String,
     },
+    /// The guest has NICs that no hook guards, and they would go along.
+    Unguarded {
+        /// Which, and why.
+        detail: String,
+    },
     /// The formats do not match.
     Format {
         /// What is expected and found.
@@ -106,6 +111,7 @@ impl fmt::Display for Refusal {
             Self::NoRoom { detail } => write!(f, "no room: {detail}"),
             Self::GuestUnknown => f.write_str("the target has no binding of the guest"),
             Self::NotInCustody { detail } => write!(f, "the source has no custody: {detail}"),
+            Self::Unguarded { detail } => write!(f, "not all of its NICs are guarded: {detail}"),
             Self::Format { detail } => write!(f, "the formats differ: {detail}"),
             Self::Busy { detail } => write!(f, "another move is under way: {detail}"),
         }

@@ -251,6 +251,7 @@ impl Host {
                 interlocked: false,
                 running: None,
                 vnics,
+                unguarded: Vec::new(),
             });
         }
         Ok(guests)

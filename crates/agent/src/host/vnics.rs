@@ -2,6 +2,7 @@
 
 use super::{Host, Offered};
 use crate::AgentError;
+use crate::nics::Hooked;
 use lictor_datapath::{Attachment, How, VnicSpec, VnicStatus};
 use lictor_evidence::Body;
 use lictor_types::{Endpoint, GuestId, Link, Mode, VnicId, VnicName, VnicState};
@@ -264,6 +265,21 @@ impl Host {
         let here = |vnic: &VnicId| attached.iter().any(|status| status.spec.vnic == *vnic);
         let bound = binding.vnics.iter().map(|vnic| vnic.vnic);
         Ok(bound.filter(here).collect())
+    }
+
+    /// The devices and addresses of the guest's vnics that are attached here.
+    ///
+    /// # Errors
+    /// [`AgentError::Datapath`].
+    pub(crate) fn hooked(&self, guest: &GuestId) -> Result<Vec<Hooked>, AgentError> {
+        let vnics = self.vnics_of(guest)?;
+        let attached = self.datapath.vnics()?.into_iter().map(|status| status.spec);
+        let ours = attached.filter(|spec| vnics.contains(&spec.vnic));
+        let hooked = ours.map(|spec| Hooked {
+            device: spec.device,
+            mac: spec.mac,
+        });
+        Ok(hooked.collect())
     }
 
     /// The states of the guest's vnics that are attached here.

@@ -5,6 +5,7 @@ mod admit;
 mod arrived;
 mod arriving;
 mod leaving;
+mod nics;
 mod record;
 mod starts;
 
@@ -65,6 +66,7 @@ pub(crate) struct Owner {
     watched: u64,
     next_round: Now,
     next_repeat: Now,
+    next_look: Now,
     facts: Option<Now>,
 }
 
@@ -97,6 +99,7 @@ impl Owner {
             watched: 0,
             next_round: now,
             next_repeat: now,
+            next_look: now,
             facts: None,
         };
         owner.roster.set(owner.host.roster());
@@ -244,6 +247,7 @@ impl Owner {
                 warn("watching a guest again", self.watch(&guest, &qmp, now));
             }
         }
+        self.ask_for_nics(now);
         for guest in std::mem::take(&mut self.unsettled) {
             warn("opening what should be open", self.settle(&guest, now));
         }
@@ -337,6 +341,7 @@ impl Owner {
                 continue;
             };
             guest.interlocked = watch.guarded;
+            guest.unguarded.clone_from(&watch.unguarded);
             guest.running = watch.state.map(|state| state == RunState::Running);
         }
         Ok(report)

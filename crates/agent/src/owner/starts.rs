@@ -388,6 +388,7 @@ impl Owner {
                 watch.guarded = false;
                 Ok(())
             }
+            News::Nics(nics) => self.nics_told(guest, &nics, now),
             News::State(state) => self.runs(guest, state, now),
             News::Event(Event::Resumed) => self.runs(guest, RunState::Running, now),
             News::Event(Event::Stopped) => {

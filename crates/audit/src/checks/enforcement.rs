@@ -20,6 +20,7 @@ pub(crate) fn covered(context: Context<'_>) -> Vec<Finding> {
             findings.push(Finding::new(guest.guest.as_str(), Status::Unknown, reason));
         }
         findings.extend(guest.vnics.iter().map(|vnic| cover(context, guest, *vnic)));
+        findings.extend(past_the_hooks(context, guest));
     }
     if findings.is_empty() {
         let reason = "the newest release has no guest in scope";
@@ -29,6 +30,28 @@ pub(crate) fn covered(context: Context<'_>) -> Vec<Finding> {
     let expected = "an attached program, first in order, at the host where the guest is";
     let with = |finding: Finding| finding.wants(expected).from([release.index]);
     findings.into_iter().map(with).collect()
+}
+
+/// A finding for each NIC of a guest whose frames pass no hook, by the newest word of its host.
+fn past_the_hooks(context: Context<'_>, guest: &GuestFacts) -> Vec<Finding> {
+    let facts = context.facts;
+    let Some(stay) = facts.stay_now(&guest.guest) else {
+        return Vec::new();
+    };
+    let said = facts
+        .nics
+        .iter()
+        .filter(|at| at.value.host == stay.host && at.value.guest == guest.guest)
+        .max_by_key(|at| (at.time_ms, at.index));
+    let nics = said.into_iter().flat_map(|at| {
+        at.value.nics.iter().map(move |one| {
+            let subject = format!("{}, NIC {}", guest.guest, one.nic);
+            let reason = format!("at {} no hook guards it: {}", stay.host, one.reason);
+            Finding::new(subject, Status::Fail, reason).from([at.index, stay.index])
+        })
+    });
+    let heard = facts.heard.get(&stay.host).copied();
+    nics.map(|finding| finding.at(heard)).collect()
 }
 
 fn cover(context: Context<'_>, guest: &GuestFacts, vnic: VnicId) -> Finding {

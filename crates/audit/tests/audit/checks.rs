@@ -6,7 +6,7 @@ use crate::world::{
     manager_key, placed, record, recorded, release,
 };
 use lictor_audit::{CHECKS, Exception, Facts, Finding, Profile, Report, Status, run};
-use lictor_evidence::{Body, Entry, Observed, PlacedBy, ReleaseFacts, Source};
+use lictor_evidence::{Body, Entry, Observed, PlacedBy, ReleaseFacts, Source, UnguardedNic};
 use lictor_types::{Digest, VnicId};
 
 pub(crate) const FRESH_MS: u64 = SEEN_MS + 1_000;
@@ -524,6 +524,33 @@ fn a_vnic_out_of_control_fails() {
         ("ENF-01", "deployment"),
         (Status::NotApplicable, "no guest in scope"),
     );
+}
+
+#[test]
+fn a_nic_that_no_hook_guards_fails_until_it_is_gone() {
+    let told = |host: &str, nics: &[&str]| {
+        let nics = nics.iter().map(|nic| UnguardedNic {
+            nic: (*nic).into(),
+            reason: "a vhost-user port".into(),
+        });
+        let body = Body::NicsUnguarded {
+            guest: guest("pay"),
+            nics: nics.collect(),
+        };
+        (by(host), SEEN_MS + 1, body)
+    };
+    let fast = with([told("h2", &["fast"])]);
+    let (vnic, nic) = (("ENF-01", "pay, vnic 1"), ("ENF-01", "pay, NIC fast"));
+    expect(fast.clone(), nic, (Status::Fail, "a vhost-user port"));
+    expect(fast, vnic, (Status::Pass, "attached"));
+    for over in [told("h2", &[]), told("h2", &["slow"])] {
+        let said = with([told("h2", &["fast"]), over]);
+        let found = findings(&entries(said), FRESH_MS);
+        assert!(found.iter().all(|one| one.subject != "pay, NIC fast"));
+    }
+    // Another host's word about it is none.
+    let found = findings(&entries(with([told("h1", &["fast"])])), FRESH_MS);
+    assert!(found.iter().all(|one| one.subject != "pay, NIC fast"));
 }
 
 #[test]

@@ -121,7 +121,9 @@ impl Places {
                 let open = guest.vnics.iter().any(|vnic| vnic.state == VnicState::Open);
                 let known = reported.get(&guest.guest).map(|(custody, ..)| *custody);
                 if open && known.is_none_or(|known| known < guest.custody) {
-                    let place = (guest.custody, host.host.clone(), host.protected);
+                    // One NIC past the hooks, and the guest is not protected.
+                    let protected = host.protected && guest.unguarded.is_empty();
+                    let place = (guest.custody, host.host.clone(), protected);
                     reported.insert(guest.guest.clone(), place);
                 }
             }
