@@ -5,12 +5,14 @@
 
 mod audit;
 mod caller;
+mod connectivity;
 mod error;
 mod explain;
 mod files;
 mod guest;
 mod help;
 mod host;
+mod import;
 mod key;
 mod loaded;
 mod local;

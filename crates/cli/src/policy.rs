@@ -1,6 +1,8 @@
 //! `lictor policy`: from a text to a release that two persons have signed.
 
 use crate::caller::Caller;
+use crate::connectivity::{self, Connectivity};
+use crate::import::{self, Import};
 use crate::output::{Answer, Cell, Page, Printing, Tone};
 use crate::release::{Draft, Part};
 use crate::texts::{self, Files, Fmt};
@@ -32,6 +34,10 @@ enum Action {
     Fmt(Fmt),
     /// Compile a policy and a site into a release that nobody has signed yet.
     Compile(Compile),
+    /// List every pair that may begin a session, with its ports.
+    Connectivity(Connectivity),
+    /// Make a policy of another firewall's rules, with a report of what could not be said.
+    Import(Import),
     /// Show all that a signature of a release stands for.
     Show {
         /// The release.
@@ -86,6 +92,8 @@ pub(crate) fn run(args: &PolicyArgs, setting: &Setting) -> Result<Answer, CliErr
         Action::Check(files) => texts::check(files),
         Action::Fmt(args) => texts::fmt(args),
         Action::Compile(compile) => compile_release(compile, setting.now_ms),
+        Action::Connectivity(args) => connectivity::run(args, setting.now_ms),
+        Action::Import(args) => import::run(args),
         Action::Show { release } => {
             let draft = Draft::read(release)?;
             Ok(show::release(&draft, args.caller.trust()?.as_ref()))

@@ -22,6 +22,12 @@ pub(crate) struct Files {
     files: Vec<PathBuf>,
 }
 
+impl Files {
+    pub(crate) const fn of(files: Vec<PathBuf>) -> Self {
+        Self { files }
+    }
+}
+
 /// What `lictor policy fmt` takes.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Fmt {

@@ -8,9 +8,11 @@
 
 mod compile;
 mod compiled;
+mod connectivity;
 mod date;
 mod delegation;
 mod diagnostic;
+mod estate;
 mod failure;
 mod intent;
 mod limits;
@@ -30,9 +32,11 @@ pub use compiled::{
     ChoiceRow, Compiled, ControlRow, Expired, ExpiredAction, Identity, IntentText, ObserveRow,
     PrefixRow, RuleInfo, ScopeMembers,
 };
+pub use connectivity::{CONNECTIONS_MAX, Connection, ConnectivityError, Peer, connectivity};
 pub use date::{Date, DateError};
 pub use delegation::Delegation;
 pub use diagnostic::{Diagnostic, Severity, Span, render, render_parts};
+pub use estate::{ESTATE_ENTRIES_MAX, ESTATE_NAME_BYTES_MAX, Estate, EstateGuest, EstateHost};
 pub use failure::{Cause, Choice, UnknownName};
 pub use intent::{Claim, Exception, Intent, Interpretation};
 pub use limits::*;

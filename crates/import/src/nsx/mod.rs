@@ -1,0 +1,257 @@
+//! NSX-T's distributed firewall, as the policy API prints it: groups become a label each, which the
+//! estate's guests have; the categories above `Application` are one ordered tier, so that
+//! JUMP_TO_APPLICATION is `pass`, and `Application` is the next.
+
+mod groups;
+mod services;
+
+use crate::draft::{Draft, NOBODY, Rule, all, either, not};
+use crate::value::{file, json, list, scalar, str, unknown};
+use crate::{Effect, ImportError, Source};
+use groups::Groups;
+use lictor_policy::PortRange;
+use serde_json::Value;
+use services::Services;
+
+/// Evaluated in this order; Ethernet rules are not about IP.
+const ABOVE: [&str; 3] = ["Emergency", "Infrastructure", "Environment"];
+const APPLICATION: &str = "Application";
+const EVERY: &str = "ANY";
+
+/// Fields of a rule that are read, or that say nothing about who may talk with whom.
+const RULE_FIELDS: [&str; 34] = [
+    "action",
+    "description",
+    "destination_groups",
+    "destinations_excluded",
+    "direction",
+    "disabled",
+    "display_name",
+    "rule_id",
+    "scope",
+    "services",
+    "service_entries",
+    "source_groups",
+    "sources_excluded",
+    "firewall_rule",
+    "id",
+    "path",
+    "relative_path",
+    "parent_path",
+    "unique_id",
+    "realization_id",
+    "owner_id",
+    "marked_for_delete",
+    "overridden",
+    "resource_type",
+    "sequence_number",
+    "logged",
+    "tag",
+    "notes",
+    "ip_protocol",
+    "is_default",
+    "remote_path",
+    "tags",
+    "profiles",
+    "marked_as_default",
+];
+
+pub(crate) fn import(sources: &[Source]) -> Result<Draft, ImportError> {
+    let mut draft = Draft::default();
+    let mut found = false;
+    for source in sources {
+        let value = json(source)?;
+        if !value["domains"].is_array() {
+            let what = "no `domains`: expected groups and security policies as the policy API \
+                        prints them, with virtual_machines and services";
+            return Err(file(source, what));
+        }
+        found = true;
+        one(&mut draft, &value, &source.path);
+    }
+    match found {
+        true => Ok(draft),
+        false => Err(ImportError::Nothing {
+            what: "NSX domains",
+        }),
+    }
+}
+
+fn one(draft: &mut Draft, value: &Value, path: &str) {
+    let groups = Groups::read(draft, value, path);
+    let services = Services::read(value);
+    let domains = list(value, "domains").iter();
+    let mut policies: Vec<&Value> = domains
+        .flat_map(|domain| list(&domain["resources"], "security_policies"))
+        .collect();
+    policies.sort_by_key(|policy| policy["sequence_number"].as_i64().unwrap_or(0));
+    let category = |policy: &Value| str(policy, "category").to_owned();
+    for policy in &policies {
+        let name = category(policy);
+        if !ABOVE.contains(&name.as_str()) && name != APPLICATION {
+            let place = format!("{path}: policy {}", str(policy, "display_name"));
+            let what = format!("the category {name:?} is not about IP, or not known; left out");
+            draft.note(Effect::Opens, &place, what);
+        }
+    }
+    draft.tier("environment");
+    for above in ABOVE {
+        for policy in policies.iter().filter(|policy| category(policy) == above) {
+            policy_rules(draft, (&groups, &services), policy, path);
+        }
+    }
+    draft.tier("application");
+    for policy in policies
+        .iter()
+        .filter(|policy| category(policy) == APPLICATION)
+    {
+        policy_rules(draft, (&groups, &services), policy, path);
+    }
+    for name in ["gateway_policies", "redirection_policies"] {
+        let mut domains = list(value, "domains").iter();
+        if domains.any(|domain| !list(&domain["resources"], name).is_empty()) {
+            let what = format!("{name} are not of the distributed firewall, and are not imported");
+            draft.note(Effect::Closes, path, what);
+        }
+    }
+}
+
+fn policy_rules(
+    draft: &mut Draft,
+    (groups, services): (&Groups, &Services),
+    policy: &Value,
+    path: &str,
+) {
+    let section = str(policy, "display_name");
+    let mut rules: Vec<&Value> = list(policy, "rules").iter().collect();
+    rules.sort_by_key(|rule| rule["sequence_number"].as_i64().unwrap_or(0));
+    for rule in rules {
+        let name = match str(rule, "display_name") {
+            "" => scalar(&rule["rule_id"]),
+            given => given.to_owned(),
+        };
+        let place = format!("{path}: {section}: rule {name}");
+        if rule["disabled"] == true {
+            draft.note(Effect::None, &place, "disabled, and left out");
+            continue;
+        }
+        let action = match str(rule, "action") {
+            "ALLOW" => "allow",
+            "DROP" => "deny",
+            "REJECT" => "reject",
+            "JUMP_TO_APPLICATION" => "pass",
+            other => {
+                let what = format!("the action {other:?} is not known; the rule is left out");
+                draft.note(Effect::Opens, &place, what);
+                continue;
+            }
+        };
+        let effect = if action == "allow" {
+            Effect::Closes
+        } else {
+            Effect::Opens
+        };
+        for field in unknown(rule, &RULE_FIELDS) {
+            draft.note(
+                effect,
+                &place,
+                format!("the field {field} is not known, and is left out"),
+            );
+        }
+        let mut end = |names: &str, excluded: &str| {
+            let ends = groups.ends(draft, &list_of(rule, names), (&place, effect));
+            if rule[excluded] == true {
+                not(&ends)
+            } else {
+                ends
+            }
+        };
+        let from = end("source_groups", "sources_excluded");
+        let to = end("destination_groups", "destinations_excluded");
+        let ports = services.of_rule(draft, rule, (&place, effect));
+        let applied = applied(draft, groups, (policy, rule), (&place, effect));
+        let name = format!("{section}.{name}");
+        write(
+            draft,
+            rule,
+            Written {
+                name,
+                action,
+                from,
+                to,
+                ports,
+                applied,
+            },
+        );
+    }
+}
+
+/// Names of groups; none means any.
+fn list_of(rule: &Value, field: &str) -> Vec<String> {
+    list(rule, field).iter().map(scalar).collect()
+}
+
+/// To whose vnics a rule applies: the policy's scope takes precedence over the rule's.
+fn applied(
+    draft: &mut Draft,
+    groups: &Groups,
+    (policy, rule): (&Value, &Value),
+    at: (&str, Effect),
+) -> String {
+    let given = |value: &Value| {
+        let names = list_of(value, "scope");
+        (!names.is_empty() && !names.iter().any(|name| name == EVERY)).then_some(names)
+    };
+    match given(policy).or_else(|| given(rule)) {
+        Some(names) => groups.ends(draft, &names, at),
+        None => "any".to_owned(),
+    }
+}
+
+struct Written {
+    name: String,
+    action: &'static str,
+    from: String,
+    to: String,
+    ports: Vec<PortRange>,
+    applied: String,
+}
+
+/// A rule is enforced at the vnics that it applies to, in its direction: where it applies to all,
+/// one rule says it for both ends.
+fn write(draft: &mut Draft, rule: &Value, one: Written) {
+    let ends: &[&str] = match str(rule, "direction") {
+        "IN" => &["ingress"],
+        "OUT" => &["egress"],
+        _ if one.applied == "any" => &[""],
+        _ => &["egress", "ingress"],
+    };
+    for at in ends {
+        let (mut from, mut to) = (one.from.clone(), one.to.clone());
+        match *at {
+            "egress" => from = all(&[from, one.applied.clone()]),
+            "ingress" => to = all(&[to, one.applied.clone()]),
+            _ => {}
+        }
+        draft.rule(Rule {
+            name: one.name.clone(),
+            action: one.action,
+            from,
+            to,
+            service: one.ports.clone(),
+            at: if at.is_empty() { "" } else { at },
+            comment: str(rule, "description").to_owned(),
+            log: rule["logged"] == true,
+            ..Rule::default()
+        });
+    }
+}
+
+/// Joins what several names match; a name that is not known matches nothing.
+fn joined(parts: Vec<String>) -> String {
+    if parts.is_empty() {
+        NOBODY.to_owned()
+    } else {
+        either(&parts)
+    }
+}

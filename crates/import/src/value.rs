@@ -1,0 +1,63 @@
+//! Reading JSON and YAML trees whose fields may be anything.
+
+use crate::ImportError;
+use crate::Source;
+use serde_json::Value;
+
+/// The documents of a YAML file.
+pub(crate) fn yaml(source: &Source) -> Result<Vec<Value>, ImportError> {
+    let text = text(source)?;
+    serde_saphyr::from_multiple(text).map_err(|error| file(source, error.to_string()))
+}
+
+/// A JSON file.
+pub(crate) fn json(source: &Source) -> Result<Value, ImportError> {
+    serde_json::from_slice(&source.bytes).map_err(|error| file(source, error.to_string()))
+}
+
+pub(crate) fn text(source: &Source) -> Result<&str, ImportError> {
+    std::str::from_utf8(&source.bytes).map_err(|error| {
+        let at = error.valid_up_to();
+        file(source, format!("byte {at} is not UTF-8; expected a text"))
+    })
+}
+
+pub(crate) fn file(source: &Source, what: impl Into<String>) -> ImportError {
+    let (path, what) = (source.path.clone(), what.into());
+    ImportError::File { path, what }
+}
+
+/// The items of a list; none if it is none.
+pub(crate) fn list<'a>(value: &'a Value, field: &str) -> &'a [Value] {
+    value[field].as_array().map_or(&[], Vec::as_slice)
+}
+
+/// A text; nothing if it is none.
+pub(crate) fn str<'a>(value: &'a Value, field: &str) -> &'a str {
+    value[field].as_str().unwrap_or_default()
+}
+
+/// Texts and numbers of a map, in order.
+pub(crate) fn pairs(value: &Value) -> Vec<(String, String)> {
+    let object = value.as_object().into_iter().flatten();
+    object
+        .map(|(key, value)| (key.clone(), scalar(value)))
+        .collect()
+}
+
+/// A text, a number or a truth as a text.
+pub(crate) fn scalar(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Null => String::new(),
+        other => other.to_string(),
+    }
+}
+
+/// Fields that nobody here reads.
+pub(crate) fn unknown<'a>(value: &'a Value, known: &[&str]) -> Vec<&'a str> {
+    let object = value.as_object().into_iter().flatten();
+    let used = object.filter(|(_, value)| !value.is_null());
+    let keys = used.map(|(key, _)| key.as_str());
+    keys.filter(|key| !known.contains(key)).collect()
+}

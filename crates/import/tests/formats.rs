@@ -1,0 +1,383 @@
+//! What rules of each format mean after the import: questions as data, and what is noted.
+
+mod support;
+
+use lictor_import::{Effect, Format, Imported, NOTES_MAX, import};
+use lictor_policy::evaluate::{Question, evaluate};
+use lictor_policy::{Date, End, Labels, PortRange};
+use lictor_types::Verdict;
+use support::{archive, imported, policy, shared, source};
+
+/// A guest of the estate by its name, labels such as `machine:yes`, or an address.
+fn end(imported: &Imported, text: &str) -> End {
+    if let Ok(address) = text.parse() {
+        return End::Address(address);
+    }
+    let guests = imported.estate.iter().flat_map(|estate| &estate.guests);
+    let found = guests.into_iter().find(|guest| guest.name == text);
+    let labels = || {
+        let pairs = text.split(',').filter_map(|pair| pair.split_once(':'));
+        pairs
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .collect::<Labels>()
+    };
+    End::Guest(found.map_or_else(labels, |guest| guest.labels.clone()))
+}
+
+/// `from to service`, and the verdicts at egress and ingress.
+fn check(imported: &Imported, question: &str, expected: &str) {
+    let words: Vec<&str> = question.split(' ').collect();
+    let range: PortRange = words[2].parse().expect("a service");
+    let date: Date = "2026-11-27".parse().expect("a date");
+    let question_asked = Question {
+        source: end(imported, words[0]),
+        destination: end(imported, words[1]),
+        protocol: range.protocol,
+        port: range.first,
+        date,
+    };
+    let answer = evaluate(&policy(imported), &question_asked);
+    let word = |verdict: Option<Verdict>| verdict.map_or("-".to_owned(), |one| one.to_string());
+    let said = [answer.egress, answer.ingress].map(|one| word(one.map(|one| one.verdict)));
+    assert_eq!(said.join(" "), expected, "{question}\n{}", imported.policy);
+}
+
+fn noted(imported: &Imported, effect: Effect, part: &str) {
+    let found = imported.notes.iter().any(|note| {
+        note.effect == effect && (note.what.contains(part) || note.place.contains(part))
+    });
+    assert!(found, "{part:?} is not noted: {:?}", imported.notes);
+}
+
+#[test]
+fn iptables_chains_are_written_out_and_what_can_not_be_said_closes() {
+    let rules = "*nat\n:POSTROUTING ACCEPT [0:0]\n-A POSTROUTING -j MASQUERADE\nCOMMIT\n*filter\n\
+        :INPUT DROP [0:0]\n:FORWARD DROP [0:0]\n:OUTPUT ACCEPT [0:0]\n:web - [0:0]\n\
+        -A INPUT -i lo -j ACCEPT\n\
+        -A INPUT -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT\n\
+        -A INPUT -s 10.0.0.0/8 -p tcp -m tcp --dport 22 -m comment --comment \"an \\\"admin\\\"\" \
+        -j ACCEPT\n\
+        -A INPUT -p tcp -j web\n-A INPUT -p icmp -m icmp --icmp-type 8 -j ACCEPT\n\
+        -A INPUT -m set --match-set bad src -j DROP\n\
+        -A FORWARD -s 192.168.1.0/24 ! -d 192.168.2.0/24 -p udp -m multiport --dports 53,123:125 \
+        -j ACCEPT\n\
+        -A FORWARD -i eth0 -j ACCEPT\n\
+        -A web ! -s 172.16.0.0/12 -p tcp -m multiport --dports 80,443 -j ACCEPT\n\
+        -A web -j RETURN\nCOMMIT\n";
+    let found = imported(Format::Iptables, &[source("rules.v4", rules.as_bytes())]);
+    let (inside, other) = ("in.net-192.168.1.0_24:yes", "in.net-192.168.2.0_24:yes");
+    check(&found, "10.1.1.1 machine:yes tcp/22", "- allow");
+    check(&found, "11.1.1.1 machine:yes tcp/22", "- deny");
+    check(&found, "11.1.1.1 machine:yes tcp/443", "- allow");
+    check(&found, "172.16.1.1 machine:yes tcp/443", "- deny");
+    check(&found, "11.1.1.1 machine:yes icmp/8", "- allow");
+    check(&found, "11.1.1.1 machine:yes icmp/0", "- deny");
+    check(&found, "machine:yes 11.1.1.1 udp/9", "allow -");
+    // A file of IPv4 says nothing of IPv6.
+    check(&found, "machine:yes 2001:db8::1 udp/9", "deny -");
+    check(&found, &format!("{inside} 11.1.1.1 udp/124"), "allow -");
+    check(&found, &format!("{inside} {other} udp/124"), "deny deny");
+    noted(&found, Effect::Closes, "would allow more");
+    noted(&found, Effect::Closes, "denies more");
+    noted(&found, Effect::None, "in.net-192.168.1.0_24:yes");
+    assert!(
+        import(
+            Format::Iptables,
+            "n",
+            &[source("x", b"*filter\n-A X -j ACCEPT\n")]
+        )
+        .is_err()
+    );
+    let circle = "*filter\n:INPUT DROP [0:0]\n:a - [0:0]\n-A INPUT -j a\n-A a -j a\nCOMMIT\n";
+    let circle = import(Format::Iptables, "n", &[source("x", circle.as_bytes())]);
+    assert!(
+        circle
+            .expect_err("a circle")
+            .to_string()
+            .contains("too deep")
+    );
+}
+
+#[test]
+fn proxmox_rules_speak_at_their_guests_end() {
+    let cluster = "[OPTIONS]\nenable: 1\n[ALIASES]\noffice 10.20.0.0/16 # staff\n\
+        [IPSET admins]\noffice\n!10.20.9.0/24\n[group web]\nIN HTTPS(ACCEPT)\n\
+        [RULES]\nIN SSH(ACCEPT) -source +admins\n";
+    let guest = "[OPTIONS]\nenable: 1\n[RULES]\nGROUP web\n\
+        IN ACCEPT -source dc/office -p tcp -dport 22,8000:8010 # ssh\n|IN ACCEPT -p udp\n\
+        OUT REJECT -dest 192.0.2.0/24\nIN FOO(ACCEPT)\n";
+    let found = imported(
+        Format::Proxmox,
+        &[
+            source("fw/cluster.fw", cluster.as_bytes()),
+            source("fw/100.fw", guest.as_bytes()),
+            source("fw/101.fw", b"[OPTIONS]\nenable: 0\n"),
+        ],
+    );
+    check(&found, "192.0.2.1 vm-100 tcp/443", "- allow");
+    check(&found, "10.20.1.1 vm-100 tcp/8005", "- allow");
+    check(&found, "10.21.1.1 vm-100 tcp/22", "- deny");
+    check(&found, "vm-100 192.0.2.1 tcp/443", "reject -");
+    check(&found, "vm-100 vm-101 udp/9", "allow allow");
+    check(&found, "vm-101 vm-100 udp/9", "allow deny");
+    check(&found, "10.20.1.1 host:a tcp/22", "- allow");
+    check(&found, "10.20.9.1 host:a tcp/22", "- deny");
+    noted(&found, Effect::Closes, "FOO");
+    noted(&found, Effect::None, "disabled");
+    assert!(import(Format::Proxmox, "n", &[source("1.fw", b"[RULES\n")]).is_err());
+}
+
+#[test]
+fn security_groups_of_aws_speak_at_their_members_end() {
+    let groups = r#"{"SecurityGroups":[{"GroupId":"sg-1","GroupName":"web",
+        "IpPermissions":[{"IpProtocol":"tcp","FromPort":443,"ToPort":443,
+            "IpRanges":[{"CidrIp":"0.0.0.0/0"}]},
+          {"IpProtocol":"icmp","FromPort":8,"ToPort":-1,"IpRanges":[{"CidrIp":"10.0.0.0/8"}]}],
+        "IpPermissionsEgress":[{"IpProtocol":"tcp","FromPort":5432,"ToPort":5432,
+            "UserIdGroupPairs":[{"GroupId":"sg-2"}]}]},
+      {"GroupId":"sg-2","GroupName":"db","IpPermissions":[{"IpProtocol":"-1",
+            "UserIdGroupPairs":[{"GroupId":"sg-1"}],"PrefixListIds":[{"PrefixListId":"pl-1"}]}],
+        "IpPermissionsEgress":[]}]}"#;
+    let instances = r#"{"Reservations":[{"Instances":[
+        {"InstanceId":"i-web","PrivateIpAddress":"10.0.0.4","SecurityGroups":[{"GroupId":"sg-1"}]},
+        {"InstanceId":"i-db","PrivateIpAddress":"10.0.0.5",
+            "SecurityGroups":[{"GroupId":"sg-2"}]}]}]}"#;
+    let found = imported(
+        Format::Sg,
+        &[
+            source("sg.json", groups.as_bytes()),
+            source("i.json", instances.as_bytes()),
+        ],
+    );
+    check(&found, "i-web i-db tcp/5432", "allow allow");
+    check(&found, "i-web i-db tcp/22", "deny allow");
+    check(&found, "i-db i-web tcp/443", "deny allow");
+    check(&found, "i-db i-web icmp/8", "deny allow");
+    check(&found, "198.51.100.1 i-web tcp/443", "- allow");
+    check(&found, "2001:db8::1 i-web tcp/443", "- deny");
+    check(&found, "11.0.0.1 i-web icmp/8", "- deny");
+    noted(&found, Effect::Closes, "pl-1");
+}
+
+#[test]
+fn security_groups_of_azure_have_their_default_rules() {
+    let groups = r#"[{"name":"web","id":"/x/web","securityRules":[
+        {"name":"https","priority":100,"direction":"Inbound","access":"Allow","protocol":"Tcp",
+         "sourceAddressPrefix":"Internet","sourcePortRange":"*","destinationAddressPrefix":"*",
+         "destinationPortRange":"443"},
+        {"name":"tag","priority":110,"direction":"Outbound","access":"Deny","protocol":"*",
+         "sourceAddressPrefix":"*","destinationAddressPrefix":"Storage",
+         "destinationPortRanges":["80","443-445"]},
+        {"name":"first","properties":{"priority":90,"direction":"Inbound","access":"Deny",
+         "protocol":"Tcp","sourceAddressPrefix":"198.51.100.0/24","sourcePortRange":"*",
+         "destinationAddressPrefix":"*","destinationPortRange":"443"}}]}]"#;
+    let nics = r#"{"value":[{"name":"n1","ipConfigurations":[{"privateIPAddress":"10.0.0.4"}],
+        "networkSecurityGroup":{"id":"/x/web"},"virtualMachine":{"id":"/y/vm1"}}]}"#;
+    let found = imported(
+        Format::Nsg,
+        &[
+            source("nsg.json", groups.as_bytes()),
+            source("nic.json", nics.as_bytes()),
+        ],
+    );
+    check(&found, "203.0.113.1 vm1 tcp/443", "- allow");
+    check(&found, "198.51.100.9 vm1 tcp/443", "- deny");
+    check(&found, "203.0.113.1 vm1 tcp/80", "- deny");
+    check(&found, "168.63.129.16 vm1 tcp/80", "- allow");
+    check(&found, "vm1 203.0.113.1 udp/1", "allow -");
+    noted(&found, Effect::Opens, "Storage");
+}
+
+#[test]
+fn aerleon_samples_are_imported_with_their_owners_and_last_days() {
+    let text = "header {\n comment:: \"a filter\"\n target:: juniper x\n}\n\
+        term web {\n comment:: \"why\"\n owner:: web@example.com\n expiration:: 2029-12-31\n \
+        destination-address:: WEB\n source-exclude:: BAD\n protocol:: tcp\n \
+        destination-port:: HTTP\n action:: accept\n}\n\
+        term old {\n option:: tcp-established\n action:: accept\n}\n\
+        term odd {\n packet-length:: 10\n action:: accept\n}\n\
+        term rest {\n action:: deny\n}\n";
+    let found = imported(
+        Format::Aerleon,
+        &[
+            source("a.pol", text.as_bytes()),
+            source(
+                "d.net",
+                b"WEB = 10.1.0.0/16 # web\n      INNER\nINNER = 10.2.0.1\nBAD = 192.0.2.0/24\n",
+            ),
+            source("d.svc", b"HTTP = 80/tcp 8080-8081/tcp 80/udp\n"),
+        ],
+    );
+    check(&found, "203.0.113.1 in.WEB:yes tcp/8081", "- allow");
+    check(&found, "203.0.113.1 in.WEB:yes udp/80", "- deny");
+    check(&found, "192.0.2.1 in.WEB:yes tcp/80", "- deny");
+    let rule = &policy(&found).tiers[0].rules[0];
+    assert_eq!(rule.owner.as_deref(), Some("web@example.com"));
+    assert_eq!(
+        rule.expires.map(|day| day.to_string()).as_deref(),
+        Some("2029-12-31")
+    );
+    noted(&found, Effect::Closes, "odd");
+    let Some(bytes) = shared("aerleon/samples.tar.gz") else {
+        return;
+    };
+    let files = archive(&bytes);
+    let shared: Vec<_> = files
+        .iter()
+        .filter(|(path, _)| !path.contains("/pol/"))
+        .collect();
+    let (mut count, mut failed) = (0, Vec::new());
+    for (path, bytes) in files.iter().filter(|(path, _)| path.contains("/pol/")) {
+        let mut sources = vec![source(path, bytes)];
+        sources.extend(shared.iter().map(|(path, bytes)| source(path, bytes)));
+        match import(Format::Aerleon, "sample", &sources) {
+            Ok(found) => count += found.rules,
+            Err(error) => failed.push(format!("{path}: {error}")),
+        }
+    }
+    assert!(failed.is_empty(), "{}", failed.join("\n"));
+    assert!(count > 100, "only {count} rules were imported");
+}
+
+#[test]
+fn admin_policies_of_kubernetes_stand_above_and_below_the_others() {
+    let yaml = "
+apiVersion: v1
+kind: Pod
+metadata: {name: web, namespace: a, labels: {app: web}}
+spec: {containers: [{name: c, ports: [{name: http, containerPort: 8080}]}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: db, namespace: b, labels: {app: db}}
+---
+apiVersion: v1
+kind: Namespace
+metadata: {name: b, labels: {zone: inner}}
+---
+apiVersion: policy.networking.k8s.io/v1alpha1
+kind: AdminNetworkPolicy
+metadata: {name: second}
+spec:
+  priority: 20
+  subject: {namespaces: {}}
+  ingress:
+  - name: deny-rest
+    action: Deny
+    from: [{namespaces: {}}]
+    ports: [{portRange: {protocol: TCP, start: 1, end: 99}}]
+---
+apiVersion: policy.networking.k8s.io/v1alpha1
+kind: AdminNetworkPolicy
+metadata: {name: first}
+spec:
+  priority: 10
+  subject:
+    pods:
+      namespaceSelector: {matchLabels: {zone: inner}}
+      podSelector: {matchLabels: {app: db}}
+  ingress:
+  - action: Allow
+    from: [{pods: {namespaceSelector: {}, podSelector: {matchLabels: {app: web}}}}]
+    ports: [{portNumber: {protocol: TCP, port: 22}}]
+  - action: Pass
+    from: [{namespaces: {}}]
+    ports: [{portNumber: {protocol: TCP, port: 80}}]
+  egress:
+  - {action: Deny, to: [{networks: [10.0.0.0/8]}]}
+  - action: Allow
+    to: [{pods: {namespaceSelector: {}, podSelector: {}}}]
+    ports: [{namedPort: http}]
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: only-web, namespace: b}
+spec:
+  podSelector: {}
+  ingress:
+  - from: [{namespaceSelector: {matchExpressions: [{key: zone, operator: DoesNotExist}]}}]
+    ports: [{port: 80}, {protocol: UDP, port: 53}]
+---
+apiVersion: policy.networking.k8s.io/v1alpha1
+kind: BaselineAdminNetworkPolicy
+metadata: {name: default}
+spec:
+  subject: {namespaces: {matchLabels: {kubernetes.io/metadata.name: a}}}
+  ingress:
+  - {action: Deny, from: [{namespaces: {}}]}
+";
+    let found = imported(Format::K8s, &[source("all.yaml", yaml.as_bytes())]);
+    let (web, db) = ("a/web[Pod]", "b/db[Pod]");
+    let ask = |from: &str, to: &str, port: &str, expected: &str| {
+        check(&found, &format!("{from} {to} {port}"), expected);
+    };
+    ask(web, db, "tcp/22", "allow allow");
+    ask(web, db, "tcp/23", "allow deny");
+    ask(web, db, "tcp/80", "allow allow");
+    ask(web, db, "udp/53", "allow allow");
+    ask(web, db, "udp/54", "allow deny");
+    ask(db, web, "tcp/8080", "allow deny");
+    ask(db, "10.1.1.1", "tcp/8080", "deny -");
+    ask(db, "11.1.1.1", "tcp/8080", "allow -");
+    ask("11.1.1.1", web, "tcp/8080", "- allow");
+    assert!(
+        found.notes.iter().all(|note| note.effect == Effect::None),
+        "{:?}",
+        found.notes
+    );
+}
+
+#[test]
+fn the_conformance_manifests_are_imported_and_nothing_opens() {
+    let Some(bytes) = shared("network-policy-api/conformance-manifests.tar.gz") else {
+        return;
+    };
+    let mut count = 0;
+    for (path, bytes) in archive(&bytes) {
+        // Those with `{{` are templates and no YAML.
+        let template = bytes.windows(2).any(|pair| pair == b"{{");
+        if !path.contains("/base/") || !path.ends_with(".yaml") || template {
+            continue;
+        }
+        let found = imported(Format::K8s, &[source(&path, &bytes)]);
+        let opens: Vec<_> = found
+            .notes
+            .iter()
+            .filter(|note| note.effect == Effect::Opens)
+            .collect();
+        assert!(opens.is_empty(), "{path}: {opens:?}");
+        count += 1;
+    }
+    assert!(count >= 16, "only {count} manifests");
+}
+
+#[test]
+fn bad_input_is_an_error_in_every_format() {
+    let deep = "[".repeat(100_000);
+    let aliases = "a: &a [x,x,x,x,x,x,x,x,x]\n".to_owned()
+        + &(0..20).fold(String::new(), |text, i| {
+            let (name, inner) = (
+                i + 1,
+                if i == 0 {
+                    "a".to_owned()
+                } else {
+                    format!("a{i}")
+                },
+            );
+            let list = vec![format!("*{inner}"); 9].join(",");
+            format!("{text}b{name}: &a{name} [{list}]\n")
+        });
+    for (_, format) in Format::ALL {
+        for text in [
+            "", "\u{0}", "{", "[", "]", "a: b: c", "[RULES", &deep, &aliases, "\"x",
+        ] {
+            for name in ["x.yaml", "x.json", "x.fw", "x.pol"] {
+                let found = import(format, "n", &[source(name, text.as_bytes())]);
+                assert!(found.is_err(), "{format} {name} {text:.20}");
+            }
+        }
+        assert!(import(format, "n", &[source("x.json", b"\xff\xfe")]).is_err());
+        assert!(import(format, "n", &[]).is_err());
+    }
+    const { assert!(NOTES_MAX > 1_000) };
+}
