@@ -217,6 +217,7 @@ fn a_live_session_follows_the_guest_to_another_host_and_back() -> Result<()> {
 
     let (at_a, at_b) = (wait_recorded(world.a(), 2)?, wait_recorded(world.b(), 2)?);
     assert_eq!(at_a, at_b, "both ends keep the same records");
+    counted_once(&world, &at_a)?;
     for (record, signatures) in &at_a {
         assert_eq!(*signatures, 2, "{record:?}");
         assert_eq!(record.outcome, MoveOutcome::Committed);
@@ -227,6 +228,25 @@ fn a_live_session_follows_the_guest_to_another_host_and_back() -> Result<()> {
         assert!(record.pause_us > 0, "{record:?}");
     }
     assert_eq!(state(world.a(), &DB)?, (3, VnicState::Open));
+    Ok(())
+}
+
+/// What was counted of db went along with it: its host tells of every packet of all its stays, the
+/// host that it left of none but those that came after the fence, and each record of no fewer than
+/// the one before.
+fn counted_once(world: &World, records: &[(MoveRecord, usize)]) -> Result<()> {
+    let judged = |record: &MoveRecord| record.counted.as_ref().map_or(0, |one| one.judged);
+    let told: Vec<u64> = records.iter().map(|(record, _)| judged(record)).collect();
+    assert!(0 < told[0] && told[0] < told[1], "{told:?}");
+    let report = world.a().guest(DB.name)?.context("db is on a")?;
+    let vnic = &report.vnics[0];
+    let (counted, here): (u64, u64) = (vnic.counted.iter().sum(), vnic.judged.iter().sum());
+    assert!(counted > told[1], "{vnic:?}; {told:?}");
+    // Its device was made anew for this stay, and what it counts is of this stay alone.
+    assert!(
+        counted - told[1] <= here && here < counted,
+        "{vnic:?}; {told:?}"
+    );
     Ok(())
 }
 

@@ -7,8 +7,9 @@ use lictor_evidence::{Body, Entry, KeyName};
 use lictor_policy::evaluate::{Question, evaluate};
 use lictor_policy::{CompileInput, Date, End, Labels, compile, parse};
 use lictor_types::{
-    DeploymentId, Direction, Epoch, Generation, GuestId, HostId, Link, Mode, Probe, Reason, RuleId,
-    Segment, SessionKey, SessionRecord, TcpEnd, TcpState, Timeouts, VnicId, VnicState,
+    Counted, DeploymentId, Direction, Epoch, Generation, GuestId, HostId, Link, Mode, Probe,
+    RULES_PER_VNIC_MAX, Reason, RuleId, Segment, SessionKey, SessionRecord, Tally, TcpEnd,
+    TcpState, Timeouts, VnicId, VnicState,
 };
 use lictor_wire::binding::BindingLog;
 use lictor_wire::local::Attach;
@@ -714,6 +715,17 @@ fn a_source_neither_adds_to_nor_takes_from_a_vnic_of_another_guest() {
         let taken = host.take_out((&other, vnic), &[one.key], &mut foreign);
         taken.expect_err("not the vnic of this guest");
         assert_eq!(count(&host), 1);
+        let counted = |rules: std::ops::Range<u32>| {
+            let rows = rules.map(|rule| (Counted::Rule(RuleId(rule)), Tally::default()));
+            rows.collect::<Vec<_>>()
+        };
+        host.note_counted((&other, vnic), counted(0..1), &mut foreign)
+            .expect_err("not the vnic of this guest");
+        host.note_counted((&db, vnic), counted(0..RULES_PER_VNIC_MAX), &mut arrival)
+            .expect("as many rules as a vnic can have");
+        let all = 0..2 * RULES_PER_VNIC_MAX;
+        host.note_counted((&db, vnic), counted(all), &mut arrival)
+            .expect_err("more than it can have");
 
         // Twice its table is the most that a source may say that it has.
         let many: Vec<_> = (1..=4_096).map(session).collect();

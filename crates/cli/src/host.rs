@@ -301,6 +301,7 @@ fn status(report: &HostReport) -> Page {
                 pair(vnic.judged).into(),
                 pair(vnic.allowed).into(),
                 pair(vnic.device).into(),
+                pair(vnic.counted).into(),
                 list(&vnic.addresses).into(),
             ]
         })
@@ -317,6 +318,7 @@ fn status(report: &HostReport) -> Page {
         "judged",
         "allowed",
         "device",
+        "counted",
         "addresses",
     ];
     let page = page

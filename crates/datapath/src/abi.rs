@@ -83,6 +83,9 @@ unsafe impl Plain for u32 {}
 // SAFETY: as above.
 unsafe impl Plain for u64 {}
 
+// SAFETY: as above.
+unsafe impl Plain for [u64; 4] {}
+
 /// The atoms of a run of ports.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

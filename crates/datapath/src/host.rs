@@ -12,7 +12,7 @@ use crate::{
 };
 use lictor_types::{
     Direction, Endpoint, HostTables, Mac, Mode, Probe, RuleId, SESSIONS_PER_HOST_DEFAULT,
-    SessionKey, SessionRecord, Timeouts, VNICS_PER_HOST_MAX, VnicId, VnicState,
+    SessionKey, SessionRecord, Tallies, Tally, Timeouts, VNICS_PER_HOST_MAX, VnicId, VnicState,
 };
 use std::collections::{BTreeMap, HashSet};
 use std::fs;
@@ -540,6 +540,30 @@ impl Datapath {
     /// [`Error::UnknownVnic`], [`Error::System`].
     pub fn rule_counters_of(&self, vnic: VnicId) -> Result<BTreeMap<RuleId, RuleCount>, Error> {
         self.vnic(vnic)?.rule_counters()
+    }
+
+    /// What was counted of a vnic here and, as far as that came along with its guest, elsewhere.
+    ///
+    /// # Errors
+    /// [`Error::UnknownVnic`], [`Error::System`].
+    pub fn tally(&self, vnic: VnicId) -> Result<Tallies, Error> {
+        self.vnic(vnic)?.tally(self.cpus)
+    }
+
+    /// Adds what was counted elsewhere to a vnic's tally; the kernel's counters stay as they are.
+    ///
+    /// # Errors
+    /// [`Error::UnknownVnic`], [`Error::System`].
+    pub fn add_tally(&self, vnic: VnicId, counted: &Tallies) -> Result<(), Error> {
+        self.vnic(vnic)?.change_brought(counted, Tally::plus)
+    }
+
+    /// Takes off a vnic's tally what goes along with its guest; see [`Self::add_tally`].
+    ///
+    /// # Errors
+    /// [`Error::UnknownVnic`], [`Error::System`].
+    pub fn take_tally(&self, vnic: VnicId, counted: &Tallies) -> Result<(), Error> {
+        self.vnic(vnic)?.change_brought(counted, Tally::minus)
     }
 
     /// Events that found no room, and decisions that no rule counter could count.

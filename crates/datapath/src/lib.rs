@@ -19,6 +19,7 @@ mod shared;
 mod slots;
 mod sys;
 mod tables;
+mod tally;
 mod timeouts;
 mod vnic;
 

@@ -244,7 +244,7 @@ impl Vnic {
                 receipt.refused.push((record.key, refusal));
             }
         }
-        if config.state == VnicState::Open as u32 {
+        if receipt.imported > 0 && config.state == VnicState::Open as u32 {
             let waiting = failed("waiting for the programs that run");
             self.sessions.settle(self.now()?).map_err(waiting)?;
         }

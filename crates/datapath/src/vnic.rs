@@ -5,12 +5,12 @@ use crate::events::would_of;
 use crate::link::{link_of, with_link};
 use crate::shared::Shared;
 use crate::slots::Slots;
-use crate::sys::{self, Hook, Map};
+use crate::sys::{self, Hook, Map, Shape};
 use crate::{Error, PROGRAM, netdev};
 use libbpf_rs::MapCore;
 use lictor_types::{
-    Direction, Endpoint, Link, Mac, Mode, Reason, RuleId, Segment, Verdict, VnicId, VnicName,
-    VnicState, Would,
+    Direction, Endpoint, Link, Mac, Mode, RULES_PER_VNIC_MAX, Reason, RuleId, Segment, Verdict,
+    VnicId, VnicName, VnicState, Would,
 };
 use std::collections::BTreeMap;
 use std::fs;
@@ -249,13 +249,15 @@ pub(crate) struct Vnic {
     fragments: Map<FragmentKey, Fragment>,
     counters: Map<u32, Counter>,
     rules: Map<u32, RuleState>,
+    pub(crate) brought: Map<u64, [u64; 4]>,
     programs: [OwnedFd; 2],
 }
 
 const HUNDREDTH_NS: u64 = 10_000_000;
 const PROGRAM_NAMES: [&str; 2] = ["from_guest", "toward_guest"];
 const LINK_NAMES: [&str; 2] = ["link_from_guest", "link_toward_guest"];
-const MAP_NAMES: [&str; 7] = [
+const MAP_NAMES: [&str; 8] = [
+    BROUGHT.name,
     "vnic",
     "fragments",
     "sessions",
@@ -264,6 +266,15 @@ const MAP_NAMES: [&str; 7] = [
     "event_budget",
     "rules",
 ];
+/// What was counted of the guest before it came here; no program knows of it.
+const BROUGHT: Shape = Shape {
+    kind: libbpf_sys::BPF_MAP_TYPE_HASH,
+    name: "brought",
+    key: size_of::<u64>(),
+    value: size_of::<[u64; 4]>(),
+    entries: 2 * abi::COUNTERS_PER_DIRECTION + RULES_PER_VNIC_MAX,
+    flags: libbpf_sys::BPF_F_NO_PREALLOC,
+};
 /// Where the programs hang, that for egress first. What a guest's device receives comes from the
 /// guest; what the host's own device receives goes toward the host.
 const fn hooks_of(endpoint: Endpoint) -> [Hook; 2] {
@@ -273,7 +284,7 @@ const fn hooks_of(endpoint: Endpoint) -> [Hook; 2] {
     }
 }
 
-const DIRECTIONS: [Direction; 2] = [Direction::Egress, Direction::Ingress];
+pub(crate) const DIRECTIONS: [Direction; 2] = [Direction::Egress, Direction::Ingress];
 
 fn failed(action: &'static str) -> impl Fn(io::Error) -> Error {
     move |source| Error::System { action, source }
@@ -310,6 +321,7 @@ impl Vnic {
             fragments: Map::new(pin("fragments")?).map_err(&sized)?,
             counters: Map::new(pin("counters")?).map_err(&sized)?,
             rules: Map::new(pin("rules")?).map_err(&sized)?,
+            brought: Map::new(pin(BROUGHT.name)?).map_err(&sized)?,
             programs: [pin(PROGRAM_NAMES[0])?, pin(PROGRAM_NAMES[1])?],
         })
     }
@@ -365,6 +377,9 @@ impl Vnic {
             .and_then(Map::<u32, EventBudget>::new)
             .map_err(failed("checking the maps of a vnic"))?;
         drop(budget);
+        sys::map_create(&BROUGHT, None)
+            .and_then(|brought| sys::pin(brought.as_fd(), &folder.join(BROUGHT.name)))
+            .map_err(failed("making the map of what a guest brings along"))?;
         Self::open(folder)
     }
 

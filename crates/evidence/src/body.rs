@@ -122,6 +122,10 @@ pub struct MoveRecord {
     pub target: MoveSide,
     /// The sessions.
     pub sessions: MoveSessions,
+    /// What was counted of the guest until it was fenced; not there in older records, nor if the
+    /// guest stayed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub counted: Option<MoveCounted>,
     /// When the target began to hold the guest's vnics.
     pub hold_since_ms: u64,
     /// When the source fenced them.
@@ -138,6 +142,18 @@ pub struct MoveRecord {
     pub error_ms: u64,
     /// How it ended.
     pub outcome: MoveOutcome,
+}
+
+/// What was counted of a guest's vnics on all hosts where it has been, and went along with it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MoveCounted {
+    /// Packets that got a verdict.
+    pub judged: u64,
+    /// Rules that decided something.
+    pub rules: u64,
+    /// The digest over all of it.
+    pub digest: Digest,
 }
 
 /// The payload type under which both agents sign a [`MoveRecord`].

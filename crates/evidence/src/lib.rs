@@ -21,8 +21,9 @@ pub mod tile;
 mod trust;
 
 pub use body::{
-    Body, ControlFact, KeyRole, MOVE_RECORD_TYPE, MoveOutcome, MoveRecord, MoveSessions, MoveSide,
-    PlacedBy, Readback, SessionSample, UnguardedNic, VnicCounters, VnicReadback,
+    Body, ControlFact, KeyRole, MOVE_RECORD_TYPE, MoveCounted, MoveOutcome, MoveRecord,
+    MoveSessions, MoveSide, PlacedBy, Readback, SessionSample, UnguardedNic, VnicCounters,
+    VnicReadback,
 };
 pub use chain::{ChainFault, HostChain, host_chains};
 pub use checkpoint::{Checkpoint, LogProof};

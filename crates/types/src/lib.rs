@@ -14,6 +14,7 @@ mod probe;
 mod reason;
 mod session;
 mod tables;
+mod tally;
 mod timeouts;
 
 pub use id::{
@@ -32,4 +33,5 @@ pub use session::{SessionKey, SessionRecord, TcpEnd, TcpState};
 pub use tables::{
     AddressEntry, AddressKind, AtomId, AtomRange, Decision, Digest, HostTables, TableError, Would,
 };
+pub use tally::{Counted, Tallies, Tally};
 pub use timeouts::{TIMEOUT_MAX_S, TIMEOUT_MIN_S, TimeoutError, Timeouts};

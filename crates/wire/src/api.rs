@@ -297,6 +297,9 @@ pub struct VnicReport {
     pub allowed: [u64; 2],
     /// Packets that the device counted, from the guest and toward it.
     pub device: [u64; 2],
+    /// Packets that were judged on all hosts where the guest has been, from it and toward it.
+    #[serde(default)]
+    pub counted: [u64; 2],
 }
 
 /// One guest as its agent sees it.

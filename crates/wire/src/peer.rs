@@ -6,11 +6,14 @@
 use crate::sessions::{self, ChunkError};
 use crate::{Envelope, Refusal};
 use lictor_evidence::{ControlFact, MoveSide};
-use lictor_types::{Digest, Epoch, Generation, GuestId, SessionKey, SessionRecord, VnicId};
+use lictor_types::{
+    Counted, Digest, Epoch, Generation, GuestId, SessionKey, SessionRecord, Tallies, Tally, VnicId,
+};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// The only format that this version speaks. An agent that speaks another refuses to admit a move.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 /// Bytes before a frame's body: its length, the kind included, and the kind.
 pub const HEADER_BYTES: usize = 5;
 /// Bytes of a session frame before its chunk: the ticket and the vnic.
@@ -20,6 +23,8 @@ const SESSIONS_HEAD_BYTES: usize = 36;
 pub const FRAME_BYTES_MAX: usize = 2 << 20;
 /// Keys in one list of sessions that are gone; a longer list is sent as several.
 pub const GONE_KEYS_MAX: usize = 4_096;
+/// Rows in one list of what was counted; a longer list is sent as several.
+pub const COUNTED_ROWS_MAX: usize = 4_096;
 
 const KIND_CONTROL: u8 = 1;
 const KIND_SESSIONS: u8 = 2;
@@ -89,6 +94,13 @@ pub enum Step {
         /// At most [`GONE_KEYS_MAX`].
         keys: Vec<SessionKey>,
     },
+    /// Source: this was counted of a vnic until it was fenced.
+    Counted {
+        /// The vnic.
+        vnic: VnicId,
+        /// At most [`COUNTED_ROWS_MAX`].
+        rows: Vec<(Counted, Tally)>,
+    },
     /// Source: what changed since the copy is complete, the vnics are fenced.
     Delta,
     /// Target: may I open?
@@ -146,6 +158,9 @@ pub enum SaveRecord {
         count: u64,
         /// Their digest, see [`state_digest`].
         digest: Digest,
+        /// The digest of what was counted, see [`counted_digest`]; not there in older records.
+        #[serde(default)]
+        counted: Option<Digest>,
         /// When the vnics were fenced, in milliseconds of Unix time.
         fenced_ms: u64,
         /// What the source enforces for the guest.
@@ -177,6 +192,18 @@ pub fn state_digest(vnics: &[(VnicId, Vec<SessionRecord>)]) -> Digest {
         bytes.extend(sessions::digest(&still).0);
     }
     Digest::of(&bytes)
+}
+
+/// The digest over what was counted of all vnics of a guest; one of which nothing was counted is
+/// not sent, and does not matter.
+#[must_use]
+pub fn counted_digest(counted: &BTreeMap<VnicId, Tallies>) -> Digest {
+    let listed: Vec<(VnicId, Vec<_>)> = counted
+        .iter()
+        .filter(|(_, tallies)| !tallies.is_empty())
+        .map(|(vnic, tallies)| (*vnic, tallies.iter().collect()))
+        .collect();
+    Digest::of(&serde_json::to_vec(&listed).expect("a list has no keys"))
 }
 
 fn still(record: &SessionRecord) -> SessionRecord {
@@ -296,7 +323,7 @@ impl Frame {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use lictor_types::{Direction, RuleId, Segment, TcpEnd, TcpState};
+    use lictor_types::{Direction, Reason, RuleId, Segment, TcpEnd, TcpState};
     use std::net::IpAddr;
 
     fn record(port: u16) -> SessionRecord {
@@ -323,6 +350,15 @@ mod tests {
         }
     }
 
+    fn tally(number: u64) -> Tally {
+        Tally {
+            packets: number,
+            bytes: number,
+            sessions: number,
+            observed: number,
+        }
+    }
+
     fn frames() -> Vec<Frame> {
         let step = |step| {
             Frame::Control(Control::Move {
@@ -338,6 +374,17 @@ mod tests {
             step(Step::Gone {
                 vnic: VnicId(4),
                 keys: vec![record(1).key],
+            }),
+            step(Step::Counted {
+                vnic: VnicId(4),
+                rows: vec![
+                    (Counted::Steered(Direction::Egress), tally(1)),
+                    (
+                        Counted::Reason(Direction::Ingress, Reason::Session),
+                        tally(2),
+                    ),
+                    (Counted::Rule(RuleId(7)), tally(u64::MAX)),
+                ],
             }),
             step(Step::Granted { fenced_us: 812 }),
             Frame::Control(Control::NotAdmitted {
@@ -401,6 +448,16 @@ mod tests {
                     keys: vec![key; GONE_KEYS_MAX],
                 },
             }),
+            Frame::Control(Control::Move {
+                ticket: Digest::of(b"ticket"),
+                step: Step::Counted {
+                    vnic: VnicId(u32::MAX),
+                    rows: vec![
+                        (Counted::Rule(RuleId(u32::MAX)), tally(u64::MAX));
+                        COUNTED_ROWS_MAX
+                    ],
+                },
+            }),
             Frame::Sessions {
                 ticket: Digest::of(b"ticket"),
                 vnic: VnicId(u32::MAX),
@@ -411,6 +468,21 @@ mod tests {
             let length = frame.encode().len() - 4;
             assert!(length <= FRAME_BYTES_MAX, "{length}");
         }
+    }
+
+    #[test]
+    fn the_digest_of_what_was_counted_sees_every_vnic_row_and_number() {
+        let of = |vnic: u32, rule: u32, number: u64| {
+            let tallies = Tallies::from([(Counted::Rule(RuleId(rule)), tally(number))]);
+            counted_digest(&BTreeMap::from([(VnicId(vnic), tallies)]))
+        };
+        let one = of(1, 1, 1);
+        assert_eq!(one, of(1, 1, 1));
+        for other in [of(2, 1, 1), of(1, 2, 1), of(1, 1, 2)] {
+            assert_ne!(one, other);
+        }
+        let silent = BTreeMap::from([(VnicId(1), Tallies::new())]);
+        assert_eq!(counted_digest(&silent), counted_digest(&BTreeMap::new()));
     }
 
     #[test]

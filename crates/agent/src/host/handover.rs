@@ -6,7 +6,9 @@ use crate::custody::Custody;
 use lictor_datapath::{ImportRefusal, Mark};
 use lictor_evidence::MoveSide;
 use lictor_policy::{Cause, Choice, Date};
-use lictor_types::{GuestId, SessionKey, SessionRecord, VnicId};
+use lictor_types::{
+    Counted, GuestId, RULES_PER_VNIC_MAX, Reason, SessionKey, SessionRecord, Tallies, Tally, VnicId,
+};
 use lictor_wire::sessions::CHUNK_RECORDS_MAX;
 use lictor_wire::{MoreAddress, class_digest};
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -17,11 +19,16 @@ pub(crate) type Sessions = BTreeMap<VnicId, HashMap<SessionKey, SessionRecord>>;
 /// A binding may have been given fewer sessions since its vnic was attached at the source.
 const ARRIVAL_FACTOR: usize = 2;
 
+/// Rows that a vnic's tally can have: each reason and what was steered, both ways, and its rules.
+const TALLY_ROWS_MAX: usize = 2 * (Reason::ALL.len() + 1) + RULES_PER_VNIC_MAX as usize;
+
 /// What has arrived of a guest so far.
 #[derive(Debug, Default)]
 pub struct Arrival {
     /// What the source has.
     pub(crate) sessions: Sessions,
+    /// What was counted of it before it came.
+    pub(crate) counted: BTreeMap<VnicId, Tallies>,
     /// What this host did not take of it.
     refused: HashMap<(VnicId, SessionKey), &'static str>,
 }
@@ -203,6 +210,70 @@ impl Host {
         for record in foreign {
             let key: SessionKey = record.key;
             arrival.refused.insert((vnic, key), "foreign-address");
+        }
+        Ok(())
+    }
+
+    /// What was counted of a guest's vnics, here and before it came here.
+    pub(crate) fn tallies(&self, guest: &GuestId) -> Result<BTreeMap<VnicId, Tallies>, AgentError> {
+        let vnics = self.vnics_of(guest)?.into_iter();
+        vnics
+            .map(|vnic| Ok((vnic, self.datapath.tally(vnic)?)))
+            .collect()
+    }
+
+    /// Takes off what goes along with a guest that has left.
+    pub(crate) fn tallies_left(
+        &self,
+        guest: &GuestId,
+        counted: &BTreeMap<VnicId, Tallies>,
+    ) -> Result<(), AgentError> {
+        let take = |vnic, tallies: &Tallies| self.datapath.take_tally(vnic, tallies);
+        self.each_tally(guest, counted, take)
+    }
+
+    /// Adds what came along with a guest that has arrived.
+    pub(crate) fn tallies_arrived(
+        &self,
+        guest: &GuestId,
+        counted: &BTreeMap<VnicId, Tallies>,
+    ) -> Result<(), AgentError> {
+        let add = |vnic, tallies: &Tallies| self.datapath.add_tally(vnic, tallies);
+        self.each_tally(guest, counted, add)
+    }
+
+    /// Of the vnics that are here: one whose device has gone took its counters with it.
+    fn each_tally(
+        &self,
+        guest: &GuestId,
+        counted: &BTreeMap<VnicId, Tallies>,
+        change: impl Fn(VnicId, &Tallies) -> Result<(), lictor_datapath::Error>,
+    ) -> Result<(), AgentError> {
+        for vnic in self.vnics_of(guest)? {
+            if let Some(tallies) = counted.get(&vnic) {
+                change(vnic, tallies)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes what the source has counted of a vnic.
+    ///
+    /// # Errors
+    /// [`AgentError::Refused`] for a vnic that is not this guest's, or for more rows than a vnic
+    /// can have.
+    pub fn note_counted(
+        &self,
+        (guest, vnic): (&GuestId, VnicId),
+        rows: Vec<(Counted, Tally)>,
+        arrival: &mut Arrival,
+    ) -> Result<(), AgentError> {
+        self.own_vnic(guest, vnic)?;
+        let tallies = arrival.counted.entry(vnic).or_default();
+        tallies.extend(rows);
+        if tallies.len() > TALLY_ROWS_MAX {
+            let what = format!("more than {TALLY_ROWS_MAX} counters arrive for vnic {vnic}");
+            return Err(AgentError::Refused(what));
         }
         Ok(())
     }

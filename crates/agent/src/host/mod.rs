@@ -11,6 +11,7 @@ mod vnics;
 pub use handover::Arrival;
 pub(crate) use handover::{Delta, Sessions};
 pub use report::SAMPLES_PER_ROUND_MAX;
+pub(crate) use report::judged_of;
 
 use drift::Unrepaired;
 use links::Links;

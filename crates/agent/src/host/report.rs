@@ -7,7 +7,7 @@ use lictor_datapath::{Datapath, DeviceCounters, Event, How, VnicStatus};
 use lictor_evidence::{
     Body, ControlFact, Entry, Readback, SessionSample, Source, VnicCounters, VnicReadback,
 };
-use lictor_types::{Digest, Direction, VnicId};
+use lictor_types::{Counted, Digest, Direction, Reason, Tallies, VnicId};
 use lictor_wire::VerifiedRelease;
 use lictor_wire::api::{ControlState, EvidenceBatch, GuestReport, HostReport, VnicReport};
 use std::time::Duration;
@@ -285,6 +285,21 @@ impl Host {
             judged: both.map(|direction| direction.seen.packets),
             allowed: both.map(|direction| direction.allowed().packets),
             device: [device.from_guest.packets, device.toward_guest.packets],
+            counted: judged_of(&self.datapath.tally(vnic)?),
         }))
     }
+}
+
+/// Packets that got a verdict, from the guest and toward it. An answer in the guest's name was sent
+/// by no guest.
+pub(crate) fn judged_of(tallies: &Tallies) -> [u64; 2] {
+    let mut judged = [0; 2];
+    for (counted, tally) in tallies {
+        match counted {
+            Counted::Reason(Direction::Egress, Reason::Answer) => {}
+            Counted::Reason(direction, _) => judged[*direction as usize] += tally.packets,
+            Counted::Steered(_) | Counted::Rule(_) => {}
+        }
+    }
+    judged
 }

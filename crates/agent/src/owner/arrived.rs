@@ -6,17 +6,33 @@ use super::{Owner, warn};
 use crate::AgentError;
 use crate::custody::Confirm;
 use crate::guests::Order;
+use crate::host::judged_of;
 use crate::input::Now;
-use lictor_evidence::{Body, MOVE_RECORD_TYPE, MoveOutcome, MoveRecord, MoveSessions, PlacedBy};
-use lictor_types::{Digest, GuestId, HostId};
+use lictor_evidence::{
+    Body, MOVE_RECORD_TYPE, MoveCounted, MoveOutcome, MoveRecord, MoveSessions, PlacedBy,
+};
+use lictor_types::{Counted, Digest, GuestId, HostId, Tallies, VnicId};
 use lictor_wire::Envelope;
-use lictor_wire::peer::Step;
+use lictor_wire::peer::{Step, counted_digest};
+use std::collections::BTreeMap;
+
+fn move_counted(counted: &BTreeMap<VnicId, Tallies>) -> MoveCounted {
+    let rules = counted.values().flat_map(BTreeMap::keys);
+    let rules = rules.filter(|counted| matches!(counted, Counted::Rule(_)));
+    MoveCounted {
+        judged: counted.values().flat_map(judged_of).sum(),
+        rules: rules.count() as u64,
+        digest: counted_digest(counted),
+    }
+}
 
 impl Owner {
     /// The guest runs here: it is ours from now on, durably, and a record says so. Custody does not
     /// depend on the record, which is made later if it cannot be made now.
     pub(super) fn take_custody(&mut self, guest: &GuestId, now: Now) -> Result<(), AgentError> {
         let epoch = self.arriving.get(guest).map_or(0, |one| one.ticket.custody);
+        let counted = self.arriving.get(guest).map(|one| &one.arrival.counted);
+        let added = counted.map_or(Ok(()), |counted| self.host.tallies_arrived(guest, counted));
         let (confirm, failed) = match self.confirmation(guest) {
             Ok(confirm) => (confirm, Ok(())),
             Err(error) => (None, Err(error)),
@@ -35,7 +51,7 @@ impl Owner {
         };
         self.note(placed, now);
         self.claim_settled(guest);
-        saved.and(failed)
+        saved.and(failed).and(added)
     }
 
     /// The record of a move as the target signs it, and what its source must hear of it.
@@ -62,6 +78,7 @@ impl Owner {
                 accepted: arriving.arrival.accepted(),
                 refused: arriving.arrival.refused(),
             },
+            counted: Some(move_counted(&arriving.arrival.counted)),
             hold_since_ms: arriving.hold_since.ms,
             fenced_ms: save.fenced_ms,
             opened_ms: arriving.opened.map_or(0, |at| at.ms),

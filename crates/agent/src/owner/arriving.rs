@@ -13,9 +13,12 @@ use crate::moves::{Message, target};
 use lictor_estate::qmp::RunState;
 use lictor_evidence::{Body, ControlFact, MoveSide, PlacedBy};
 use lictor_types::{
-    Digest, Epoch, GuestId, HostId, LOAD_DEADLINE_MS, SessionRecord, VnicId, VnicState,
+    Counted, Digest, Epoch, GuestId, HostId, LOAD_DEADLINE_MS, SessionRecord, Tally, VnicId,
+    VnicState,
 };
-use lictor_wire::peer::{Control, GONE_KEYS_MAX, SAVE_TYPE, SaveRecord, Step};
+use lictor_wire::peer::{
+    COUNTED_ROWS_MAX, Control, GONE_KEYS_MAX, SAVE_TYPE, SaveRecord, Step, counted_digest,
+};
 use lictor_wire::{Envelope, Refusal, Ticket, VerifyKey};
 
 /// A guest on its way in.
@@ -41,6 +44,7 @@ pub(super) struct Save {
     pub(super) envelope: Envelope,
     pub(super) count: u64,
     pub(super) digest: Digest,
+    pub(super) counted: Option<Digest>,
     pub(super) fenced_ms: u64,
     pub(super) side: MoveSide,
 }
@@ -329,6 +333,7 @@ impl Owner {
             custody,
             count,
             digest,
+            counted,
             fenced_ms,
             source,
             ..
@@ -351,6 +356,7 @@ impl Owner {
             envelope: opened.envelope,
             count,
             digest,
+            counted,
             fenced_ms,
             side: source,
         });
@@ -436,12 +442,17 @@ impl Owner {
             .map(std::collections::HashMap::len)
             .sum::<usize>() as u64;
         let same = count == save.count && state_digest(sessions) == save.digest;
+        let counted = counted_digest(&arriving.arrival.counted);
+        let as_counted = save.counted.is_none_or(|digest| digest == counted);
         if !same {
             let wanted = save.count;
             let text = format!("{count} sessions arrived, not the {wanted} that were signed for");
             arriving.cause = Some(text);
+        } else if !as_counted {
+            let text = "the counters that arrived are not those that were signed for";
+            arriving.cause = Some(text.to_owned());
         }
-        same
+        same && as_counted
     }
 
     fn arrive_action(
@@ -541,6 +552,7 @@ impl Owner {
         let message = match step {
             Step::Copied => Message::Copied,
             Step::Gone { vnic, keys } => return self.sessions_gone(guest, vnic, &keys),
+            Step::Counted { vnic, rows } => return self.counted(guest, vnic, rows, now),
             Step::Delta => Message::Delta,
             Step::Granted { fenced_us } => {
                 if let Some(arriving) = self.arriving.get_mut(guest) {
@@ -586,6 +598,27 @@ impl Owner {
         }
         let arrival = &mut arriving.arrival;
         self.host.take_out((guest, vnic), keys, arrival)
+    }
+
+    fn counted(
+        &mut self,
+        guest: &GuestId,
+        vnic: VnicId,
+        rows: Vec<(Counted, Tally)>,
+        now: Now,
+    ) -> Result<(), AgentError> {
+        let Some(arriving) = self.arriving.get_mut(guest) else {
+            return Ok(());
+        };
+        if rows.len() > COUNTED_ROWS_MAX || !arriving.machine.takes_sessions() {
+            return Ok(());
+        }
+        let arrival = &mut arriving.arrival;
+        if let Err(error) = self.host.note_counted((guest, vnic), rows, arrival) {
+            arriving.cause = Some(error.chain());
+            return self.arrive(guest, target::Event::Mismatch, now);
+        }
+        Ok(())
     }
 
     pub(super) fn arriving_due(&mut self, now: Now) -> Result<(), AgentError> {

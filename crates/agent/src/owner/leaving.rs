@@ -8,9 +8,11 @@ use crate::input::{Now, Reply};
 use crate::moves::{Message, source};
 use lictor_datapath::Mark;
 use lictor_evidence::{Body, MoveSide};
-use lictor_types::{Digest, GuestId, HostId, SessionRecord, VnicId, VnicState};
+use lictor_types::{Digest, GuestId, HostId, SessionRecord, Tallies, VnicId, VnicState};
 use lictor_wire::local::{MovePhase, MoveStatus, Response};
-use lictor_wire::peer::{Control, Frame, GONE_KEYS_MAX, SAVE_TYPE, SaveRecord, Step};
+use lictor_wire::peer::{
+    COUNTED_ROWS_MAX, Control, Frame, GONE_KEYS_MAX, SAVE_TYPE, SaveRecord, Step, counted_digest,
+};
 use lictor_wire::sessions::CHUNK_RECORDS_MAX;
 use lictor_wire::{Envelope, Refusal, Ticket};
 use std::collections::{BTreeMap, HashMap};
@@ -25,6 +27,8 @@ pub(super) struct Leaving {
     pub(super) asked: Option<(Reply<Response>, u64)>,
     pub(super) sessions: Sessions,
     pub(super) marks: BTreeMap<VnicId, Mark>,
+    /// What was counted until the fence; not known to an agent that was restarted since.
+    pub(super) counted: Option<BTreeMap<VnicId, Tallies>>,
     pub(super) side: Option<MoveSide>,
     /// The copy waits until QEMU has the interlock.
     pub(super) copy_waits: bool,
@@ -48,6 +52,7 @@ impl Leaving {
             asked: None,
             sessions: Sessions::new(),
             marks: BTreeMap::new(),
+            counted: None,
             side: None,
             copy_waits: false,
             guarded_for_move: false,
@@ -262,7 +267,10 @@ impl Owner {
             source::Action::FenceAndSendDelta => self.fence(guest, now),
             source::Action::AnswerSnapshot => self.answer_snapshot(guest, now),
             source::Action::Unfence => self.unfence(guest, now),
-            source::Action::Forget => self.forget(guest, now),
+            source::Action::Forget => {
+                let left = self.tallies_left(guest);
+                self.forget(guest, now).and(left)
+            }
             source::Action::LetGo => self.let_go(guest, now),
             source::Action::RecordAborted => self.record_aborted(guest, now),
         }
@@ -370,6 +378,27 @@ impl Owner {
         Ok(())
     }
 
+    fn send_counted(&self, target: &HostId, ticket: Digest, counted: BTreeMap<VnicId, Tallies>) {
+        for (vnic, tallies) in counted {
+            let rows = Vec::from_iter(tallies);
+            for rows in rows.chunks(COUNTED_ROWS_MAX) {
+                let rows = rows.to_vec();
+                self.tell(target, ticket, Step::Counted { vnic, rows });
+            }
+        }
+    }
+
+    /// What went along with the guest is not counted here any more. An agent that was restarted
+    /// does not know what that was; packets that came after the fence go with it then.
+    fn tallies_left(&mut self, guest: &GuestId) -> Result<(), AgentError> {
+        let sent = self
+            .leaving
+            .get_mut(guest)
+            .and_then(|one| one.counted.take());
+        let sent = sent.map_or_else(|| self.host.tallies(guest), Ok)?;
+        self.host.tallies_left(guest, &sent)
+    }
+
     pub(super) fn save(
         &mut self,
         guest: &GuestId,
@@ -412,19 +441,23 @@ impl Owner {
         leaving.fenced = Some(now);
         leaving.stopped.get_or_insert(now);
         let deltas = self.host.changes(&mut leaving.sessions, &leaving.marks)?;
+        let counted = self.host.tallies(guest)?;
         let record = SaveRecord::Move {
             ticket: leaving.digest,
             guest: guest.clone(),
             custody: leaving.ticket.custody - 1,
             count: leaving.count(),
             digest: leaving.state_digest(),
+            counted: Some(counted_digest(&counted)),
             fenced_ms: now.ms,
             source: leaving.side.clone().ok_or_else(gone)?,
         };
         let envelope = Envelope::sign(SAVE_TYPE, &json(&record)?, &[self.host.key()]);
         leaving.save = Some(envelope.clone());
         let (target, ticket) = (leaving.ticket.target.clone(), leaving.digest);
+        leaving.counted = Some(counted.clone());
         self.send_delta(&target, ticket, &deltas)?;
+        self.send_counted(&target, ticket, counted);
         json(&envelope)
     }
 

@@ -60,6 +60,7 @@ impl Owner {
                 sent: leaving.count(),
                 ..MoveSessions::default()
             },
+            counted: None,
             hold_since_ms: ticket.issued_ms,
             fenced_ms: fenced.map_or(0, |at| at.ms),
             opened_ms: fenced.map_or(0, |_| now.ms),
@@ -153,6 +154,7 @@ impl Owner {
         let SaveRecord::Move {
             ticket: digest,
             count,
+            counted,
             source,
             ..
         } = parse(&promised.payload)?
@@ -165,10 +167,16 @@ impl Owner {
             && found.from == ticket.source
             && found.to == ticket.target
             && found.sessions.sent == count
+            && counted.is_none_or(|digest| {
+                let said = found.counted.as_ref();
+                said.is_some_and(|said| said.digest == digest)
+            })
             && found.source == source
             && found.outcome == MoveOutcome::Committed;
         if !same {
-            return Err(refused("it names another ticket, host, count or release"));
+            return Err(refused(
+                "it names another ticket, host, count, counters or release",
+            ));
         }
         Ok(found)
     }
