@@ -33,7 +33,8 @@ struct context {
 	__u8 new_session;
 	__u8 passes; /* denied, but only observed */
 	__u8 begins; /* the packet would begin a conversation, if the policy let it */
-	__u8 pad[4];
+	__u8 in_need; /* no slot has rested long enough */
+	__u8 pad[3];
 	struct session fresh; /* the one that this packet opens; not cleared */
 	struct session before; /* a half-open one before its answer; not cleared */
 	struct fragment_key datagram; /* of a fragment; not cleared */

@@ -198,14 +198,17 @@ table_find(struct context *c, __u32 table, __u32 buckets)
 	return slot_at(table, table_search(c, table, buckets, 1));
 }
 
-/* Whether a slot with this control word may be taken. */
-static __always_inline int slot_free(__u64 control, __u32 now)
+/* Whether a slot with this control word may be taken. In need also one that should still rest: a
+ * session that finds no place is refused for certain, one that a straggler writes into is not.
+ */
+static __always_inline int slot_free(__u64 control, __u32 now, int in_need)
 {
 	__u32 state = control & CONTROL_STATE_MASK;
 	__u32 age = (now - (__u32)(control >> CONTROL_STAMP_SHIFT)) & CONTROL_STAMP_MASK;
 
 	if (state == SLOT_DEAD)
-		return age >= SLOT_REST_TICKS && age <= CONTROL_STAMP_MASK - SLOT_REST_TICKS;
+		return in_need ||
+		       (age >= SLOT_REST_TICKS && age <= CONTROL_STAMP_MASK - SLOT_REST_TICKS);
 	return state == SLOT_EMPTY;
 }
 
@@ -308,7 +311,7 @@ __noinline int bucket_insert(struct context *c, struct bucket *bucket, __u32 ste
 		__u32 i = k ? k - 1 : slot_preferred(c->trace.hash);
 		__u64 seen = *(volatile __u64 *)&bucket->control[i];
 
-		if (!slot_free(seen, now) ||
+		if (!slot_free(seen, now, c->in_need) ||
 		    __sync_val_compare_and_swap(&bucket->control[i], seen, word) != seen)
 			continue;
 		bucket->slots[i].key = c->key;
@@ -320,28 +323,44 @@ __noinline int bucket_insert(struct context *c, struct bucket *bucket, __u32 ste
 	return INSERT_FULL;
 }
 
-/* Puts the session of the context into the table, unless one of its key is there. */
-__noinline int table_insert(struct context *c, __u32 table, __u32 buckets)
+/* One round along the way of the session in the context. */
+__noinline int table_place(struct context *c, __u32 table, __u32 buckets)
 {
 	__u64 hash;
 
 	if (!c)
 		return INSERT_FULL;
 	hash = c->trace.hash;
-
 	for (__u32 step = 0; step < BUCKET_STEPS; step++) {
 		struct bucket *bucket = bucket_at(table, buckets, hash, step);
 
-		if (bucket_insert(c, bucket, step) == INSERT_DONE) {
-			/* Whatever lies behind the first copy of this key goes. */
-			c->removed = table_remove(c, table, buckets, 1);
-			return c->removed ? INSERT_EXISTS : INSERT_DONE;
-		}
+		if (bucket_insert(c, bucket, step) == INSERT_DONE)
+			return INSERT_DONE;
 		if (bucket)
 			__sync_fetch_and_add(&bucket->passed, 1);
 	}
 	table_unpass(table, buckets, hash, BUCKET_STEPS);
 	return INSERT_FULL;
+}
+
+/* Puts the session of the context into the table, unless one of its key is there. */
+__noinline int table_insert(struct context *c, __u32 table, __u32 buckets)
+{
+	int placed;
+
+	if (!c)
+		return INSERT_FULL;
+	c->in_need = 0;
+	placed = table_place(c, table, buckets);
+	if (placed == INSERT_FULL) {
+		c->in_need = 1;
+		placed = table_place(c, table, buckets);
+	}
+	if (placed == INSERT_FULL)
+		return INSERT_FULL;
+	/* Whatever lies behind the first copy of this key goes. */
+	c->removed = table_remove(c, table, buckets, 1);
+	return c->removed ? INSERT_EXISTS : INSERT_DONE;
 }
 
 /* Takes out what has expired in the bucket whose turn it is. Returns how many went. */

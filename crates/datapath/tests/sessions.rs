@@ -406,6 +406,42 @@ fn who_goes_on_without_an_answer_is_not_pushed_out() {
     assert_eq!(heard, Some(2 + 10 * u64::from(QUOTA) / 64));
 }
 
+/// A slot rests after its session has ended, but not at the price of another session.
+#[test]
+fn sessions_that_end_at_once_make_room_at_once() {
+    if !privileged() {
+        return;
+    }
+    const QUOTA: u16 = 100;
+    let bench = Bench::with(QUOTA.into());
+    let stopped = Duration::from_secs(1_000);
+    bench.datapath.fix_clock(VNIC, stopped).expect("stops");
+    for round in 0..8_u32 {
+        let what = format!("round {round}");
+        for port in 1..=QUOTA {
+            let (own, far) = (CLIENTS + port, 80);
+            let way = |ports, flags, seq, ack| {
+                tcp(Tcp {
+                    ports,
+                    seq,
+                    ack,
+                    flags,
+                    payload: 0,
+                })
+            };
+            let first = round * 1_000_000;
+            let opens = out(&way((own, far), SYN, first, 0));
+            bench.check(&what, Egress, &opens, "allow policy-allow");
+            let answers = back(&way((far, own), SYN | ACK, 5_000, first + 1));
+            bench.check(&what, Ingress, &answers, "allow session");
+            let is_open = out(&way((own, far), ACK, first + 1, 5_001));
+            bench.check(&what, Egress, &is_open, "allow session");
+            let gives_up = out(&way((own, far), RST, first + 1, 0));
+            bench.check(&what, Egress, &gives_up, "allow session");
+        }
+    }
+}
+
 /// Buckets of a small table are full now and again, and sessions lie behind them.
 #[test]
 fn sessions_come_and_go_in_a_small_table_and_none_is_lost() {
