@@ -139,6 +139,7 @@ _Static_assert(sizeof(struct timeouts) == 96, "timeouts");
 /* A flooded guest must not push the events of its neighbours out of the shared ring. */
 #define EVENTS_PER_VNIC_PER_SECOND 1024
 #define RULES_PER_VNIC_MAX 4096
+#define RULES_FULL_NS 1000000000 /* until it is tried again to keep one more */
 /* Answers to rejected packets that one vnic gets and gives in one second. */
 #define ANSWERS_PER_SECOND 100
 /* Answers on their way that are known by their bytes, a power of two, and for how long. */
@@ -328,6 +329,14 @@ _Static_assert(sizeof(struct local) == 40, "local");
 #define HOOK_TCX 1
 #define HOOK_CLSACT 2
 
+/* `clock`: the time at a tick of the kernel's, so that one packet of each tick asks for it. */
+struct clock {
+	__u64 jiffies;
+	__u64 now_ns;
+	__u64 pad[6];
+};
+_Static_assert(sizeof(struct clock) == 64, "clock");
+
 struct counter {
 	__u64 packets;
 	__u64 bytes;
@@ -460,7 +469,8 @@ struct table_info {
 	__u64 hash_keys[HASH_WORDS + 1];
 	__u32 buckets[TABLES];
 	__u32 current; /* bit 0: the table that takes new sessions; bit 1: the other still has some */
-	__u32 pad[6];
+	__u32 promotions; /* half-open sessions that were answered; it wraps */
+	__u32 pad[5];
 	__u32 live; /* sessions in both, without the half-open; written often, so on a line apart */
 	__u32 hand; /* the bucket that is swept next */
 	__u32 pad2[14];

@@ -307,6 +307,13 @@ __noinline int answer(struct __sk_buff *skb, struct context *c)
 	return bpf_redirect(skb->ifindex, c->direction == DIRECTION_INGRESS ? BPF_F_INGRESS : 0);
 }
 
+static __always_inline int may_be_answer(const struct packet *p)
+{
+	if (p->protocol == IP_TCP)
+		return p->flags & FLAG_RST;
+	return icmp_kind(p->protocol, p->icmp_type) == ICMP_ERROR;
+}
+
 /* Whether a packet that would be denied is an answer of ours on its way, which it is once. */
 __noinline int answer_expected(struct __sk_buff *skb, struct context *c)
 {
@@ -319,9 +326,6 @@ __noinline int answer_expected(struct __sk_buff *skb, struct context *c)
 	if (!c)
 		return 0;
 	p = &c->packet;
-	if (p->protocol == IP_TCP ? !(p->flags & FLAG_RST) :
-				    icmp_kind(p->protocol, p->icmp_type) != ICMP_ERROR)
-		return 0;
 	egress = c->direction == DIRECTION_EGRESS;
 	__builtin_memcpy(key.local, egress ? p->source : p->destination, 16);
 	__builtin_memcpy(key.remote, egress ? p->destination : p->source, 16);

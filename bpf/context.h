@@ -11,12 +11,18 @@
 #include "parse.h"
 #include "policy.h"
 
+/* What was learnt of the packet's key so far. */
+struct trace {
+	__u64 hash;
+	__u64 absent; /* TRACE_ABSENT: among the sessions there is none of that key */
+};
+
 struct context {
 	struct packet packet;
 	struct session_key key;
 	struct tables tables;
 	struct judgement judgement;
-	__u64 hash; /* of the key */
+	struct trace trace;
 	__u64 now;
 	__u16 peer; /* of the session, as there */
 	__u16 pad2;
@@ -30,6 +36,9 @@ struct context {
 	__u8 pad[4];
 	struct session fresh; /* the one that this packet opens; not cleared */
 	struct session before; /* a half-open one before its answer; not cleared */
+	struct fragment_key datagram; /* of a fragment; not cleared */
+	struct known own; /* kept from packet to packet */
+	__u64 rules_full_until_ns; /* likewise */
 };
 
 struct {

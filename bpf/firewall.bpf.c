@@ -12,9 +12,7 @@
 #include "session.h"
 #include "fragment.h"
 #include "icmp.h"
-#include "guard.h"
-#include "fast.h"
-#include "steer.h"
+#include "live.h"
 #include "verdict.h"
 #include "answer.h"
 
@@ -35,7 +33,7 @@ judge(struct context *c, const struct vnic_config *config, __u8 direction, __u16
 	if (!c || !config)
 		return 0;
 	__builtin_memset(&c->judgement, 0, sizeof(c->judgement));
-	policy_judge(&c->tables, config, &c->key, direction, icmp, &c->judgement);
+	policy_judge(&c->tables, config, &c->key, direction, icmp, &c->own, &c->judgement);
 	return 0;
 }
 
@@ -46,17 +44,6 @@ static __always_inline void session_locate(const struct context *c, struct sessi
 	const struct local *local = local_at(place);
 
 	session->peer = local && local->vnic == c->judgement.remote_vnic ? place : 0;
-}
-
-/* Whether a session's other end is a guest of this host and the packet came in elsewhere. */
-static __always_inline int
-session_spoofed(const struct __sk_buff *skb, const struct context *c, const struct session *session)
-{
-	const struct local *local = c->direction == DIRECTION_INGRESS ? local_at(session->peer) : 0;
-
-	return local && local->vnic &&
-	       (local->state == VNIC_OPEN || local->state == VNIC_CUT) &&
-	       local->ifindex != skb->ingress_ifindex;
 }
 
 /* A conversation whose tables changed is judged again, in the direction in which it was opened. */
@@ -118,13 +105,22 @@ __noinline int follow(const struct vnic_config *config, struct table_info *info,
 	return REASON_FRAGMENT_FOLLOWS;
 }
 
+/* Whether it quotes a packet, whose key is then in the context. */
+__noinline int quotes(struct __sk_buff *skb, struct context *c)
+{
+	if (!c)
+		return 0;
+	return related_key(skb, &c->packet, c->packet.segment, c->direction, &c->key);
+}
+
+/* An ICMP error: the packet that it quotes must be of a live session. */
 static __always_inline int related(struct __sk_buff *skb, const struct vnic_config *config,
 				   struct table_info *info, struct context *c)
 {
 	struct session *session;
 	int reason;
 
-	if (!related_key(skb, &c->packet, c->packet.segment, c->direction, &c->key))
+	if (!quotes(skb, c))
 		return REASON_UNRELATED;
 	if (c->direction == DIRECTION_INGRESS &&
 	    claims_local(skb, &c->tables, c->packet.source))
@@ -149,7 +145,7 @@ established(struct __sk_buff *skb, const struct vnic_config *config, struct tabl
 	if (reason)
 		return reason;
 	c->judgement.rule = session->rule;
-	if (session_spoofed(skb, c, session))
+	if (c->direction == DIRECTION_INGRESS && peer_elsewhere(skb, session->peer))
 		return REASON_SPOOFED_LOCAL;
 	c->peer = session->peer;
 	track = session_track(session, &c->packet, c->direction);
@@ -227,7 +223,7 @@ begin(struct __sk_buff *skb, const struct vnic_config *config, struct table_info
 	if (kind == ICMP_REPLY || (p->protocol == IP_SCTP && !sctp_opens(p)))
 		return REASON_NO_SESSION;
 	/* A message that nobody answers leaves nothing behind. */
-	rule_limit(&c->judgement, c->now);
+	rule_limit(c);
 	c->begins = 1;
 	if (c->judgement.reason >= REASON_DENY_FIRST || kind == ICMP_OTHER)
 		return c->judgement.reason;
@@ -295,6 +291,21 @@ __noinline int dhcp(struct __sk_buff *skb, const struct vnic_config *config, str
 	return c->judgement.reason == REASON_POLICY_ALLOW ? REASON_DHCP : c->judgement.reason;
 }
 
+__noinline int arp(struct __sk_buff *skb, const struct vnic_config *config, struct context *c)
+{
+	if (!config || !c)
+		return REASON_TRUNCATED;
+	return arp_check(skb, &c->packet, &c->tables, config, c->direction);
+}
+
+/* Neighbour discovery. Zero for every other message of ICMPv6. */
+__noinline int neighbour(struct __sk_buff *skb, const struct vnic_config *config, struct context *c)
+{
+	if (!config || !c)
+		return REASON_TRUNCATED;
+	return nd_check(skb, &c->tables, config, &c->packet, c->direction);
+}
+
 /* The reason for what only a server may say, or a client and a server say to each other. A server's
  * own answers are ordinary conversations. Zero for everything else.
  */
@@ -354,6 +365,8 @@ sessions_and_policy(struct __sk_buff *skb, const struct vnic_config *config,
 			reason = answered(skb, config, info, c, found.session);
 		else
 			reason = established(skb, config, info, c, found.session);
+		if (reason == REASON_SESSION && found.where == FOUND_HALF_OPEN)
+			half_heard(c, info->buckets[TABLE_HALF_OPEN]);
 		if (reason)
 			return reason;
 		session_delete(c, info);
@@ -394,10 +407,10 @@ decide(struct __sk_buff *skb, const struct vnic_config *config, struct context *
 	if (!c->tables.version)
 		return REASON_NO_RELEASE;
 	if (p->ether_type == TYPE_ARP)
-		return arp_check(skb, p, &c->tables, config, c->direction);
+		return arp(skb, config, c);
 	if (!p->family) {
 		policy_judge_ether(&c->tables, config, c->direction, p->ether_type, &c->judgement);
-		rule_limit(&c->judgement, c->now);
+		rule_limit(c);
 		return c->judgement.reason;
 	}
 	if (p->fragment) {
@@ -407,7 +420,7 @@ decide(struct __sk_buff *skb, const struct vnic_config *config, struct context *
 			return reason;
 	}
 	if (p->protocol == IP_ICMPV6) {
-		reason = nd_check(skb, &c->tables, config, p, c->direction);
+		reason = neighbour(skb, config, c);
 		if (reason)
 			return reason;
 	}
@@ -426,41 +439,49 @@ static __always_inline int enforces(const struct vnic_config *config, __u64 now)
 	       (config->mode == MODE_TRIAL && now < config->trial_until_ns);
 }
 
-static __always_inline int process(struct __sk_buff *skb, __u8 direction)
+/* The long way, for whatever is not the packet of a live session as most are. */
+static __always_inline int
+process(struct __sk_buff *skb, __u8 direction, __u64 hash, __u64 absent)
 {
 	__u32 zero = 0;
 	struct vnic_config *config = bpf_map_lookup_elem(&vnic, &zero);
 	struct context *c = bpf_map_lookup_elem(&scratch, &zero);
-	int reason, verdict, steered;
+	int reason, verdict;
 
 	if (!config || !c)
 		return RETURN_DENY;
 	/* All but the session that the packet may open. */
 	__builtin_memset(c, 0, offsetof(struct context, fresh));
+	c->trace.hash = hash;
+	c->trace.absent = absent;
 	c->direction = direction;
 	c->vnic = config->vnic;
-	c->now = config->clock_fixed_ns ? config->clock_fixed_ns :
-					  bpf_ktime_get_coarse_ns() + config->clock_offset_ns;
+	c->now = clock_now(config, &zero);
 	reason = decide(skb, config, c);
-	if (reason >= REASON_DENY_FIRST && answer_expected(skb, c)) {
+	if (reason >= REASON_DENY_FIRST && may_be_answer(&c->packet) && answer_expected(skb, c)) {
 		reason = REASON_ANSWER;
 		c->judgement.rule = 0;
 	}
 	if (direction == DIRECTION_INGRESS)
-		steer_seen(config, c);
+		steer_seen(config, c->now);
 	c->passes = reason >= REASON_DENY_FIRST && !enforces(config, c->now);
 	verdict = finish(skb, c, reason);
 	/* DHCP and other EtherTypes have no answer. */
 	if (verdict == RETURN_DENY && reason == REASON_REJECTED && c->begins)
 		return answer(skb, c);
-	if (direction == DIRECTION_EGRESS && reason == REASON_SESSION) {
-		steered = steer(skb, config, c);
-		if (steered) {
-			count(direction, COUNTER_STEERED, skb->len);
-			return steered;
-		}
-	}
 	return verdict;
+}
+
+/* Apart from the programs, so that these are short and their code stays in the processor's cache.
+ */
+__noinline int process_from_guest(struct __sk_buff *skb, __u64 hash, __u64 absent)
+{
+	return process(skb, DIRECTION_EGRESS, hash, absent);
+}
+
+__noinline int process_toward_guest(struct __sk_buff *skb, __u64 hash, __u64 absent)
+{
+	return process(skb, DIRECTION_INGRESS, hash, absent);
 }
 
 /* The one place where hooks become directions: what a tap or a host-side veth receives is what the
@@ -469,13 +490,19 @@ static __always_inline int process(struct __sk_buff *skb, __u8 direction)
 SEC("tc")
 int from_guest(struct __sk_buff *skb) /* attached to the device's ingress hook */
 {
-	return process(skb, DIRECTION_EGRESS);
+	struct trace trace = {};
+	int verdict = live(skb, DIRECTION_EGRESS, &trace);
+
+	return verdict == LIVE_NOT ? process_from_guest(skb, trace.hash, trace.absent) : verdict;
 }
 
 SEC("tc")
 int toward_guest(struct __sk_buff *skb) /* attached to the device's egress hook */
 {
-	return process(skb, DIRECTION_INGRESS);
+	struct trace trace = {};
+	int verdict = live(skb, DIRECTION_INGRESS, &trace);
+
+	return verdict == LIVE_NOT ? process_toward_guest(skb, trace.hash, trace.absent) : verdict;
 }
 
 char _license[] SEC("license") = "Dual BSD/GPL";

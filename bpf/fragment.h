@@ -11,26 +11,26 @@
 /* What a receiver reassembles by: RFC 791, 3.2, and RFC 8200, 4.5, by which the protocol that a
  * later fragment names is nothing.
  */
-static __always_inline void fragment_key(const struct context *c, struct fragment_key *key)
+static __always_inline const struct fragment_key *fragment_key(struct context *c)
 {
 	const struct packet *p = &c->packet;
+	struct fragment_key *key = &c->datagram;
 
-	__builtin_memcpy(key->source, p->source, 16);
-	__builtin_memcpy(key->destination, p->destination, 16);
+	copy16(key->source, p->source);
+	copy16(key->destination, p->destination);
 	key->id = p->fragment_id;
 	key->segment = p->segment;
 	key->protocol = p->family == 4 ? p->protocol : 0;
 	key->direction = c->direction;
+	key->pad[0] = key->pad[1] = 0;
+	return key;
 }
 
 /* The datagram of a fragment, if its first one was allowed not too long ago. */
-static __always_inline struct fragment *fragment_find(const struct context *c)
+static __always_inline struct fragment *fragment_find(struct context *c)
 {
-	struct fragment_key key = {};
-	struct fragment *fragment;
+	struct fragment *fragment = bpf_map_lookup_elem(&fragments, fragment_key(c));
 
-	fragment_key(c, &key);
-	fragment = bpf_map_lookup_elem(&fragments, &key);
 	return fragment && fragment->expires_ns > c->now ? fragment : 0;
 }
 
@@ -53,14 +53,12 @@ __noinline int fragment_first(struct context *c)
  */
 __noinline int fragment_remember(struct context *c)
 {
-	struct fragment_key key = {};
 	struct fragment fresh = {};
 	const struct packet *p;
 
 	if (!c)
 		return 0;
 	p = &c->packet;
-	fragment_key(c, &key);
 	fresh.expires_ns = c->now + FRAGMENT_TIMEOUT_S * SECOND_NS;
 	fresh.session = c->key;
 	fresh.end = p->fragment_bytes;
@@ -70,16 +68,13 @@ __noinline int fragment_remember(struct context *c)
 	if (p->protocol == IP_TCP)
 		fresh.sequence = p->sequence - (p->fragment_bytes - p->payload) +
 				 !!(p->flags & FLAG_SYN) + !!(p->flags & FLAG_FIN);
-	bpf_map_update_elem(&fragments, &key, &fresh, BPF_ANY);
+	bpf_map_update_elem(&fragments, fragment_key(c), &fresh, BPF_ANY);
 	return 0;
 }
 
-static __always_inline void fragment_forget(const struct context *c)
+static __always_inline void fragment_forget(struct context *c)
 {
-	struct fragment_key key = {};
-
-	fragment_key(c, &key);
-	bpf_map_delete_elem(&fragments, &key);
+	bpf_map_delete_elem(&fragments, fragment_key(c));
 }
 
 /* Takes a later fragment in, unless it begins before the end of another one. Of two processors with

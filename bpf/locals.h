@@ -43,6 +43,16 @@ static __always_inline int from_elsewhere(const struct __sk_buff *skb, __u32 vni
 	return local && local->ifindex != skb->ingress_ifindex;
 }
 
+/* As above, for the other end of a session, which knows its place. */
+static __always_inline int peer_elsewhere(const struct __sk_buff *skb, __u32 place)
+{
+	const struct local *local = local_at(place);
+
+	return local && local->vnic &&
+	       (local->state == VNIC_OPEN || local->state == VNIC_CUT) &&
+	       local->ifindex != skb->ingress_ifindex;
+}
+
 /* As above, for whoever has this address. */
 static __always_inline int
 claims_local(const struct __sk_buff *skb, const struct tables *tables, const __u8 address[16])

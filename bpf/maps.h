@@ -87,6 +87,14 @@ struct {
 	__type(value, struct timeouts);
 } timeouts SEC(".maps");
 
+/* One for all vnics, so that none of them is a tick ahead of another for long. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct clock);
+} clock SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, LOCALS_MAX);

@@ -151,6 +151,29 @@ struct packet {
 	__u32 sack_ahead; /* bytes from the acknowledgement to the highest edge of SACK blocks */
 };
 
+/* The compiler copies octet by octet what it thinks may lie anywhere, and whoever reads them back
+ * as a word waits for each. Every machine that this runs on reads words from anywhere.
+ */
+static __always_inline void copy_mac(__u8 into[6], const __u8 from[6])
+{
+	__u16 *to = (__u16 *)into;
+
+	to[0] = *(const __u16 *)from;
+	to[1] = *(const __u16 *)(from + 2);
+	to[2] = *(const __u16 *)(from + 4);
+}
+
+static __always_inline void copy16(__u8 into[16], const __u8 from[16])
+{
+	__u32 *to = (__u32 *)into;
+	const __u32 *words = (const __u32 *)from;
+
+	to[0] = words[0];
+	to[1] = words[1];
+	to[2] = words[2];
+	to[3] = words[3];
+}
+
 static __always_inline int mapped_prefix(const __u8 address[16])
 {
 	const __u32 *words = (const __u32 *)address;
@@ -158,14 +181,22 @@ static __always_inline int mapped_prefix(const __u8 address[16])
 	return words[0] == 0 && words[1] == 0 && words[2] == bpf_htonl(0xffff);
 }
 
-static __always_inline void map_ipv4(__u8 into[16], const __u8 from[4])
+static __always_inline void map_word(__u8 into[16], __be32 address)
 {
 	__u32 *words = (__u32 *)into;
 
 	words[0] = 0;
 	words[1] = 0;
 	words[2] = bpf_htonl(0xffff);
-	__builtin_memcpy(&words[3], from, 4);
+	words[3] = address;
+}
+
+static __always_inline void map_ipv4(__u8 into[16], const __u8 from[4])
+{
+	__be32 address;
+
+	__builtin_memcpy(&address, from, 4);
+	map_word(into, address);
 }
 
 static __always_inline int same16(const __u8 a[16], const __u8 b[16])

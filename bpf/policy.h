@@ -73,9 +73,10 @@ address_mask(struct address_key *key, const __u8 address[16], __u32 bits)
 static __noinline struct address_value *
 address_find(const struct tables *tables, __u32 segment, const __u8 address[16])
 {
-	__u32 slot = tables->slot, v6 = !mapped_prefix(address);
-	struct release_info *info = bpf_map_lookup_elem(&release_info, &slot);
-	void *inner = bpf_map_lookup_elem(&hosts, &slot);
+	const __u32 *slot = &tables->slot;
+	__u32 v6 = !mapped_prefix(address);
+	struct release_info *info = bpf_map_lookup_elem(&release_info, slot);
+	void *inner = bpf_map_lookup_elem(&hosts, slot);
 	struct address_key key = {};
 	struct address_value *value;
 	const struct prefix_lengths *lengths;
@@ -90,7 +91,7 @@ address_find(const struct tables *tables, __u32 segment, const __u8 address[16])
 	if (value)
 		return value;
 	if (lengths->count == PREFIX_LENGTHS_TRIE) {
-		inner = bpf_map_lookup_elem(&addresses, &slot);
+		inner = bpf_map_lookup_elem(&addresses, slot);
 		return inner ? bpf_map_lookup_elem(inner, &key) : 0;
 	}
 	for (__u32 i = 0; i < PREFIX_LENGTHS_MAX && i < lengths->count; i++) {
@@ -100,6 +101,34 @@ address_find(const struct tables *tables, __u32 segment, const __u8 address[16])
 			return value;
 	}
 	return 0;
+}
+
+/* Who was last asked for at a vnic. Nearly always it is the one address that its guest has. */
+struct known {
+	__u64 version;
+	__u32 segment;
+	__u32 pad;
+	__u8 address[16];
+	struct address_value value;
+	__u8 stand_in[16]; /* for a group that it hears */
+};
+
+static __always_inline const struct address_value *
+own_find(const struct tables *tables, __u32 segment, const __u8 address[16], struct known *own)
+{
+	const struct address_value *found;
+
+	if (own->version == tables->version && own->segment == segment &&
+	    same16(own->address, address))
+		return &own->value;
+	found = address_find(tables, segment, address);
+	if (!found)
+		return 0;
+	own->version = tables->version;
+	own->segment = segment;
+	copy16(own->address, address);
+	own->value = *found;
+	return found;
 }
 
 /* Whether nobody but this vnic may use the address. */
@@ -269,18 +298,19 @@ static __always_inline void observe(struct judgement *judgement)
  */
 static __always_inline void
 policy_judge(const struct tables *tables, const struct vnic_config *config,
-	     const struct session_key *key, __u8 direction, __u16 icmp,
+	     const struct session_key *key, __u8 direction, __u16 icmp, struct known *known,
 	     struct judgement *out)
 {
-	struct address_value *local, *remote;
+	const struct address_value *local, *remote;
 	struct decision_key wanted = {};
-	__u8 own[16];
+	const __u8 *own = key->local;
 
-	__builtin_memcpy(own, key->local, sizeof(own));
 	/* What is for a group is for the guest, if a rule lets it hear the sender. */
-	if (direction == DIRECTION_INGRESS && is_group(own))
-		link_local(config, own);
-	local = address_find(tables, key->segment, own);
+	if (direction == DIRECTION_INGRESS && is_group(own)) {
+		link_local(config, known->stand_in);
+		own = known->stand_in;
+	}
+	local = own_find(tables, key->segment, own, known);
 	if (!local || !may_use(local, config)) {
 		out->reason = direction == DIRECTION_EGRESS ? REASON_SPOOFED_ADDRESS :
 							      REASON_FOREIGN_ADDRESS;

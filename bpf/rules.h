@@ -3,7 +3,9 @@
 #ifndef LICTOR_RULES_H
 #define LICTOR_RULES_H
 
-#include "policy.h"
+#include <linux/errno.h>
+
+#include "context.h"
 
 static __always_inline void host_count(__u32 index)
 {
@@ -13,13 +15,17 @@ static __always_inline void host_count(__u32 index)
 		__sync_fetch_and_add(value, 1);
 }
 
-static __always_inline struct rule_state *rule_find(__u32 rule)
+/* What a vnic keeps of a rule. If there are as many rules as it may have, it is not tried for a
+ * while to make room for another: a policy with very many rules would pay for it with each packet.
+ */
+static __always_inline struct rule_state *rule_find(struct context *c, __u32 rule)
 {
 	struct rule_state fresh = {}, *state = bpf_map_lookup_elem(&rules, &rule);
 
-	if (state)
+	if (state || c->now < c->rules_full_until_ns)
 		return state;
-	bpf_map_update_elem(&rules, &rule, &fresh, BPF_NOEXIST);
+	if (bpf_map_update_elem(&rules, &rule, &fresh, BPF_NOEXIST) == -E2BIG)
+		c->rules_full_until_ns = c->now + RULES_FULL_NS;
 	return bpf_map_lookup_elem(&rules, &rule);
 }
 
@@ -46,23 +52,23 @@ static __always_inline int limit_take(__u64 *window, __u64 now, __u32 max)
 
 /* A new session under a rule with a limit. Where the rule can't be kept track of, it has none left.
  */
-static __always_inline void rule_limit(struct judgement *judgement, __u64 now)
+static __always_inline void rule_limit(struct context *c)
 {
+	struct judgement *judgement = &c->judgement;
 	struct rule_state *state;
 
 	if (judgement->reason != REASON_POLICY_ALLOW || !judgement->limit)
 		return;
-	state = rule_find(judgement->rule);
-	if (state && limit_take(&state->limit, now, judgement->limit))
+	state = rule_find(c, judgement->rule);
+	if (state && limit_take(&state->limit, c->now, judgement->limit))
 		return;
 	judgement->reason = REASON_LIMITED;
 	observe(judgement);
 }
 
-static __always_inline void
-rule_count(const struct judgement *judgement, __u32 bytes, __u64 new_sessions)
+static __always_inline void rule_count(struct context *c, __u32 bytes)
 {
-	struct rule_state *state = rule_find(judgement->rule);
+	struct rule_state *state = rule_find(c, c->judgement.rule);
 
 	if (!state) {
 		host_count(HOST_RULES_UNCOUNTED);
@@ -70,13 +76,13 @@ rule_count(const struct judgement *judgement, __u32 bytes, __u64 new_sessions)
 	}
 	__sync_fetch_and_add(&state->packets, 1);
 	__sync_fetch_and_add(&state->bytes, bytes);
-	if (new_sessions)
-		__sync_fetch_and_add(&state->sessions, new_sessions);
+	if (c->new_session)
+		__sync_fetch_and_add(&state->sessions, 1);
 }
 
-static __always_inline void rule_count_observed(__u32 rule)
+static __always_inline void rule_count_observed(struct context *c)
 {
-	struct rule_state *state = rule_find(rule);
+	struct rule_state *state = rule_find(c, c->judgement.would_rule);
 
 	if (state)
 		__sync_fetch_and_add(&state->observed, 1);
@@ -85,14 +91,15 @@ static __always_inline void rule_count_observed(__u32 rule)
 }
 
 /* Whether a rule may report one more event in this second. */
-static __always_inline int rule_may_report(const struct judgement *judgement, __u64 now)
+static __always_inline int rule_may_report(struct context *c)
 {
+	const struct judgement *judgement = &c->judgement;
 	struct rule_state *state;
 
 	if (!judgement->log_limit)
 		return 1;
-	state = rule_find(judgement->rule);
-	return state && limit_take(&state->log_limit, now, judgement->log_limit);
+	state = rule_find(c, judgement->rule);
+	return state && limit_take(&state->log_limit, c->now, judgement->log_limit);
 }
 
 #endif

@@ -21,8 +21,7 @@ session_update(struct session *session, __u8 direction, __u32 bytes, __u64 now)
 	session->seen = ticks(now);
 }
 
-/* Where a session was found. */
-#define FOUND_NOT 0
+/* Where a session was found, if it was. */
 #define FOUND_SESSION 1
 #define FOUND_HALF_OPEN 2
 
@@ -31,54 +30,71 @@ struct found {
 	__u32 where;
 };
 
-/* Looks among the sessions, then among those without an answer, then among the sessions again: an
- * answer on another processor may have promoted it meanwhile.
- */
-static __always_inline struct found
-session_find(struct context *c, const struct table_info *info)
+/* That a key is not among the sessions, and how many had been promoted until then. */
+#define TRACE_ABSENT 1ULL
+#define TRACE_ABSENT_HALF_OPEN 2ULL /* nor among those without an answer */
+
+static __always_inline __u64 trace_absent(const struct table_info *info)
+{
+	return (__u64)*(volatile const __u32 *)&info->promotions << 32 | TRACE_ABSENT;
+}
+
+static __always_inline struct slot *session_among(struct context *c, const struct table_info *info)
 {
 	/* Volatile: one load, so that both bits belong together. */
 	__u32 current = *(volatile __u32 *)&info->current, table = current & TABLE_CURRENT_MASK;
-	struct found found = {};
-	struct slot *slot;
-	__u64 place;
+	struct slot *slot = table_find(c, table, info->buckets[table]);
 
-	c->hash = table_hash(info, &c->key);
-	slot = table_find(c, table, info->buckets[table]);
-	if (!slot && current & TABLE_DRAINING)
-		slot = slot_at(!table, table_search(c, !table, info->buckets[!table], 0));
+	if (slot || !(current & TABLE_DRAINING))
+		return slot;
+	slot = slot_at(!table, table_search(c, !table, info->buckets[!table], 0));
+	/* It may have been moved meanwhile. */
+	return slot ? slot : slot_at(table, table_search(c, table, info->buckets[table], 0));
+}
+
+static __always_inline struct slot *half_among(struct context *c, const struct table_info *info)
+{
+	__u32 buckets = info->buckets[TABLE_HALF_OPEN];
+	struct bucket *bucket;
+
+	if (c->trace.absent & TRACE_ABSENT_HALF_OPEN)
+		return 0;
+	bucket = bucket_at(TABLE_HALF_OPEN, buckets, c->trace.hash, 0);
+	return bucket ? bucket_find(bucket, &c->key, control_word(c->trace.hash, 0, SLOT_LIVE)) : 0;
+}
+
+/* Looks among the sessions, then among those without an answer, then among the sessions again if
+ * any was promoted meanwhile: it may have been this one, by its answer on another processor.
+ */
+static __always_inline struct found session_find(struct context *c, const struct table_info *info)
+{
+	struct found found = {};
+	struct slot *slot = 0;
+
+	if (!c->trace.absent) {
+		c->trace.hash = table_hash(info, &c->key);
+		c->trace.absent = trace_absent(info);
+		slot = session_among(c, info);
+	}
+	found.where = FOUND_SESSION;
 	if (!slot) {
-		place = table_search(c, TABLE_HALF_OPEN, info->buckets[TABLE_HALF_OPEN], 0);
-		slot = slot_at(TABLE_HALF_OPEN, place);
-		if (slot) {
-			found.session = &slot->session;
+		slot = half_among(c, info);
+		if (slot)
 			found.where = FOUND_HALF_OPEN;
-			return found;
-		}
-		slot = slot_at(table, table_search(c, table, info->buckets[table], 0));
+		else if ((c->trace.absent ^ trace_absent(info)) >> 32)
+			slot = session_among(c, info);
 	}
-	if (slot) {
+	if (slot)
 		found.session = &slot->session;
-		found.where = FOUND_SESSION;
-	}
 	return found;
 }
 
-__noinline int half_remove(struct context *c, __u32 buckets)
+static __always_inline void half_remove(struct context *c, __u32 buckets)
 {
-	struct bucket *bucket;
-	__u64 live;
+	struct bucket *bucket = bucket_at(TABLE_HALF_OPEN, buckets, c->trace.hash, 0);
 
-	if (!c)
-		return 0;
-	bucket = bucket_at(TABLE_HALF_OPEN, buckets, c->hash, 0);
-	if (!bucket)
-		return 0;
-	live = control_word(c->hash, 0, SLOT_LIVE);
-	for (__u32 i = 0; i < BUCKET_SLOTS; i++)
-		if (bucket->control[i] == live && same_key(&bucket->slots[i].key, &c->key))
-			slot_kill(&bucket->control[i], live, ticks(c->now));
-	return 0;
+	if (bucket)
+		bucket_remove(c, bucket, 0);
 }
 
 /* Wherever it is. */
@@ -139,6 +155,7 @@ session_promote(struct context *c, struct table_info *info, __u32 quota)
 	}
 	if (inserted == INSERT_EXISTS)
 		__sync_fetch_and_add(&info->live, -c->removed);
+	__sync_fetch_and_add(&info->promotions, 1);
 	half_remove(c, info->buckets[TABLE_HALF_OPEN]);
 	table_sweep(c, info, table, buckets);
 	return 1;
@@ -216,8 +233,8 @@ session_key_of(const struct packet *p, __u32 segment, __u8 direction, struct ses
 {
 	int egress = direction == DIRECTION_EGRESS;
 
-	__builtin_memcpy(key->local, egress ? p->source : p->destination, 16);
-	__builtin_memcpy(key->remote, egress ? p->destination : p->source, 16);
+	copy16(key->local, egress ? p->source : p->destination);
+	copy16(key->remote, egress ? p->destination : p->source);
 	key->segment = segment;
 	key->protocol = p->protocol;
 	if (has_ports(p->protocol)) {

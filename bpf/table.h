@@ -31,10 +31,23 @@ static __always_inline __u32 ticks(__u64 ns)
 	return ns >> TICK_SHIFT;
 }
 
+/* Processors may be a tick apart: what is about to happen has just happened. */
+static __always_inline __u32 ticks_since(__u32 then, __u32 now)
+{
+	return (__s32)(now - then) < 0 ? 0 : now - then;
+}
+
 /* A multilinear hash with secret keys is strongly universal in its upper half (Lemire and Kaser,
  * 2014): whoever does not know the keys can't aim at a bucket. The mixing that follows spreads the
  * upper half over all bits.
  */
+static __always_inline __u64 hash_mixed(__u64 sum)
+{
+	sum ^= sum >> 32;
+	sum *= HASH_MIX;
+	return sum ^ (sum >> 29);
+}
+
 static __always_inline __u64
 table_hash(const struct table_info *info, const struct session_key *key)
 {
@@ -44,9 +57,7 @@ table_hash(const struct table_info *info, const struct session_key *key)
 #pragma unroll
 	for (__u32 i = 0; i < HASH_WORDS; i++)
 		sum += info->hash_keys[i] * words[i];
-	sum ^= sum >> 32;
-	sum *= HASH_MIX;
-	return sum ^ (sum >> 29);
+	return hash_mixed(sum);
 }
 
 static __always_inline __u64 control_word(__u64 hash, __u32 passed, __u32 state)
@@ -119,7 +130,7 @@ __noinline __u32 bucket_search(struct context *c, struct bucket *bucket)
 
 	if (!c || !bucket)
 		return 0;
-	wanted = control_word(c->hash, 0, SLOT_LIVE);
+	wanted = control_word(c->trace.hash, 0, SLOT_LIVE);
 	for (__u32 i = 0; i < BUCKET_SLOTS; i++)
 		if ((bucket->control[i] & CONTROL_MATCH) == wanted &&
 		    same_key(&bucket->slots[i].key, &c->key))
@@ -140,12 +151,12 @@ __noinline __u64 table_search(struct context *c, __u32 table, __u32 buckets, __u
 
 		if (step < from)
 			continue;
-		bucket = bucket_at(table, buckets, c->hash, step);
+		bucket = bucket_at(table, buckets, c->trace.hash, step);
 		if (!bucket)
 			return 0;
 		slot = bucket_search(c, bucket);
 		if (slot)
-			return (__u64)bucket_index(buckets, c->hash, step) << 3 | slot;
+			return (__u64)bucket_index(buckets, c->trace.hash, step) << 3 | slot;
 		/* In the half-open table a key has one bucket, and this is no count. */
 		if (table == TABLE_HALF_OPEN || !*(volatile __u32 *)&bucket->passed)
 			return 0;
@@ -164,15 +175,18 @@ static __always_inline struct slot *slot_at(__u32 table, __u64 place)
 		return 0;
 	inner = bpf_map_lookup_elem(&sessions, &table);
 	bucket = inner ? bpf_map_lookup_elem(inner, &index) : 0;
-	/* The compiler knows this bound, the verifier has to be shown it. */
+	/* The compiler knows this bound, the verifier has to be shown it, before it is used. */
 	asm volatile("" : "+r"(i));
-	return bucket && i < BUCKET_SLOTS ? &bucket->slots[i] : 0;
+	if (!bucket || i >= BUCKET_SLOTS)
+		return 0;
+	asm volatile("" : "+r"(bucket));
+	return &bucket->slots[i];
 }
 
 static __always_inline struct slot *
 table_find(struct context *c, __u32 table, __u32 buckets)
 {
-	__u64 hash = c->hash;
+	__u64 hash = c->trace.hash;
 	struct bucket *bucket = bucket_at(table, buckets, hash, 0);
 	struct slot *slot;
 
@@ -188,10 +202,10 @@ table_find(struct context *c, __u32 table, __u32 buckets)
 static __always_inline int slot_free(__u64 control, __u32 now)
 {
 	__u32 state = control & CONTROL_STATE_MASK;
+	__u32 age = (now - (__u32)(control >> CONTROL_STAMP_SHIFT)) & CONTROL_STAMP_MASK;
 
 	if (state == SLOT_DEAD)
-		return ((now - (__u32)(control >> CONTROL_STAMP_SHIFT)) & CONTROL_STAMP_MASK) >=
-		       SLOT_REST_TICKS;
+		return age >= SLOT_REST_TICKS && age <= CONTROL_STAMP_MASK - SLOT_REST_TICKS;
 	return state == SLOT_EMPTY;
 }
 
@@ -200,10 +214,17 @@ static __always_inline __u64 dead_word(__u32 now)
 	return (__u64)(now & CONTROL_STAMP_MASK) << CONTROL_STAMP_SHIFT | SLOT_DEAD;
 }
 
-/* Takes one live slot out. Returns whether it was this caller who did. */
+/* Takes one live slot out. Returns whether it was this caller who did. Another processor may have
+ * heard of it meanwhile, which changes the word once a tick.
+ */
 static __always_inline int slot_kill(__u64 *control, __u64 seen, __u32 now)
 {
-	return __sync_val_compare_and_swap(control, seen, dead_word(now)) == seen;
+	__u64 found = __sync_val_compare_and_swap(control, seen, dead_word(now));
+
+	if (found == seen)
+		return 1;
+	return (found & CONTROL_MATCH) == (seen & CONTROL_MATCH) &&
+	       __sync_val_compare_and_swap(control, found, dead_word(now)) == found;
 }
 
 /* Takes back what an insertion, or a session that goes, counted in the buckets that it passed. */
@@ -229,7 +250,7 @@ __noinline int bucket_remove(struct context *c, struct bucket *bucket, __u32 kee
 
 	if (!c || !bucket)
 		return 0;
-	wanted = control_word(c->hash, 0, SLOT_LIVE);
+	wanted = control_word(c->trace.hash, 0, SLOT_LIVE);
 	now = ticks(c->now);
 	c->removed = 0;
 	for (__u32 i = 0; i < BUCKET_SLOTS; i++) {
@@ -253,7 +274,7 @@ __noinline int table_remove(struct context *c, __u32 table, __u32 buckets, __u32
 
 	if (!c)
 		return 0;
-	hash = c->hash;
+	hash = c->trace.hash;
 	for (__u32 step = 0; step < BUCKET_STEPS; step++) {
 		struct bucket *bucket = bucket_at(table, buckets, hash, step);
 
@@ -281,10 +302,10 @@ __noinline int bucket_insert(struct context *c, struct bucket *bucket, __u32 ste
 
 	if (!c || !bucket)
 		return INSERT_FULL;
-	word = control_word(c->hash, step, SLOT_CLAIMED);
+	word = control_word(c->trace.hash, step, SLOT_CLAIMED);
 	now = ticks(c->now);
 	for (__u32 k = 0; k <= BUCKET_SLOTS; k++) {
-		__u32 i = k ? k - 1 : slot_preferred(c->hash);
+		__u32 i = k ? k - 1 : slot_preferred(c->trace.hash);
 		__u64 seen = *(volatile __u64 *)&bucket->control[i];
 
 		if (!slot_free(seen, now) ||
@@ -293,7 +314,7 @@ __noinline int bucket_insert(struct context *c, struct bucket *bucket, __u32 ste
 		bucket->slots[i].key = c->key;
 		bucket->slots[i].session = c->fresh;
 		__sync_lock_test_and_set(&bucket->control[i],
-					 control_word(c->hash, step, SLOT_LIVE));
+					 control_word(c->trace.hash, step, SLOT_LIVE));
 		return INSERT_DONE;
 	}
 	return INSERT_FULL;
@@ -306,7 +327,7 @@ __noinline int table_insert(struct context *c, __u32 table, __u32 buckets)
 
 	if (!c)
 		return INSERT_FULL;
-	hash = c->hash;
+	hash = c->trace.hash;
 
 	for (__u32 step = 0; step < BUCKET_STEPS; step++) {
 		struct bucket *bucket = bucket_at(table, buckets, hash, step);
@@ -355,56 +376,91 @@ table_sweep(struct context *c, struct table_info *info, __u32 table, __u32 bucke
 	return removed;
 }
 
-/* How long a slot of the half-open table was idle; the greater, the sooner it is given up. */
-__noinline __u32 slot_idle(const struct bucket *bucket, __u32 i, __u64 now)
+/* In the half-open table a live slot's control word tells when it was last heard of, so that
+ * whoever looks for the one to give up reads no session.
+ */
+static __always_inline __u64 half_word(__u64 hash, __u32 now)
 {
-	__u32 state;
+	return control_word(hash, 0, SLOT_LIVE) |
+	       (__u64)(now & CONTROL_STAMP_MASK) << CONTROL_STAMP_SHIFT;
+}
 
-	if (!bucket || i >= BUCKET_SLOTS)
-		return 0;
-	state = bucket->control[i] & CONTROL_STATE_MASK;
+static __always_inline __u32 stamp_age(__u64 control, __u32 now)
+{
+	return (now - (__u32)(control >> CONTROL_STAMP_SHIFT)) & CONTROL_STAMP_MASK;
+}
+
+/* How long a slot was idle; the greater, the sooner it is given up. Zero: never. */
+static __always_inline __u32 slot_idle(__u64 control, __u32 now)
+{
+	__u32 state = control & CONTROL_STATE_MASK, age = stamp_age(control, now);
+
 	if (state == SLOT_CLAIMED)
 		return 0;
-	if (state != SLOT_LIVE || bucket->slots[i].session.expires_ns <= now)
-		return ~0U;
-	return ticks(now) - bucket->slots[i].session.seen + 1;
+	if (state != SLOT_LIVE)
+		return CONTROL_STAMP_MASK + 1;
+	/* Processors may be a tick apart. */
+	return age > CONTROL_STAMP_MASK - SLOT_REST_TICKS ? 1 : age + 1;
+}
+
+/* One that was heard of again. If another processor has changed the word, it is not this one's. */
+static __always_inline void half_hear(__u64 *control, __u64 hash, __u64 now)
+{
+	__u64 seen = *(volatile __u64 *)control;
+
+	if ((seen & CONTROL_MATCH) == control_word(hash, 0, SLOT_LIVE) &&
+	    stamp_age(seen, ticks(now)))
+		__sync_val_compare_and_swap(control, seen, half_word(hash, ticks(now)));
+}
+
+static __always_inline void half_heard(struct context *c, __u32 buckets)
+{
+	struct bucket *bucket = bucket_at(TABLE_HALF_OPEN, buckets, c->trace.hash, 0);
+
+	if (!bucket)
+		return;
+#pragma unroll
+	for (__u32 i = 0; i < BUCKET_SLOTS; i++)
+		half_hear(&bucket->control[i], c->trace.hash, c->now);
 }
 
 /* The half-open table: one bucket for each key, and in it whoever was idle longest makes room. */
 __noinline int half_insert(struct context *c, __u32 buckets)
 {
 	struct bucket *bucket;
-	__u64 live, seen, best = 0;
-	__u32 turn, at;
+	__u64 seen, best = 0;
+	__u32 turn, at, now;
 
 	if (!c)
 		return INSERT_FULL;
-	live = control_word(c->hash, 0, SLOT_LIVE);
-	bucket = bucket_at(TABLE_HALF_OPEN, buckets, c->hash, 0);
+	now = ticks(c->now);
+	bucket = bucket_at(TABLE_HALF_OPEN, buckets, c->trace.hash, 0);
 	if (!bucket)
 		return INSERT_FULL;
-	if (bucket_find(bucket, &c->key, live))
+	if (bucket_find(bucket, &c->key, control_word(c->trace.hash, 0, SLOT_LIVE)))
 		return INSERT_EXISTS;
 	/* Ties go round, or the first slot would have to make room each time. */
-	turn = __sync_fetch_and_add(&bucket->passed, 1);
+	turn = __sync_fetch_and_add(&bucket->passed, 1) % BUCKET_SLOTS;
+#pragma unroll
 	for (__u32 i = 0; i < BUCKET_SLOTS; i++) {
-		__u32 at = (turn + i) % BUCKET_SLOTS;
-		__u64 its = (__u64)slot_idle(bucket, at, c->now) << 32 | at;
+		/* Of those that are alike, the one that is next. */
+		__u32 ahead = i >= turn ? BUCKET_SLOTS - i + turn : turn - i;
+		__u64 its = (__u64)slot_idle(bucket->control[i], now) << 32 | ahead << 8 | i;
 
-		best = its >> 32 > best >> 32 ? its : best;
+		best = its > best ? its : best;
 	}
-	at = best;
+	at = best & 0xff;
 	/* The compiler knows this bound, the verifier has to be shown it. */
 	asm volatile("" : "+r"(at));
 	if (!(best >> 32) || at >= BUCKET_SLOTS)
 		return INSERT_FULL;
 	seen = *(volatile __u64 *)&bucket->control[at];
 	if (__sync_val_compare_and_swap(&bucket->control[at], seen,
-						 control_word(c->hash, 0, SLOT_CLAIMED)) != seen)
+					control_word(c->trace.hash, 0, SLOT_CLAIMED)) != seen)
 		return INSERT_FULL;
 	bucket->slots[at].key = c->key;
 	bucket->slots[at].session = c->fresh;
-	__sync_lock_test_and_set(&bucket->control[at], live);
+	__sync_lock_test_and_set(&bucket->control[at], half_word(c->trace.hash, now));
 	/* Another processor may have done the same: whoever takes a copy out has begun nothing. */
 	bucket_remove(c, bucket, 1);
 	return c->removed ? INSERT_EXISTS : INSERT_DONE;

@@ -40,14 +40,12 @@ static __always_inline int judged(__u8 reason)
 }
 
 /* What the policy decided is counted under its rule, and under the rule that would have decided. */
-static __always_inline void count_judged(const struct context *c, __u8 reason, __u32 bytes)
+static __always_inline void count_judged(struct context *c, __u8 reason, __u32 bytes)
 {
-	const struct judgement *judgement = &c->judgement;
-
 	if (reason != REASON_OBSERVED)
-		rule_count(judgement, bytes, c->new_session);
-	if (judgement->has_would)
-		rule_count_observed(judgement->would_rule);
+		rule_count(c, bytes);
+	if (c->judgement.has_would)
+		rule_count_observed(c);
 }
 
 /* New sessions and denials by a rule are reported if the rule says so; what passes in observe mode
@@ -73,12 +71,12 @@ static __always_inline int worth_an_event(const struct context *c, __u8 reason)
 	return reason >= REASON_DENY_FIRST;
 }
 
-static __always_inline void report(const struct context *c, __u8 reason, __u32 bytes)
+static __always_inline void report(struct context *c, __u8 reason, __u32 bytes)
 {
 	struct event *event;
 
 	if (judged(reason) && reason != REASON_OBSERVED &&
-	    !rule_may_report(&c->judgement, c->now)) {
+	    !rule_may_report(c)) {
 		host_count(HOST_EVENTS_LIMITED);
 		return;
 	}

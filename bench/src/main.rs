@@ -2,8 +2,12 @@
 #![forbid(unsafe_code)]
 
 use anyhow::Result;
+use clap::builder::PossibleValuesParser;
 use clap::{Parser, Subcommand, ValueEnum};
+use lictor_bench::datapath::path::Packet;
 use lictor_bench::datapath::render::Colour;
+use lictor_bench::datapath::topologies::ALL;
+use lictor_bench::datapath::{Choice, Part};
 use lictor_bench::{datapath, program};
 use std::io::{ErrorKind, IsTerminal as _, Write as _};
 use std::path::PathBuf;
@@ -35,6 +39,15 @@ enum Bench {
         /// A page whose figures are replaced by these, such as docs/performance.md.
         #[arg(long)]
         write: Option<PathBuf>,
+        /// Only these parts; the goals of the others count as not met.
+        #[arg(long, value_enum, value_delimiter = ',')]
+        part: Vec<Part>,
+        /// Only these topologies, by their names in the tables, such as `lictor-one`.
+        #[arg(long, value_delimiter = ',', value_parser = PossibleValuesParser::new(topologies()))]
+        topology: Vec<String>,
+        /// Only these packets of the path.
+        #[arg(long, value_delimiter = ',', value_parser = packet)]
+        packet: Vec<Packet>,
     },
 }
 
@@ -68,13 +81,23 @@ fn run(arguments: &Arguments) -> Result<()> {
                 Output::Json => print(&(serde_json::to_string(&report)? + "\n")),
             }
         }
-        Bench::Datapath { write } => {
+        Bench::Datapath {
+            write,
+            part,
+            topology,
+            packet,
+        } => {
             let extent = if arguments.quick {
                 datapath::Extent::QUICK
             } else {
                 datapath::Extent::FULL
             };
-            let report = datapath::run(&extent)?;
+            let choice = Choice {
+                parts: parts(part),
+                topologies: topology.clone(),
+                packets: packet.clone(),
+            };
+            let report = datapath::run(&extent, &choice)?;
             if let Some(page) = write {
                 report.write(page)?;
             }
@@ -84,6 +107,24 @@ fn run(arguments: &Arguments) -> Result<()> {
             }
         }
     }
+}
+
+fn topologies() -> [&'static str; ALL.len()] {
+    ALL.map(|topology| topology.id)
+}
+
+fn packet(name: &str) -> Result<Packet, String> {
+    let of_that_name = |packet: &Packet| packet.id() == name;
+    Packet::USUAL.into_iter().find(of_that_name).ok_or_else(|| {
+        let names = Packet::USUAL.map(Packet::id).join(", ");
+        format!("no packet of the path is called so; there are {names}")
+    })
+}
+
+/// Without a choice all of them.
+fn parts(chosen: &[Part]) -> Vec<Part> {
+    let all = Part::value_variants();
+    if chosen.is_empty() { all } else { chosen }.to_vec()
 }
 
 /// Colours only on a terminal, and only if `NO_COLOR` is unset or empty (no-color.org).

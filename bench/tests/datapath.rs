@@ -33,24 +33,24 @@ fn every_topology_carries_and_refuses_what_it_must() {
         plant.open_path(&injector).expect(plant.topology.id);
     }
     let mut measured = Measured::default();
-    path::rounds(&plants, &mut injector, PATH, &mut measured.path)
-        .expect("each packet goes where its topology says");
+    path::rounds(
+        &plants,
+        &mut injector,
+        (PATH, &Packet::USUAL),
+        &mut measured.path,
+    )
+    .expect("each packet goes where its topology says");
     for plant in &plants {
         plant.close_path().expect(plant.topology.id);
     }
     let extent = load::Extent {
         rounds: 1,
+        repeats: 1,
         lasting: Duration::from_millis(20),
     };
     load::rounds(&plants, extent, &mut measured.loads).expect("every load gets through");
-    let kinds = [
-        Packet::Established(1),
-        Packet::Established(path::FLOWS),
-        Packet::New,
-        Packet::Denied,
-    ];
     for topology in &topologies::ALL {
-        for kind in kinds {
+        for kind in Packet::USUAL {
             let values = measured.path.values(topology.id, &kind.id());
             assert_eq!(values.len(), 1, "{} {}", topology.id, kind.id());
         }
@@ -86,8 +86,13 @@ fn a_packet_that_arrives_against_the_rules_ends_the_bench() {
     lictor_lab::site::command::output(flush).expect("flushes");
     plant.open_path(&injector).expect("opens");
     let mut samples = Samples::default();
-    let error = path::rounds(&[plant], &mut injector, PATH, &mut samples)
-        .expect_err("denied packets arrive");
+    let error = path::rounds(
+        &[plant],
+        &mut injector,
+        (PATH, &Packet::USUAL),
+        &mut samples,
+    )
+    .expect_err("denied packets arrive");
     let text = format!("{error:#}");
     assert!(text.contains("nft-10, deny"), "{text}");
     assert!(text.contains("+2000 packets"), "{text}");

@@ -1,14 +1,15 @@
 //! End to end: the two guests' own stacks talk over the plant, both on one processor. What counts
 //! is the processor time of both ends and of everything between them.
 
-use super::path::{BASE, with_base};
+use super::guard;
+use super::path::BASE;
 use super::plant::{DEVICE, Plant};
 use super::sample::Samples;
+use super::turns;
 use crate::clock;
 use crate::world::{PORTS_SERVED, Side};
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::socket::{setsockopt, sockopt};
-use rand::seq::SliceRandom as _;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::mpsc::{Sender, channel};
@@ -53,7 +54,9 @@ impl Load {
 pub struct Extent {
     /// Rounds, as of the path.
     pub rounds: u32,
-    /// How long each load lasts.
+    /// Runs of each load and plant in one round; the least counts.
+    pub repeats: u32,
+    /// How long each run lasts.
     pub lasting: Duration,
 }
 
@@ -71,7 +74,6 @@ const QUIT: u8 = b'q';
 /// # Errors
 /// A load does not get through.
 pub fn rounds(plants: &[Plant], extent: Extent, samples: &mut Samples) -> Result<()> {
-    let mut random = rand::thread_rng();
     for round in 0..extent.rounds {
         eprintln!(
             "bench: end to end, round {} of {}",
@@ -79,15 +81,14 @@ pub fn rounds(plants: &[Plant], extent: Extent, samples: &mut Samples) -> Result
             extent.rounds
         );
         samples.begin_round();
-        let mut order: Vec<&Plant> = plants.iter().collect();
-        order.shuffle(&mut random);
         let cpu = clock::idlest()?;
-        for plant in with_base(&order) {
-            for load in Load::ALL {
-                let ns = run(plant, load, (cpu, extent.lasting))
-                    .with_context(|| format!("{}, {}", plant.topology.id, load.id()))?;
-                samples.add(plant.topology.id, load.id(), ns);
-            }
+        for load in Load::ALL {
+            turns::least(plants, extent.repeats, (load.id(), samples), |plant| {
+                // What earlier runs left behind is no part of this one.
+                guard::clear(plant)?;
+                run(plant, load, (cpu, extent.lasting))
+                    .with_context(|| format!("{}, {}", plant.topology.id, load.id()))
+            })?;
         }
     }
     ensure!(

@@ -1,16 +1,14 @@
 //! A million established conversations, any of which the next packet may belong to: what is
 //! measured is the memory that a packet touches.
 
-use super::path::{self, Extent, Probe, with_base};
+use super::path::{self, Extent, Probe};
 use super::plant::Plant;
 use super::sample::Samples;
 use super::topologies::{BOTH, NFT_10, ONE, with_a_million};
 use super::{guard, path::BASE};
-use crate::clock;
 use crate::injector::Injector;
 use anyhow::{Context, Result};
 use lictor_lab::Lab;
-use rand::seq::SliceRandom as _;
 use std::path::Path;
 
 /// Conversations.
@@ -46,7 +44,7 @@ pub fn rounds(extent: Extent) -> Result<Samples> {
         plant.open_path(&injector)?;
         plants.push(plant);
     }
-    let mut samples = Samples::default();
+    let (mut samples, packet) = (Samples::default(), path::Packet::Established(FLOWS));
     for round in 0..extent.rounds {
         eprintln!(
             "bench: {FLOWS} sessions, round {} of {}",
@@ -54,17 +52,7 @@ pub fn rounds(extent: Extent) -> Result<Samples> {
             extent.rounds
         );
         samples.begin_round();
-        let mut order: Vec<&Plant> = plants.iter().collect();
-        order.shuffle(&mut rand::thread_rng());
-        let cpu = clock::idlest()?;
-        for plant in with_base(&order) {
-            let mut probe = Probe {
-                plant,
-                injector: &mut injector,
-                cpu,
-            };
-            probe.established(FLOWS, extent, &mut samples)?;
-        }
+        Probe::here(&mut injector)?.established(&plants, packet, extent, &mut samples)?;
     }
     for plant in &plants {
         path::still_established(plant, FLOWS)?;

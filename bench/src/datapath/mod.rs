@@ -14,6 +14,7 @@ pub mod sample;
 pub mod tools;
 pub mod topologies;
 pub mod transfer;
+mod turns;
 
 use crate::injector::Injector;
 use crate::report::Machine;
@@ -25,12 +26,58 @@ use sample::Row;
 use serde::Serialize;
 use std::time::{Duration, Instant};
 
+/// What can be left out: its goals are then not measured, and so not met.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Part {
+    /// A vnic's memory, an agent's memory and an agent's restart.
+    Footprint,
+    /// A flood of conversations that nobody answers.
+    Flood,
+    /// Sessions out and in.
+    Transfer,
+    /// The hypervisor's part of the way.
+    Path,
+    /// The way from guest to guest.
+    Loads,
+    /// The hypervisor's part of the way with a million sessions.
+    Million,
+}
+
+/// What is measured of all that can be.
+#[derive(Debug, Clone)]
+pub struct Choice {
+    /// Which parts.
+    pub parts: Vec<Part>,
+    /// Which topologies of the ways and loads, by their names; empty: as the extent says.
+    pub topologies: Vec<String>,
+    /// Which packets of the path; empty: every kind.
+    pub packets: Vec<path::Packet>,
+}
+
+impl Choice {
+    fn has(&self, part: Part) -> bool {
+        self.parts.contains(&part)
+    }
+
+    fn has_topology(&self, extent: &Extent, topology: &Topology) -> bool {
+        if self.topologies.is_empty() {
+            (extent.topologies)(topology)
+        } else {
+            self.topologies.iter().any(|id| id == topology.id)
+        }
+    }
+
+    fn has_packet(&self, packet: path::Packet) -> bool {
+        self.packets.is_empty() || self.packets.contains(&packet)
+    }
+}
+
 /// How much of everything is measured.
 #[derive(Debug, Clone, Copy)]
 pub struct Extent {
     /// Whether figures may be compared.
     pub thorough: bool,
-    /// Which topologies: all, or only those of the goals.
+    /// Which topologies, unless some are chosen: all, or only those of the goals.
     pub topologies: fn(&Topology) -> bool,
     /// The path.
     pub path: path::Extent,
@@ -54,20 +101,21 @@ impl Extent {
         thorough: true,
         topologies: |_| true,
         path: path::Extent {
-            rounds: 7,
-            packets: 150_000,
-            repeats: 2,
-            misses: 30_000,
+            rounds: 5,
+            packets: 60_000,
+            repeats: 7,
+            misses: 20_000,
         },
         million: path::Extent {
-            rounds: 7,
-            packets: 400_000,
-            repeats: 1,
+            rounds: 5,
+            packets: 200_000,
+            repeats: 5,
             misses: 0,
         },
         loads: load::Extent {
-            rounds: 6,
-            lasting: Duration::from_millis(250),
+            rounds: 4,
+            repeats: 5,
+            lasting: Duration::from_millis(60),
         },
         transfer: 5,
         flood: flood::Extent {
@@ -85,19 +133,20 @@ impl Extent {
         topologies: topologies::of_a_goal,
         path: path::Extent {
             rounds: 2,
-            packets: 60_000,
-            repeats: 2,
+            packets: 40_000,
+            repeats: 5,
             misses: 20_000,
         },
         million: path::Extent {
             rounds: 2,
             packets: 200_000,
-            repeats: 1,
+            repeats: 3,
             misses: 0,
         },
         loads: load::Extent {
             rounds: 2,
-            lasting: Duration::from_millis(80),
+            repeats: 3,
+            lasting: Duration::from_millis(40),
         },
         transfer: 1,
         flood: flood::Extent {
@@ -140,26 +189,14 @@ pub struct Report {
     pub restart: Option<footprint::Restart>,
 }
 
-/// Measures everything. Needs root; makes namespaces and removes them, also after Ctrl-C.
+/// Measures these parts. Needs root; makes namespaces and removes them, also after Ctrl-C.
 ///
 /// # Errors
 /// A tool is missing, something refuses, or a packet went where it must not.
-pub fn run(extent: &Extent) -> Result<Report> {
+pub fn run(extent: &Extent, choice: &Choice) -> Result<Report> {
     let (machine, begin) = (Machine::here()?, Instant::now());
     tools::check(&std::env::var_os("PATH").unwrap_or_default())?;
-    let mut measured = Measured {
-        memory: Some(footprint::memory(extent.memory)?),
-        ..Measured::default()
-    };
-    eprintln!("bench: an agent with one vnic");
-    measured.agent = Some(agent::resident()?);
-    eprintln!("bench: a restart with {} vnics", extent.vnics);
-    measured.restart = Some(footprint::restart(extent.vnics)?);
-    eprintln!("bench: a flood");
-    measured.flood = Some(flood::run(extent.flood)?);
-    measured.transfer = transfer::rounds(extent.transfer)?;
-    ways(extent, &mut measured)?;
-    measured.million = million::rounds(extent.million)?;
+    let measured = measure(extent, choice)?;
     Ok(Report {
         bench: "datapath",
         quick: !extent.thorough,
@@ -176,25 +213,60 @@ pub fn run(extent: &Extent) -> Result<Report> {
     })
 }
 
+fn measure(extent: &Extent, choice: &Choice) -> Result<Measured> {
+    let mut measured = Measured::default();
+    if choice.has(Part::Footprint) {
+        measured.memory = Some(footprint::memory(extent.memory)?);
+        eprintln!("bench: an agent with one vnic");
+        measured.agent = Some(agent::resident()?);
+        eprintln!("bench: a restart with {} vnics", extent.vnics);
+        measured.restart = Some(footprint::restart(extent.vnics)?);
+    }
+    if choice.has(Part::Flood) {
+        eprintln!("bench: a flood");
+        measured.flood = Some(flood::run(extent.flood)?);
+    }
+    if choice.has(Part::Transfer) {
+        measured.transfer = transfer::rounds(extent.transfer)?;
+    }
+    if choice.has(Part::Path) || choice.has(Part::Loads) {
+        ways(extent, choice, &mut measured)?;
+    }
+    if choice.has(Part::Million) {
+        measured.million = million::rounds(extent.million)?;
+    }
+    Ok(measured)
+}
+
 /// The path and the end-to-end loads, over the same plants.
-fn ways(extent: &Extent, measured: &mut Measured) -> Result<()> {
+fn ways(extent: &Extent, choice: &Choice, measured: &mut Measured) -> Result<()> {
     let lab = Lab::new()?;
     let mut plants = Vec::new();
     for topology in topologies::ALL
         .iter()
-        .filter(|topology| (extent.topologies)(topology))
+        .filter(|topology| choice.has_topology(extent, topology))
     {
         eprintln!("bench: building {}", topology.id);
         plants.push(Plant::build(&lab, topology)?);
     }
-    let mut injector = Injector::load()?;
-    for plant in &plants {
-        plant.open_path(&injector)?;
+    if choice.has(Part::Path) {
+        let mut injector = Injector::load()?;
+        for plant in &plants {
+            plant.open_path(&injector)?;
+        }
+        let kinds: Vec<_> = path::Packet::USUAL
+            .into_iter()
+            .filter(|packet| choice.has_packet(*packet))
+            .collect();
+        let samples = &mut measured.path;
+        path::rounds(&plants, &mut injector, (extent.path, &kinds), samples)?;
+        for plant in &plants {
+            plant.close_path()?;
+        }
     }
-    path::rounds(&plants, &mut injector, extent.path, &mut measured.path)?;
-    for plant in &plants {
-        plant.close_path()?;
+    if choice.has(Part::Loads) {
+        plants.retain(|plant| topologies::end_to_end(&plant.topology));
+        load::rounds(&plants, extent.loads, &mut measured.loads)?;
     }
-    plants.retain(|plant| topologies::end_to_end(&plant.topology));
-    load::rounds(&plants, extent.loads, &mut measured.loads)
+    Ok(())
 }

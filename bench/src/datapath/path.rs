@@ -3,24 +3,24 @@
 //! in it, so what a guard adds is seen undiluted.
 
 use super::guard;
-use super::plant::{Guard, Plant, port};
+use super::plant::{Guard, Plant, Topology, port};
 use super::sample::Samples;
+use super::turns;
 use crate::clock;
 use crate::injector::{Choose, FarEnd, Injector, Plan};
 use crate::world::{self, Side};
 use anyhow::{Context, Result, bail};
 use lictor_types::Reason;
-use rand::seq::SliceRandom as _;
 use std::time::Duration;
 
 /// How much is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Extent {
-    /// Rounds; each measures every topology, in an order of its own.
+    /// Rounds; each measures every topology.
     pub rounds: u32,
     /// Packets of established conversations in one run.
     pub packets: u32,
-    /// Runs of established conversations in one round; the least counts.
+    /// Runs of each plant and kind of packet in one round; the least counts.
     pub repeats: u32,
     /// Packets that begin a conversation, or are denied, in one run.
     pub misses: u32,
@@ -38,6 +38,15 @@ pub enum Packet {
 }
 
 impl Packet {
+    /// The kinds of the usual rounds, in the order in which they are measured: what is established
+    /// ends with the first miss.
+    pub const USUAL: [Self; 4] = [
+        Self::Established(1),
+        Self::Established(FLOWS),
+        Self::New,
+        Self::Denied,
+    ];
+
     /// Its name in tables and in JSON.
     #[must_use]
     pub fn id(self) -> String {
@@ -66,100 +75,87 @@ const PATIENCE: Duration = Duration::from_millis(200);
 pub fn rounds(
     plants: &[Plant],
     injector: &mut Injector,
-    extent: Extent,
+    (extent, kinds): (Extent, &[Packet]),
     samples: &mut Samples,
 ) -> Result<()> {
-    let mut random = rand::thread_rng();
     for round in 0..extent.rounds {
         eprintln!("bench: path, round {} of {}", round + 1, extent.rounds);
         samples.begin_round();
-        let mut order: Vec<&Plant> = plants.iter().collect();
-        order.shuffle(&mut random);
-        let cpu = clock::idlest()?;
-        for plant in with_base(&order) {
-            let mut probe = Probe {
-                plant,
-                injector: &mut *injector,
-                cpu,
-            };
-            probe.usual(extent, samples)?;
+        for plant in plants {
+            guard::establish(plant, FLOWS)?;
+        }
+        let mut probe = Probe::here(injector)?;
+        for &packet in kinds {
+            match packet {
+                Packet::Established(_) => probe.established(plants, packet, extent, samples)?,
+                Packet::New | Packet::Denied => probe.misses(plants, packet, extent, samples)?,
+            }
         }
     }
     Ok(())
 }
 
-/// The bare bridge at the beginning, in the middle and at the end: everything is compared with it.
-pub(crate) fn with_base<'a>(order: &[&'a Plant]) -> Vec<&'a Plant> {
-    let is_base = |plant: &&Plant| plant.topology.id == BASE;
-    let base = order.iter().copied().find(|plant| is_base(plant));
-    let others: Vec<_> = order
-        .iter()
-        .copied()
-        .filter(|plant| !is_base(plant))
-        .collect();
-    let (first, second) = others.split_at(others.len() / 2);
-    let mut all = Vec::new();
-    all.extend(base);
-    all.extend(first);
-    all.extend(base);
-    all.extend(second);
-    all.extend(base);
-    all
+/// Where a miss takes microseconds, fewer of them tell as much.
+fn misses(topology: &Topology, extent: Extent) -> u32 {
+    if topology.rules >= MANY_RULES && topology.tracked() {
+        extent.misses / 10
+    } else {
+        extent.misses
+    }
 }
 
 /// The topology that the others are compared with.
 pub const BASE: &str = "none";
 
-/// One plant on one processor.
+/// What measures a plant, on one processor.
 #[derive(Debug)]
 pub struct Probe<'a> {
-    /// What is measured.
-    pub plant: &'a Plant,
-    /// What makes the packets.
-    pub injector: &'a mut Injector,
-    /// The processor that carries them.
-    pub cpu: usize,
+    injector: &'a mut Injector,
+    cpu: usize,
 }
 
-impl Probe<'_> {
-    fn usual(&mut self, extent: Extent, samples: &mut Samples) -> Result<()> {
-        guard::establish(self.plant, FLOWS)?;
-        for flows in [1, FLOWS] {
-            self.established(flows, extent, samples)?;
-        }
-        let topology = &self.plant.topology;
-        let id = topology.id;
-        let misses = if topology.rules >= MANY_RULES && topology.tracked() {
-            extent.misses / 10
-        } else {
-            extent.misses
-        };
-        guard::clear(self.plant)?;
-        let new = self.run(Packet::New, misses)?;
-        samples.add(id, &Packet::New.id(), new);
-        guard::clear(self.plant)?;
-        let denied = self.run(Packet::Denied, misses)?;
-        samples.add(id, &Packet::Denied.id(), denied);
-        Ok(())
+impl<'a> Probe<'a> {
+    /// On the processor that is idle now.
+    ///
+    /// # Errors
+    /// `/proc/stat` cannot be read.
+    pub fn here(injector: &'a mut Injector) -> Result<Self> {
+        let cpu = clock::idlest()?;
+        Ok(Self { injector, cpu })
     }
 
     /// Measures packets of the sessions that are loaded.
     ///
     /// # Errors
     /// Not all of them arrived.
-    pub fn established(&mut self, flows: u32, extent: Extent, samples: &mut Samples) -> Result<()> {
-        let packet = Packet::Established(flows);
-        let mut least = f64::MAX;
-        for _ in 0..extent.repeats {
-            least = least.min(self.run(packet, extent.packets)?);
-        }
-        samples.add(self.plant.topology.id, &packet.id(), least);
-        Ok(())
+    pub fn established(
+        &mut self,
+        plants: &[Plant],
+        packet: Packet,
+        extent: Extent,
+        samples: &mut Samples,
+    ) -> Result<()> {
+        turns::least(plants, extent.repeats, (&packet.id(), samples), |plant| {
+            self.run(plant, packet, extent.packets)
+        })
+    }
+
+    fn misses(
+        &mut self,
+        plants: &[Plant],
+        packet: Packet,
+        extent: Extent,
+        samples: &mut Samples,
+    ) -> Result<()> {
+        turns::least(plants, extent.repeats, (&packet.id(), samples), |plant| {
+            guard::clear(plant)?;
+            self.run(plant, packet, misses(&plant.topology, extent))
+        })
     }
 
     /// One run: nanoseconds of a packet, after it was made sure where the packets went.
-    fn run(&mut self, packet: Packet, count: u32) -> Result<f64> {
-        let topology = &self.plant.topology;
+    fn run(&mut self, plant: &Plant, packet: Packet, count: u32) -> Result<f64> {
+        let topology = &plant.topology;
         let (choose, destination) = match packet {
             Packet::Established(flows) => (Choose::Random(flows), world::PORT_ALLOWED),
             Packet::New => (Choose::Next(0), world::PORT_ALLOWED),
@@ -173,8 +169,8 @@ impl Probe<'_> {
         };
         let frame = world::datagram(destination)?;
         let before = self.injector.arrived()?;
-        let judged = self.judged(packet)?;
-        let netns = self.plant.hypervisor.netns();
+        let earlier = judged(plant, packet)?;
+        let netns = plant.hypervisor.netns();
         let (injector, cpu) = (&mut *self.injector, self.cpu);
         let cost = netns.run(|| {
             clock::pin(cpu)?;
@@ -186,49 +182,10 @@ impl Probe<'_> {
         };
         self.arrivals(before + expected)
             .with_context(|| format!("{}, {}", topology.id, packet.id()))?;
-        let after = self.judged(packet)?;
-        let judged = (after.0 - judged.0, after.1 - judged.1);
-        self.held(packet, u64::from(count), judged)?;
+        let after = judged(plant, packet)?;
+        let judged = (after.0 - earlier.0, after.1 - earlier.1);
+        held(plant, (packet, u64::from(count)), judged)?;
         Ok(cost.ns)
-    }
-
-    /// Whether Lictor judged every packet as what it is, and steered it if it is to.
-    fn held(&self, packet: Packet, count: u64, judged: (u64, u64)) -> Result<()> {
-        let Some(datapath) = &self.plant.datapath else {
-            return Ok(());
-        };
-        let steers = self.plant.topology.guard == Guard::Steered;
-        // Now and then one goes by the bridge, which must not forget the stations.
-        let fewest = match packet {
-            Packet::Established(_) if steers => count - count / 100 - 1,
-            _ => 0,
-        };
-        if judged.0 != count || judged.1 < fewest {
-            let reasons = datapath.counters(Side::Near.vnic())?.egress.reasons;
-            bail!(
-                "{}, {}: of {count} packets Lictor judged {} as that and steered {}; {reasons:?}",
-                self.plant.topology.id,
-                packet.id(),
-                judged.0,
-                judged.1
-            );
-        }
-        Ok(())
-    }
-
-    /// How many packets of this kind the near vnic has seen, and how many it has steered, if Lictor
-    /// guards it.
-    fn judged(&self, packet: Packet) -> Result<(u64, u64)> {
-        let Some(datapath) = &self.plant.datapath else {
-            return Ok((0, 0));
-        };
-        let reason = match packet {
-            Packet::Established(_) => Reason::Session,
-            Packet::New => Reason::PolicyAllow,
-            Packet::Denied => Reason::DefaultDeny,
-        };
-        let egress = datapath.counters(Side::Near.vnic())?.egress;
-        Ok((egress.reason(reason).packets, egress.steered.packets))
     }
 
     /// A packet that was lost must not count as one that was carried, nor the other way round.
@@ -246,6 +203,45 @@ impl Probe<'_> {
             std::thread::sleep(Duration::from_millis(1));
         }
     }
+}
+
+/// Whether Lictor judged every packet as what it is, and steered it if it is to.
+fn held(plant: &Plant, (packet, count): (Packet, u64), judged: (u64, u64)) -> Result<()> {
+    let Some(datapath) = &plant.datapath else {
+        return Ok(());
+    };
+    let steers = plant.topology.guard == Guard::Steered;
+    // Now and then one goes by the bridge, which must not forget the stations.
+    let fewest = match packet {
+        Packet::Established(_) if steers => count - count / 20 - 1,
+        _ => 0,
+    };
+    if judged.0 != count || judged.1 < fewest {
+        let reasons = datapath.counters(Side::Near.vnic())?.egress.reasons;
+        bail!(
+            "{}, {}: of {count} packets Lictor judged {} as that and steered {}; {reasons:?}",
+            plant.topology.id,
+            packet.id(),
+            judged.0,
+            judged.1
+        );
+    }
+    Ok(())
+}
+
+/// How many packets of this kind the near vnic has seen, and how many it has steered, if Lictor
+/// guards it.
+fn judged(plant: &Plant, packet: Packet) -> Result<(u64, u64)> {
+    let Some(datapath) = &plant.datapath else {
+        return Ok((0, 0));
+    };
+    let reason = match packet {
+        Packet::Established(_) => Reason::Session,
+        Packet::New => Reason::PolicyAllow,
+        Packet::Denied => Reason::DefaultDeny,
+    };
+    let egress = datapath.counters(Side::Near.vnic())?.egress;
+    Ok((egress.reason(reason).packets, egress.steered.packets))
 }
 
 /// Whether what is loaded is still there after a phase with many sessions.

@@ -4,8 +4,8 @@ use super::plant::{Guard, Iptables, Nft, Topology, Wiring};
 use super::sample::Row;
 use crate::world::Protected;
 
-/// Room for every session of the usual rounds, those of the end-to-end loads among them.
-const QUOTA: u32 = 131_072;
+/// What a vnic has unless its owner asks for more.
+const QUOTA: u32 = lictor_types::SESSIONS_PER_VNIC_DEFAULT;
 /// Guests of a host beside the two that are measured.
 const OTHER_GUESTS: u32 = 50;
 

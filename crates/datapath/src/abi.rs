@@ -132,6 +132,7 @@ plain! {
         endpoint: u16, mode: u16, trial_until_ns: u64,
     }
     HostTimeouts(96) { seconds: [u32; TIMEOUTS], }
+    Clock(64) { jiffies: u64, now_ns: u64, pad: [u64; 6], }
     Local(40) {
         vnic: u32, ifindex: u32, state: u32, mtu: u32, bridge: u32, refresh: u32,
         mac: [u8; 6], pad: [u8; 2], bridged: u32, alive: u32,

@@ -87,7 +87,9 @@ fn raw_end(end: &TcpEnd) -> SessionEnd {
 
 /// Nanoseconds since the begin of a tick: never less than what has passed.
 fn since(seen: u32, now: u64) -> u64 {
-    (u64::from(ticks(now).wrapping_sub(seen)) << 20) + (now & 0xf_ffff)
+    // Processors may be a tick apart: what is about to happen has just happened.
+    let ticks = ticks(now).wrapping_sub(seen).cast_signed().max(0);
+    (u64::from(ticks.unsigned_abs()) << 20) + (now & 0xf_ffff)
 }
 
 fn milliseconds(ns: u64) -> u32 {

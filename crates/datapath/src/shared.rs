@@ -1,7 +1,8 @@
 //! What all vnics of a host share: created once, pinned, found again.
 
 use crate::abi::{
-    self, AddressKey, AddressValue, DecisionKey, DecisionValue, HostTimeouts, Local, ReleaseInfo,
+    self, AddressKey, AddressValue, Clock, DecisionKey, DecisionValue, HostTimeouts, Local,
+    ReleaseInfo,
 };
 use crate::sys::{self, Map, Shape};
 use crate::{Error, sys::Hook};
@@ -169,6 +170,7 @@ pub(crate) struct Shared {
     pub(crate) release_info: Map<u32, ReleaseInfo>,
     pub(crate) host_counters: Map<u32, u64>,
     pub(crate) timeouts: Map<u32, HostTimeouts>,
+    pub(crate) clock: Map<u32, Clock>,
     pub(crate) locals: Map<u32, Local>,
     pub(crate) local_places: Map<u32, u32>,
     pub(crate) events: OwnedFd,
@@ -192,6 +194,7 @@ impl Shared {
             release_info: wrap(flat(&info)?)?,
             host_counters: wrap(flat(&array("host_counters", 8, abi::HOST_COUNTERS))?)?,
             timeouts: wrap(flat(&array("timeouts", size_of::<HostTimeouts>(), 1))?)?,
+            clock: wrap(flat(&array("clock", size_of::<Clock>(), 1))?)?,
             locals: wrap(flat(&array("locals", size_of::<Local>(), abi::LOCALS_MAX))?)?,
             local_places: wrap(flat(&LOCAL_PLACES)?)?,
             events: flat(&EVENTS)?,
@@ -232,6 +235,7 @@ impl Shared {
             "release_info" => self.release_info.fd(),
             "host_counters" => self.host_counters.fd(),
             "timeouts" => self.timeouts.fd(),
+            "clock" => self.clock.fd(),
             "locals" => self.locals.fd(),
             "local_places" => self.local_places.fd(),
             "events" => self.events.as_fd(),

@@ -6,16 +6,30 @@ use common::guests::{Guest, bridge, plug};
 use common::{DEVICE, GUEST_MAC, PEER_MAC, SEGMENT, VNIC, privileged, run, spec, tables};
 use lictor_datapath::{Datapath, How, VnicSpec};
 use lictor_types::{Decision, Direction, IdentityId, Link, Reason, Verdict, VnicId, VnicState};
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
 const WAIT: Duration = Duration::from_millis(1_000);
 
+/// A child of another test may hold a copy of the last listener's socket until it has become its
+/// own program.
+fn bound(address: SocketAddr) -> TcpListener {
+    for _ in 0..100 {
+        match TcpListener::bind(address) {
+            Err(error) if error.kind() == ErrorKind::AddrInUse => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            result => return result.expect("binds"),
+        }
+    }
+    panic!("{address} stays in use");
+}
+
 /// Whether a line sent to a listener at `to` comes back.
 fn talk(from: &Guest, server: &Guest, to: &str) -> bool {
     let address: SocketAddr = to.parse().expect("a valid address");
-    let listener = server.run(move || TcpListener::bind(address).expect("binds"));
+    let listener = server.run(move || bound(address));
     let echo = std::thread::spawn(move || {
         listener.set_nonblocking(true).expect("sets");
         for _ in 0..30 {

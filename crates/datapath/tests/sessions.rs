@@ -378,6 +378,34 @@ fn a_flood_pushes_out_no_session_that_was_answered() {
     bench.check("and its answer", Ingress, &reply(501), "allow session");
 }
 
+/// A log that is sent and never answered is no flood: while it is heard of, others make room.
+#[test]
+fn who_goes_on_without_an_answer_is_not_pushed_out() {
+    if !privileged() {
+        return;
+    }
+    const QUOTA: u16 = 1_024;
+    const TICK: Duration = Duration::from_millis(2);
+    const LOG: u16 = 1;
+    let bench = Bench::with(QUOTA.into());
+    bench.check("the log", Egress, &query(LOG), "allow policy-allow");
+    for number in 0..10 * QUOTA {
+        if number % 64 == 0 {
+            bench.datapath.advance_clock(VNIC, TICK).expect("advances");
+            bench.check("the log", Egress, &query(LOG), "allow session");
+        }
+        let asked = query(1_000 + number);
+        bench.check("one of the flood", Egress, &asked, "allow policy-allow");
+    }
+    bench.check("the log", Egress, &query(LOG), "allow session");
+    let sessions = bench.datapath.export(VNIC).expect("exports");
+    let log = sessions
+        .iter()
+        .find(|session| session.key.local_port == CLIENTS + LOG);
+    let heard = log.map(|session| session.packets[0]);
+    assert_eq!(heard, Some(2 + 10 * u64::from(QUOTA) / 64));
+}
+
 /// Buckets of a small table are full now and again, and sessions lie behind them.
 #[test]
 fn sessions_come_and_go_in_a_small_table_and_none_is_lost() {

@@ -4,7 +4,7 @@
 
 use super::{
     MATCH, Place, Row, Slots, control_offset, control_word, controls, free, preferred, slot_offset,
-    state_of, ticks,
+    stamp, state_of, ticks,
 };
 use crate::abi::{self, Slot};
 use crate::sys;
@@ -182,7 +182,12 @@ impl Slots {
             // Whoever still reads what lay here must find the claim after it.
             fence(Release);
             mapped.store(bucket, slot_offset(index), slot);
-            control.store(control_word(hash, step, abi::SLOT_LIVE), Release);
+            let heard = if table == abi::TABLE_HALF_OPEN {
+                stamp(slot.session.seen)
+            } else {
+                0
+            };
+            control.store(control_word(hash, step, abi::SLOT_LIVE) | heard, Release);
             return true;
         }
         false

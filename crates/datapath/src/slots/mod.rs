@@ -124,6 +124,17 @@ fn control_word(hash: u64, passed: u32, state: u64) -> u64 {
     hash << 32 | u64::from(passed) << abi::CONTROL_PASSED_SHIFT | state
 }
 
+/// When a half-open session was heard of last, in its control word: whoever looks for the one to
+/// give up reads no session.
+fn stamp(seen: u32) -> u64 {
+    u64::from(seen & abi::CONTROL_STAMP_MASK) << abi::CONTROL_STAMP_SHIFT
+}
+
+/// Whether the same session is still there; it may have been heard of meanwhile.
+fn same_tenant(one: u64, other: u64) -> bool {
+    (one ^ other) & !stamp(abi::CONTROL_STAMP_MASK) == 0
+}
+
 fn state_of(control: u64) -> u64 {
     control & abi::CONTROL_STATE_MASK
 }
@@ -141,7 +152,7 @@ fn preferred(hash: u64) -> usize {
 }
 
 fn dead_word(now: u32) -> u64 {
-    u64::from(now & abi::CONTROL_STAMP_MASK) << abi::CONTROL_STAMP_SHIFT | abi::SLOT_DEAD
+    stamp(now) | abi::SLOT_DEAD
 }
 
 #[inline]
@@ -152,9 +163,11 @@ fn controls(table: &Mapped<Bucket>, bucket: usize) -> [u64; abi::BUCKET_SLOTS] {
 fn free(control: u64, now: u32) -> bool {
     match state_of(control) {
         0 => true,
+        // Processors may be a tick apart: what is about to die has just died.
         abi::SLOT_DEAD => {
             let died = (control >> abi::CONTROL_STAMP_SHIFT) as u32;
-            now.wrapping_sub(died) & abi::CONTROL_STAMP_MASK >= abi::SLOT_REST_TICKS
+            let age = now.wrapping_sub(died) & abi::CONTROL_STAMP_MASK;
+            (abi::SLOT_REST_TICKS..=abi::CONTROL_STAMP_MASK - abi::SLOT_REST_TICKS).contains(&age)
         }
         _ => false,
     }
@@ -310,7 +323,7 @@ impl Slots {
             .load(place.bucket, slot_offset(place.slot));
         fence(Acquire);
         // It may have ended, and another begun, while it was copied.
-        (self.control(place).load(SeqCst) == control).then_some(Row {
+        same_tenant(self.control(place).load(SeqCst), control).then_some(Row {
             place,
             control,
             slot,
@@ -365,9 +378,11 @@ impl Slots {
 
     /// Takes out a slot that was read, unless it has changed since. Returns whether it went.
     fn kill(&self, row: &Row, now: u32) -> bool {
-        let swapped =
-            self.control(row.place)
-                .compare_exchange(row.control, dead_word(now), SeqCst, SeqCst);
+        let swapped = self
+            .control(row.place)
+            .fetch_update(SeqCst, SeqCst, |control| {
+                same_tenant(control, row.control).then(|| dead_word(now))
+            });
         if swapped.is_err() {
             return false;
         }

@@ -1,0 +1,355 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* The packet of a live session, from the wire to the verdict, with nothing in memory but what it
+ * must touch: no context is cleared and no function called. It says of a packet what the long way
+ * of firewall.bpf.c says, or nothing: whatever is unusual in the packet, its session, the tables or
+ * the vnic is left to the long way before anything is written.
+ */
+#ifndef LICTOR_LIVE_H
+#define LICTOR_LIVE_H
+
+#include "clock.h"
+#include "fast.h"
+#include "guard.h"
+#include "session.h"
+#include "steer.h"
+#include "verdict.h"
+
+/* No verdict: the long way decides. */
+#define LIVE_NOT 99
+
+/* Two words as they lie behind each other. */
+static __always_inline __u64 words(__u32 first, __u32 second)
+{
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+	return first | (__u64)second << 32;
+#else
+	return (__u64)first << 32 | second;
+#endif
+}
+
+/* Servers of DHCP are guarded (guard.h), and no client of theirs is busy. */
+static __always_inline int live_port(__u16 port)
+{
+	return port != DHCP_SERVER_PORT && port != DHCP6_SERVER_PORT;
+}
+
+/* Whether the transport header is there and plain. */
+static __always_inline int
+live_l4(const struct __sk_buff *skb, const void *l4, __u32 l4_bytes, __u8 protocol)
+{
+	const void *end = (const void *)(long)skb->data_end;
+	const struct tcp *tcp = l4;
+	const struct udp *udp = l4;
+
+	if (protocol == IP_TCP)
+		return (const void *)(tcp + 1) <= end && plain_tcp(tcp, l4_bytes, end);
+	if (protocol != IP_UDP || (const void *)(udp + 1) > end)
+		return 0;
+	return plain_udp(skb, udp, l4_bytes) && live_port(bpf_ntohs(udp->source)) &&
+	       live_port(bpf_ntohs(udp->destination));
+}
+
+/* What is constant about a packet, so that nothing of it takes room on the stack. */
+struct live_packet {
+	const void *network;
+	const __u32 *zero; /* the key of every map of one value */
+	int v6;
+	__u8 direction;
+};
+
+/* Its ends as they lie in the packet. */
+struct live_ends {
+	const __u8 *local;
+	const __u8 *remote;
+	__u64 tail; /* what of the key (struct session_key) is not an address */
+};
+
+static __always_inline struct live_ends live_ends(const struct live_packet *p, __u32 segment)
+{
+	int egress = p->direction == DIRECTION_EGRESS;
+	const struct ipv4 *ip4 = p->network;
+	const struct ipv6 *ip6 = p->network;
+	const __u8 *from = p->v6 ? ip6->source : ip4->source;
+	const __u8 *to = p->v6 ? ip6->destination : ip4->destination;
+	const struct udp *ports = p->v6 ? (const void *)(ip6 + 1) : (const void *)(ip4 + 1);
+	__u16 source = bpf_ntohs(ports->source), destination = bpf_ntohs(ports->destination);
+	struct session_key key = {
+		.local_port = egress ? source : destination,
+		.remote_port = egress ? destination : source,
+		.protocol = p->v6 ? ip6->next : ip4->protocol,
+		.segment = segment,
+	};
+
+	return (struct live_ends){ egress ? from : to, egress ? to : from, ((__u64 *)&key)[4] };
+}
+
+/* As table_hash() does, over the same words. */
+static __always_inline __u64
+live_hash(const struct table_info *info, const struct live_packet *p, __u32 segment)
+{
+	const struct live_ends ends = live_ends(p, segment);
+	const __u32 *tail = (const __u32 *)&ends.tail;
+	const __u64 *keys = info->hash_keys;
+	__u64 sum = keys[HASH_WORDS] + keys[8] * tail[0] + keys[9] * tail[1];
+
+	if (!p->v6) {
+		sum += (keys[2] + keys[6]) * bpf_htonl(0xffff);
+		sum += keys[3] * word_at(ends.local) + keys[7] * word_at(ends.remote);
+		return hash_mixed(sum);
+	}
+	/* One after the other: all of them at once do not fit into the registers. */
+#pragma unroll
+	for (__u32 i = 0; i < 4; i++) {
+		sum += keys[i] * word_at(ends.local + 4 * i);
+		asm volatile("" : "+r"(sum));
+		sum += keys[4 + i] * word_at(ends.remote + 4 * i);
+		asm volatile("" : "+r"(sum));
+	}
+	return hash_mixed(sum);
+}
+
+static __always_inline int
+live_same(const struct session_key *key, const struct live_packet *p, __u32 segment)
+{
+	const struct live_ends ends = live_ends(p, segment);
+	const __u64 *its = (const __u64 *)key;
+
+	if (its[4] != ends.tail)
+		return 0;
+	if (p->v6)
+		return its[0] == long_at(ends.local) && its[1] == long_at(ends.local + 8) &&
+		       its[2] == long_at(ends.remote) && its[3] == long_at(ends.remote + 8);
+	return !its[0] && its[1] == words(bpf_htonl(0xffff), word_at(ends.local)) && !its[2] &&
+	       its[3] == words(bpf_htonl(0xffff), word_at(ends.remote));
+}
+
+/* The bucket in which the session is if it found room at once. */
+static __always_inline struct bucket *
+live_bucket(const struct live_packet *p, __u32 segment, struct trace *trace)
+{
+	struct table_info *info = bpf_map_lookup_elem(&session_table, p->zero);
+	__u32 current, table;
+
+	if (!info)
+		return 0;
+	trace->hash = live_hash(info, p, segment);
+	current = *(volatile __u32 *)&info->current;
+	table = current & TABLE_CURRENT_MASK;
+	/* Before the look: whatever is promoted after it is looked for again. */
+	if (!(current & TABLE_DRAINING))
+		trace->absent = trace_absent(info);
+	return bucket_at(table, info->buckets[table], trace->hash, 0);
+}
+
+/* The place of that tag, or BUCKET_SLOTS. Another key has the same one in a bucket once in a
+ * hundred million times.
+ */
+static __always_inline __u32 live_place(const struct bucket *bucket, __u64 hash)
+{
+	__u64 wanted = control_word(hash, 0, SLOT_LIVE);
+	__u32 at = slot_preferred(hash);
+
+	if ((bucket->control[at] & CONTROL_MATCH) == wanted)
+		return at;
+#pragma unroll
+	for (__u32 i = 0; i < BUCKET_SLOTS; i++)
+		if ((bucket->control[i] & CONTROL_MATCH) == wanted)
+			return i;
+	return BUCKET_SLOTS;
+}
+
+/* The session there, if its key is the packet's and the tables that allowed it hold. */
+static __always_inline struct session *
+live_at(struct bucket *bucket, __u32 place, const struct live_packet *p, __u32 segment)
+{
+	__u64 *tables = bpf_map_lookup_elem(&active, p->zero);
+	struct live_packet again = *p;
+	struct slot *slot;
+	__u32 version;
+
+	if (place >= BUCKET_SLOTS || !tables)
+		return 0;
+	slot = &bucket->slots[place];
+	/* Read again: what is remembered over a look-up costs stack. */
+	asm volatile("" : "+r"(again.network));
+	version = *(volatile __u64 *)tables >> ACTIVE_VERSION_SHIFT;
+	/* Version zero is that of tables which were never loaded, and of imported sessions. */
+	if (!live_same(&slot->key, &again, segment) || !version || slot->session.version != version)
+		return 0;
+	return &slot->session;
+}
+
+/* A session that was answered. */
+static __always_inline struct session *
+live_session(const struct live_packet *p, __u32 segment, struct trace *trace)
+{
+	struct bucket *bucket = live_bucket(p, segment, trace);
+	struct session *s;
+	__u32 place;
+
+	if (!bucket)
+		return 0;
+	place = live_place(bucket, trace->hash);
+	if (place < BUCKET_SLOTS || *(volatile __u32 *)&bucket->passed)
+		trace->absent = 0;
+	s = live_at(bucket, place, p, segment);
+	return s && s->state == STATE_ESTABLISHED ? s : 0;
+}
+
+/* Another datagram of who is not answered, as of a log that is sent. */
+static __always_inline struct session *
+live_half(const struct live_packet *p, const struct vnic_config *config, struct trace *trace)
+{
+	struct table_info *info = bpf_map_lookup_elem(&session_table, p->zero);
+	struct bucket *bucket;
+	struct session *s;
+	__u32 place;
+
+	if (!info)
+		return 0;
+	bucket = bucket_at(TABLE_HALF_OPEN, info->buckets[TABLE_HALF_OPEN], trace->hash, 0);
+	if (!bucket)
+		return 0;
+	place = live_place(bucket, trace->hash);
+	if (place >= BUCKET_SLOTS) {
+		trace->absent |= TRACE_ABSENT_HALF_OPEN;
+		return 0;
+	}
+	s = live_at(bucket, place, p, config->segment);
+	if (!s || s->state != STATE_UNREPLIED || s->opened != p->direction)
+		return 0;
+	half_hear(&bucket->control[place], trace->hash, clock_now(config, p->zero));
+	return s;
+}
+
+/* A segment within the windows that changes no state. By itself, for want of stack: so the packet
+ * is looked at again.
+ */
+__noinline int live_segment(struct __sk_buff *skb, struct session *s, __u32 v6, __u32 own)
+{
+	const void *data = (const void *)(long)skb->data + ETHER_BYTES;
+	const void *end = (const void *)(long)skb->data_end;
+	const struct ipv4 *ip4 = data;
+	const struct ipv6 *ip6 = data;
+	const struct tcp *header = v6 ? (const void *)(ip6 + 1) : (const void *)(ip4 + 1);
+	struct packet p = {};
+	__u32 bytes;
+
+	if (!s || (const void *)(header + 1) > end)
+		return 0;
+	if ((header->flags & (FLAG_FIN | FLAG_RST | FLAG_ACK)) != FLAG_ACK ||
+	    !(s->flags[0] & s->flags[1] & END_KNOWN))
+		return 0;
+	bytes = v6 ? bpf_ntohs(ip6->length) : bpf_ntohs(ip4->length) - sizeof(*ip4);
+	fast_segment(&p, header, bytes - (header->offset >> 4) * 4);
+	if (tcp_window(s, own, &p) != TRACK_OK)
+		return 0;
+	tcp_advance(s, own, &p);
+	return 1;
+}
+
+/* What the packet did to its session, and what is counted and told of it. */
+static __always_inline void
+live_pass(struct __sk_buff *skb, struct session *s, __u8 direction, __u32 seconds, __u64 now)
+{
+	session_update(s, direction, skb->len, now);
+	s->expires_ns = now + seconds * SECOND_NS;
+	count(direction, REASON_SESSION, skb->len);
+	skb->cb[CB_REASON] = REASON_SESSION;
+	skb->cb[CB_RULE] = s->rule;
+	skb->cb[CB_WOULD_RULE] = 0;
+	skb->cb[CB_WOULD] = VERDICT_NONE;
+}
+
+/* On, or straight to the other end's device. */
+static __always_inline int
+live_way(struct __sk_buff *skb, const struct vnic_config *config, const struct way *way)
+{
+	int steered = steer(skb, config, way);
+
+	if (steered)
+		count(DIRECTION_EGRESS, COUNTER_STEERED, skb->len);
+	return steered ? steered : RETURN_ALLOW;
+}
+
+static __always_inline int live_judge(struct __sk_buff *skb, const struct vnic_config *config,
+				      const struct live_packet *p, __u8 protocol,
+				      struct trace *trace)
+{
+	__u32 place = protocol == IP_TCP ? TIMEOUT_TCP + STATE_ESTABLISHED : TIMEOUT_UDP + 1;
+	struct session *s = live_session(p, config->segment, trace);
+	struct timeouts *host = bpf_map_lookup_elem(&timeouts, p->zero);
+	__u64 now;
+
+	if (!s && trace->absent && protocol == IP_UDP) {
+		s = live_half(p, config, trace);
+		place = TIMEOUT_UDP;
+	}
+	if (!s || !host)
+		return LIVE_NOT;
+	now = clock_now(config, p->zero);
+	if (s->expires_ns <= now ||
+	    (p->direction == DIRECTION_INGRESS && peer_elsewhere(skb, s->peer)))
+		return LIVE_NOT;
+	if (protocol == IP_TCP && !live_segment(skb, s, p->v6, p->direction))
+		return LIVE_NOT;
+	live_pass(skb, s, p->direction, host->seconds[place], now);
+	if (p->direction == DIRECTION_EGRESS)
+		return live_way(skb, config, &(struct way){ s->peer, now });
+	steer_seen(config, now);
+	return RETURN_ALLOW;
+}
+
+static __always_inline int
+live_ipv4(struct __sk_buff *skb, const struct vnic_config *config, const struct ipv4 *header,
+	  const __u32 *zero, __u8 direction, struct trace *trace)
+{
+	const struct live_packet p = { header, zero, 0, direction };
+	__u32 bytes;
+
+	if ((const void *)(header + 1) > (const void *)(long)skb->data_end)
+		return LIVE_NOT;
+	bytes = plain_ipv4(skb, header);
+	if (!bytes || !live_l4(skb, header + 1, bytes, header->protocol))
+		return LIVE_NOT;
+	return live_judge(skb, config, &p, header->protocol, trace);
+}
+
+static __always_inline int
+live_ipv6(struct __sk_buff *skb, const struct vnic_config *config, const struct ipv6 *header,
+	  const __u32 *zero, __u8 direction, struct trace *trace)
+{
+	const struct live_packet p = { header, zero, 1, direction };
+	__u32 bytes;
+
+	if ((const void *)(header + 1) > (const void *)(long)skb->data_end)
+		return LIVE_NOT;
+	bytes = plain_ipv6(skb, header);
+	if (!bytes || !live_l4(skb, header + 1, bytes, header->next))
+		return LIVE_NOT;
+	return live_judge(skb, config, &p, header->next, trace);
+}
+
+static __always_inline int live(struct __sk_buff *skb, __u8 direction, struct trace *trace)
+{
+	const void *data = (const void *)(long)skb->data, *end = (const void *)(long)skb->data_end;
+	const struct ether *header = data;
+	__u32 zero = 0;
+	struct vnic_config *config = bpf_map_lookup_elem(&vnic, &zero);
+
+	if (!config || *(volatile __u32 *)&config->state != VNIC_OPEN)
+		return LIVE_NOT;
+	if ((const void *)(header + 1) > end || skb->vlan_present)
+		return LIVE_NOT;
+	/* The vnic's first station. The others, and groups, are not busy. */
+	if (!same_mac(direction == DIRECTION_EGRESS ? header->source : header->destination,
+		      config->mac))
+		return LIVE_NOT;
+	if (header->type == bpf_htons(TYPE_IPV4))
+		return live_ipv4(skb, config, (const void *)(header + 1), &zero, direction, trace);
+	if (header->type == bpf_htons(TYPE_IPV6))
+		return live_ipv6(skb, config, (const void *)(header + 1), &zero, direction, trace);
+	return LIVE_NOT;
+}
+
+#endif
