@@ -22,6 +22,18 @@ pub(crate) struct Connectivity {
     date: Option<Date>,
 }
 
+#[cfg(test)]
+impl Connectivity {
+    pub(crate) fn of(policy: PathBuf, estate: PathBuf) -> Self {
+        let (policy, date) = (vec![policy], None);
+        Self {
+            policy,
+            estate,
+            date,
+        }
+    }
+}
+
 pub(crate) fn run(args: &Connectivity, now_ms: u64) -> Result<Answer, CliError> {
     let policy = texts::read_sound(&Files::of(args.policy.clone()))?;
     let estate = read_estate(&args.estate)?;

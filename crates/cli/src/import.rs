@@ -145,3 +145,59 @@ fn gather(path: &Path, depth: usize, sources: &mut Vec<Source>) -> Result<(), Cl
     sources.push(Source { path, bytes });
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::connectivity::{self, Connectivity};
+
+    const DAY_MS: u64 = 20_784 * 24 * 60 * 60 * 1_000;
+
+    #[test]
+    fn what_was_imported_is_read_by_the_next_command() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = |name: &str| dir.path().join(name);
+        let groups = r#"{"SecurityGroups":[{"GroupId":"sg-1","GroupName":"web","IpPermissions":
+            [{"IpProtocol":"tcp","FromPort":443,"ToPort":443,
+              "UserIdGroupPairs":[{"GroupId":"sg-1"}],"PrefixListIds":[{"PrefixListId":"pl"}]}],
+            "IpPermissionsEgress":[{"IpProtocol":"-1","IpRanges":[{"CidrIp":"0.0.0.0/0"}]}]}],
+            "Reservations":[{"Instances":[
+            {"InstanceId":"i-1","SecurityGroups":[{"GroupId":"sg-1"}]},
+            {"InstanceId":"i-2","SecurityGroups":[{"GroupId":"sg-1"}]}]}]}"#;
+        fs::write(path("sg.json"), groups).expect("written");
+        let args = |out: &str| Import {
+            from: Format::Sg,
+            path: path("sg.json"),
+            name: "aws".into(),
+            out: path(out),
+        };
+        let answer = run(&args("out")).expect("imported");
+        assert_eq!(
+            (&answer.value["rules"], &answer.value["closes"]),
+            (&json!(2), &json!(1))
+        );
+        let error = run(&args("out")).err().expect("is there").to_string();
+        assert!(error.contains("choose another path"), "{error}");
+        let asked = Connectivity::of(path("out/policy.lictor"), path("out/estate.json"));
+        let listed = connectivity::run(&asked, DAY_MS);
+        let listed = listed.expect("compiles").value;
+        let pairs = listed["connections"].as_array().expect("a list").iter();
+        let guests = pairs.filter(|one| one["to_kind"] == "guest" && one["from_kind"] == "guest");
+        let shown: Vec<String> = guests
+            .map(|one| format!("{} {} {}", one["from"], one["to"], one["services"]))
+            .collect();
+        assert_eq!(
+            shown,
+            [
+                "\"i-1\" \"i-2\" [\"tcp/443\"]",
+                "\"i-2\" \"i-1\" [\"tcp/443\"]"
+            ]
+        );
+        fs::write(path("sg.json"), "{").expect("written");
+        let error = run(&args("other")).err().expect("no JSON").to_string();
+        assert!(
+            error.contains("sg.json") && !path("other").exists(),
+            "{error}"
+        );
+    }
+}

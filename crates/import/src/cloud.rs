@@ -1,7 +1,7 @@
 //! Security groups of AWS and Azure. A group becomes a label; its rules speak at the end of its
 //! members only.
 
-use crate::draft::{Draft, Rule, all, either, every_port, prefix};
+use crate::draft::{Draft, Rule, all, either, every_port, numbered, prefix};
 use crate::names::label;
 use crate::value::{json, list, scalar, str};
 use crate::{Effect, ImportError, Source};
@@ -207,14 +207,6 @@ fn icmp(protocol: Protocol, kind: i64, code: i64) -> Vec<PortRange> {
         first,
         last,
     }]
-}
-
-fn numbered(number: u8) -> PortRange {
-    PortRange {
-        protocol: Protocol::Other,
-        first: number.into(),
-        last: number.into(),
-    }
 }
 
 /// Azure's rules that stand in every group if the file does not list them: name, priority, way,

@@ -4,6 +4,7 @@ use crate::names::{Unique, word};
 use crate::{Effect, ImportError, Imported, NOTES_MAX, Note};
 use ipnet::IpNet;
 use lictor_policy::{Estate, EstateGuest, Labels, PortRange, Service, parse, render, syntax};
+use lictor_types::Protocol;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::net::IpAddr;
@@ -376,4 +377,31 @@ pub(crate) fn prefix(text: &str) -> Option<IpNet> {
     let net = text.parse::<IpNet>().map(|net| net.trunc());
     net.or_else(|_| text.parse::<IpAddr>().map(IpNet::from))
         .ok()
+}
+
+/// The prefixes of `10.0.0.1-10.0.0.9`. `None` if it is no run of addresses.
+pub(crate) fn address_run(text: &str) -> Option<Vec<IpNet>> {
+    let (first, last) = text.split_once('-')?;
+    match (first.trim().parse().ok()?, last.trim().parse().ok()?) {
+        (IpAddr::V4(first), IpAddr::V4(last)) if first <= last => Some(
+            ipnet::Ipv4Subnets::new(first, last, 0)
+                .map(IpNet::from)
+                .collect(),
+        ),
+        (IpAddr::V6(first), IpAddr::V6(last)) if first <= last => Some(
+            ipnet::Ipv6Subnets::new(first, last, 0)
+                .map(IpNet::from)
+                .collect(),
+        ),
+        _ => None,
+    }
+}
+
+/// An IP protocol that has no class of its own.
+pub(crate) fn numbered(number: u8) -> PortRange {
+    PortRange {
+        protocol: Protocol::Other,
+        first: number.into(),
+        last: number.into(),
+    }
 }

@@ -6,7 +6,7 @@
 //! called. Where a condition can't be said, an allowing rule is left out and a denying one holds
 //! without it: both only close.
 
-use crate::draft::{Draft, Rule, all, not, prefix};
+use crate::draft::{Draft, Rule, all, not, numbered, prefix};
 use crate::value::{file, text};
 use crate::{Effect, ImportError, Source};
 use ipnet::IpNet;
@@ -358,14 +358,6 @@ fn class(name: &str) -> Option<Result<Protocol, u8>> {
         Protocol::Other => Err(number),
         class => Ok(class),
     })
-}
-
-fn numbered(number: u8) -> PortRange {
-    PortRange {
-        protocol: Protocol::Other,
-        first: number.into(),
-        last: number.into(),
-    }
 }
 
 fn port_list(protocol: Option<Protocol>, list: &str) -> Vec<PortRange> {

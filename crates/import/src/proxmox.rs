@@ -1,14 +1,13 @@
 //! Proxmox VE's firewall files: `cluster.fw`, `VMID.fw` and `host.fw`. A guest is `vm:VMID`; its
 //! rules speak at its own end. What concerns hosts speaks at their own devices.
 
-use crate::draft::{Draft, NOBODY, Rule, either, every_port, not, prefix};
+use crate::draft::{Draft, NOBODY, Rule, address_run, either, every_port, not, prefix};
 use crate::value::{file, text};
 use crate::{Effect, ImportError, Source};
 use ipnet::IpNet;
 use lictor_policy::{Labels, PortRange};
 use lictor_types::Protocol;
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 
 /// Macros of pve-firewall that are protocols and ports.
 const MACROS: [(&str, &str); 34] = [
@@ -205,7 +204,7 @@ impl Names {
                 nets.push(*net);
             } else if let Some(net) = prefix(item) {
                 nets.push(net);
-            } else if let Some(range) = range(item) {
+            } else if let Some(range) = address_run(item) {
                 nets.extend(range);
             } else {
                 draft.note(
@@ -219,18 +218,6 @@ impl Names {
             parts.push(draft.addresses("", &nets));
         }
         either(&parts)
-    }
-}
-
-fn range(text: &str) -> Option<Vec<IpNet>> {
-    let (first, last) = text.split_once('-')?;
-    match (first.trim().parse().ok()?, last.trim().parse().ok()?) {
-        (IpAddr::V4(first), IpAddr::V4(last)) if first <= last => Some(
-            ipnet::Ipv4Subnets::new(first, last, 0)
-                .map(IpNet::from)
-                .collect(),
-        ),
-        _ => None,
     }
 }
 

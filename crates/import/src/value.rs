@@ -4,10 +4,22 @@ use crate::ImportError;
 use crate::Source;
 use serde_json::Value;
 
-/// The documents of a YAML file.
+/// Documents of one YAML file: a cluster has thousands of objects.
+const DOCUMENTS_MAX: usize = 1_000_000;
+/// Lists, maps and scalars of one YAML file.
+const NODES_MAX: usize = 4_000_000;
+
+/// The documents of a YAML file. Aliases are bounded: a short text can't become a large tree.
 pub(crate) fn yaml(source: &Source) -> Result<Vec<Value>, ImportError> {
-    let text = text(source)?;
-    serde_saphyr::from_multiple(text).map_err(|error| file(source, error.to_string()))
+    let options = serde_saphyr::options! {
+        budget: serde_saphyr::budget! {
+            max_documents: DOCUMENTS_MAX,
+            max_nodes: NODES_MAX,
+            max_events: 2 * NODES_MAX,
+        },
+    };
+    serde_saphyr::from_multiple_with_options(text(source)?, options)
+        .map_err(|error| file(source, error.to_string()))
 }
 
 /// A JSON file.

@@ -15,7 +15,7 @@ pub const SELECTOR_PARTS_TOTAL_MAX: usize = 4_194_304;
 /// Prefixes in one policy, over all sets.
 pub const PREFIXES_MAX: usize = 65_536;
 /// Labels that one policy may declare.
-pub const LABELS_MAX: usize = 512;
+pub const LABELS_MAX: usize = 8_192;
 /// New sessions in one second that a rule's limit may name.
 pub const LIMIT_MAX: u64 = 1_000_000;
 /// Events in one second that a rule's limit may name: more than a vnic may report anyway.

@@ -387,13 +387,15 @@ impl Policy {
     #[must_use]
     pub fn quarantines(&self, labels: &Labels) -> bool {
         let host = labels.contains_key(HOST_LABEL);
-        self.labels
-            .iter()
-            .any(|(name, label)| match (labels.get(name), &label.values) {
+        // An imported policy may have thousands of labels that say nothing about quarantine.
+        let asks = |(_, label): &(&String, &Label)| label.required || label.values.is_some();
+        self.labels.iter().filter(asks).any(|(name, label)| {
+            match (labels.get(name), &label.values) {
                 (None, _) => label.required && !host,
                 (Some(value), Some(values)) => !values.contains(value),
                 (Some(_), None) => false,
-            })
+            }
+        })
     }
 
     /// Whether an end is in a sensitive scope.

@@ -2,7 +2,7 @@
 
 use super::{EVERY, joined};
 use crate::Effect;
-use crate::draft::{Draft, prefix};
+use crate::draft::{Draft, address_run, prefix};
 use crate::names::label;
 use crate::value::{list, scalar, str};
 use ipnet::IpNet;
@@ -112,23 +112,7 @@ impl Groups {
 
 /// `10.0.0.1`, `10.0.0.0/8`, `10.0.0.1-10.0.0.9`.
 fn addresses(text: &str) -> Option<Vec<IpNet>> {
-    if let Some((first, last)) = text.split_once('-') {
-        let (first, last) = (first.trim().parse().ok()?, last.trim().parse().ok()?);
-        return match (first, last) {
-            (IpAddr::V4(first), IpAddr::V4(last)) if first <= last => Some(
-                ipnet::Ipv4Subnets::new(first, last, 0)
-                    .map(IpNet::from)
-                    .collect(),
-            ),
-            (IpAddr::V6(first), IpAddr::V6(last)) if first <= last => Some(
-                ipnet::Ipv6Subnets::new(first, last, 0)
-                    .map(IpNet::from)
-                    .collect(),
-            ),
-            _ => None,
-        };
-    }
-    prefix(text).map(|net| vec![net])
+    address_run(text).or_else(|| prefix(text).map(|net| vec![net]))
 }
 
 fn key(value: &Value) -> String {

@@ -2,7 +2,7 @@
 
 use super::EVERY;
 use crate::Effect;
-use crate::draft::{Draft, every_port};
+use crate::draft::{Draft, every_port, numbered};
 use crate::value::{list, scalar, str};
 use lictor_policy::PortRange;
 use lictor_types::Protocol;
@@ -127,14 +127,6 @@ fn class(name: &str) -> Option<Protocol> {
         "TCP" => Some(Protocol::Tcp),
         "UDP" => Some(Protocol::Udp),
         _ => None,
-    }
-}
-
-fn numbered(number: u8) -> PortRange {
-    PortRange {
-        protocol: Protocol::Other,
-        first: number.into(),
-        last: number.into(),
     }
 }
 
