@@ -188,14 +188,16 @@ static __always_inline __u32 nd_header(__u8 type)
 /* Whether the options of a neighbour message speak of the right station: from the guest its own,
  * toward the guest any but its own. Zero, or the reason to deny.
  */
-static __always_inline int
-nd_options(struct __sk_buff *skb, const struct packet *p, const struct vnic_config *config,
-	   __u8 direction)
+__noinline int nd_options(struct __sk_buff *skb, const struct packet *p,
+			  const struct vnic_config *config, __u32 direction)
 {
-	__u32 at = p->l4 + nd_header(p->icmp_type);
-	__u32 end = p->l4 + p->l4_bytes;
 	__u8 option[8];
+	__u32 at, end;
 
+	if (!p || !config)
+		return REASON_TRUNCATED;
+	at = p->l4 + nd_header(p->icmp_type);
+	end = p->l4 + p->l4_bytes;
 	for (int i = 0; i < ND_OPTIONS_MAX; i++) {
 		if (at == end)
 			return 0;

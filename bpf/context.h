@@ -24,6 +24,7 @@ struct context {
 	struct judgement judgement;
 	struct trace trace;
 	__u64 now;
+	__u64 victim; /* the slot that is given up, below how long it was idle */
 	__u16 peer; /* of the session, as there */
 	__u16 pad2;
 	__u32 pad3;

@@ -447,7 +447,7 @@ static __always_inline void half_heard(struct context *c, __u32 buckets)
 __noinline int half_insert(struct context *c, __u32 buckets)
 {
 	struct bucket *bucket;
-	__u64 seen, best = 0;
+	__u64 seen;
 	__u32 turn, at, now;
 
 	if (!c)
@@ -460,18 +460,21 @@ __noinline int half_insert(struct context *c, __u32 buckets)
 		return INSERT_EXISTS;
 	/* Ties go round, or the first slot would have to make room each time. */
 	turn = __sync_fetch_and_add(&bucket->passed, 1) % BUCKET_SLOTS;
+	/* In memory: the verifier forgets what it knows of it, and walks the slots once. */
+	c->victim = 0;
 #pragma unroll
 	for (__u32 i = 0; i < BUCKET_SLOTS; i++) {
 		/* Of those that are alike, the one that is next. */
 		__u32 ahead = i >= turn ? BUCKET_SLOTS - i + turn : turn - i;
 		__u64 its = (__u64)slot_idle(bucket->control[i], now) << 32 | ahead << 8 | i;
 
-		best = its > best ? its : best;
+		if (its > *(volatile __u64 *)&c->victim)
+			c->victim = its;
 	}
-	at = best & 0xff;
+	at = *(volatile __u64 *)&c->victim & 0xff;
 	/* The compiler knows this bound, the verifier has to be shown it. */
 	asm volatile("" : "+r"(at));
-	if (!(best >> 32) || at >= BUCKET_SLOTS)
+	if (!(c->victim >> 32) || at >= BUCKET_SLOTS)
 		return INSERT_FULL;
 	seen = *(volatile __u64 *)&bucket->control[at];
 	if (__sync_val_compare_and_swap(&bucket->control[at], seen,
