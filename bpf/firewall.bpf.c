@@ -469,6 +469,9 @@ process(struct __sk_buff *skb, __u8 direction, __u64 hash, __u64 absent)
 	/* DHCP and other EtherTypes have no answer. */
 	if (verdict == RETURN_DENY && reason == REASON_REJECTED && c->begins)
 		return answer(skb, c);
+	if (direction == DIRECTION_EGRESS && reason == REASON_SESSION &&
+	    c->packet.network == ETHER_BYTES && !skb->vlan_present)
+		return live_way(skb, config, &(struct way){ c->peer, c->now });
 	return verdict;
 }
 
