@@ -38,7 +38,6 @@ struct context {
 	__u8 pad[3];
 	struct session fresh; /* the one that this packet opens; not cleared */
 	struct session before; /* a half-open one before its answer; not cleared */
-	struct fragment_key datagram; /* of a fragment; not cleared */
 	struct known own; /* kept from packet to packet */
 	__u64 rules_full_until_ns; /* likewise */
 };

@@ -11,10 +11,9 @@
 /* What a receiver reassembles by: RFC 791, 3.2, and RFC 8200, 4.5, by which the protocol that a
  * later fragment names is nothing.
  */
-static __always_inline const struct fragment_key *fragment_key(struct context *c)
+static __always_inline void fragment_key(const struct context *c, struct fragment_key *key)
 {
 	const struct packet *p = &c->packet;
-	struct fragment_key *key = &c->datagram;
 
 	copy16(key->source, p->source);
 	copy16(key->destination, p->destination);
@@ -22,15 +21,18 @@ static __always_inline const struct fragment_key *fragment_key(struct context *c
 	key->segment = p->segment;
 	key->protocol = p->family == 4 ? p->protocol : 0;
 	key->direction = c->direction;
-	key->pad[0] = key->pad[1] = 0;
-	return key;
 }
 
-/* The datagram of a fragment, if its first one was allowed not too long ago. */
-static __always_inline struct fragment *fragment_find(struct context *c)
+/* The datagram of a fragment, if its first one was allowed not too long ago. By itself, because the
+ * key takes stack, and before Linux 6.5 a key may not lie in the context.
+ */
+static __noinline struct fragment *fragment_find(const struct context *c)
 {
-	struct fragment *fragment = bpf_map_lookup_elem(&fragments, fragment_key(c));
+	struct fragment_key key = {};
+	struct fragment *fragment;
 
+	fragment_key(c, &key);
+	fragment = bpf_map_lookup_elem(&fragments, &key);
 	return fragment && fragment->expires_ns > c->now ? fragment : 0;
 }
 
@@ -53,6 +55,7 @@ __noinline int fragment_first(struct context *c)
  */
 __noinline int fragment_remember(struct context *c)
 {
+	struct fragment_key key = {};
 	struct fragment fresh = {};
 	const struct packet *p;
 
@@ -68,13 +71,19 @@ __noinline int fragment_remember(struct context *c)
 	if (p->protocol == IP_TCP)
 		fresh.sequence = p->sequence - (p->fragment_bytes - p->payload) +
 				 !!(p->flags & FLAG_SYN) + !!(p->flags & FLAG_FIN);
-	bpf_map_update_elem(&fragments, fragment_key(c), &fresh, BPF_ANY);
+	fragment_key(c, &key);
+	bpf_map_update_elem(&fragments, &key, &fresh, BPF_ANY);
 	return 0;
 }
 
-static __always_inline void fragment_forget(struct context *c)
+__noinline int fragment_forget(struct context *c)
 {
-	bpf_map_delete_elem(&fragments, fragment_key(c));
+	struct fragment_key key = {};
+
+	if (!c)
+		return 0;
+	fragment_key(c, &key);
+	return bpf_map_delete_elem(&fragments, &key);
 }
 
 /* Takes a later fragment in, unless it begins before the end of another one. Of two processors with

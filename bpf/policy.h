@@ -73,10 +73,9 @@ address_mask(struct address_key *key, const __u8 address[16], __u32 bits)
 static __noinline struct address_value *
 address_find(const struct tables *tables, __u32 segment, const __u8 address[16])
 {
-	const __u32 *slot = &tables->slot;
-	__u32 v6 = !mapped_prefix(address);
-	struct release_info *info = bpf_map_lookup_elem(&release_info, slot);
-	void *inner = bpf_map_lookup_elem(&hosts, slot);
+	__u32 slot = tables->slot, v6 = !mapped_prefix(address);
+	struct release_info *info = bpf_map_lookup_elem(&release_info, &slot);
+	void *inner = bpf_map_lookup_elem(&hosts, &slot);
 	struct address_key key = {};
 	struct address_value *value;
 	const struct prefix_lengths *lengths;
@@ -91,7 +90,7 @@ address_find(const struct tables *tables, __u32 segment, const __u8 address[16])
 	if (value)
 		return value;
 	if (lengths->count == PREFIX_LENGTHS_TRIE) {
-		inner = bpf_map_lookup_elem(&addresses, slot);
+		inner = bpf_map_lookup_elem(&addresses, &slot);
 		return inner ? bpf_map_lookup_elem(inner, &key) : 0;
 	}
 	for (__u32 i = 0; i < PREFIX_LENGTHS_MAX && i < lengths->count; i++) {
