@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /* The packet of a live session, from the wire to the verdict, with nothing in memory but what it
- * must touch: no context is cleared and no function called. It says of a packet what the long way
- * of firewall.bpf.c says, or nothing: whatever is unusual in the packet, its session, the tables or
- * the vnic is left to the long way before anything is written.
+ * must touch: no context is cleared, and hardly a function called. It says of a packet what the
+ * long way of firewall.bpf.c says, or nothing: whatever is unusual in the packet, its session, the
+ * tables or the vnic is left to the long way, and nothing but the time when a half-open session
+ * was heard of has been written by then.
  */
 #ifndef LICTOR_LIVE_H
 #define LICTOR_LIVE_H

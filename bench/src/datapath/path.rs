@@ -213,7 +213,7 @@ fn held(plant: &Plant, (packet, count): (Packet, u64), judged: (u64, u64)) -> Re
     let steers = plant.topology.guard == Guard::Steered;
     // Now and then one goes by the bridge, which must not forget the stations.
     let fewest = match packet {
-        Packet::Established(_) if steers => count - count / 20 - 1,
+        Packet::Established(_) if steers => count - count / 100 - 1,
         _ => 0,
     };
     if judged.0 != count || judged.1 < fewest {
