@@ -109,7 +109,7 @@ fn home(keys: &Keys, words: &[u32; FIXED_KEYS], homes: u32) -> usize {
         sum.wrapping_add(key.wrapping_mul(u64::from(*word)))
     });
     let hash = abi::hash_mixed(sum);
-    ((hash >> 32) * u64::from(homes) >> 32) as usize
+    (((hash >> 32) * u64::from(homes)) >> 32) as usize
 }
 
 /// A table: the buckets at which searches begin, and behind them those that only overflow.
@@ -127,7 +127,7 @@ impl<B: Bucket> Fixed<B> {
 
     /// Every row, in no order that means anything.
     pub(crate) fn rows(&self) -> impl Iterator<Item = &B::Row> {
-        let rows = self.buckets.iter().flat_map(|bucket| bucket.rows());
+        let rows = self.buckets.iter().flat_map(Bucket::rows);
         rows.filter(|row| row.is_some())
     }
 

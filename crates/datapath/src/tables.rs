@@ -68,7 +68,8 @@ impl Image {
         };
         let (hosts, prefixes): (Vec<_>, Vec<_>) =
             rows.into_iter().partition(|row| hashed(&row.key));
-        let decisions: Vec<_> = tables.decisions.iter().map(decision_row).collect();
+        let decisions = tables.decisions.iter().map(decision_row);
+        let decisions: Vec<_> = decisions.collect::<Result<_, _>>()?;
         let shapes = decisions.iter().fold(0, |all, row| all | 1 << shape(row));
         let (fixed_keys, hosts, decisions) =
             fixed::arrange(&hosts, &decisions).ok_or(Error::Crowded)?;
@@ -129,6 +130,13 @@ fn prefix_lengths(rows: &[AddressRow], wanted: u32) -> PrefixLengths {
 fn atom_blocks(ranges: &[AtomRange]) -> Result<Rows<u32, AtomBlock>, Error> {
     let mut blocks = vec![AtomBlock::default(); abi::ATOM_BLOCKS];
     for range in ranges {
+        if range.atom == AtomId::ANY {
+            let row = format!("atom {} {}-{}", range.protocol, range.first, range.last);
+            return Err(Error::Row {
+                row,
+                why: "its number stands for any atom",
+            });
+        }
         if range.first > range.last || range.last > range.protocol.port_max() {
             let row = format!("atom {} {}-{}", range.protocol, range.first, range.last);
             return Err(Error::Row {
@@ -217,9 +225,15 @@ fn kernel_number(what: &str, number: u64) -> Result<u32, Error> {
     })
 }
 
-fn decision_row(decision: &Decision) -> DecisionRow {
+fn decision_row(decision: &Decision) -> Result<DecisionRow, Error> {
+    if decision.atom == AtomId::NONE {
+        return Err(Error::Row {
+            row: format!("decision of {} about {}", decision.local, decision.peer),
+            why: "it is about no atom, and would never hold",
+        });
+    }
     let direction = decision.direction as u32;
-    DecisionRow {
+    Ok(DecisionRow {
         local: decision.local.0,
         peer: decision.peer.0,
         what: u32::from(decision.atom.0) | direction << abi::DECISION_DIRECTION_SHIFT,
@@ -234,7 +248,7 @@ fn decision_row(decision: &Decision) -> DecisionRow {
             .map_or(abi::VERDICT_NONE, |would| would.verdict as u8),
         passed: 0,
         pad: [0; 2],
-    }
+    })
 }
 
 /// In which places a row says "any".
