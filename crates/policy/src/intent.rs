@@ -171,6 +171,24 @@ impl fmt::Display for Claim {
     }
 }
 
+impl Claim {
+    /// Every selector that it names.
+    #[must_use]
+    pub fn selectors(&self) -> Vec<&Selector> {
+        match self {
+            Self::NeverPath {
+                from, to, except, ..
+            } => {
+                let except = except.iter().map(|one| &one.ends);
+                [from, to].into_iter().chain(except).collect()
+            }
+            Self::AlwaysPath { from, to, .. } | Self::Only { from, to, .. } => vec![from, to],
+            Self::Controls { guests, .. } => vec![guests],
+            Self::Apart { one, other, .. } => vec![one, other],
+        }
+    }
+}
+
 impl Intent {
     /// The claim and over what it is quantified, in the language's own words.
     #[must_use]

@@ -1,0 +1,34 @@
+//! What a policy means for a whole estate: who can reach whom, whether intents hold, and why.
+//!
+//! [`Universe`] sorts guests and outside addresses into classes and turns selectors into sets of
+//! them, as words of bits. Nothing here goes through a host's decision tables, which have a row for
+//! each allowed pair. Nothing does I/O or reads a clock.
+#![forbid(unsafe_code)]
+
+mod bitset;
+mod outside;
+mod universe;
+
+pub use bitset::Bits;
+pub use universe::{Kind, Member, NODES_MAX, SelectorId, Universe};
+
+/// Why there is no analysis.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AnalysisError {
+    /// The estate and the sets have too many classes.
+    #[error(
+        "the policy tells {found} classes of guests and outside addresses apart; at most {max} can \
+         be analysed: analyse a part of the estate"
+    )]
+    Nodes {
+        /// How many there are.
+        found: usize,
+        /// How many fit.
+        max: usize,
+    },
+    /// A selector that the universe was not made for.
+    #[error(
+        "`{0}` asks for a label value or a set that the policy did not name before; begin anew"
+    )]
+    Unknown(String),
+}
