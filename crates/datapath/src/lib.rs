@@ -15,6 +15,7 @@ mod kind;
 mod link;
 mod locals;
 mod netdev;
+mod rounds;
 mod sessions;
 mod shared;
 mod slots;
@@ -28,7 +29,8 @@ pub use error::Error;
 pub use events::Event;
 pub use explain::Explanation;
 pub use host::Datapath;
-pub use sessions::{Changes, ImportReceipt, ImportRefusal, Mark};
+pub use rounds::{Fingerprint, Fingerprints, Part, Told};
+pub use sessions::{ImportReceipt, ImportRefusal};
 pub use shared::{Features, mount_bpffs};
 pub use tables::Loaded;
 pub use vnic::{
