@@ -5,8 +5,8 @@ use crate::{Binding, Bindings, VerifiedRelease};
 use ipnet::IpNet;
 use lictor_policy::{BrokenTables, Compiled, Date, Tables};
 use lictor_types::{
-    AddressEntry, AddressKind, Decision, Digest, Epoch, HostId, HostTables, IdentityId, RuleId,
-    Segment, TableError, Verdict,
+    AddressEntry, AddressKind, AtomId, Decision, Digest, Epoch, HostId, HostTables, IdentityId,
+    RuleId, Segment, TableError, Verdict,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -175,7 +175,37 @@ fn in_force(
         }
     };
     let rows = local.iter().flat_map(|local| tables.decisions(*local));
-    Ok(rows.map(alive).collect())
+    Ok(needed(rows.map(alive).collect()))
+}
+
+/// Leaves out denials that say no more than the default does: under them lies no row that says
+/// something else.
+fn needed(mut rows: Vec<Decision>) -> Vec<Decision> {
+    let bare = |row: &Decision| {
+        (row.verdict, row.rule, row.would) == (Verdict::Deny, RuleId::DEFAULT, None) && !row.log
+    };
+    let says = rows.iter().filter(|row| !bare(row)).map(Decision::key);
+    let says: BTreeSet<_> = says.collect();
+    rows.retain(|row| {
+        let (local, peer, direction, atom) = row.key();
+        // A row about a peer lies above everybody's rows, about whatever ports they are.
+        let everybody = |first, last| {
+            let key = |atom| (local, IdentityId::ANY, direction, atom);
+            says.range(key(first)..=key(last)).next().is_some()
+        };
+        let under = match (peer == IdentityId::ANY, atom == AtomId::ANY) {
+            (true, true) => false,
+            (true, false) => everybody(AtomId::ANY, AtomId::ANY),
+            (false, true) => everybody(AtomId::NONE, AtomId::ANY),
+            (false, false) => {
+                let own = (local, peer, direction, AtomId::ANY);
+                let all = everybody(AtomId::ANY, AtomId::ANY);
+                says.contains(&own) || everybody(atom, atom) || all
+            }
+        };
+        !bare(row) || under
+    });
+    rows
 }
 
 /// The digest of what the tables say about the guests of one class: the ports that no rule tells
