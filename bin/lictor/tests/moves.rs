@@ -226,6 +226,10 @@ fn a_live_session_follows_the_guest_to_another_host_and_back() -> Result<()> {
         assert_eq!(record.source, record.target, "{record:?}");
         assert_eq!(record.unprotected_packets, Some(0), "{record:?}");
         assert!(record.pause_us > 0, "{record:?}");
+        let copied = record.copied.context("how it was copied")?;
+        assert!(copied.rounds >= 1, "{record:?}");
+        assert!(copied.records >= record.sessions.sent, "{record:?}");
+        assert!(copied.last_records <= record.sessions.sent, "{record:?}");
     }
     assert_eq!(state(world.a(), &DB)?, (3, VnicState::Open));
     Ok(())

@@ -7,12 +7,13 @@ use lictor_evidence::{Body, Entry, KeyName};
 use lictor_policy::evaluate::{Question, evaluate};
 use lictor_policy::{CompileInput, Date, End, Labels, compile, parse};
 use lictor_types::{
-    Counted, DeploymentId, Direction, Epoch, Generation, GuestId, HostId, Link, Mode, Probe,
-    RULES_PER_VNIC_MAX, Reason, RuleId, Segment, SessionKey, SessionRecord, Tally, TcpEnd,
+    Counted, DeploymentId, Digest, Direction, Epoch, Generation, GuestId, HostId, Link, Mode,
+    Probe, RULES_PER_VNIC_MAX, Reason, RuleId, Segment, SessionKey, SessionRecord, Tally, TcpEnd,
     TcpState, Timeouts, VnicId, VnicState,
 };
 use lictor_wire::binding::BindingLog;
 use lictor_wire::local::Attach;
+use lictor_wire::sessions::{Chunk, fingerprint};
 use lictor_wire::{
     Binding, Delegation, Envelope, Release, RosterHost, SigningKey, Trust, VnicBinding,
 };
@@ -703,16 +704,18 @@ fn a_source_neither_adds_to_nor_takes_from_a_vnic_of_another_guest() {
             let report = host.report(3).expect("reported");
             report.guests[0].vnics[0].sessions
         };
-        let (vnic, mut arrival) = (VnicId(7), Arrival::default());
+        let ticket = Digest::of(b"ticket");
+        let (vnic, mut arrival) = (VnicId(7), Arrival::new(ticket));
         let one = session(40_000);
-        host.take_in((&db, vnic), &[one], &mut arrival)
+        host.take_in((&db, vnic), &Chunk::of(&[one]), &mut arrival)
             .expect("taken in");
         assert_eq!((count(&host), arrival.accepted()), (1, 1));
 
-        let mut foreign = Arrival::default();
-        let added = host.take_in((&other, vnic), &[session(1)], &mut foreign);
+        let mut foreign = Arrival::new(ticket);
+        let name = [fingerprint(&ticket, &one.key)];
+        let added = host.take_in((&other, vnic), &Chunk::of(&[session(1)]), &mut foreign);
         added.expect_err("not the vnic of this guest");
-        let taken = host.take_out((&other, vnic), &[one.key], &mut foreign);
+        let taken = host.note_gone((&other, vnic), &name, &mut foreign);
         taken.expect_err("not the vnic of this guest");
         assert_eq!(count(&host), 1);
         let counted = |rules: std::ops::Range<u32>| {
@@ -733,11 +736,15 @@ fn a_source_neither_adds_to_nor_takes_from_a_vnic_of_another_guest() {
             let mut many = many.clone();
             many.iter_mut()
                 .for_each(|one| one.key.local_port = 1_000 + round);
+            let many = Chunk::of(&many);
             host.take_in((&db, vnic), &many, &mut arrival).err()
         });
         assert!(flood.is_some(), "{} came in", arrival.accepted());
-        host.take_out((&db, vnic), &[one.key], &mut arrival)
-            .expect("taken out");
+        let before = (count(&host), arrival.accepted());
+        host.note_gone((&db, vnic), &name, &mut arrival)
+            .expect("noted");
+        host.settle_gone(&db, &mut arrival).expect("taken out");
+        assert_eq!((count(&host) + 1, arrival.accepted() + 1), before);
     });
 }
 

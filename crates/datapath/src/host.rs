@@ -1,7 +1,8 @@
 //! The data plane of one host.
 
 use crate::link::link_of;
-use crate::sessions::{Changes, ImportReceipt, Mark};
+use crate::rounds::{Fingerprint, Part, Told};
+use crate::sessions::ImportReceipt;
 use crate::shared::{self, Features, Shared};
 use crate::sys;
 use crate::tables::Loaded;
@@ -14,7 +15,7 @@ use lictor_types::{
     Direction, Endpoint, HostTables, Mac, Mode, Probe, RuleId, SESSIONS_PER_HOST_DEFAULT,
     SessionKey, SessionRecord, Tallies, Tally, Timeouts, VNICS_PER_HOST_MAX, VnicId, VnicState,
 };
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
@@ -448,25 +449,27 @@ impl Datapath {
         self.vnic(vnic)?.export()
     }
 
-    /// Now, by the vnic's clock. Take it before an export, and give it to the next one.
+    /// Goes on with a round of what was not told yet, until there are almost `max` records; see
+    /// [`Told`].
     ///
     /// # Errors
     /// [`Error::UnknownVnic`], [`Error::System`].
-    pub fn mark(&self, vnic: VnicId) -> Result<Mark, Error> {
-        self.vnic(vnic)?.now().map(Mark)
+    pub fn export_part(
+        &self,
+        (vnic, told): (VnicId, &mut Told),
+        max: usize,
+        fingerprint: impl Fn(&SessionKey) -> Fingerprint,
+    ) -> Result<Part, Error> {
+        self.vnic(vnic)?.export_part(told, max, fingerprint)
     }
 
-    /// What changed since a mark, against the keys that are known from the exports before.
+    /// The keys of a vnic's sessions, some of them perhaps twice.
     ///
     /// # Errors
-    /// [`Error::UnknownVnic`], [`Error::System`].
-    pub fn export_changed(
-        &self,
-        vnic: VnicId,
-        since: Mark,
-        known: &HashSet<SessionKey>,
-    ) -> Result<Changes, Error> {
-        self.vnic(vnic)?.export_changed(since, known)
+    /// [`Error::UnknownVnic`].
+    pub fn each_key(&self, vnic: VnicId, sink: impl FnMut(SessionKey)) -> Result<(), Error> {
+        self.vnic(vnic)?.each_key(sink);
+        Ok(())
     }
 
     /// Takes sessions in. Each is judged by this host's release at its first packet.

@@ -15,19 +15,6 @@ use std::collections::HashSet;
 
 const MILLISECOND_NS: u64 = 1_000_000;
 
-/// A moment of one vnic's clock. Sessions touched since then are what a later export must carry.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Mark(pub(crate) u64);
-
-/// What happened to a vnic's sessions since a mark.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Changes {
-    /// New, or with a packet since the mark.
-    pub touched: Vec<SessionRecord>,
-    /// Known before, and no longer there.
-    pub gone: Vec<SessionKey>,
-}
-
 /// Why a session was not taken in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ImportRefusal {
@@ -98,7 +85,7 @@ fn milliseconds(ns: u64) -> u32 {
 
 /// `None` for a session that has expired or whose state no version of the program writes.
 #[inline]
-fn record(key: &abi::SessionKey, session: &Session, now: u64) -> Option<SessionRecord> {
+pub(crate) fn record(key: &abi::SessionKey, session: &Session, now: u64) -> Option<SessionRecord> {
     let left = session
         .expires_ns
         .checked_sub(now)
@@ -210,29 +197,6 @@ impl Vnic {
         }
         records.append(&mut half_open);
         Ok(records)
-    }
-
-    pub(crate) fn export_changed(
-        &self,
-        since: Mark,
-        known: &HashSet<SessionKey>,
-    ) -> Result<Changes, Error> {
-        let now = self.now()?;
-        let mut changes = Changes::default();
-        let mut alive = HashSet::new();
-        self.sessions.each(|key, session| {
-            let Some(record) = record(key, session, now) else {
-                return;
-            };
-            alive.insert(record.key);
-            // The clock is coarse: a packet within the mark's own tick counts as later.
-            let later = session.seen.wrapping_sub(ticks(since.0)) as i32 >= 0;
-            if later || !known.contains(&record.key) {
-                changes.touched.push(record);
-            }
-        });
-        changes.gone = known.difference(&alive).copied().collect();
-        Ok(changes)
     }
 
     pub(crate) fn import(&self, records: &[SessionRecord]) -> Result<ImportReceipt, Error> {

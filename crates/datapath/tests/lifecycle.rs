@@ -4,13 +4,14 @@ mod common;
 
 use common::packets::{OUT, ip, udp};
 use common::{Bench, Bpffs, DEVICE, VNIC, privileged, spec, tables};
-use lictor_datapath::{Datapath, Error, HookState, Hooks, How, ImportRefusal, VnicSpec};
+use lictor_datapath::{Datapath, Error, HookState, Hooks, How, ImportRefusal, Told, VnicSpec};
 use lictor_types::{
     ADDRESSES_PER_HOST_MAX, DECISIONS_PER_HOST_MAX, Decision, Direction, Epoch, Generation,
     HostTables, IdentityId, RuleId, SessionKey, SessionRecord, TcpEnd, TcpState, VnicState,
 };
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 fn query(port: u16) -> Vec<u8> {
     ip(Direction::Egress, OUT, 17, &udp((port, 53)))
@@ -153,34 +154,72 @@ fn an_imported_session_is_judged_by_this_host() {
     bench.check("policy does not", Direction::Egress, &other, "deny revoked");
 }
 
+/// One round to its end in parts of at least one record: the local ports of what was told, and the
+/// fingerprints of what has gone.
+fn round(bench: &Bench, told: &mut Told) -> (BTreeSet<u16>, Vec<u64>) {
+    let mut ports = BTreeSet::new();
+    loop {
+        let part = bench.datapath.export_part((VNIC, told), 1, port_of);
+        let part = part.expect("exports");
+        ports.extend(part.records.iter().map(|record| record.key.local_port));
+        if let Some(mut gone) = part.gone {
+            gone.sort_unstable();
+            return (ports, gone);
+        }
+        assert!(told.within_round());
+    }
+}
+
+fn port_of(key: &SessionKey) -> u64 {
+    key.local_port.into()
+}
+
 #[test]
-fn changes_since_a_mark_are_the_touched_and_the_gone() {
+fn a_round_tells_what_changed_since_the_one_before_and_what_is_gone() {
     if !privileged() {
         return;
     }
-    let bench = Bench::new();
-    let records: Vec<SessionRecord> = (0..3).map(record).collect();
+    let mut bench = Bench::new();
+    let records: Vec<SessionRecord> = (10..14).map(record).collect();
     bench.datapath.import(VNIC, &records).expect("imports");
-    let known: HashSet<SessionKey> = records.iter().map(|record| record.key).collect();
-    let mark = bench.datapath.mark(VNIC).expect("marks");
+    let mut told = Told::default();
+    let all = BTreeSet::from([10, 11, 12, 13]);
+    assert_eq!(round(&bench, &mut told), (all.clone(), vec![]));
+    // What was heard of within the tick in which a round begins is told again.
+    std::thread::sleep(Duration::from_millis(5));
+    assert_eq!(round(&bench, &mut told), (BTreeSet::new(), vec![]));
+
     bench.check("new", Direction::Egress, &query(5), "allow policy-allow");
-    assert_eq!(
-        bench
-            .datapath
-            .remove_sessions(VNIC, &[records[1].key])
-            .expect("removes"),
-        1
+    let key = [records[1].key];
+    let removed = bench.datapath.remove_sessions(VNIC, &key);
+    assert_eq!(removed.expect("removes"), 1);
+    assert_eq!(round(&bench, &mut told), (BTreeSet::from([5]), vec![11]));
+    assert_eq!(told.count(), 4);
+
+    // One that ended and began again is told, and is not gone.
+    let removed = bench.datapath.remove_sessions(VNIC, &[records[2].key]);
+    assert_eq!(removed.expect("removes"), 1);
+    let again = SessionRecord {
+        idle_ms: 0,
+        ..record(12)
+    };
+    bench.datapath.import(VNIC, &[again]).expect("imports");
+    let (ports, gone) = round(&bench, &mut told);
+    assert!(
+        ports.contains(&12) && gone.is_empty(),
+        "{ports:?}, {gone:?}"
     );
-    let changes = bench
-        .datapath
-        .export_changed(VNIC, mark, &known)
-        .expect("exports");
-    let touched: Vec<_> = changes
-        .touched
-        .iter()
-        .map(|record| record.key.local_port)
-        .collect();
-    assert_eq!((touched, changes.gone), (vec![5], vec![records[1].key]));
+    assert_eq!(told.count(), 4);
+
+    // In another table everything that lasts is somewhere else, but nothing is gone.
+    bench.datapath.resize(VNIC, 4_096).expect("resizes");
+    let (ports, gone) = round(&bench, &mut told);
+    let there = BTreeSet::from([10, 12, 13]);
+    assert_eq!((ports, gone, told.count()), (there, vec![], 4));
+    bench.datapath.purge(VNIC).expect("purges");
+    let everybody = vec![5, 10, 12, 13];
+    assert_eq!(round(&bench, &mut told), (BTreeSet::new(), everybody));
+    assert_eq!(told.count(), 0);
 }
 
 #[test]
@@ -215,14 +254,6 @@ fn what_was_loaded_is_read_back_and_what_does_not_fit_is_refused() {
     assert!(matches!(
         bench.datapath.load(&crowded),
         Err(Error::Tables(_))
-    ));
-    let mut loose = tables();
-    loose
-        .addresses
-        .push(common::address("10.9.0.1/16", 3, 0, 0));
-    assert!(matches!(
-        bench.datapath.load(&loose),
-        Err(Error::Row { .. })
     ));
     assert_eq!(bench.datapath.read_back().expect("reads"), good);
     assert_eq!(bench.datapath.load(&tables()).expect("loads").version, 2);

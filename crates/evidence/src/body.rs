@@ -122,6 +122,9 @@ pub struct MoveRecord {
     pub target: MoveSide,
     /// The sessions.
     pub sessions: MoveSessions,
+    /// How the sessions were copied; not there in older records.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub copied: Option<MoveCopied>,
     /// What was counted of the guest until it was fenced; not there in older records, nor if the
     /// guest stayed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -142,6 +145,20 @@ pub struct MoveRecord {
     pub error_ms: u64,
     /// How it ended.
     pub outcome: MoveOutcome,
+}
+
+/// What it took to copy a guest's sessions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MoveCopied {
+    /// Rounds while the guest ran.
+    pub rounds: u64,
+    /// Sessions sent in all of them and in the pause, each as often as it was sent.
+    pub records: u64,
+    /// Those of the pause alone.
+    pub last_records: u64,
+    /// Bytes of all of them.
+    pub bytes: u64,
 }
 
 /// What was counted of a guest's vnics on all hosts where it has been, and went along with it.

@@ -21,7 +21,7 @@ pub mod tile;
 mod trust;
 
 pub use body::{
-    Body, ControlFact, KeyRole, MOVE_RECORD_TYPE, MoveCounted, MoveOutcome, MoveRecord,
+    Body, ControlFact, KeyRole, MOVE_RECORD_TYPE, MoveCopied, MoveCounted, MoveOutcome, MoveRecord,
     MoveSessions, MoveSide, PlacedBy, Readback, SessionSample, UnguardedNic, VnicCounters,
     VnicReadback,
 };

@@ -97,6 +97,7 @@ fn record(outcome: MoveOutcome) -> MoveRecord {
             accepted: 3,
             refused: BTreeMap::from([("state-full".into(), 1)]),
         },
+        copied: None,
         counted: None,
         hold_since_ms: 4_000,
         fenced_ms: 4_900,

@@ -102,13 +102,12 @@ impl Judgement {
 
 impl Tables {
     pub(crate) fn new(tables: &HostTables, version: u64) -> Self {
-        let question = |d: &Decision| (d.local, d.peer, d.direction, d.atom);
         Self {
             version,
             generation: tables.generation,
             addresses: tables.addresses.clone(),
             atoms: tables.atoms.clone(),
-            decisions: tables.decisions.iter().map(|d| (question(d), *d)).collect(),
+            decisions: tables.decisions.iter().map(|d| (d.key(), *d)).collect(),
         }
     }
 
@@ -221,7 +220,11 @@ impl Tables {
         (local, peer, direction, atom): (IdentityId, IdentityId, Direction, Option<AtomId>),
         (local_epoch, remote_epoch): (Epoch, Epoch),
     ) -> Judgement {
-        let decision = atom.and_then(|atom| self.decisions.get(&(local, peer, direction, atom)));
+        let mut keys = Decision::keys(peer, atom.unwrap_or(AtomId::NONE));
+        let decision = keys.find_map(|(peer, atom)| {
+            let key = (local, peer, direction, atom);
+            self.decisions.get(&key)
+        });
         let reason = match decision.map(|decision| (decision.verdict, decision.rule)) {
             Some((Verdict::Allow, _)) => Reason::PolicyAllow,
             Some((Verdict::Reject, _)) => Reason::Rejected,

@@ -182,6 +182,9 @@ number_id!(
 impl IdentityId {
     /// Every address that no binding and no prefix of the policy names.
     pub const WORLD: Self = Self(0);
+    /// As the peer of a decision: whoever has no decision of its own, the world included. No class
+    /// has this number.
+    pub const ANY: Self = Self(u32::MAX);
 }
 
 impl RuleId {

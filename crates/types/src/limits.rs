@@ -14,8 +14,9 @@ pub const NICS_TOLD_MAX: usize = 32;
 pub const ADDRESSES_PER_HOST_MAX: u32 = 262_144;
 /// Decisions in one host's tables: a release that needs more is refused, never cut.
 pub const DECISIONS_PER_HOST_MAX: u32 = 262_144;
-/// Port atoms over all protocols. The table is indexed by protocol class and port.
-pub const ATOMS_MAX: u32 = 65_535;
+/// Port atoms over all protocols. The table is indexed by protocol class and port; 0 is no atom and
+/// the largest number stands for all of them.
+pub const ATOMS_MAX: u32 = 65_534;
 /// Rules of which one vnic keeps counters and limits.
 pub const RULES_PER_VNIC_MAX: u32 = 4_096;
 /// Events that one vnic reports in one second; what is more is counted as lost.

@@ -16,6 +16,13 @@ use std::{fmt, net::IpAddr, str::FromStr};
 #[serde(transparent)]
 pub struct AtomId(pub u16);
 
+impl AtomId {
+    /// No rule speaks of the port: no decision covers it, not even one of [`Self::ANY`].
+    pub const NONE: Self = Self(0);
+    /// In a decision: every atom that has no decision of its own. No run of ports has this number.
+    pub const ANY: Self = Self(u16::MAX);
+}
+
 /// A SHA-256 digest, written as 64 hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -137,7 +144,9 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
 
-/// What happens between a local identity and a peer on one atom. Absent means default deny.
+/// What happens between a local identity and a peer on one atom. The peer may be
+/// [`IdentityId::ANY`] and the atom [`AtomId::ANY`]; [`HostTables::decide`] says which row holds
+/// where several could. Absent means default deny.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Decision {
     /// The class of the guest on this host.
@@ -164,6 +173,23 @@ pub struct Decision {
     /// What rules in observe mode would have done, if one of them would have decided.
     #[serde(default, skip_serializing_if = "is_default")]
     pub would: Option<Would>,
+}
+
+impl Decision {
+    /// What it is found by.
+    #[must_use]
+    pub const fn key(&self) -> (IdentityId, IdentityId, Direction, AtomId) {
+        (self.local, self.peer, self.direction, self.atom)
+    }
+
+    /// The peers and atoms of the rows that may answer a question, the most particular one first: a
+    /// row about the peer comes before one about everybody. None answers for a port without an
+    /// atom.
+    pub fn keys(peer: IdentityId, atom: AtomId) -> impl Iterator<Item = (IdentityId, AtomId)> {
+        let any = (IdentityId::ANY, AtomId::ANY);
+        let keys = [(peer, atom), (peer, any.1), (any.0, atom), any];
+        keys.into_iter().filter(move |_| atom != AtomId::NONE)
+    }
 }
 
 /// Everything the kernel program of one host decides by.
@@ -270,9 +296,8 @@ impl HostTables {
                 });
             }
         }
-        let key = |d: &Decision| (d.local, d.peer, d.direction, d.atom);
         for pair in self.decisions.windows(2) {
-            if key(&pair[0]) == key(&pair[1]) {
+            if pair[0].key() == pair[1].key() {
                 let d = pair[0];
                 let key = format!(
                     "{} to {} {} atom {}",
@@ -285,6 +310,21 @@ impl HostTables {
             }
         }
         Ok(())
+    }
+
+    /// The row that answers a question, if there is one: the first that exists of
+    /// [`Decision::keys`]. Call it on canonical tables.
+    #[must_use]
+    pub fn decide(
+        &self,
+        (local, peer, direction): (IdentityId, IdentityId, Direction),
+        atom: AtomId,
+    ) -> Option<&Decision> {
+        Decision::keys(peer, atom).find_map(|(peer, atom)| {
+            let key = (local, peer, direction, atom);
+            let found = self.decisions.binary_search_by_key(&key, Decision::key);
+            found.ok().map(|index| &self.decisions[index])
+        })
     }
 
     /// The digest over the canonical bytes. Call it on canonical tables.
@@ -421,6 +461,41 @@ mod tests {
         ];
         let distinct: std::collections::BTreeSet<_> = digests.iter().collect();
         assert_eq!(distinct.len(), digests.len());
+    }
+
+    #[test]
+    fn the_most_particular_row_answers_and_a_port_without_an_atom_has_none() {
+        let row = |peer, atom, rule| Decision {
+            peer,
+            atom,
+            ..decision(rule)
+        };
+        let (peer, atom) = (IdentityId(2), AtomId(1));
+        let (anybody, any) = (IdentityId::ANY, AtomId::ANY);
+        let rows = [
+            row(peer, atom, 1),
+            row(peer, any, 2),
+            row(anybody, atom, 3),
+            row(anybody, any, 4),
+        ];
+        let check = |rows: &[Decision], (peer, atom), expected: Option<u32>| {
+            let mut tables = HostTables::empty();
+            tables.decisions = rows.to_vec();
+            let tables = tables.canonical().expect("fits");
+            let found = tables.decide((IdentityId(1), peer, Direction::Ingress), atom);
+            assert_eq!(found.map(|row| row.rule.0), expected, "{peer} {atom:?}");
+            let other = tables.decide((IdentityId(1), peer, Direction::Egress), atom);
+            assert_eq!(other, None, "another direction");
+        };
+        for first in 0..rows.len() {
+            let expected = rows.get(first).map(|row| row.rule.0);
+            check(&rows[first..], (peer, atom), expected);
+        }
+        check(&[], (peer, atom), None);
+        check(&rows, (peer, AtomId(2)), Some(2));
+        check(&rows, (IdentityId::WORLD, atom), Some(3));
+        check(&rows, (IdentityId(3), AtomId(2)), Some(4));
+        check(&rows, (peer, AtomId::NONE), None);
     }
 
     #[test]

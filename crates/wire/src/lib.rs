@@ -15,6 +15,7 @@ pub mod plan;
 pub mod release;
 pub mod sessions;
 pub mod ticket;
+mod transcript;
 
 pub use batch::next_batch;
 pub use binding::{AddressAttestation, Binding, Bindings, BindingsRefused, VnicBinding};
@@ -23,3 +24,4 @@ pub use link::{LinkBinding, MORE_ADDRESSES_MAX, MoreAddress, MoreAddressError};
 pub use plan::{PlanError, class_digest, host_tables};
 pub use release::{Delegation, Release, ReleaseRefused, RosterHost, Trust, VerifiedRelease};
 pub use ticket::{Refusal, Ticket, TicketError};
+pub use transcript::Transcript;

@@ -3,17 +3,15 @@
 //! bytes alone: the connection proves whose key sent it, and tickets and records carry signatures
 //! of their own.
 
-use crate::sessions::{self, ChunkError};
+use crate::sessions::{Chunk, ChunkError};
 use crate::{Envelope, Refusal};
 use lictor_evidence::{ControlFact, MoveSide};
-use lictor_types::{
-    Counted, Digest, Epoch, Generation, GuestId, SessionKey, SessionRecord, Tallies, Tally, VnicId,
-};
+use lictor_types::{Counted, Digest, Epoch, Generation, GuestId, Tallies, Tally, VnicId};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// The only format that this version speaks. An agent that speaks another refuses to admit a move.
-pub const FORMAT: u32 = 2;
+pub const FORMAT: u32 = 3;
 /// Bytes before a frame's body: its length, the kind included, and the kind.
 pub const HEADER_BYTES: usize = 5;
 /// Bytes of a session frame before its chunk: the ticket and the vnic.
@@ -21,8 +19,8 @@ const SESSIONS_HEAD_BYTES: usize = 36;
 /// Bytes of one frame after its length: the longest lists below fit. Frames of another host wait in
 /// memory for the owner, so they are no longer than they must be.
 pub const FRAME_BYTES_MAX: usize = 2 << 20;
-/// Keys in one list of sessions that are gone; a longer list is sent as several.
-pub const GONE_KEYS_MAX: usize = 4_096;
+/// Fingerprints in one list of sessions that are gone; a longer list is sent as several.
+pub const GONE_MAX: usize = 65_536;
 /// Rows in one list of what was counted; a longer list is sent as several.
 pub const COUNTED_ROWS_MAX: usize = 4_096;
 
@@ -85,14 +83,24 @@ pub enum Control {
 pub enum Step {
     /// Target: the vnics are in hold and the interlock is in place.
     Ready,
-    /// Source: the first full copy is complete.
+    /// Source: what changes while the guest runs is little enough now.
     Copied,
     /// Source: these sessions are no longer there.
     Gone {
         /// The vnic.
         vnic: VnicId,
-        /// At most [`GONE_KEYS_MAX`].
-        keys: Vec<SessionKey>,
+        /// At most [`GONE_MAX`]; see [`crate::sessions::fingerprint`].
+        fingerprints: Vec<u64>,
+    },
+    /// Source: this round of all vnics is complete; the guest still runs.
+    Round {
+        /// Which, from 1 on.
+        number: u64,
+    },
+    /// Target: so many chunks of sessions were taken in since the move began.
+    Taken {
+        /// All of them.
+        chunks: u64,
     },
     /// Source: this was counted of a vnic until it was fenced.
     Counted {
@@ -101,7 +109,7 @@ pub enum Step {
         /// At most [`COUNTED_ROWS_MAX`].
         rows: Vec<(Counted, Tally)>,
     },
-    /// Source: what changed since the copy is complete, the vnics are fenced.
+    /// Source: what changed since the last round is complete, the vnics are fenced.
     Delta,
     /// Target: may I open?
     Commit,
@@ -156,7 +164,7 @@ pub enum SaveRecord {
         custody: u64,
         /// Sessions that the target must have now.
         count: u64,
-        /// Their digest, see [`state_digest`].
+        /// The digest of all that was said of them, see [`crate::Transcript`].
         digest: Digest,
         /// The digest of what was counted, see [`counted_digest`]; not there in older records.
         #[serde(default)]
@@ -179,21 +187,6 @@ pub enum SaveRecord {
     },
 }
 
-/// The digest over the sessions of all vnics of a guest, in the order of their numbers. Times are
-/// left out: they go on while the sessions travel.
-#[must_use]
-pub fn state_digest(vnics: &[(VnicId, Vec<SessionRecord>)]) -> Digest {
-    let mut sorted: Vec<_> = vnics.iter().collect();
-    sorted.sort_by_key(|(vnic, _)| *vnic);
-    let mut bytes = Vec::new();
-    for (vnic, records) in sorted {
-        bytes.extend(vnic.0.to_le_bytes());
-        let still: Vec<_> = records.iter().map(still).collect();
-        bytes.extend(sessions::digest(&still).0);
-    }
-    Digest::of(&bytes)
-}
-
 /// The digest over what was counted of all vnics of a guest; one of which nothing was counted is
 /// not sent, and does not matter.
 #[must_use]
@@ -204,14 +197,6 @@ pub fn counted_digest(counted: &BTreeMap<VnicId, Tallies>) -> Digest {
         .map(|(vnic, tallies)| (*vnic, tallies.iter().collect()))
         .collect();
     Digest::of(&serde_json::to_vec(&listed).expect("a list has no keys"))
-}
-
-fn still(record: &SessionRecord) -> SessionRecord {
-    SessionRecord {
-        idle_ms: 0,
-        expires_in_ms: 1,
-        ..*record
-    }
 }
 
 /// One frame.
@@ -225,8 +210,8 @@ pub enum Frame {
         ticket: Digest,
         /// The vnic.
         vnic: VnicId,
-        /// At most [`sessions::CHUNK_RECORDS_MAX`].
-        records: Vec<SessionRecord>,
+        /// At most [`crate::sessions::CHUNK_RECORDS_MAX`] of them.
+        chunk: Chunk,
     },
 }
 
@@ -254,7 +239,7 @@ impl Frame {
     /// The frame's bytes, header included.
     ///
     /// # Panics
-    /// If there are more records than fit in one chunk: the caller cuts with `chunks`.
+    /// Never: every message has a JSON form.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let (kind, body) = match self {
@@ -265,11 +250,11 @@ impl Frame {
             Self::Sessions {
                 ticket,
                 vnic,
-                records,
+                chunk,
             } => {
                 let mut body = ticket.0.to_vec();
                 body.extend(vnic.0.to_le_bytes());
-                body.extend(sessions::encode(records));
+                body.extend(chunk.bytes());
                 (KIND_SESSIONS, body)
             }
         };
@@ -312,7 +297,7 @@ impl Frame {
                 Ok(Self::Sessions {
                     ticket: Digest(ticket),
                     vnic: VnicId(vnic),
-                    records: sessions::decode(chunk)?,
+                    chunk: Chunk::from_bytes(chunk)?,
                 })
             }
             kind => Err(FrameError::Kind(kind)),
@@ -323,7 +308,10 @@ impl Frame {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use lictor_types::{Direction, Reason, RuleId, Segment, TcpEnd, TcpState};
+    use crate::sessions::CHUNK_RECORDS_MAX;
+    use lictor_types::{
+        Direction, Reason, RuleId, Segment, SessionKey, SessionRecord, TcpEnd, TcpState,
+    };
     use std::net::IpAddr;
 
     fn record(port: u16) -> SessionRecord {
@@ -373,7 +361,7 @@ mod tests {
             step(Step::Ready),
             step(Step::Gone {
                 vnic: VnicId(4),
-                keys: vec![record(1).key],
+                fingerprints: vec![1, u64::MAX],
             }),
             step(Step::Counted {
                 vnic: VnicId(4),
@@ -394,8 +382,10 @@ mod tests {
             Frame::Sessions {
                 ticket: Digest::of(b"ticket"),
                 vnic: VnicId(4),
-                records: vec![record(1), record(2)],
+                chunk: Chunk::of(&[record(1), record(2)]),
             },
+            step(Step::Round { number: 1 }),
+            step(Step::Taken { chunks: 9 }),
         ]
     }
 
@@ -435,17 +425,12 @@ mod tests {
 
     #[test]
     fn the_longest_lists_fit_into_a_frame() {
-        let mut key = record(u16::MAX).key;
-        let long = IpAddr::from([
-            0xfd00, 0xffff, 0xffff, 0xffff, 0xffff, 0xffff, 0xffff, 0xffff,
-        ]);
-        (key.local, key.remote, key.segment) = (long, long, Segment(u32::MAX));
         let longest = [
             Frame::Control(Control::Move {
                 ticket: Digest::of(b"ticket"),
                 step: Step::Gone {
                     vnic: VnicId(u32::MAX),
-                    keys: vec![key; GONE_KEYS_MAX],
+                    fingerprints: vec![u64::MAX; GONE_MAX],
                 },
             }),
             Frame::Control(Control::Move {
@@ -461,7 +446,7 @@ mod tests {
             Frame::Sessions {
                 ticket: Digest::of(b"ticket"),
                 vnic: VnicId(u32::MAX),
-                records: vec![record(1); sessions::CHUNK_RECORDS_MAX],
+                chunk: Chunk::of(&vec![record(1); CHUNK_RECORDS_MAX]),
             },
         ];
         for frame in longest {
@@ -483,30 +468,5 @@ mod tests {
         }
         let silent = BTreeMap::from([(VnicId(1), Tallies::new())]);
         assert_eq!(counted_digest(&silent), counted_digest(&BTreeMap::new()));
-    }
-
-    #[test]
-    fn the_state_digest_ignores_order_and_time_and_sees_every_session_and_vnic() {
-        let of = |vnics: &[(u32, &[SessionRecord])]| {
-            let owned: Vec<_> = vnics
-                .iter()
-                .map(|(vnic, records)| (VnicId(*vnic), records.to_vec()))
-                .collect();
-            state_digest(&owned)
-        };
-        let later = SessionRecord {
-            idle_ms: 80,
-            expires_in_ms: 59_925,
-            ..record(1)
-        };
-        let both = of(&[(1, &[record(1)]), (2, &[record(2)])]);
-        assert_eq!(both, of(&[(2, &[record(2)]), (1, &[later])]));
-        assert_ne!(both, of(&[(2, &[record(1)]), (1, &[record(2)])]));
-        assert_ne!(both, of(&[(1, &[record(1)])]));
-        let reset = SessionRecord {
-            state: TcpState::Closed,
-            ..record(2)
-        };
-        assert_ne!(both, of(&[(1, &[record(1)]), (2, &[reset])]));
     }
 }

@@ -15,6 +15,9 @@ pub const RECORD_BYTES: usize = 152;
 pub const CHUNK_RECORDS_MAX: usize = 4_096;
 const MAGIC: [u8; 4] = *b"LSES";
 const HEADER_BYTES: usize = 12;
+const KEY_BYTES: usize = 42;
+/// Bytes of a ticket's digest that go into a fingerprint.
+const TICKET_BYTES: usize = 12;
 
 /// Why a chunk is refused. Nothing of it is used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -87,8 +90,7 @@ fn encode_record(record: &SessionRecord, bytes: &mut Vec<u8>) {
     bytes.resize(start + RECORD_BYTES, 0);
 }
 
-/// The key's part of a record, also what names a session in a list of those that are gone.
-pub fn encode_key(key: &SessionKey, bytes: &mut Vec<u8>) {
+fn encode_key(key: &SessionKey, bytes: &mut Vec<u8>) {
     for address in [key.local, key.remote] {
         match address {
             IpAddr::V4(v4) => bytes.extend(v4.to_ipv6_mapped().octets()),
@@ -174,19 +176,74 @@ fn decode_record(index: usize, bytes: &[u8]) -> Result<SessionRecord, ChunkError
     })
 }
 
-/// The digest of a set of sessions, whatever their order: both ends compute it over what they have.
+/// A session's name in one move: keyed with the move's ticket, whose nonce no guest knows, so that
+/// no guest can make two sessions of one name. Never zero.
 #[must_use]
-pub fn digest(records: &[SessionRecord]) -> Digest {
-    let mut encoded: Vec<Vec<u8>> = records
-        .iter()
-        .map(|record| {
-            let mut bytes = Vec::with_capacity(RECORD_BYTES);
-            encode_record(record, &mut bytes);
-            bytes
-        })
-        .collect();
-    encoded.sort_unstable();
-    Digest::of(&encoded.concat())
+pub fn fingerprint(ticket: &Digest, key: &SessionKey) -> u64 {
+    // One block of the hash: a million of these are made for a large guest.
+    let mut bytes = Vec::with_capacity(TICKET_BYTES + KEY_BYTES);
+    bytes.extend(&ticket.0[..TICKET_BYTES]);
+    encode_key(key, &mut bytes);
+    let digest = Digest::of(&bytes).0;
+    let number = u64::from_le_bytes(std::array::from_fn(|at| digest[at]));
+    number.max(1)
+}
+
+/// A whole chunk, checked, with its digest: as it is sent and as it came.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Chunk {
+    bytes: Vec<u8>,
+    digest: Digest,
+}
+
+impl Chunk {
+    /// Encodes at most [`CHUNK_RECORDS_MAX`] records.
+    ///
+    /// # Panics
+    /// As [`encode`].
+    #[must_use]
+    pub fn of(records: &[SessionRecord]) -> Self {
+        let bytes = encode(records);
+        let digest = Digest::of(&bytes);
+        Self { bytes, digest }
+    }
+
+    /// Takes what came.
+    ///
+    /// # Errors
+    /// As [`decode`].
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, ChunkError> {
+        decode(bytes)?;
+        let (bytes, digest) = (bytes.to_vec(), Digest::of(bytes));
+        Ok(Self { bytes, digest })
+    }
+
+    /// Its records.
+    ///
+    /// # Panics
+    /// Never: they were checked when the chunk was made.
+    #[must_use]
+    pub fn records(&self) -> Vec<SessionRecord> {
+        decode(&self.bytes).expect("checked when it was made")
+    }
+
+    /// How many they are.
+    #[must_use]
+    pub const fn count(&self) -> u64 {
+        ((self.bytes.len() - HEADER_BYTES) / RECORD_BYTES) as u64
+    }
+
+    /// Its bytes.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// The digest of its bytes.
+    #[must_use]
+    pub const fn digest(&self) -> Digest {
+        self.digest
+    }
 }
 
 /// Takes fixed fields off the front; lengths were checked before.
@@ -322,9 +379,50 @@ mod tests {
     }
 
     #[test]
-    fn the_digest_ignores_order_and_sees_every_session() {
-        let (one, two) = (record(1), record(2));
-        assert_eq!(digest(&[one, two]), digest(&[two, one]));
-        assert_ne!(digest(&[one, two]), digest(&[one]));
+    fn a_chunk_that_came_is_what_was_sent_or_is_refused() {
+        let sent = Chunk::of(&[record(1), record(2)]);
+        assert_eq!(sent.records(), [record(1), record(2)]);
+        assert_eq!(Chunk::from_bytes(sent.bytes()), Ok(sent.clone()));
+        assert_ne!(sent.digest(), Chunk::of(&[record(2), record(1)]).digest());
+        let cut = &sent.bytes()[1..];
+        assert!(Chunk::from_bytes(cut).is_err());
+    }
+
+    #[test]
+    fn a_fingerprint_depends_on_every_field_of_the_key_and_on_the_ticket() {
+        let ticket = Digest::of(b"ticket");
+        let key = record(1).key;
+        let others = [
+            SessionKey {
+                segment: Segment(8),
+                ..key
+            },
+            SessionKey {
+                protocol: 17,
+                ..key
+            },
+            SessionKey {
+                local: key.remote,
+                ..key
+            },
+            SessionKey {
+                remote: key.local,
+                ..key
+            },
+            SessionKey {
+                local_port: 2,
+                ..key
+            },
+            SessionKey {
+                remote_port: 80,
+                ..key
+            },
+        ];
+        let mut all: Vec<_> = others.iter().map(|key| fingerprint(&ticket, key)).collect();
+        all.push(fingerprint(&ticket, &key));
+        all.push(fingerprint(&Digest::of(b"another"), &key));
+        let distinct: std::collections::HashSet<_> = all.iter().collect();
+        assert_eq!(distinct.len(), all.len());
+        assert_eq!(fingerprint(&ticket, &key), fingerprint(&ticket, &key));
     }
 }

@@ -3,18 +3,16 @@
 use super::Host;
 use crate::AgentError;
 use crate::custody::Custody;
-use lictor_datapath::{ImportRefusal, Mark};
-use lictor_evidence::MoveSide;
+use lictor_datapath::{Fingerprint, Fingerprints, ImportRefusal, Part, Told};
+use lictor_evidence::{MoveCopied, MoveSide};
 use lictor_policy::{Cause, Choice, Date};
 use lictor_types::{
-    Counted, GuestId, RULES_PER_VNIC_MAX, Reason, SessionKey, SessionRecord, Tallies, Tally, VnicId,
+    Counted, Digest, GuestId, RULES_PER_VNIC_MAX, Reason, SessionKey, SessionRecord, Tallies,
+    Tally, VnicId,
 };
-use lictor_wire::sessions::CHUNK_RECORDS_MAX;
-use lictor_wire::{MoreAddress, class_digest};
+use lictor_wire::sessions::{CHUNK_RECORDS_MAX, Chunk, fingerprint};
+use lictor_wire::{MoreAddress, Transcript, class_digest};
 use std::collections::{BTreeMap, HashMap, HashSet};
-
-/// A guest's sessions as one end of a move knows them, by vnic.
-pub(crate) type Sessions = BTreeMap<VnicId, HashMap<SessionKey, SessionRecord>>;
 
 /// A binding may have been given fewer sessions since its vnic was attached at the source.
 const ARRIVAL_FACTOR: usize = 2;
@@ -23,22 +21,51 @@ const ARRIVAL_FACTOR: usize = 2;
 const TALLY_ROWS_MAX: usize = 2 * (Reason::ALL.len() + 1) + RULES_PER_VNIC_MAX as usize;
 
 /// What has arrived of a guest so far.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Arrival {
+    /// The move's ticket, with which sessions are named.
+    ticket: Digest,
     /// What the source has.
-    pub(crate) sessions: Sessions,
+    known: BTreeMap<VnicId, Fingerprints>,
+    /// What it has no more, and what is still in the kernel here.
+    gone: BTreeMap<VnicId, Fingerprints>,
     /// What was counted of it before it came.
     pub(crate) counted: BTreeMap<VnicId, Tallies>,
     /// What this host did not take of it.
-    refused: HashMap<(VnicId, SessionKey), &'static str>,
+    refused: HashMap<(VnicId, Fingerprint), &'static str>,
+    /// Everything that was said of it.
+    pub(crate) transcript: Transcript,
+    rounds: u64,
+    /// What had been said when the last round ended.
+    until_round: u64,
 }
 
 impl Arrival {
+    /// Nothing yet, of the move with this ticket.
+    #[must_use]
+    pub fn new(ticket: Digest) -> Self {
+        Self {
+            ticket,
+            known: BTreeMap::new(),
+            gone: BTreeMap::new(),
+            counted: BTreeMap::new(),
+            refused: HashMap::new(),
+            transcript: Transcript::default(),
+            rounds: 0,
+            until_round: 0,
+        }
+    }
+
+    /// Sessions that the source has.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.known.values().map(|known| known.len() as u64).sum()
+    }
+
     /// Sessions that were taken in.
     #[must_use]
     pub fn accepted(&self) -> u64 {
-        let all: usize = self.sessions.values().map(HashMap::len).sum();
-        (all - self.refused.len()) as u64
+        self.count() - self.refused.len() as u64
     }
 
     /// Sessions that were not, by reason.
@@ -50,14 +77,22 @@ impl Arrival {
         }
         counts
     }
-}
 
-/// What changed since the copy, of one vnic.
-#[derive(Debug)]
-pub(crate) struct Delta {
-    pub(crate) vnic: VnicId,
-    pub(crate) touched: Vec<SessionRecord>,
-    pub(crate) gone: Vec<SessionKey>,
+    /// What the copy took, as the record says it.
+    pub(crate) const fn copied(&self) -> MoveCopied {
+        let Transcript { records, bytes, .. } = self.transcript;
+        MoveCopied {
+            rounds: self.rounds,
+            records,
+            last_records: records - self.until_round,
+            bytes,
+        }
+    }
+
+    pub(crate) const fn round_ends(&mut self) {
+        self.rounds += 1;
+        self.until_round = self.transcript.records;
+    }
 }
 
 const fn reason(refusal: ImportRefusal) -> &'static str {
@@ -132,42 +167,14 @@ impl Host {
         })
     }
 
-    /// Every session of a guest, and the moment before they were read.
-    pub(crate) fn copy_out(
+    /// Goes on with a round of what of a vnic's sessions was not told yet.
+    pub(crate) fn export_part(
         &self,
-        guest: &GuestId,
-    ) -> Result<(Sessions, BTreeMap<VnicId, Mark>), AgentError> {
-        let (mut sessions, mut marks) = (Sessions::new(), BTreeMap::new());
-        for vnic in self.vnics_of(guest)? {
-            marks.insert(vnic, self.datapath.mark(vnic)?);
-            let records = self.datapath.export(vnic)?;
-            sessions.insert(vnic, by_key(&records));
-        }
-        Ok((sessions, marks))
-    }
-
-    /// What changed since then, and brings `sessions` up to date.
-    pub(crate) fn changes(
-        &self,
-        sessions: &mut Sessions,
-        marks: &BTreeMap<VnicId, Mark>,
-    ) -> Result<Vec<Delta>, AgentError> {
-        let mut deltas = Vec::new();
-        for (vnic, known) in sessions {
-            let Some(mark) = marks.get(vnic) else {
-                continue;
-            };
-            let keys: HashSet<SessionKey> = known.keys().copied().collect();
-            let changes = self.datapath.export_changed(*vnic, *mark, &keys)?;
-            known.retain(|key, _| !changes.gone.contains(key));
-            known.extend(by_key(&changes.touched));
-            deltas.push(Delta {
-                vnic: *vnic,
-                touched: changes.touched,
-                gone: changes.gone,
-            });
-        }
-        Ok(deltas)
+        (vnic, told): (VnicId, &mut Told),
+        max: usize,
+        fingerprint: impl Fn(&SessionKey) -> Fingerprint,
+    ) -> Result<Part, AgentError> {
+        Ok(self.datapath.export_part((vnic, told), max, fingerprint)?)
     }
 
     /// Takes sessions of a guest in, each only if one end of it is an address of that vnic. What
@@ -179,37 +186,109 @@ impl Host {
     pub fn take_in(
         &self,
         (guest, vnic): (&GuestId, VnicId),
-        records: &[SessionRecord],
+        chunk: &Chunk,
         arrival: &mut Arrival,
     ) -> Result<(), AgentError> {
         self.own_vnic(guest, vnic)?;
-        let own = self.own_addresses(vnic);
-        let known = arrival.sessions.entry(vnic).or_default();
+        let (own, ticket) = (self.own_addresses(vnic), arrival.ticket);
         let max = self.sessions_max(vnic).saturating_mul(ARRIVAL_FACTOR);
-        if known.len() + records.len() > max + CHUNK_RECORDS_MAX {
+        let known = arrival.known.entry(vnic).or_default();
+        if known.len() as u64 + chunk.count() > (max + CHUNK_RECORDS_MAX) as u64 {
             let what = format!("more than {max} sessions arrive for vnic {vnic}");
             return Err(AgentError::Refused(what));
         }
-        let replaced: Vec<SessionKey> = records
-            .iter()
-            .map(|record| record.key)
-            .filter(|key| known.contains_key(key))
-            .collect();
-        self.datapath.remove_sessions(vnic, &replaced)?;
-        known.extend(by_key(records));
-        let (ours, foreign): (Vec<_>, Vec<_>) = records
-            .iter()
-            .partition(|record| own.iter().any(|own| own.covers(record.key.local)));
-        let receipt = self.datapath.import(vnic, &ours)?;
-        for record in records {
-            arrival.refused.remove(&(vnic, record.key));
+        if known.is_empty() {
+            known.reserve(self.sessions_max(vnic) / 2);
         }
-        for (key, refusal) in receipt.refused {
-            arrival.refused.insert((vnic, key), reason(refusal));
+        arrival.transcript.sessions(vnic, chunk);
+        let gone = arrival.gone.entry(vnic).or_default();
+        let (mut ours, mut before) = (Vec::new(), Vec::new());
+        for record in chunk.records() {
+            let name = fingerprint(&ticket, &record.key);
+            let stale = gone.remove(&name);
+            if !known.insert(name) || stale {
+                before.push(record.key);
+            }
+            arrival.refused.remove(&(vnic, name));
+            if own.iter().any(|own| own.covers(record.key.local)) {
+                ours.push(record);
+            } else {
+                arrival.refused.insert((vnic, name), "foreign-address");
+            }
         }
-        for record in foreign {
-            let key: SessionKey = record.key;
-            arrival.refused.insert((vnic, key), "foreign-address");
+        self.datapath.remove_sessions(vnic, &before)?;
+        for (key, refusal) in self.import_newest(vnic, &ours)? {
+            let name = fingerprint(&ticket, &key);
+            arrival.refused.insert((vnic, name), reason(refusal));
+        }
+        Ok(())
+    }
+
+    /// A session that was promoted while it was read comes twice in a row: the second one counts.
+    fn import_newest(
+        &self,
+        vnic: VnicId,
+        records: &[SessionRecord],
+    ) -> Result<Vec<(SessionKey, ImportRefusal)>, AgentError> {
+        let receipt = self.datapath.import(vnic, records)?;
+        let (twice, mut refused): (Vec<_>, Vec<_>) = receipt
+            .refused
+            .into_iter()
+            .partition(|(_, refusal)| *refusal == ImportRefusal::Exists);
+        if twice.is_empty() {
+            return Ok(refused);
+        }
+        let keys: HashSet<SessionKey> = twice.into_iter().map(|(key, _)| key).collect();
+        let newest = records.iter().map(|record| (record.key, *record));
+        let newest: HashMap<_, _> = newest.filter(|(key, _)| keys.contains(key)).collect();
+        let keys = Vec::from_iter(keys);
+        self.datapath.remove_sessions(vnic, &keys)?;
+        let newest = Vec::from_iter(newest.into_values());
+        refused.extend(self.datapath.import(vnic, &newest)?.refused);
+        Ok(refused)
+    }
+
+    /// Notes sessions that the source has no more; see [`Host::settle_gone`].
+    ///
+    /// # Errors
+    /// [`AgentError::Refused`] for a vnic that is not this guest's: the sessions of other guests
+    /// here are none of the source's business.
+    pub fn note_gone(
+        &self,
+        (guest, vnic): (&GuestId, VnicId),
+        names: &[Fingerprint],
+        arrival: &mut Arrival,
+    ) -> Result<(), AgentError> {
+        self.own_vnic(guest, vnic)?;
+        arrival.transcript.gone(vnic, names);
+        let known = arrival.known.entry(vnic).or_default();
+        let gone = arrival.gone.entry(vnic).or_default();
+        for name in names {
+            // What never came, or was refused, is not here.
+            if known.remove(name) && arrival.refused.remove(&(vnic, *name)).is_none() {
+                gone.insert(*name);
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes the sessions that were noted as gone. It looks through the whole table.
+    ///
+    /// # Errors
+    /// [`AgentError::Datapath`].
+    pub fn settle_gone(&self, guest: &GuestId, arrival: &mut Arrival) -> Result<(), AgentError> {
+        for vnic in self.vnics_of(guest)? {
+            let gone = arrival.gone.remove(&vnic).unwrap_or_default();
+            if gone.is_empty() {
+                continue;
+            }
+            let mut keys = Vec::with_capacity(gone.len());
+            self.datapath.each_key(vnic, |key| {
+                if gone.contains(&fingerprint(&arrival.ticket, &key)) {
+                    keys.push(key);
+                }
+            })?;
+            self.datapath.remove_sessions(vnic, &keys)?;
         }
         Ok(())
     }
@@ -278,28 +357,6 @@ impl Host {
         Ok(())
     }
 
-    /// Removes sessions that the source no longer has.
-    ///
-    /// # Errors
-    /// [`AgentError::Refused`] for a vnic that is not this guest's: the sessions of other guests
-    /// here are none of the source's business.
-    pub fn take_out(
-        &self,
-        (guest, vnic): (&GuestId, VnicId),
-        keys: &[SessionKey],
-        arrival: &mut Arrival,
-    ) -> Result<(), AgentError> {
-        self.own_vnic(guest, vnic)?;
-        self.datapath.remove_sessions(vnic, keys)?;
-        for key in keys {
-            if let Some(known) = arrival.sessions.get_mut(&vnic) {
-                known.remove(key);
-            }
-            arrival.refused.remove(&(vnic, *key));
-        }
-        Ok(())
-    }
-
     fn own_vnic(&self, guest: &GuestId, vnic: VnicId) -> Result<(), AgentError> {
         if self.vnics_of(guest)?.contains(&vnic) {
             return Ok(());
@@ -350,8 +407,4 @@ impl Host {
             .filter(|status| vnics.contains(&status.spec.vnic));
         Ok(ours.flat_map(|status| status.packets_before).sum())
     }
-}
-
-fn by_key(records: &[SessionRecord]) -> HashMap<SessionKey, SessionRecord> {
-    records.iter().map(|record| (record.key, *record)).collect()
 }

@@ -9,7 +9,6 @@ mod report;
 mod vnics;
 
 pub use handover::Arrival;
-pub(crate) use handover::{Delta, Sessions};
 pub use report::SAMPLES_PER_ROUND_MAX;
 pub(crate) use report::judged_of;
 

@@ -14,6 +14,7 @@
 
 pub mod admission;
 pub mod claim;
+pub mod rounds;
 pub mod source;
 pub mod target;
 

@@ -31,6 +31,11 @@ impl Owner {
     /// depend on the record, which is made later if it cannot be made now.
     pub(super) fn take_custody(&mut self, guest: &GuestId, now: Now) -> Result<(), AgentError> {
         let epoch = self.arriving.get(guest).map_or(0, |one| one.ticket.custody);
+        if let Some(arriving) = self.arriving.get_mut(guest) {
+            // Too long for the pause; until now these were sessions like others.
+            let settled = self.host.settle_gone(guest, &mut arriving.arrival);
+            warn("sessions that the source had no more", settled);
+        }
         let counted = self.arriving.get(guest).map(|one| &one.arrival.counted);
         let added = counted.map_or(Ok(()), |counted| self.host.tallies_arrived(guest, counted));
         let (confirm, failed) = match self.confirmation(guest) {
@@ -78,6 +83,7 @@ impl Owner {
                 accepted: arriving.arrival.accepted(),
                 refused: arriving.arrival.refused(),
             },
+            copied: Some(arriving.arrival.copied()),
             counted: Some(move_counted(&arriving.arrival.counted)),
             hold_since_ms: arriving.hold_since.ms,
             fenced_ms: save.fenced_ms,

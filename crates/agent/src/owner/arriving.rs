@@ -1,6 +1,6 @@
 //! Guests that arrive: the target's end of a move, executed.
 
-use super::leaving::{Leaving, parse, state_digest};
+use super::leaving::{Leaving, parse};
 use super::{Owner, warn};
 use crate::AgentError;
 use crate::allowance::Heard;
@@ -9,16 +9,17 @@ use crate::guests::Order;
 use crate::host::Arrival;
 use crate::input::{Now, Reply};
 use crate::moves::admission::{self, Question, Standing};
+use crate::moves::rounds::TAKEN_EVERY_CHUNKS;
 use crate::moves::{Message, target};
 use lictor_estate::qmp::RunState;
 use lictor_evidence::{Body, ControlFact, MoveSide, PlacedBy};
 use lictor_types::{
-    Counted, Digest, Epoch, GuestId, HostId, LOAD_DEADLINE_MS, SessionRecord, Tally, VnicId,
-    VnicState,
+    Counted, Digest, Epoch, GuestId, HostId, LOAD_DEADLINE_MS, Tally, VnicId, VnicState,
 };
 use lictor_wire::peer::{
-    COUNTED_ROWS_MAX, Control, GONE_KEYS_MAX, SAVE_TYPE, SaveRecord, Step, counted_digest,
+    COUNTED_ROWS_MAX, Control, GONE_MAX, SAVE_TYPE, SaveRecord, Step, counted_digest,
 };
+use lictor_wire::sessions::Chunk;
 use lictor_wire::{Envelope, Refusal, Ticket, VerifyKey};
 
 /// A guest on its way in.
@@ -28,6 +29,8 @@ pub(super) struct Arriving {
     pub(super) ticket: Ticket,
     pub(super) digest: Digest,
     pub(super) attached: bool,
+    /// The source has said that the migration may begin.
+    pub(super) copied: bool,
     pub(super) arrival: Arrival,
     pub(super) hold_since: Now,
     pub(super) load: Option<(Reply<Result<(), String>>, Now)>,
@@ -65,6 +68,11 @@ impl Arriving {
     /// The guest has come, and nothing is signed yet that says so.
     pub(super) const fn lacks_record(&self) -> bool {
         self.machine.may_run() && self.machine.ended() && self.record.is_none()
+    }
+
+    /// Everything is in its place, and QEMU may bring the guest at any moment.
+    pub(super) const fn is_awaited(&self) -> bool {
+        self.copied && !self.machine.ended()
     }
 
     pub(super) fn pause_since(&self) -> Option<Now> {
@@ -188,7 +196,8 @@ impl Owner {
             ticket,
             digest,
             attached: false,
-            arrival: Arrival::default(),
+            copied: false,
+            arrival: Arrival::new(digest),
             hold_since: now,
             load: None,
             save: None,
@@ -252,7 +261,7 @@ impl Owner {
         &mut self,
         from: &HostId,
         (ticket, vnic): (Digest, VnicId),
-        records: &[SessionRecord],
+        chunk: &Chunk,
         now: Now,
     ) -> Result<(), AgentError> {
         let Some(guest) = self.arriving_by(from, ticket) else {
@@ -265,11 +274,34 @@ impl Owner {
             return Ok(());
         }
         let arrival = &mut arriving.arrival;
-        let taken = self.host.take_in((&guest, vnic), records, arrival);
-        if let Err(error) = taken {
+        if let Err(error) = self.host.take_in((&guest, vnic), chunk, arrival) {
             arriving.cause = Some(error.chain());
             return self.arrive(&guest, target::Event::Mismatch, now);
         }
+        let chunks = arriving.arrival.transcript.chunks;
+        if chunks.is_multiple_of(TAKEN_EVERY_CHUNKS) {
+            self.tell(from, ticket, Step::Taken { chunks });
+        }
+        Ok(())
+    }
+
+    /// The source's round is at its end: what it has no more goes, and it hears how far this end
+    /// has come.
+    fn round_arrived(&mut self, guest: &GuestId, now: Now) -> Result<(), AgentError> {
+        let Some(arriving) = self.arriving.get_mut(guest) else {
+            return Ok(());
+        };
+        if !arriving.machine.takes_sessions() {
+            return Ok(());
+        }
+        if let Err(error) = self.host.settle_gone(guest, &mut arriving.arrival) {
+            arriving.cause = Some(error.chain());
+            return self.arrive(guest, target::Event::Mismatch, now);
+        }
+        arriving.arrival.round_ends();
+        let chunks = arriving.arrival.transcript.chunks;
+        let (source, ticket) = (arriving.ticket.source.clone(), arriving.digest);
+        self.tell(&source, ticket, Step::Taken { chunks });
         Ok(())
     }
 
@@ -436,12 +468,9 @@ impl Owner {
         let Some(save) = &arriving.save else {
             return false;
         };
-        let sessions = &arriving.arrival.sessions;
-        let count = sessions
-            .values()
-            .map(std::collections::HashMap::len)
-            .sum::<usize>() as u64;
-        let same = count == save.count && state_digest(sessions) == save.digest;
+        let count = arriving.arrival.count();
+        let as_said = arriving.arrival.transcript.digest() == save.digest;
+        let same = count == save.count && as_said;
         let counted = counted_digest(&arriving.arrival.counted);
         let as_counted = save.counted.is_none_or(|digest| digest == counted);
         if !same {
@@ -550,8 +579,16 @@ impl Owner {
         now: Now,
     ) -> Result<(), AgentError> {
         let message = match step {
-            Step::Copied => Message::Copied,
-            Step::Gone { vnic, keys } => return self.sessions_gone(guest, vnic, &keys),
+            Step::Copied => {
+                if let Some(arriving) = self.arriving.get_mut(guest) {
+                    arriving.copied = true;
+                }
+                Message::Copied
+            }
+            Step::Gone { vnic, fingerprints } => {
+                return self.sessions_gone(guest, vnic, &fingerprints, now);
+            }
+            Step::Round { .. } => return self.round_arrived(guest, now),
             Step::Counted { vnic, rows } => return self.counted(guest, vnic, rows, now),
             Step::Delta => Message::Delta,
             Step::Granted { fenced_us } => {
@@ -588,16 +625,21 @@ impl Owner {
         &mut self,
         guest: &GuestId,
         vnic: VnicId,
-        keys: &[lictor_types::SessionKey],
+        fingerprints: &[u64],
+        now: Now,
     ) -> Result<(), AgentError> {
         let Some(arriving) = self.arriving.get_mut(guest) else {
             return Ok(());
         };
-        if keys.len() > GONE_KEYS_MAX || !arriving.machine.takes_sessions() {
+        if fingerprints.len() > GONE_MAX || !arriving.machine.takes_sessions() {
             return Ok(());
         }
         let arrival = &mut arriving.arrival;
-        self.host.take_out((guest, vnic), keys, arrival)
+        if let Err(error) = self.host.note_gone((guest, vnic), fingerprints, arrival) {
+            arriving.cause = Some(error.chain());
+            return self.arrive(guest, target::Event::Mismatch, now);
+        }
+        Ok(())
     }
 
     fn counted(

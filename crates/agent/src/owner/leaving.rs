@@ -1,21 +1,17 @@
 //! Guests that leave: the source's end of a move, executed.
 
 use super::admit::ADMIT_LIMIT_US;
+use super::copy::Copy;
 use super::{Owner, warn};
 use crate::AgentError;
-use crate::host::{Delta, Sessions};
 use crate::input::{Now, Reply};
-use crate::moves::{Message, source};
-use lictor_datapath::Mark;
+use crate::moves::{Message, rounds::Rounds, source};
 use lictor_evidence::{Body, MoveSide};
-use lictor_types::{Digest, GuestId, HostId, SessionRecord, Tallies, VnicId, VnicState};
+use lictor_types::{Digest, GuestId, HostId, Tallies, VnicId, VnicState};
 use lictor_wire::local::{MovePhase, MoveStatus, Response};
-use lictor_wire::peer::{
-    COUNTED_ROWS_MAX, Control, Frame, GONE_KEYS_MAX, SAVE_TYPE, SaveRecord, Step, counted_digest,
-};
-use lictor_wire::sessions::CHUNK_RECORDS_MAX;
+use lictor_wire::peer::{Control, SAVE_TYPE, SaveRecord, Step, counted_digest};
 use lictor_wire::{Envelope, Refusal, Ticket};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 /// A guest on its way out.
 #[derive(Debug)]
@@ -25,8 +21,8 @@ pub(super) struct Leaving {
     pub(super) digest: Digest,
     /// Who waits for the target's answer, and until when.
     pub(super) asked: Option<(Reply<Response>, u64)>,
-    pub(super) sessions: Sessions,
-    pub(super) marks: BTreeMap<VnicId, Mark>,
+    pub(super) rounds: Rounds,
+    pub(super) copy: Copy,
     /// What was counted until the fence; not known to an agent that was restarted since.
     pub(super) counted: Option<BTreeMap<VnicId, Tallies>>,
     pub(super) side: Option<MoveSide>,
@@ -50,8 +46,8 @@ impl Leaving {
             digest: ticket.digest(),
             ticket,
             asked: None,
-            sessions: Sessions::new(),
-            marks: BTreeMap::new(),
+            rounds: Rounds::default(),
+            copy: Copy::default(),
             counted: None,
             side: None,
             copy_waits: false,
@@ -86,34 +82,22 @@ impl Leaving {
     }
 
     pub(super) fn deadline_us(&self) -> Option<u64> {
-        self.asked.as_ref().map(|(_, deadline_us)| *deadline_us)
-    }
-
-    pub(super) fn count(&self) -> u64 {
-        self.sessions.values().map(HashMap::len).sum::<usize>() as u64
+        let asked = self.asked.as_ref().map(|(_, deadline_us)| *deadline_us);
+        let round = self
+            .rounds
+            .due_us()
+            .filter(|_| !self.is_fenced() && !self.has_ended());
+        asked.into_iter().chain(round).min()
     }
 
     fn status(&self) -> MoveStatus {
         MoveStatus {
             guest: self.ticket.guest.clone(),
             phase: self.machine.phase(),
-            sessions_sent: self.count(),
+            sessions_sent: self.copy.count(),
             cause: self.cause.clone(),
         }
     }
-
-    /// The digest over what the target must have.
-    fn state_digest(&self) -> Digest {
-        state_digest(&self.sessions)
-    }
-}
-
-pub(super) fn state_digest(sessions: &Sessions) -> Digest {
-    let listed: Vec<(VnicId, Vec<SessionRecord>)> = sessions
-        .iter()
-        .map(|(vnic, known)| (*vnic, known.values().copied().collect()))
-        .collect();
-    lictor_wire::peer::state_digest(&listed)
 }
 
 impl Owner {
@@ -129,7 +113,8 @@ impl Owner {
         let mut silent = Vec::new();
         let mut lapsed = Vec::new();
         for (guest, one) in &self.leaving {
-            if one.deadline_us().is_some_and(|deadline| deadline <= now.us) {
+            let asked = one.asked.as_ref().map(|(_, deadline_us)| *deadline_us);
+            if asked.is_some_and(|deadline| deadline <= now.us) {
                 silent.push(guest.clone());
             } else if one.ticket.deadline_ms < now.ms && !one.has_ended() && !one.is_fenced() {
                 lapsed.push(guest.clone());
@@ -305,89 +290,6 @@ impl Owner {
         Ok(())
     }
 
-    /// What cannot be copied is given up while the guest still runs.
-    fn copy(&mut self, guest: &GuestId, now: Now) -> Result<(), AgentError> {
-        let Err(error) = self.send_copy(guest, now) else {
-            return Ok(());
-        };
-        self.set_cause(guest, error.chain());
-        self.leave(guest, source::Event::Abandon, now)
-    }
-
-    /// The copy begins only when QEMU will ask before the guest leaves.
-    fn send_copy(&mut self, guest: &GuestId, now: Now) -> Result<(), AgentError> {
-        let guarded = self.watches.get(guest).is_some_and(|watch| watch.guarded);
-        let side = self.host.move_side(guest)?;
-        let (sessions, marks) = self.host.copy_out(guest)?;
-        let Some(leaving) = self.leaving.get_mut(guest) else {
-            return Ok(());
-        };
-        leaving.copy_waits = !guarded;
-        if !guarded {
-            return Ok(());
-        }
-        leaving.side = Some(side);
-        leaving.sessions = sessions;
-        leaving.marks = marks;
-        let (target, ticket) = (leaving.ticket.target.clone(), leaving.digest);
-        for (vnic, known) in &self.leaving[guest].sessions {
-            let records: Vec<_> = known.values().copied().collect();
-            self.send_sessions(&target, (ticket, *vnic), &records)?;
-        }
-        self.leave(guest, source::Event::CopySent, now)
-    }
-
-    pub(super) fn copy_if_waiting(&mut self, guest: &GuestId, now: Now) -> Result<(), AgentError> {
-        if self.leaving.get(guest).is_some_and(|one| one.copy_waits) {
-            return self.copy(guest, now);
-        }
-        Ok(())
-    }
-
-    fn send_sessions(
-        &self,
-        target: &HostId,
-        (ticket, vnic): (Digest, VnicId),
-        records: &[SessionRecord],
-    ) -> Result<(), AgentError> {
-        for chunk in records.chunks(CHUNK_RECORDS_MAX) {
-            let records = chunk.to_vec();
-            let frame = Frame::Sessions {
-                ticket,
-                vnic,
-                records,
-            };
-            self.links.send(target, frame)?;
-        }
-        Ok(())
-    }
-
-    fn send_delta(
-        &self,
-        target: &HostId,
-        ticket: Digest,
-        deltas: &[Delta],
-    ) -> Result<(), AgentError> {
-        for delta in deltas {
-            for keys in delta.gone.chunks(GONE_KEYS_MAX) {
-                let (vnic, keys) = (delta.vnic, keys.to_vec());
-                self.tell(target, ticket, Step::Gone { vnic, keys });
-            }
-            self.send_sessions(target, (ticket, delta.vnic), &delta.touched)?;
-        }
-        Ok(())
-    }
-
-    fn send_counted(&self, target: &HostId, ticket: Digest, counted: BTreeMap<VnicId, Tallies>) {
-        for (vnic, tallies) in counted {
-            let rows = Vec::from_iter(tallies);
-            for rows in rows.chunks(COUNTED_ROWS_MAX) {
-                let rows = rows.to_vec();
-                self.tell(target, ticket, Step::Counted { vnic, rows });
-            }
-        }
-    }
-
     /// What went along with the guest is not counted here any more. An agent that was restarted
     /// does not know what that was; packets that came after the fence go with it then.
     fn tallies_left(&mut self, guest: &GuestId) -> Result<(), AgentError> {
@@ -440,14 +342,15 @@ impl Owner {
         let leaving = self.leaving.get_mut(guest).ok_or_else(gone)?;
         leaving.fenced = Some(now);
         leaving.stopped.get_or_insert(now);
-        let deltas = self.host.changes(&mut leaving.sessions, &leaving.marks)?;
+        self.seal(guest)?;
         let counted = self.host.tallies(guest)?;
+        let leaving = self.leaving.get_mut(guest).ok_or_else(gone)?;
         let record = SaveRecord::Move {
             ticket: leaving.digest,
             guest: guest.clone(),
             custody: leaving.ticket.custody - 1,
-            count: leaving.count(),
-            digest: leaving.state_digest(),
+            count: leaving.copy.count(),
+            digest: leaving.copy.transcript.digest(),
             counted: Some(counted_digest(&counted)),
             fenced_ms: now.ms,
             source: leaving.side.clone().ok_or_else(gone)?,
@@ -456,7 +359,6 @@ impl Owner {
         leaving.save = Some(envelope.clone());
         let (target, ticket) = (leaving.ticket.target.clone(), leaving.digest);
         leaving.counted = Some(counted.clone());
-        self.send_delta(&target, ticket, &deltas)?;
         self.send_counted(&target, ticket, counted);
         json(&envelope)
     }
@@ -545,6 +447,10 @@ impl Owner {
     ) -> Result<(), AgentError> {
         let message = match step {
             Step::Ready => Message::Ready,
+            Step::Taken { chunks } => {
+                self.taken(guest, chunks);
+                return Ok(());
+            }
             Step::Commit => Message::Commit,
             Step::Nack { cause } => {
                 self.set_cause(guest, cause);

@@ -4,6 +4,7 @@
 mod admit;
 mod arrived;
 mod arriving;
+mod copy;
 mod leaving;
 mod nics;
 mod record;
@@ -20,7 +21,7 @@ use lictor_estate::qmp::RunState;
 use lictor_evidence::{Body, EvidenceError};
 use lictor_policy::{Cause, Choice};
 use lictor_types::{Digest, GuestId, HostId};
-use lictor_wire::local::{Request, Response};
+use lictor_wire::local::{MovePhase, Request, Response};
 use lictor_wire::peer::{Control, Frame, Step};
 use starts::{Departure, Start};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -140,6 +141,10 @@ impl Owner {
         if self.in_pause(now) {
             return;
         }
+        self.rounds_due(now);
+        if self.waits_for_pause(now) {
+            return;
+        }
         warn("evidence", self.flush());
         if self.next_round.us <= now.us {
             let round_ms = self.host.config().round_ms;
@@ -168,6 +173,16 @@ impl Owner {
         let recent = |since: Option<Now>| since.is_some_and(|at| now.since_us(at) < PAUSE_MAX_US);
         let leaving = self.leaving.values().any(|one| recent(one.pause_since()));
         leaving || self.arriving.values().any(|one| recent(one.pause_since()))
+    }
+
+    /// Whether a guest may be stopped at any moment. What takes long is then done seldom, because
+    /// the guest would stand still for it.
+    fn waits_for_pause(&self, now: Now) -> bool {
+        let overdue = now.us.saturating_sub(self.next_round.us) >= PAUSE_MAX_US;
+        let leaves = |one: &Leaving| one.machine.phase() == MovePhase::Copied;
+        let awaited =
+            self.leaving.values().any(leaves) || self.arriving.values().any(Arriving::is_awaited);
+        awaited && !overdue
     }
 
     fn deadlines(&mut self, now: Now) -> Result<(), AgentError> {
@@ -397,8 +412,8 @@ impl Owner {
             Frame::Sessions {
                 ticket,
                 vnic,
-                records,
-            } => self.sessions(from, (ticket, vnic), &records, now),
+                chunk,
+            } => self.sessions(from, (ticket, vnic), &chunk, now),
             Frame::Control(Control::Custody { guest }) => self.custody_asked(from, guest, now),
             Frame::Control(Control::CustodyHeld { guest, held, epoch }) => {
                 self.custody_told(from, &guest, (held, epoch), now)

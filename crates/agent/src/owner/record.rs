@@ -57,9 +57,10 @@ impl Owner {
             source: side.clone(),
             target: side,
             sessions: MoveSessions {
-                sent: leaving.count(),
+                sent: leaving.copy.count(),
                 ..MoveSessions::default()
             },
+            copied: Some(leaving.copied()),
             counted: None,
             hold_since_ms: ticket.issued_ms,
             fenced_ms: fenced.map_or(0, |at| at.ms),

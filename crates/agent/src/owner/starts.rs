@@ -398,6 +398,8 @@ impl Owner {
                 if let Some(leaving) = self.leaving.get_mut(guest) {
                     leaving.stopped(now);
                 }
+                // What fails here fails again when QEMU asks, and is answered then.
+                warn("the last part of a copy", self.seal(guest));
                 Ok(())
             }
             News::Event(Event::Migration(status)) if status == "failed" => {
@@ -436,6 +438,9 @@ impl Owner {
         self.blind.remove(guest);
         match state {
             RunState::Running => {
+                if let Some(leaving) = self.leaving.get_mut(guest) {
+                    leaving.goes_on();
+                }
                 let stays = self.leave(guest, source::Event::GuestResumed, now);
                 warn("a guest that goes on", stays);
                 let arrived = self.arrive(guest, target::Event::GuestResumed, now);

@@ -125,6 +125,7 @@ pub(crate) fn record() -> MoveRecord {
             accepted: 3,
             refused: BTreeMap::new(),
         },
+        copied: None,
         counted: None,
         hold_since_ms: START_MS + 29_000,
         fenced_ms: START_MS + 29_990,

@@ -58,6 +58,7 @@ pub(crate) fn ticks(ns: u64) -> u32 {
 }
 
 pub(crate) use intake::{BATCH, Inserted, Newcomer};
+pub(crate) use scan::Spot;
 
 /// What of a control word tells a live slot of a key: the hash's tag and the state.
 const MATCH: u64 = 0xffff_ffff << 32 | abi::CONTROL_STATE_MASK;
@@ -277,9 +278,7 @@ impl Slots {
         }
         add(8, ports);
         add(9, key.domain);
-        sum ^= sum >> 32;
-        sum = sum.wrapping_mul(abi::HASH_MIX);
-        sum ^ (sum >> 29)
+        abi::hash_mixed(sum)
     }
 
     fn bucket_at(&self, table: u32, hash: u64, step: u32) -> usize {

@@ -135,12 +135,13 @@ fn numbers(classes: &[u32]) -> Result<HashMap<u32, AtomId>, CompileError> {
     for class in classes.iter().filter(|class| **class != 0) {
         let found = numbers.len() + 1;
         if !numbers.contains_key(class) {
-            let number = u16::try_from(found);
-            let error = |_| CompileError::Atoms {
+            let number = u16::try_from(found).ok();
+            let number = number.filter(|number| u32::from(*number) <= ATOMS_MAX);
+            let error = CompileError::Atoms {
                 found,
                 max: ATOMS_MAX as usize,
             };
-            numbers.insert(*class, AtomId(number.map_err(error)?));
+            numbers.insert(*class, AtomId(number.ok_or(error)?));
         }
     }
     Ok(numbers)
@@ -208,7 +209,7 @@ mod tests {
                 last: port,
             }])
         };
-        let mut services: Vec<Service> = (0..u16::MAX)
+        let mut services: Vec<Service> = (0..u16::MAX - 1)
             .map(|port| single(Protocol::Tcp, port))
             .collect();
         let refs = |services: &[Service]| cut(&services.iter().collect::<Vec<_>>()).map(|_| ());
@@ -217,8 +218,8 @@ mod tests {
         assert_eq!(
             refs(&services),
             Err(CompileError::Atoms {
-                found: 65_536,
-                max: 65_535
+                found: 65_535,
+                max: 65_534
             })
         );
     }

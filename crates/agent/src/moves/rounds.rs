@@ -1,0 +1,218 @@
+//! How a guest's sessions are copied while it runs: in rounds, each of what changed since the one
+//! before, until a round is small or there have been enough; and again and again from then on, so
+//! that little is left when the guest stands still. Pure: what was sent and taken in, and what to
+//! do next.
+
+use lictor_wire::sessions::CHUNK_RECORDS_MAX;
+
+/// Chunks that may be on their way: what they weigh waits in the memory of both agents.
+pub const WINDOW_CHUNKS: u64 = 16;
+/// How often a target says what it has taken in, in chunks.
+pub const TAKEN_EVERY_CHUNKS: u64 = 4;
+/// A round of no more than this leaves little for the pause.
+pub const SMALL_RECORDS: u64 = CHUNK_RECORDS_MAX as u64;
+/// A guest whose sessions change faster than they can be copied moves all the same.
+pub const ROUNDS_MAX: u64 = 8;
+/// How long it takes from one round to the next once the migration may begin.
+pub const REST_US: u64 = 1_000_000;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Idle,
+    Sending,
+    /// All of a round was sent, and is not taken in yet.
+    Sent,
+    Resting {
+        until_us: u64,
+    },
+}
+
+/// What comes next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// Nothing, until the target says something or a moment has come.
+    Wait,
+    /// Send at most so many sessions of the round.
+    Send(usize),
+    /// What changes is little, or there have been enough rounds: the migration may begin. Said
+    /// once.
+    Copied,
+}
+
+/// The rounds of one move.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rounds {
+    state: State,
+    copied: bool,
+    /// Chunks.
+    sent: u64,
+    taken: u64,
+    /// Whole rounds.
+    rounds: u64,
+    /// Of the round that goes on, or was the last.
+    records: u64,
+}
+
+impl Default for Rounds {
+    fn default() -> Self {
+        Self {
+            state: State::Idle,
+            copied: false,
+            sent: 0,
+            taken: 0,
+            rounds: 0,
+            records: 0,
+        }
+    }
+}
+
+impl Rounds {
+    /// The first round may begin.
+    pub fn begin(&mut self) {
+        if self.state == State::Idle {
+            self.state = State::Sending;
+        }
+    }
+
+    /// Whole rounds so far.
+    #[must_use]
+    pub const fn count(&self) -> u64 {
+        self.rounds
+    }
+
+    /// When the next round is due, if only time is waited for.
+    #[must_use]
+    pub const fn due_us(&self) -> Option<u64> {
+        match self.state {
+            State::Resting { until_us } => Some(until_us),
+            State::Idle | State::Sending | State::Sent => None,
+        }
+    }
+
+    /// Some of the round was sent, in so many chunks.
+    pub fn sent(&mut self, chunks: u64, records: u64) {
+        self.sent += chunks;
+        self.records += records;
+    }
+
+    /// The round was sent to its end. Gives its number.
+    pub fn ended(&mut self) -> u64 {
+        self.rounds += 1;
+        self.state = State::Sent;
+        self.rounds
+    }
+
+    /// The target has taken in so many chunks since the move began. It may lie.
+    pub fn taken(&mut self, chunks: u64) {
+        self.taken = chunks.clamp(self.taken, self.sent);
+    }
+
+    /// What to do at this moment.
+    pub fn next(&mut self, now_us: u64) -> Next {
+        match self.state {
+            State::Resting { until_us } if until_us <= now_us => self.round(),
+            State::Idle | State::Resting { .. } => Next::Wait,
+            State::Sending => self.room(),
+            State::Sent if self.taken < self.sent => Next::Wait,
+            State::Sent if self.copied || self.enough() => {
+                let until_us = now_us + REST_US;
+                self.state = State::Resting { until_us };
+                let first = !std::mem::replace(&mut self.copied, true);
+                if first { Next::Copied } else { Next::Wait }
+            }
+            State::Sent => self.round(),
+        }
+    }
+
+    const fn enough(&self) -> bool {
+        self.records <= SMALL_RECORDS || self.rounds >= ROUNDS_MAX
+    }
+
+    fn round(&mut self) -> Next {
+        self.state = State::Sending;
+        self.records = 0;
+        self.room()
+    }
+
+    const fn room(&self) -> Next {
+        match WINDOW_CHUNKS.saturating_sub(self.sent - self.taken) {
+            0 => Next::Wait,
+            chunks => Next::Send(chunks as usize * CHUNK_RECORDS_MAX),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CHUNK: u64 = CHUNK_RECORDS_MAX as u64;
+
+    /// Copies a guest of whose sessions each round finds as many as listed. Gives the rounds until
+    /// the migration may begin.
+    fn check(sizes: &[u64], rounds_expected: u64) {
+        let mut rounds = Rounds::default();
+        assert_eq!(rounds.next(0), Next::Wait, "nothing before it begins");
+        rounds.begin();
+        let mut sizes = sizes.iter().copied();
+        let mut left = sizes.next().expect("at least one round");
+        let mut all = 0;
+        loop {
+            match rounds.next(0) {
+                Next::Send(most) => {
+                    let part = left.min(most as u64);
+                    left -= part;
+                    let chunks = part.div_ceil(CHUNK);
+                    all += chunks;
+                    rounds.sent(chunks, part);
+                    if left == 0 {
+                        rounds.ended();
+                        left = sizes.next().unwrap_or_default();
+                    }
+                }
+                Next::Wait => rounds.taken(all),
+                Next::Copied => break,
+            }
+        }
+        assert_eq!(rounds.count(), rounds_expected, "{rounds:?}");
+    }
+
+    #[test]
+    fn rounds_go_on_until_one_is_small_or_there_have_been_enough() {
+        check(&[0], 1);
+        check(&[CHUNK], 1);
+        check(&[CHUNK + 1], 2);
+        check(&[1_000_000, 10_000, 100], 3);
+        check(&[1_000_000; 20], ROUNDS_MAX);
+    }
+
+    #[test]
+    fn no_more_is_on_its_way_than_the_window_and_what_a_target_makes_up_does_not_widen_it() {
+        let mut rounds = Rounds::default();
+        rounds.begin();
+        let whole = WINDOW_CHUNKS as usize * CHUNK_RECORDS_MAX;
+        assert_eq!(rounds.next(0), Next::Send(whole));
+        rounds.sent(WINDOW_CHUNKS, whole as u64);
+        assert_eq!(rounds.next(0), Next::Wait);
+        rounds.taken(TAKEN_EVERY_CHUNKS);
+        let part = TAKEN_EVERY_CHUNKS as usize * CHUNK_RECORDS_MAX;
+        assert_eq!(rounds.next(0), Next::Send(part));
+        rounds.taken(u64::MAX);
+        rounds.taken(0);
+        assert_eq!(rounds.next(0), Next::Send(whole));
+    }
+
+    #[test]
+    fn a_guest_that_may_migrate_gets_a_round_a_second() {
+        let mut rounds = Rounds::default();
+        rounds.begin();
+        rounds.ended();
+        assert_eq!(rounds.next(5), Next::Copied);
+        assert_eq!(rounds.due_us(), Some(5 + REST_US));
+        assert_eq!(rounds.next(4 + REST_US), Next::Wait);
+        assert!(matches!(rounds.next(5 + REST_US), Next::Send(_)));
+        rounds.ended();
+        assert_eq!(rounds.next(9 + REST_US), Next::Wait);
+        assert_eq!(rounds.due_us(), Some(9 + 2 * REST_US));
+    }
+}
