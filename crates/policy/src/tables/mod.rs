@@ -18,7 +18,8 @@ pub(crate) const APPLICATIONS: u32 = u32::MAX;
 /// Why a compiled policy is of no use: it was not made by the compiler.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{list} of the compiled policy names number {number} of {of}, which has {have}; compile it again"
+    "{list} of the compiled policy names number {number} of {of}; there are {have}; \
+     compile it again"
 )]
 pub struct BrokenTables {
     list: &'static str,
