@@ -1,5 +1,7 @@
 //! `lictor policy`: from a text to a release that two persons have signed.
 
+mod prove;
+
 use crate::caller::Caller;
 use crate::connectivity::{self, Connectivity};
 use crate::import::{self, Import};
@@ -36,6 +38,8 @@ enum Action {
     Compile(Compile),
     /// List every pair that may begin a session, with its ports.
     Connectivity(Connectivity),
+    /// Prove each intent over an estate. Ends with 1 if one does not hold.
+    Prove(prove::Prove),
     /// Make a policy of another firewall's rules, with a report of what could not be said.
     Import(Import),
     /// Show all that a signature of a release stands for.
@@ -93,6 +97,7 @@ pub(crate) fn run(args: &PolicyArgs, setting: &Setting) -> Result<Answer, CliErr
         Action::Fmt(args) => texts::fmt(args),
         Action::Compile(compile) => compile_release(compile, setting.now_ms),
         Action::Connectivity(args) => connectivity::run(args, setting.now_ms),
+        Action::Prove(args) => prove::run(args, setting),
         Action::Import(args) => import::run(args),
         Action::Show { release } => {
             let draft = Draft::read(release)?;
