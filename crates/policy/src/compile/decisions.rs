@@ -140,7 +140,8 @@ fn windows<'a>(
 
 /// Rows that surely suffice for a class. Of each rule either a row for each peer and atom, or,
 /// where it covers most atoms, one for each peer about all atoms and one for each atom that it
-/// leaves out: what a cell says follows from the rules that cover it, so no other cell says anything else.
+/// leaves out: what a cell says follows from the rules that cover it, so no other cell says
+/// anything else.
 fn bound(tables: &Tables<'_>, identity: &Identity) -> usize {
     let atoms = tables.atoms();
     rows(tables, identity)
