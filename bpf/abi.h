@@ -10,7 +10,7 @@
 #include <linux/types.h>
 
 /* Pins live below a folder of this name: a program of another layout never adopts them. */
-#define LICTOR_ABI 4
+#define LICTOR_ABI 5
 
 /* Relative to the guest, always. */
 #define DIRECTION_EGRESS 0
@@ -158,14 +158,14 @@ _Static_assert(sizeof(struct timeouts) == 96, "timeouts");
 /* `addresses`: the longest prefix wins. The prefix counts segment and family too. The family keeps
  * a prefix such as ::/0 from covering IPv4, whose addresses are v4-mapped (RFC 4291, 2.5.5.2).
  */
-#define ADDRESS_PREFIX_BASE 64
+#define ADDRESS_PREFIX_BASE 32
+#define ADDRESS_FAMILY_SHIFT 24
 struct address_key {
 	__u32 prefix_bits;
-	__u32 segment;
-	__u32 family; /* 4 or 6 */
+	__u32 place; /* the segment; above it 4 or 6 */
 	__u8 address[16];
 };
-_Static_assert(sizeof(struct address_key) == 28, "address_key");
+_Static_assert(sizeof(struct address_key) == 24, "address_key");
 
 struct address_value {
 	__u32 identity;
@@ -177,6 +177,26 @@ _Static_assert(sizeof(struct address_value) == 16, "address_value");
 #define ADDRESS_OBSERVE 1 /* the guest is in observe mode */
 #define ADDRESS_ROUTED 2 /* behind the guest, which forwards and claims nothing on the link */
 #define ADDRESS_SHARED 4 /* every vnic of a group may use and claim it */
+
+/* `hosts` and `decisions` never change within a release, so the loader arranges them once: buckets
+ * of two cache lines in an array, found without a pointer to follow. An entry whose bucket is full
+ * lies in the next, and a search ends at a bucket that nobody passed.
+ */
+#define FIXED_STEPS 4 /* buckets that an entry may lie in; a loader needs more of them otherwise */
+#define FIXED_KEYS 6
+#define ADDRESS_BUCKET_ENTRIES 3
+struct address_entry {
+	struct address_key key; /* all zero: none */
+	struct address_value value;
+};
+_Static_assert(sizeof(struct address_entry) == 40, "address_entry");
+
+struct address_bucket {
+	struct address_entry entries[ADDRESS_BUCKET_ENTRIES];
+	__u32 passed; /* whether an entry lies further on */
+	__u32 pad;
+};
+_Static_assert(sizeof(struct address_bucket) == 128, "address_bucket");
 
 /* `atoms`: the index is class * 64 + port / 1024, because a read-back of one entry a port takes a
  * tenth of a second. The flag marks the first port of a row, so that a read-back gives the rows as
@@ -193,16 +213,18 @@ struct atom_block {
 };
 _Static_assert(sizeof(struct atom_block) == 4096, "atom_block");
 
-struct decision_key {
+/* A question that nothing more exact answers is answered by a row with one of these. */
+#define DECISION_ANY_PEER 0xffffffff /* the unknown one, too */
+#define DECISION_ANY_ATOM 0xffff /* but not what is in no atom */
+/* A row's shape tells in which places it says "any"; the lower one is asked first. */
+#define DECISION_SHAPE_ANY_ATOM 1
+#define DECISION_SHAPE_ANY_PEER 2
+#define DECISION_SHAPES 4
+#define DECISION_DIRECTION_SHIFT 16
+struct decision {
 	__u32 local;
 	__u32 peer;
-	__u16 atom;
-	__u8 direction;
-	__u8 pad;
-};
-_Static_assert(sizeof(struct decision_key) == 12, "decision_key");
-
-struct decision_value {
+	__u32 what; /* the atom, above it the direction; 0: there is no row here */
 	__u32 rule; /* 0: the default deny, of which only rules in observe mode say something */
 	__u32 would_rule;
 	__u32 limit; /* new sessions in one second; 0: as many as come */
@@ -210,9 +232,16 @@ struct decision_value {
 	__u8 verdict;
 	__u8 log;
 	__u8 would; /* a verdict, or VERDICT_NONE */
-	__u8 pad[3];
+	__u8 passed; /* of a bucket's first row: whether another lies further on */
+	__u8 pad[2];
 };
-_Static_assert(sizeof(struct decision_value) == 20, "decision_value");
+_Static_assert(sizeof(struct decision) == 32, "decision");
+
+#define DECISION_BUCKET_ENTRIES 4
+struct decision_bucket {
+	struct decision entries[DECISION_BUCKET_ENTRIES];
+};
+_Static_assert(sizeof(struct decision_bucket) == 128, "decision_bucket");
 
 /* The lengths of one family's prefixes below the full one, longest first, of the 128 bits that an
  * address has here. As many as these are looked for one after the other, each by its hash; a family
@@ -233,10 +262,13 @@ struct release_info {
 	__u32 addresses;
 	__u32 atoms;
 	__u32 decisions;
-	__u32 pad;
+	__u32 shapes; /* a bit for each shape that a row has */
 	struct prefix_lengths lengths[2]; /* of IPv4, of IPv6 */
+	__u64 fixed_keys[FIXED_KEYS + 1]; /* of this release's hash */
+	__u32 host_buckets;
+	__u32 decision_buckets;
 };
-_Static_assert(sizeof(struct release_info) == 80, "release_info");
+_Static_assert(sizeof(struct release_info) == 144, "release_info");
 
 /* What the policy decided under a rule: packets that opened a session or were denied, and the
  * sessions. Packets inside a session are counted in the session only, which keeps the established

@@ -57,9 +57,10 @@ static __always_inline int peer_elsewhere(const struct __sk_buff *skb, __u32 pla
 static __always_inline int
 claims_local(const struct __sk_buff *skb, const struct tables *tables, const __u8 address[16])
 {
-	struct address_value *owner = address_find(tables, tables->segment, address);
+	struct address_value owner = {};
 
-	return owner && !(owner->flags & ADDRESS_SHARED) && from_elsewhere(skb, owner->vnic);
+	return address_find(tables, tables->segment, address, &owner) &&
+	       !(owner.flags & ADDRESS_SHARED) && from_elsewhere(skb, owner.vnic);
 }
 
 #endif

@@ -29,16 +29,19 @@ struct {
 	});
 } addresses SEC(".maps");
 
-/* Addresses of full length: one look-up however many there are, where a trie grows deep. */
+/* Addresses of full length, and prefixes of few lengths: a trie grows deep, and each of its steps
+ * waits for memory.
+ */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
 	__uint(max_entries, SLOTS);
 	__type(key, __u32);
 	__array(values, struct {
-		__uint(type, BPF_MAP_TYPE_HASH);
+		__uint(type, BPF_MAP_TYPE_ARRAY);
 		__uint(max_entries, 1);
-		__uint(key_size, sizeof(struct address_key));
-		__uint(value_size, sizeof(struct address_value));
+		__uint(map_flags, BPF_F_MMAPABLE | BPF_F_INNER_MAP);
+		__uint(key_size, sizeof(__u32));
+		__uint(value_size, sizeof(struct address_bucket));
 	});
 } hosts SEC(".maps");
 
@@ -59,10 +62,11 @@ struct {
 	__uint(max_entries, SLOTS);
 	__type(key, __u32);
 	__array(values, struct {
-		__uint(type, BPF_MAP_TYPE_HASH);
+		__uint(type, BPF_MAP_TYPE_ARRAY);
 		__uint(max_entries, 1);
-		__uint(key_size, sizeof(struct decision_key));
-		__uint(value_size, sizeof(struct decision_value));
+		__uint(map_flags, BPF_F_MMAPABLE | BPF_F_INNER_MAP);
+		__uint(key_size, sizeof(__u32));
+		__uint(value_size, sizeof(struct decision_bucket));
 	});
 } decisions SEC(".maps");
 

@@ -3,6 +3,7 @@
 #ifndef LICTOR_POLICY_H
 #define LICTOR_POLICY_H
 
+#include "hash.h"
 #include "maps.h"
 
 /* The tables that one packet is judged by, fixed at its start. */
@@ -51,55 +52,117 @@ static __always_inline __u64 tables_generation(const struct tables *tables)
 	return info ? info->generation : 0;
 }
 
+static __always_inline __u32 fixed_index(__u64 hash, __u32 buckets)
+{
+	return ((hash >> 32) * buckets) >> 32;
+}
+
 static __always_inline void
 address_mask(struct address_key *key, const __u8 address[16], __u32 bits)
 {
-	const __u32 *from = (const __u32 *)address;
-	__u32 *into = (__u32 *)key->address;
+	const __u64 *from = (const __u64 *)address;
+	__u64 *into = (__u64 *)key->address;
+	__u64 high = bits >= 64 ? ~0ULL : ~(~0ULL >> bits);
+	__u64 low = bits <= 64 ? 0 : bits >= 128 ? ~0ULL : ~(~0ULL >> (bits - 64));
 
-#pragma unroll
-	for (__u32 i = 0; i < 4; i++) {
-		__u32 left = bits > 32 * i ? bits - 32 * i : 0;
-		__u32 mask = left >= 32 ? ~0U : ~(~0U >> left);
-
-		into[i] = from[i] & bpf_htonl(mask);
-	}
+	into[0] = from[0] & bpf_cpu_to_be64(high);
+	into[1] = from[1] & bpf_cpu_to_be64(low);
 	key->prefix_bits = ADDRESS_PREFIX_BASE + bits;
 }
 
-/* The longest prefix that has the address. A trie grows deep with the prefixes, and each step waits
- * for memory; a policy has few lengths of them, so each of those is tried by its hash instead.
+/* The row of exactly this prefix. What can be looked up again is not remembered over a look-up:
+ * there is no room for it on the stack.
  */
-static __noinline struct address_value *
-address_find(const struct tables *tables, __u32 segment, const __u8 address[16])
+static __always_inline const struct address_value *
+address_among(const __u32 *slot, const struct address_key *key)
 {
-	__u32 slot = tables->slot, v6 = !mapped_prefix(address);
-	struct release_info *info = bpf_map_lookup_elem(&release_info, &slot);
-	void *inner = bpf_map_lookup_elem(&hosts, &slot);
-	struct address_key key = {};
-	struct address_value *value;
-	const struct prefix_lengths *lengths;
+	const struct release_info *info = bpf_map_lookup_elem(&release_info, slot);
+	const __u32 *words = (const __u32 *)key;
+	const __u64 *wanted = (const __u64 *)key;
+	__u32 index;
+	__u64 sum;
 
-	if (!info || !inner)
+	if (!info)
 		return 0;
-	lengths = &info->lengths[v6];
-	key.segment = segment;
-	key.family = v6 ? 6 : 4;
-	address_mask(&key, address, 128);
-	value = bpf_map_lookup_elem(inner, &key);
-	if (value)
-		return value;
-	if (lengths->count == PREFIX_LENGTHS_TRIE) {
-		inner = bpf_map_lookup_elem(&addresses, &slot);
-		return inner ? bpf_map_lookup_elem(inner, &key) : 0;
-	}
-	for (__u32 i = 0; i < PREFIX_LENGTHS_MAX && i < lengths->count; i++) {
-		address_mask(&key, address, lengths->bits[i]);
-		value = bpf_map_lookup_elem(inner, &key);
-		if (value)
-			return value;
+	sum = info->fixed_keys[FIXED_KEYS];
+#pragma unroll
+	for (__u32 i = 0; i < FIXED_KEYS; i++)
+		sum += info->fixed_keys[i] * words[i];
+	index = fixed_index(hash_mixed(sum), info->host_buckets);
+#pragma clang loop unroll(disable)
+	for (__u32 step = 0; step < FIXED_STEPS; step++, index++) {
+		void *inner = bpf_map_lookup_elem(&hosts, slot);
+		const struct address_bucket *bucket;
+
+		bucket = inner ? bpf_map_lookup_elem(inner, &index) : 0;
+		if (!bucket)
+			return 0;
+#pragma unroll
+		for (__u32 i = 0; i < ADDRESS_BUCKET_ENTRIES; i++) {
+			const __u64 *its = (const __u64 *)&bucket->entries[i].key;
+
+			if (its[2] == wanted[2] && its[1] == wanted[1] && its[0] == wanted[0])
+				return &bucket->entries[i].value;
+		}
+		if (!bucket->passed)
+			return 0;
 	}
 	return 0;
+}
+
+struct address {
+	__u8 octets[16];
+};
+
+static __always_inline int
+address_take(const struct address_value *value, struct address_value *found)
+{
+	if (value)
+		*found = *value;
+	return !!value;
+}
+
+/* The longest prefix that has the address, if any has. A policy has few lengths of them, so each of
+ * those is looked for by its hash; with many, those below the full one are in a trie.
+ */
+__noinline int address_search(const struct tables *tables, __u32 segment,
+			      const struct address *address, struct address_value *found)
+{
+	struct address_key wanted = {}, *key = &wanted;
+	__u32 slot, v6;
+
+	if (!tables || !address || !found)
+		return 0;
+	/* In memory and nowhere else, or the compiler keeps its words on the stack once more. */
+	barrier_var(key);
+	slot = tables->slot;
+	v6 = !mapped_prefix(address->octets);
+	key->place = segment | (v6 ? 6 : 4) << ADDRESS_FAMILY_SHIFT;
+	address_mask(key, address->octets, 128);
+#pragma clang loop unroll(disable)
+	for (__u32 i = 0; i <= PREFIX_LENGTHS_MAX; i++) {
+		const struct release_info *info;
+
+		if (address_take(address_among(&slot, key), found))
+			return 1;
+		info = bpf_map_lookup_elem(&release_info, &slot);
+		if (!info || i >= info->lengths[v6 & 1].count)
+			return 0;
+		if (info->lengths[v6 & 1].count == PREFIX_LENGTHS_TRIE) {
+			void *inner = bpf_map_lookup_elem(&addresses, &slot);
+
+			return inner && address_take(bpf_map_lookup_elem(inner, key), found);
+		}
+		if (i < PREFIX_LENGTHS_MAX)
+			address_mask(key, address->octets, info->lengths[v6 & 1].bits[i]);
+	}
+	return 0;
+}
+
+static __always_inline int address_find(const struct tables *tables, __u32 segment,
+					const __u8 address[16], struct address_value *found)
+{
+	return address_search(tables, segment, (const struct address *)address, found);
 }
 
 /* Who was last asked for at a vnic. Nearly always it is the one address that its guest has. */
@@ -110,24 +173,22 @@ struct known {
 	__u8 address[16];
 	struct address_value value;
 	__u8 stand_in[16]; /* for a group that it hears */
+	struct address_value remote; /* of the packet at hand: there is no room for it on the stack */
 };
 
 static __always_inline const struct address_value *
 own_find(const struct tables *tables, __u32 segment, const __u8 address[16], struct known *own)
 {
-	const struct address_value *found;
-
 	if (own->version == tables->version && own->segment == segment &&
 	    same16(own->address, address))
 		return &own->value;
-	found = address_find(tables, segment, address);
-	if (!found)
+	own->version = 0;
+	if (!address_find(tables, segment, address, &own->value))
 		return 0;
 	own->version = tables->version;
 	own->segment = segment;
 	copy16(own->address, address);
-	own->value = *found;
-	return found;
+	return &own->value;
 }
 
 /* Whether nobody but this vnic may use the address. */
@@ -154,18 +215,20 @@ static __always_inline int
 address_bound(const struct tables *tables, const struct vnic_config *config,
 	      const __u8 address[16])
 {
-	struct address_value *value = address_find(tables, tables->segment, address);
+	struct address_value value = {};
 
-	return value && !(value->flags & ADDRESS_ROUTED) && may_use(value, config);
+	return address_find(tables, tables->segment, address, &value) &&
+	       !(value.flags & ADDRESS_ROUTED) && may_use(&value, config);
 }
 
 /* Whether nobody else may say so. A shared address is announced by whoever has it now. */
 static __always_inline int
 address_own(const struct tables *tables, const struct vnic_config *config, const __u8 address[16])
 {
-	struct address_value *value = address_find(tables, tables->segment, address);
+	struct address_value value = {};
 
-	return value && only_its_own(value, config);
+	return address_find(tables, tables->segment, address, &value) &&
+	       only_its_own(&value, config);
 }
 
 /* The address that modified EUI-64 makes of the vnic's MAC (RFC 4291, appendix A). It is bound to
@@ -250,15 +313,86 @@ static __always_inline __u16 atom_find(const struct tables *tables, __u32 class,
 	return block ? block->ports[port % ATOM_BLOCK_PORTS] & ATOM_MASK : 0;
 }
 
-/* The row of a question, if there is one. Atom zero is no atom and never matches. */
-static __always_inline void
-decide_by(const struct tables *tables, const struct decision_key *wanted, struct judgement *out)
-{
-	struct decision_value *decision;
-	__u32 slot = tables->slot;
-	void *inner = bpf_map_lookup_elem(&decisions, &slot);
+/* What a policy is asked: between whom, and on which atom in which direction. */
+struct question {
+	__u32 local;
+	__u32 peer;
+	__u32 what;
+};
 
-	decision = inner && wanted->atom ? bpf_map_lookup_elem(inner, wanted) : 0;
+/* The row that says exactly this. */
+static __always_inline const struct decision *
+decision_among(const __u32 *slot, const struct release_info *info, struct question *question)
+{
+	const __u64 *keys = info->fixed_keys;
+	__u64 sum = keys[FIXED_KEYS] + keys[0] * question->local + keys[1] * question->peer +
+		    keys[2] * question->what;
+	__u32 index = fixed_index(hash_mixed(sum), info->decision_buckets);
+
+#pragma clang loop unroll(disable)
+	for (__u32 step = 0; step < FIXED_STEPS; step++, index++) {
+		void *inner = bpf_map_lookup_elem(&decisions, slot);
+		struct decision_bucket *bucket;
+
+		bucket = inner ? bpf_map_lookup_elem(inner, &index) : 0;
+		if (!bucket)
+			return 0;
+#pragma unroll
+		for (__u32 i = 0; i < DECISION_BUCKET_ENTRIES; i++) {
+			const struct decision *its = &bucket->entries[i];
+
+			if (its->peer == question->peer && its->local == question->local &&
+			    its->what == question->what)
+				return its;
+		}
+		if (!bucket->entries[0].passed)
+			return 0;
+	}
+	return 0;
+}
+
+/* The row that answers a question: the first that there is, from the exact one to that of any peer
+ * and any atom. Atom zero is no atom and never matches.
+ */
+static __noinline const struct decision *
+decision_find(const struct tables *tables, __u32 local, __u32 peer, __u32 what)
+{
+	__u32 slot = tables->slot;
+	const struct decision *found;
+
+	if (!(what & ATOM_MASK))
+		return 0;
+	for (__u32 shape = 0; shape < DECISION_SHAPES; shape++) {
+		struct release_info *info = bpf_map_lookup_elem(&release_info, &slot);
+		struct question question = { local, peer, what };
+
+		if (!info)
+			return 0;
+		if (!(info->shapes >> shape & 1))
+			continue;
+		if (shape & DECISION_SHAPE_ANY_PEER)
+			question.peer = DECISION_ANY_PEER;
+		if (shape & DECISION_SHAPE_ANY_ATOM)
+			question.what |= DECISION_ANY_ATOM;
+		found = decision_among(&slot, info, &question);
+		if (found)
+			return found;
+	}
+	return 0;
+}
+
+/* The atom's part of a question. */
+static __always_inline __u32 asked(__u8 direction, __u16 atom)
+{
+	return atom | (__u32)direction << DECISION_DIRECTION_SHIFT;
+}
+
+static __always_inline void
+decide_by(const struct tables *tables, const struct question *question, struct judgement *out)
+{
+	const struct decision *decision = decision_find(tables, question->local, question->peer,
+							question->what);
+
 	if (!decision) {
 		out->reason = REASON_DEFAULT_DENY;
 		return;
@@ -300,8 +434,8 @@ policy_judge(const struct tables *tables, const struct vnic_config *config,
 	     const struct session_key *key, __u8 direction, __u16 icmp, struct known *known,
 	     struct judgement *out)
 {
-	const struct address_value *local, *remote;
-	struct decision_key wanted = {};
+	const struct address_value *local, *remote = &known->remote;
+	struct question question = {};
 	const __u8 *own = key->local;
 
 	/* What is for a group is for the guest, if a rule lets it hear the sender. */
@@ -317,9 +451,8 @@ policy_judge(const struct tables *tables, const struct vnic_config *config,
 	}
 	out->local_epoch = local->epoch;
 	out->observe = !!(local->flags & ADDRESS_OBSERVE);
-	wanted.local = local->identity;
-	remote = address_find(tables, key->segment, key->remote);
-	if (remote) {
+	question.local = local->identity;
+	if (address_find(tables, key->segment, key->remote, &known->remote)) {
 		/* The guest's own address as the sender of what comes toward it. */
 		if (direction == DIRECTION_INGRESS && only_its_own(remote, config)) {
 			out->reason = REASON_SPOOFED_ADDRESS;
@@ -327,12 +460,11 @@ policy_judge(const struct tables *tables, const struct vnic_config *config,
 		}
 		out->remote_epoch = remote->epoch;
 		out->remote_vnic = remote->flags & ADDRESS_SHARED ? 0 : remote->vnic;
-		wanted.peer = remote->identity;
+		question.peer = remote->identity;
 	}
-	wanted.direction = direction;
-	wanted.atom = atom_find(tables, protocol_class(key->protocol),
-				policy_port(key, direction, icmp));
-	decide_by(tables, &wanted, out);
+	question.what = asked(direction, atom_find(tables, protocol_class(key->protocol),
+						   policy_port(key, direction, icmp)));
+	decide_by(tables, &question, out);
 	observe(out);
 }
 
@@ -344,21 +476,19 @@ static __always_inline void
 policy_judge_ether(const struct tables *tables, const struct vnic_config *config,
 		   __u8 direction, __u16 ether_type, struct judgement *out)
 {
-	struct decision_key wanted = {};
-	struct address_value *local;
+	struct question question = {};
+	struct address_value local = {};
 	__u8 own[16];
 
 	link_local(config, own);
-	local = address_find(tables, tables->segment, own);
 	out->reason = REASON_ETHER_TYPE;
-	if (!local || !only_its_own(local, config))
+	if (!address_find(tables, tables->segment, own, &local) || !only_its_own(&local, config))
 		return;
-	out->local_epoch = local->epoch;
-	wanted.local = local->identity;
-	wanted.direction = direction;
-	wanted.atom = atom_find(tables, PROTOCOL_ETHER, ether_type);
-	decide_by(tables, &wanted, out);
-	out->observe = !!(local->flags & ADDRESS_OBSERVE);
+	out->local_epoch = local.epoch;
+	question.local = local.identity;
+	question.what = asked(direction, atom_find(tables, PROTOCOL_ETHER, ether_type));
+	decide_by(tables, &question, out);
+	out->observe = !!(local.flags & ADDRESS_OBSERVE);
 	if (out->reason == REASON_DEFAULT_DENY)
 		out->reason = REASON_ETHER_TYPE;
 	else

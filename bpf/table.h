@@ -37,17 +37,6 @@ static __always_inline __u32 ticks_since(__u32 then, __u32 now)
 	return (__s32)(now - then) < 0 ? 0 : now - then;
 }
 
-/* A multilinear hash with secret keys is strongly universal in its upper half (Lemire and Kaser,
- * 2014): whoever does not know the keys can't aim at a bucket. The mixing that follows spreads the
- * upper half over all bits.
- */
-static __always_inline __u64 hash_mixed(__u64 sum)
-{
-	sum ^= sum >> 32;
-	sum *= HASH_MIX;
-	return sum ^ (sum >> 29);
-}
-
 static __always_inline __u64
 table_hash(const struct table_info *info, const struct session_key *key)
 {

@@ -2,13 +2,21 @@
 
 use lictor_types::{MORE_MACS_MAX, SHARED_PER_VNIC_MAX, VLANS_PER_VNIC_MAX, VNICS_PER_HOST_MAX};
 
-pub(crate) const ABI: u32 = 4;
+pub(crate) const ABI: u32 = 5;
 pub(crate) const COUNTERS_PER_DIRECTION: u32 = 128;
 pub(crate) const COUNTER_STEERED: u32 = 0;
 pub(crate) const PREFIX_LENGTHS_MAX: usize = 4;
 pub(crate) const PREFIX_LENGTHS_TRIE: u8 = 255;
 pub(crate) const SLOTS: u32 = 2;
-pub(crate) const ADDRESS_PREFIX_BASE: u32 = 64;
+pub(crate) const ADDRESS_PREFIX_BASE: u32 = 32;
+pub(crate) const ADDRESS_FAMILY_SHIFT: u32 = 24;
+pub(crate) const FIXED_STEPS: usize = 4;
+pub(crate) const FIXED_KEYS: usize = 6;
+pub(crate) const ADDRESS_BUCKET_ENTRIES: usize = 3;
+pub(crate) const DECISION_BUCKET_ENTRIES: usize = 4;
+pub(crate) const DECISION_DIRECTION_SHIFT: u32 = 16;
+pub(crate) const DECISION_SHAPE_ANY_ATOM: u32 = 1;
+pub(crate) const DECISION_SHAPE_ANY_PEER: u32 = 2;
 pub(crate) const ATOM_BLOCK_PORTS: usize = 1_024;
 pub(crate) const ATOM_BLOCKS: usize = 8 * 65_536 / ATOM_BLOCK_PORTS;
 pub(crate) const ATOM_MASK: u32 = 0xffff;
@@ -58,6 +66,14 @@ pub(crate) const MODE_TRIAL: u16 = 2;
 pub(crate) const HOOK_TCX: u32 = 1;
 pub(crate) const HOOK_CLSACT: u32 = 2;
 
+/// Spreads the upper half of a keyed sum over all bits, as `bpf/abi.h` says.
+#[inline]
+pub(crate) fn hash_mixed(mut sum: u64) -> u64 {
+    sum ^= sum >> 32;
+    sum = sum.wrapping_mul(HASH_MIX);
+    sum ^ (sum >> 29)
+}
+
 /// A value that crosses into the kernel as bytes.
 ///
 /// # Safety
@@ -105,18 +121,23 @@ impl Default for AtomBlock {
 unsafe impl Plain for AtomBlock {}
 
 plain! {
-    AddressKey(28) { prefix_bits: u32, segment: u32, family: u32, address: [u8; 16], }
+    AddressKey(24) { prefix_bits: u32, place: u32, address: [u8; 16], }
     AddressValue(16) { identity: u32, vnic: u32, epoch: u32, flags: u32, }
-    DecisionKey(12) { local: u32, peer: u32, atom: u16, direction: u8, pad: u8, }
-    DecisionValue(20) {
-        rule: u32, would_rule: u32, limit: u32, log_limit: u16,
-        verdict: u8, log: u8, would: u8, pad: [u8; 3],
+    AddressEntry(40) { key: AddressKey, value: AddressValue, }
+    AddressBucket(128) {
+        entries: [AddressEntry; ADDRESS_BUCKET_ENTRIES], passed: u32, pad: u32,
     }
+    Decision(32) {
+        local: u32, peer: u32, what: u32, rule: u32, would_rule: u32, limit: u32, log_limit: u16,
+        verdict: u8, log: u8, would: u8, passed: u8, pad: [u8; 2],
+    }
+    DecisionBucket(128) { entries: [Decision; DECISION_BUCKET_ENTRIES], }
     PrefixLengths(8) { count: u8, bits: [u8; 7], }
-    ReleaseInfo(80) {
+    ReleaseInfo(144) {
         generation: u64, epoch: u64, digest: [u8; 32],
-        addresses: u32, atoms: u32, decisions: u32, pad: u32,
-        lengths: [PrefixLengths; 2],
+        addresses: u32, atoms: u32, decisions: u32, shapes: u32,
+        lengths: [PrefixLengths; 2], fixed_keys: [u64; FIXED_KEYS + 1],
+        host_buckets: u32, decision_buckets: u32,
     }
     RuleState(48) {
         packets: u64, bytes: u64, sessions: u64, observed: u64, limit: u64, log_limit: u64,
@@ -177,7 +198,10 @@ plain! {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use lictor_types::{Direction, Protocol, Reason, Role, TcpState, Timeouts, Verdict, VnicState};
+    use lictor_types::{
+        AtomId, Direction, IdentityId, Protocol, Reason, Role, TcpState, Timeouts, Verdict,
+        VnicState,
+    };
     use std::collections::BTreeMap;
 
     const HEADER: &str = include_str!("../../../bpf/abi.h");
@@ -267,6 +291,16 @@ mod tests {
         check("PREFIX_LENGTHS_TRIE", PREFIX_LENGTHS_TRIE);
         check("SLOTS", SLOTS);
         check("ADDRESS_PREFIX_BASE", ADDRESS_PREFIX_BASE);
+        check("ADDRESS_FAMILY_SHIFT", ADDRESS_FAMILY_SHIFT);
+        check("FIXED_STEPS", FIXED_STEPS as u64);
+        check("FIXED_KEYS", FIXED_KEYS as u64);
+        check("ADDRESS_BUCKET_ENTRIES", ADDRESS_BUCKET_ENTRIES as u64);
+        check("DECISION_BUCKET_ENTRIES", DECISION_BUCKET_ENTRIES as u64);
+        check("DECISION_DIRECTION_SHIFT", DECISION_DIRECTION_SHIFT);
+        check("DECISION_SHAPE_ANY_ATOM", DECISION_SHAPE_ANY_ATOM);
+        check("DECISION_SHAPE_ANY_PEER", DECISION_SHAPE_ANY_PEER);
+        check("DECISION_ANY_PEER", IdentityId::ANY.0);
+        check("DECISION_ANY_ATOM", AtomId::ANY.0);
         check("ATOM_MASK", ATOM_MASK);
         check("ATOM_FIRST", ATOM_FIRST);
         check("ATOM_PRESENT", ATOM_PRESENT);

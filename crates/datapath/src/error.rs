@@ -45,6 +45,9 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// Rows that no hash tells apart, which does not happen by chance.
+    #[error("the tables cannot be arranged in buckets; nothing was loaded; load them again")]
+    Crowded,
     /// A time-out is outside the limits; those before stay.
     #[error(transparent)]
     Timeouts(#[from] TimeoutError),

@@ -9,6 +9,7 @@ mod abi;
 mod error;
 mod events;
 mod explain;
+mod fixed;
 mod host;
 mod kind;
 mod link;

@@ -1,7 +1,7 @@
 //! What all vnics of a host share: created once, pinned, found again.
 
 use crate::abi::{
-    self, AddressKey, AddressValue, Clock, DecisionKey, DecisionValue, HostTimeouts, Local,
+    self, AddressBucket, AddressKey, AddressValue, Clock, DecisionBucket, HostTimeouts, Local,
     ReleaseInfo,
 };
 use crate::sys::{self, Map, Shape};
@@ -61,10 +61,7 @@ const NEEDED: [(&str, Shape); 3] = [
     ),
     (
         "memory-mapped BPF arrays inside of others",
-        Shape {
-            flags: c::BPF_F_MMAPABLE | c::BPF_F_INNER_MAP,
-            ..array("probe", 8, 1)
-        },
+        fixed("probe", 8),
     ),
 ];
 
@@ -101,6 +98,14 @@ const fn array(name: &'static str, value: usize, entries: u32) -> Shape {
     }
 }
 
+/// An array of any length inside of another map.
+const fn fixed(name: &'static str, value: usize) -> Shape {
+    Shape {
+        flags: c::BPF_F_MMAPABLE | c::BPF_F_INNER_MAP,
+        ..array(name, value, 1)
+    }
+}
+
 const fn outer(name: &'static str) -> Shape {
     let kind = c::BPF_MAP_TYPE_ARRAY_OF_MAPS;
     Shape {
@@ -121,27 +126,13 @@ pub(crate) const ADDRESSES_INNER: Shape = Shape {
     entries: 1,
     flags: c::BPF_F_NO_PREALLOC,
 };
-pub(crate) const HOSTS_INNER: Shape = Shape {
-    kind: c::BPF_MAP_TYPE_HASH,
-    name: "hosts_slot",
-    key: size_of::<AddressKey>(),
-    value: size_of::<AddressValue>(),
-    entries: 1,
-    flags: 0,
-};
+pub(crate) const HOSTS_INNER: Shape = fixed("hosts_slot", size_of::<AddressBucket>());
 pub(crate) const ATOMS_INNER: Shape = array(
     "atoms_slot",
     size_of::<abi::AtomBlock>(),
     abi::ATOM_BLOCKS as u32,
 );
-pub(crate) const DECISIONS_INNER: Shape = Shape {
-    kind: c::BPF_MAP_TYPE_HASH,
-    name: "decisions_slot",
-    key: size_of::<DecisionKey>(),
-    value: size_of::<DecisionValue>(),
-    entries: 1,
-    flags: 0,
-};
+pub(crate) const DECISIONS_INNER: Shape = fixed("decisions_slot", size_of::<DecisionBucket>());
 const LOCAL_PLACES: Shape = Shape {
     kind: c::BPF_MAP_TYPE_HASH,
     name: "local_places",

@@ -2,10 +2,11 @@
 
 use crate::Error;
 use crate::abi::{
-    self, AddressKey, AddressValue, AtomBlock, DecisionKey, DecisionValue, Plain, PrefixLengths,
-    ReleaseInfo,
+    self, AddressBucket, AddressEntry as AddressRow, AddressKey, AddressValue, AtomBlock,
+    Decision as DecisionRow, DecisionBucket, Plain, PrefixLengths, ReleaseInfo,
 };
 use crate::events::would_of;
+use crate::fixed::{self, Bucket, Fixed, Keys};
 use crate::shared::{ADDRESSES_INNER, ATOMS_INNER, DECISIONS_INNER, HOSTS_INNER, Shared};
 use crate::sys::{self, Map, Shape};
 use ipnet::IpNet;
@@ -29,11 +30,12 @@ pub struct Loaded {
 type Rows<K, V> = (Vec<K>, Vec<V>);
 
 struct Image {
+    /// Prefixes of a family that has many lengths of them.
     addresses: Rows<AddressKey, AddressValue>,
     /// What is found by its hash: addresses of full length, and prefixes of few lengths.
-    hosts: Rows<AddressKey, AddressValue>,
+    hosts: Fixed<AddressBucket>,
     atoms: Rows<u32, AtomBlock>,
-    decisions: Rows<DecisionKey, DecisionValue>,
+    decisions: Fixed<DecisionBucket>,
     info: ReleaseInfo,
 }
 
@@ -62,11 +64,15 @@ impl Image {
         let lengths = [4, 6].map(|family| prefix_lengths(&rows, family));
         let hashed = |key: &AddressKey| {
             key.prefix_bits == WHOLE_BITS
-                || lengths[usize::from(key.family == 6)].count != abi::PREFIX_LENGTHS_TRIE
+                || lengths[usize::from(family(key) == 6)].count != abi::PREFIX_LENGTHS_TRIE
         };
         let (hosts, prefixes): (Vec<_>, Vec<_>) =
-            rows.into_iter().partition(|(key, _)| hashed(key));
-        let atoms = atom_blocks(&tables.atoms)?;
+            rows.into_iter().partition(|row| hashed(&row.key));
+        let decisions = tables.decisions.iter().map(decision_row);
+        let decisions: Vec<_> = decisions.collect::<Result<_, _>>()?;
+        let shapes = decisions.iter().fold(0, |all, row| all | 1 << shape(row));
+        let (fixed_keys, hosts, decisions) =
+            fixed::arrange(&hosts, &decisions).ok_or(Error::Crowded)?;
         kernel_number("generation", tables.generation.0)?;
         kernel_number("epoch", tables.epoch.0)?;
         let info = ReleaseInfo {
@@ -76,14 +82,16 @@ impl Image {
             addresses: tables.addresses.len() as u32,
             atoms: tables.atoms.len() as u32,
             decisions: tables.decisions.len() as u32,
-            pad: 0,
+            shapes,
             lengths,
+            fixed_keys,
+            host_buckets: hosts.homes,
+            decision_buckets: decisions.homes,
         };
-        let decisions = tables.decisions.iter().map(decision_row).collect();
         Ok(Self {
-            addresses: prefixes.into_iter().unzip(),
-            hosts: hosts.into_iter().unzip(),
-            atoms,
+            addresses: prefixes.iter().map(|row| (row.key, row.value)).unzip(),
+            hosts,
+            atoms: atom_blocks(&tables.atoms)?,
             decisions,
             info,
         })
@@ -92,11 +100,15 @@ impl Image {
 
 const WHOLE_BITS: u32 = abi::ADDRESS_PREFIX_BASE + 128;
 
+fn family(key: &AddressKey) -> u32 {
+    key.place >> abi::ADDRESS_FAMILY_SHIFT
+}
+
 /// The lengths of a family's prefixes below the full one, or that they are too many.
-fn prefix_lengths(rows: &[(AddressKey, AddressValue)], family: u32) -> PrefixLengths {
-    let of_family = rows.iter().filter(|(key, _)| key.family == family);
+fn prefix_lengths(rows: &[AddressRow], wanted: u32) -> PrefixLengths {
+    let of_family = rows.iter().filter(|row| family(&row.key) == wanted);
     let bits: BTreeSet<u32> = of_family
-        .map(|(key, _)| key.prefix_bits)
+        .map(|row| row.key.prefix_bits)
         .filter(|bits| *bits != WHOLE_BITS)
         .collect();
     if bits.len() > abi::PREFIX_LENGTHS_MAX {
@@ -118,6 +130,13 @@ fn prefix_lengths(rows: &[(AddressKey, AddressValue)], family: u32) -> PrefixLen
 fn atom_blocks(ranges: &[AtomRange]) -> Result<Rows<u32, AtomBlock>, Error> {
     let mut blocks = vec![AtomBlock::default(); abi::ATOM_BLOCKS];
     for range in ranges {
+        if range.atom == AtomId::ANY {
+            let row = format!("atom {} {}-{}", range.protocol, range.first, range.last);
+            return Err(Error::Row {
+                row,
+                why: "its number stands for any atom",
+            });
+        }
         if range.first > range.last || range.last > range.protocol.port_max() {
             let row = format!("atom {} {}-{}", range.protocol, range.first, range.last);
             return Err(Error::Row {
@@ -139,7 +158,7 @@ fn atom_blocks(ranges: &[AtomRange]) -> Result<Rows<u32, AtomBlock>, Error> {
     Ok(((0..abi::ATOM_BLOCKS as u32).collect(), blocks))
 }
 
-fn address_row(entry: &AddressEntry) -> Result<(AddressKey, AddressValue), Error> {
+fn address_row(entry: &AddressEntry) -> Result<AddressRow, Error> {
     let prefix = entry.prefix;
     let row = || format!("address {prefix} in segment {}", entry.segment);
     if prefix.addr() != prefix.trunc().addr() {
@@ -169,8 +188,7 @@ fn address_row(entry: &AddressEntry) -> Result<(AddressKey, AddressValue), Error
     let bits = u32::from(prefix.prefix_len()) + if v4 { 96 } else { 0 };
     let key = AddressKey {
         prefix_bits: abi::ADDRESS_PREFIX_BASE + bits,
-        segment: entry.segment.0,
-        family: if v4 { 4 } else { 6 },
+        place: entry.segment.0 | (if v4 { 4 } else { 6 }) << abi::ADDRESS_FAMILY_SHIFT,
         address: mapped(prefix.addr()),
     };
     let value = AddressValue {
@@ -182,7 +200,7 @@ fn address_row(entry: &AddressEntry) -> Result<(AddressKey, AddressValue), Error
         epoch: kernel_number("epoch", entry.epoch.0)?,
         flags: address_flags(entry),
     };
-    Ok((key, value))
+    Ok(AddressRow { key, value })
 }
 
 fn address_flags(entry: &AddressEntry) -> u32 {
@@ -207,15 +225,18 @@ fn kernel_number(what: &str, number: u64) -> Result<u32, Error> {
     })
 }
 
-fn decision_row(decision: &Decision) -> (DecisionKey, DecisionValue) {
-    let key = DecisionKey {
+fn decision_row(decision: &Decision) -> Result<DecisionRow, Error> {
+    if decision.atom == AtomId::NONE {
+        return Err(Error::Row {
+            row: format!("decision of {} about {}", decision.local, decision.peer),
+            why: "it is about no atom, and would never hold",
+        });
+    }
+    let direction = decision.direction as u32;
+    Ok(DecisionRow {
         local: decision.local.0,
         peer: decision.peer.0,
-        atom: decision.atom.0,
-        direction: decision.direction as u8,
-        pad: 0,
-    };
-    let value = DecisionValue {
+        what: u32::from(decision.atom.0) | direction << abi::DECISION_DIRECTION_SHIFT,
         rule: decision.rule.0,
         would_rule: decision.would.map_or(0, |would| would.rule.0),
         limit: decision.limit,
@@ -225,9 +246,16 @@ fn decision_row(decision: &Decision) -> (DecisionKey, DecisionValue) {
         would: decision
             .would
             .map_or(abi::VERDICT_NONE, |would| would.verdict as u8),
-        pad: [0; 3],
-    };
-    (key, value)
+        passed: 0,
+        pad: [0; 2],
+    })
+}
+
+/// In which places a row says "any".
+fn shape(row: &DecisionRow) -> u32 {
+    let atom = row.what & abi::ATOM_MASK == u32::from(AtomId::ANY.0);
+    let peer = row.peer == IdentityId::ANY.0;
+    u32::from(atom) * abi::DECISION_SHAPE_ANY_ATOM + u32::from(peer) * abi::DECISION_SHAPE_ANY_PEER
 }
 
 fn failed(action: &'static str) -> impl Fn(std::io::Error) -> Error {
@@ -248,6 +276,25 @@ fn build<K: Plain, V: Plain>(shape: &Shape, rows: &Rows<K, V>) -> Result<Map<K, 
     Ok(map)
 }
 
+fn build_fixed<B: Bucket>(shape: &Shape, table: Fixed<B>) -> Result<Map<u32, B>, Error> {
+    let indexes = (0..table.buckets.len() as u32).collect();
+    build(shape, &(indexes, table.buckets))
+}
+
+fn read_fixed<B: Bucket>(
+    outer: &Map<u32, u32>,
+    slot: u32,
+    homes: u32,
+    keys: &Keys,
+) -> Result<Fixed<B>, Error> {
+    let buckets = rows::<u32, B>(outer, slot)?
+        .into_iter()
+        .map(|(_, bucket)| bucket);
+    Fixed::read(buckets.collect(), homes)
+        .filter(|table| table.is_sound(keys))
+        .ok_or(Error::ReadBack { table: "buckets" })
+}
+
 impl Shared {
     fn active(&self) -> Result<(u64, u32), Error> {
         let raw = self
@@ -266,9 +313,9 @@ impl Shared {
         let (version, slot) = (version + 1, 1 - slot);
         kernel_number("load", version)?;
         let addresses = build(&ADDRESSES_INNER, &image.addresses)?;
-        let hosts = build(&HOSTS_INNER, &image.hosts)?;
+        let hosts = build_fixed(&HOSTS_INNER, image.hosts)?;
         let atoms = build(&ATOMS_INNER, &image.atoms)?;
-        let decisions = build(&DECISIONS_INNER, &image.decisions)?;
+        let decisions = build_fixed(&DECISIONS_INNER, image.decisions)?;
         // A program that began before the last switch may still read the slot that is replaced.
         sys::wait_for_programs().map_err(failed("waiting for running programs"))?;
         let place = |outer: &Map<u32, u32>, fd: i32| {
@@ -321,15 +368,28 @@ impl Shared {
             .get(&slot)
             .map_err(&reading)?
             .unwrap_or_default();
+        let keys = &info.fixed_keys;
+        let hosts: Fixed<AddressBucket> = read_fixed(&self.hosts, slot, info.host_buckets, keys)?;
+        let decisions: Fixed<DecisionBucket> =
+            read_fixed(&self.decisions, slot, info.decision_buckets, keys)?;
         let mut addresses = rows(&self.addresses, slot)?;
-        addresses.extend(rows(&self.hosts, slot)?);
+        addresses.extend(hosts.rows().map(|row| (row.key, row.value)));
         let tables = HostTables {
             generation: Generation(info.generation),
             epoch: Epoch(info.epoch),
             addresses: read_addresses(addresses)?,
             atoms: read_atoms(rows(&self.atoms, slot)?),
-            decisions: read_decisions(rows(&self.decisions, slot)?)?,
+            decisions: decisions
+                .rows()
+                .map(read_decision)
+                .collect::<Result<_, _>>()?,
         };
+        let shapes = decisions.rows().fold(0, |all, row| all | 1 << shape(row));
+        if shapes != info.shapes {
+            return Err(Error::ReadBack {
+                table: "kinds of decisions",
+            });
+        }
         let counts = (
             tables.addresses.len(),
             tables.atoms.len(),
@@ -360,12 +420,13 @@ fn rows<K: Plain, V: Plain>(outer: &Map<u32, u32>, slot: u32) -> Result<Vec<(K, 
 fn read_addresses(rows: Vec<(AddressKey, AddressValue)>) -> Result<Vec<AddressEntry>, Error> {
     rows.into_iter()
         .map(|(key, value)| {
-            let address = if key.family == 4 {
+            let v4 = family(&key) == 4;
+            let address = if v4 {
                 unmapped(key.address)
             } else {
                 IpAddr::V6(key.address.into())
             };
-            let base = abi::ADDRESS_PREFIX_BASE + if key.family == 4 { 96 } else { 0 };
+            let base = abi::ADDRESS_PREFIX_BASE + if v4 { 96 } else { 0 };
             let length = key
                 .prefix_bits
                 .checked_sub(base)
@@ -377,7 +438,7 @@ fn read_addresses(rows: Vec<(AddressKey, AddressValue)>) -> Result<Vec<AddressEn
                 _ => AddressKind::Shared(SharedId(value.vnic)),
             };
             Ok(AddressEntry {
-                segment: Segment(key.segment),
+                segment: Segment(key.place & abi::SEGMENT_MAX),
                 prefix: prefix.ok_or(Error::ReadBack { table: "addresses" })?,
                 identity: IdentityId(value.identity),
                 vnic: (kind == AddressKind::Routed || kind == AddressKind::Own)
@@ -418,28 +479,23 @@ fn read_atoms(mut rows: Vec<(u32, AtomBlock)>) -> Vec<AtomRange> {
     ranges
 }
 
-fn read_decisions(rows: Vec<(DecisionKey, DecisionValue)>) -> Result<Vec<Decision>, Error> {
-    rows.into_iter()
-        .map(|(key, value)| {
-            let direction = match key.direction {
-                0 => Direction::Egress,
-                1 => Direction::Ingress,
-                _ => return Err(Error::ReadBack { table: "decisions" }),
-            };
-            let unknown = Error::ReadBack { table: "decisions" };
-            let verdict = Verdict::from_number(value.verdict).ok_or(unknown)?;
-            Ok(Decision {
-                local: IdentityId(key.local),
-                peer: IdentityId(key.peer),
-                direction,
-                atom: AtomId(key.atom),
-                verdict,
-                rule: RuleId(value.rule),
-                log: value.log != 0,
-                limit: value.limit,
-                log_limit: value.log_limit,
-                would: would_of(value.would, value.would_rule),
-            })
-        })
-        .collect()
+fn read_decision(row: &DecisionRow) -> Result<Decision, Error> {
+    let unknown = Error::ReadBack { table: "decisions" };
+    let direction = match row.what >> abi::DECISION_DIRECTION_SHIFT {
+        0 => Direction::Egress,
+        1 => Direction::Ingress,
+        _ => return Err(unknown),
+    };
+    Ok(Decision {
+        local: IdentityId(row.local),
+        peer: IdentityId(row.peer),
+        direction,
+        atom: AtomId((row.what & abi::ATOM_MASK) as u16),
+        verdict: Verdict::from_number(row.verdict).ok_or(unknown)?,
+        rule: RuleId(row.rule),
+        log: row.log != 0,
+        limit: row.limit,
+        log_limit: row.log_limit,
+        would: would_of(row.would, row.would_rule),
+    })
 }

@@ -118,7 +118,11 @@ fn the_program_is_asked_and_nothing_is_left_behind() {
         .datapath
         .poll_events(Duration::ZERO, |event| panic!("{event:?}"));
     assert_eq!(events.expect("polls"), 0);
-    let pins = std::fs::read_dir(bench.root().join("v4/vnics")).expect("lists");
+    let layouts = std::fs::read_dir(bench.root()).expect("lists");
+    let vnics = layouts.map(|layout| layout.expect("lists").path().join("vnics"));
+    let pins = vnics
+        .filter(|path| path.is_dir())
+        .flat_map(|folder| std::fs::read_dir(folder).expect("lists"));
     assert_eq!(pins.count(), 1, "only the vnic's own");
 }
 

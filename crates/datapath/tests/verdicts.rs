@@ -6,7 +6,7 @@ use common::packets::{
     ACK, ALL, BACK, BACK6, OUT, OUT6, SYN, Tcp, answer, arp, back, ether, icmp, ip, link, nd,
     syn_to, tcp, udp,
 };
-use common::{Bench, GUEST_MAC, PEER_MAC, check, privileged};
+use common::{GUEST_MAC, PEER_MAC, check};
 use lictor_types::{Direction, Mac, Reason};
 use std::collections::BTreeSet;
 
@@ -653,31 +653,4 @@ fn every_reason_of_the_program_is_reached_by_some_case() {
         .collect();
     let all: BTreeSet<&str> = Reason::ALL.iter().map(|reason| reason.name()).collect();
     assert_eq!(named, all);
-}
-
-#[test]
-fn the_longest_prefix_decides_whether_it_is_found_by_hash_or_in_the_trie() {
-    if !privileged() {
-        return;
-    }
-    let friend = [("20.0.0.0/8", 2), ("20.1.0.0/16", 3), ("20.1.1.0/24", 2)];
-    // With the prefix of the test's own tables these are more lengths than are tried by hash.
-    let more = [("30.0.0.0/9", 3), ("30.0.0.0/11", 3), ("30.0.0.0/13", 2)];
-    for rows in [&friend[..], &[friend, more].concat()] {
-        let mut bench = Bench::new();
-        let mut tables = common::tables();
-        let entry = |(prefix, identity): &(&str, u32)| common::address(prefix, *identity, 0, 0);
-        tables.addresses.extend(rows.iter().map(entry));
-        bench.datapath.load(&tables).expect("loads");
-        for (to, expected) in [
-            ("20.0.0.1", "allow policy-allow"),
-            ("20.1.0.1", "deny default-deny"),
-            ("20.1.1.1", "allow policy-allow"),
-            ("20.2.1.1", "allow policy-allow"),
-            ("21.0.0.1", "deny default-deny"),
-        ] {
-            let packet = ip(Egress, ("10.0.0.1", to), 17, &udp((4_053, 53)));
-            bench.check(to, Egress, &packet, expected);
-        }
-    }
 }

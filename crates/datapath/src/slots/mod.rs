@@ -277,9 +277,7 @@ impl Slots {
         }
         add(8, ports);
         add(9, key.domain);
-        sum ^= sum >> 32;
-        sum = sum.wrapping_mul(abi::HASH_MIX);
-        sum ^ (sum >> 29)
+        abi::hash_mixed(sum)
     }
 
     fn bucket_at(&self, table: u32, hash: u64, step: u32) -> usize {

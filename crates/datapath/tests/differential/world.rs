@@ -218,22 +218,28 @@ fn decision(rng: &mut StdRng) -> Decision {
     }
 }
 
+/// Rows about one peer and one atom, and rows about any of them: mostly the former, or hardly any.
 fn decisions(rng: &mut StdRng) -> Vec<Decision> {
+    let (exact, any) = if rng.gen_bool(0.5) {
+        (0.9, 0.1)
+    } else {
+        (0.2, 0.5)
+    };
     let mut rows = Vec::new();
-    for local in 0..IDENTITIES {
-        for peer in 0..IDENTITIES {
+    for local in (0..IDENTITIES).map(IdentityId) {
+        for peer in (0..IDENTITIES).map(IdentityId).chain([IdentityId::ANY]) {
             for direction in [Direction::Egress, Direction::Ingress] {
-                for atom in 1..=ATOMS {
-                    if rng.gen_bool(0.1) {
-                        continue;
+                for atom in (1..=ATOMS).map(AtomId).chain([AtomId::ANY]) {
+                    let particular = peer != IdentityId::ANY && atom != AtomId::ANY;
+                    if rng.gen_bool(if particular { exact } else { any }) {
+                        rows.push(Decision {
+                            local,
+                            peer,
+                            direction,
+                            atom,
+                            ..decision(rng)
+                        });
                     }
-                    rows.push(Decision {
-                        local: IdentityId(local),
-                        peer: IdentityId(peer),
-                        direction,
-                        atom: AtomId(atom),
-                        ..decision(rng)
-                    });
                 }
             }
         }
