@@ -8,6 +8,7 @@
 pub mod clock;
 pub mod datapath;
 pub mod injector;
+pub mod moves;
 pub mod policy;
 pub mod program;
 pub mod report;

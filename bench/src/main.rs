@@ -8,7 +8,7 @@ use lictor_bench::datapath::path::Packet;
 use lictor_bench::datapath::render::Colour;
 use lictor_bench::datapath::topologies::ALL;
 use lictor_bench::datapath::{Choice, Part};
-use lictor_bench::{datapath, policy, program};
+use lictor_bench::{datapath, moves, policy, program};
 use std::io::{ErrorKind, IsTerminal as _, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -49,6 +49,8 @@ enum Bench {
         #[arg(long, value_delimiter = ',', value_parser = packet)]
         packet: Vec<Packet>,
     },
+    /// All goals of moves, beside moves of the same guest without Lictor.
+    Move,
     /// The goals of policy analysis: proofs, changes, certificates, memory.
     Policy {
         /// Only these rows; the goals of the others count as not met.
@@ -100,6 +102,18 @@ fn run(arguments: &Arguments) -> Result<()> {
                 program::Extent::FULL
             };
             let report = program::run(extent)?;
+            match arguments.output {
+                Output::Table => print(&report.table()),
+                Output::Json => print(&(serde_json::to_string(&report)? + "\n")),
+            }
+        }
+        Bench::Move => {
+            let extent = if arguments.quick {
+                moves::Extent::QUICK
+            } else {
+                moves::Extent::FULL
+            };
+            let report = moves::run(&extent)?;
             match arguments.output {
                 Output::Table => print(&report.table()),
                 Output::Json => print(&(serde_json::to_string(&report)? + "\n")),
