@@ -339,7 +339,8 @@ impl Rules {
         Ok(false)
     }
 
-    /// Of rules that cover a space those that are needed: each is left out if the rest suffices.
+    /// Of rules that cover a space those that are needed, in order: each is left out if the rest
+    /// suffices.
     fn needed(&self, space: &Flows, by: &[usize]) -> Vec<usize> {
         let mut kept: Vec<usize> = Vec::new();
         // The fewest in front that suffice.
@@ -360,6 +361,7 @@ impl Rules {
                 _ => place += 1,
             }
         }
+        kept.sort_unstable();
         kept
     }
 
