@@ -1,6 +1,6 @@
 //! What `lictor-checker` needs to validate results again, in a plain form: ends by number, which of
-//! them each selector matches, the rules in force, the claims over those; and of each intent who may
-//! stand before its ends, or the sessions of its counterexample.
+//! them each selector matches, the rules in force and the claims over those; and of each intent who
+//! may stand before its ends, or the sessions of its counterexample.
 
 use crate::hosts::HostClaim;
 use crate::overlay::Placements;

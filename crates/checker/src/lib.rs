@@ -1,6 +1,6 @@
 //! Validates the results of `lictor policy prove` again. Of an intent that holds, its certificate
-//! names who may stand before its ends, and nobody else may come; of one that does not, each session
-//! of its counterexample is tried. No code is shared with the prover or the reference evaluator.
+//! names who may stand before its ends, and nobody else may come; of one that does not, each
+//! session of its counterexample is tried. No code of the prover or the evaluator is shared.
 //!
 //! It takes a plain form: ends by number, which of them each selector matches, the rules in force,
 //! and the claims over those. That form is what it trusts.
@@ -242,7 +242,7 @@ impl<'a> Check<'a> {
             .collect()
     }
 
-    /// What rules say, tier by tier, of all sources at once; of everybody if no source is asked for.
+    /// What rules say, tier by tier, of all sources at once; or of everybody, whatever the source.
     fn walk<'r>(&'r self, rules: impl Iterator<Item = &'r &'a Rule>, everybody: bool) -> Bits
     where
         'a: 'r,
