@@ -8,6 +8,8 @@
 pub mod clock;
 pub mod datapath;
 pub mod injector;
+pub mod moves;
+pub mod policy;
 pub mod program;
 pub mod report;
 pub mod world;

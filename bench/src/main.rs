@@ -9,7 +9,7 @@ use lictor_bench::datapath::path::Packet;
 use lictor_bench::datapath::render::Colour;
 use lictor_bench::datapath::topologies::ALL;
 use lictor_bench::datapath::{Choice, Part};
-use lictor_bench::{datapath, program};
+use lictor_bench::{datapath, moves, policy, program};
 use std::io::{ErrorKind, IsTerminal as _, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -53,6 +53,17 @@ enum Bench {
         #[arg(long, value_delimiter = ',', value_parser = load)]
         load: Vec<Load>,
     },
+    /// All goals of moves, beside moves of the same guest without Lictor.
+    Move,
+    /// The goals of policy analysis: proofs, changes, certificates, memory.
+    Policy {
+        /// Only these rows; the goals of the others count as not met.
+        #[arg(long, value_delimiter = ',', value_parser = PossibleValuesParser::new(policy::ids()))]
+        row: Vec<String>,
+    },
+    /// One proof of which the peak of memory is printed in bytes. Run by the row `mem`.
+    #[command(name = policy::proof::MEMORY_CHILD, hide = true)]
+    PolicyMemory,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -72,7 +83,22 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<()> {
+    let extent = match arguments.quick {
+        true => policy::Extent::Quick,
+        false => policy::Extent::Full,
+    };
     match &arguments.bench {
+        Bench::Policy { row } => {
+            let report = policy::run(extent, row)?;
+            match arguments.output {
+                Output::Table => print(&report.table()),
+                Output::Json => print(&(serde_json::to_string(&report)? + "\n")),
+            }
+        }
+        Bench::PolicyMemory => {
+            let peak = policy::proof::memory_child(extent)?;
+            print(&format!("{peak}\n"))
+        }
         Bench::Program => {
             let extent = if arguments.quick {
                 program::Extent::QUICK
@@ -80,6 +106,18 @@ fn run(arguments: &Arguments) -> Result<()> {
                 program::Extent::FULL
             };
             let report = program::run(extent)?;
+            match arguments.output {
+                Output::Table => print(&report.table()),
+                Output::Json => print(&(serde_json::to_string(&report)? + "\n")),
+            }
+        }
+        Bench::Move => {
+            let extent = if arguments.quick {
+                moves::Extent::QUICK
+            } else {
+                moves::Extent::FULL
+            };
+            let report = moves::run(&extent)?;
             match arguments.output {
                 Output::Table => print(&report.table()),
                 Output::Json => print(&(serde_json::to_string(&report)? + "\n")),

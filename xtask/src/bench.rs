@@ -7,7 +7,7 @@ use std::ffi::OsString;
 use std::process::Command;
 
 /// The bench's parts.
-pub(crate) const NAMES: [&str; 2] = ["program", "datapath"];
+pub(crate) const NAMES: [&str; 4] = ["program", "datapath", "move", "policy"];
 
 /// Sets up, builds, and runs the bench with its own arguments.
 pub(crate) fn run(arguments: &[OsString]) -> Result<()> {

@@ -62,6 +62,17 @@ pub enum Sense {
     AtLeast,
 }
 
+impl Sense {
+    /// As it is written.
+    #[must_use]
+    pub const fn sign(self) -> &'static str {
+        match self {
+            Self::AtMost => "<=",
+            Self::AtLeast => ">=",
+        }
+    }
+}
+
 use Sense::{AtLeast, AtMost};
 
 struct Row {

@@ -1,7 +1,7 @@
 //! The result as tables: for a terminal, and for docs/performance.md.
 
 use super::Report;
-use super::goals::{Goal, Sense};
+use super::goals::Goal;
 use super::sample::Row;
 use super::topologies::ALL;
 use anyhow::{Context, Result};
@@ -39,10 +39,7 @@ fn number(value: f64) -> String {
 }
 
 fn goal_cells(goal: &Goal) -> [String; 5] {
-    let sense = match goal.sense {
-        Sense::AtMost => "<=",
-        Sense::AtLeast => ">=",
-    };
+    let sense = goal.sense.sign();
     let value = goal.value.map_or_else(|| "none".into(), number);
     let met = if goal.met { "met" } else { "not met" };
     let bound = format!("{sense} {} {}", goal.goal, goal.unit);

@@ -11,6 +11,7 @@ use anyhow::{Context, Result, ensure};
 use lictor_lab::Lab;
 use nix::sys::resource::{Usage, UsageWho, getrusage};
 use nix::sys::time::TimeValLike as _;
+use std::path::Path;
 use std::time::Duration;
 
 /// Sessions that are moved.
@@ -73,29 +74,44 @@ fn through_lictor(plant: &Plant, samples: &mut Samples) -> Result<()> {
 
 fn through_tools(plant: &Plant, samples: &mut Samples) -> Result<()> {
     let path = plant.hypervisor.folder().join("saved");
-    let ((), took) = used(UsageWho::RUSAGE_CHILDREN, || {
-        let mut list = plant.hypervisor.command("conntrack");
-        list.args(["-L", "-o", "save"])
-            .stdout(std::fs::File::create(&path)?)
-            .stderr(std::process::Stdio::null());
-        let status = list.status().context("conntrack; see cargo xtask setup")?;
-        ensure!(status.success(), "conntrack -L ended with {status}");
-        Ok(())
-    })?;
-    let lines = std::fs::read_to_string(&path)?.lines().count();
-    ensure!(
-        lines == SESSIONS as usize,
-        "{lines} of {SESSIONS} conntrack entries came out"
-    );
+    let ((), took) = used(UsageWho::RUSAGE_CHILDREN, || dump(plant, &path))?;
+    entries(&path, SESSIONS)?;
     samples.add(CONNTRACK, EXPORT, took);
     guard::conntrack(plant, &["-F"])?;
-    let file = path.display().to_string();
-    let ((), took) = used(UsageWho::RUSAGE_CHILDREN, || {
-        guard::conntrack(plant, &["-R", &file])
-    })?;
+    let ((), took) = used(UsageWho::RUSAGE_CHILDREN, || restore(plant, &path))?;
     super::path::still_established(plant, SESSIONS)?;
     samples.add(CONNTRACK, IMPORT, took);
     Ok(())
+}
+
+/// Writes every entry of the kernel's table into a file, as `conntrack` does it.
+///
+/// # Errors
+/// It is not installed, or fails.
+pub(crate) fn dump(plant: &Plant, path: &Path) -> Result<()> {
+    let mut list = plant.hypervisor.command("conntrack");
+    list.args(["-L", "-o", "save"])
+        .stdout(std::fs::File::create(path)?)
+        .stderr(std::process::Stdio::null());
+    let status = list.status().context("conntrack; see cargo xtask setup")?;
+    ensure!(status.success(), "conntrack -L ended with {status}");
+    Ok(())
+}
+
+/// Whether so many came out.
+pub(crate) fn entries(path: &Path, sessions: u32) -> Result<()> {
+    let lines = std::fs::read_to_string(path)?.lines().count();
+    ensure!(
+        lines == sessions as usize,
+        "{lines} of {sessions} conntrack entries came out"
+    );
+    Ok(())
+}
+
+/// Reads them in again.
+pub(crate) fn restore(plant: &Plant, path: &Path) -> Result<()> {
+    let file = path.display().to_string();
+    guard::conntrack(plant, &["-R", &file])
 }
 
 /// Milliseconds of processor time that some work took.

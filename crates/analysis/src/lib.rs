@@ -6,11 +6,37 @@
 #![forbid(unsafe_code)]
 
 mod bitset;
+mod certificate;
+mod change;
+mod decide;
+mod flow;
+mod hosts;
+mod lint;
+mod lint_cover;
+mod lint_region;
 mod outside;
+mod overlay;
+mod ports;
+mod prove;
+mod relation;
+mod remedy;
+mod report;
+mod row;
 mod universe;
 
 pub use bitset::Bits;
-pub use universe::{Kind, Member, NODES_MAX, SelectorId, Universe};
+pub use certificate::Document;
+pub use decide::{Because, Said};
+pub use hosts::{FUNCTION_LABEL, HostBreach};
+pub use lint::{EXPIRING_DAYS, LintCode, LintFinding, LintInput, lint};
+pub use ports::minus;
+pub use prove::{Breach, Chain, Prover, Verdict};
+pub use remedy::Cut;
+pub use report::{
+    Counterexample, EndName, Finding, Hop, Likelihood, Outcome, Packet, Placed, Remedy, RuleName,
+    SaidHow, Words,
+};
+pub use universe::{Kind, Member, NODES_MAX, SelectorId, Universe, Weak};
 
 /// Why there is no analysis.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -26,6 +52,9 @@ pub enum AnalysisError {
         /// How many fit.
         max: usize,
     },
+    /// A change of something that is not there.
+    #[error("there is no {0}; expected a place that the policy or the estate has")]
+    NoPlace(String),
     /// A selector that the universe was not made for.
     #[error(
         "`{0}` asks for a label value or a set that the policy did not name before; begin anew"

@@ -5,7 +5,7 @@
 use crate::outside::{self, OutsideClass};
 use crate::{AnalysisError, Bits};
 use ipnet::IpNet;
-use lictor_policy::{Estate, HOST_LABEL, Labels, Policy, Selector};
+use lictor_policy::{ControlName, Estate, HOST_LABEL, Labels, Policy, Selector};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
@@ -25,8 +25,36 @@ pub struct Member {
     pub address: Option<IpAddr>,
     /// The host that it runs on, by its place in the estate.
     pub host: Option<u32>,
-    /// The hosts that it may run on.
+    /// The hosts that it may run on; any if there are none.
     pub may_run_on: Vec<u32>,
+    /// Which of its hosts enforce nothing.
+    pub weak: Weak,
+}
+
+/// Hosts of a guest that lack the firewall.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Weak {
+    /// The one that it runs on.
+    pub now: bool,
+    /// At least one that it may run on.
+    pub some: bool,
+    /// All that it may run on.
+    pub every: bool,
+}
+
+impl Weak {
+    fn of(member: &Member, weak_hosts: &[bool]) -> Self {
+        let lacks = |host: &u32| weak_hosts.get(*host as usize).copied().unwrap_or_default();
+        let now = member.host.as_ref().is_some_and(lacks);
+        let any = weak_hosts.contains(&true);
+        let (some, every) = if member.may_run_on.is_empty() {
+            (any, any && !weak_hosts.contains(&false))
+        } else {
+            let hosts = || member.may_run_on.iter().chain(&member.host);
+            (hosts().any(lacks), hosts().all(lacks))
+        };
+        Self { now, some, every }
+    }
 }
 
 /// What a node stands for.
@@ -39,7 +67,10 @@ pub enum Kind {
 }
 
 /// The interned labels that selectors ask for: (label, value), sorted. 0 is every other value.
+/// Where a guest's hosts enforce nothing, what they lack stands at the end.
 type Key = Vec<(u32, u32)>;
+/// In a label's place, of what the hosts lack.
+const WEAK: u32 = u32::MAX;
 
 /// The number of a selector that has been turned into its set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -107,32 +138,41 @@ impl Vocabulary {
         }
     }
 
-    /// Whether a selector asks for nothing that is not known.
-    fn knows(&self, selector: &Selector) -> bool {
-        match selector {
-            Selector::Label { name, value } => self.value(name, value).is_some(),
-            Selector::Has(name) => self.labels.contains_key(name),
-            Selector::Set(name) => self.sets.contains(name),
-            Selector::Not(inner) => self.knows(inner),
-            Selector::All(parts) | Selector::Either(parts) => {
-                parts.iter().all(|part| self.knows(part))
+    /// Looks a selector's names up; `None` if it asks for what is not known.
+    fn look_up(&self, selector: &Selector) -> Option<Expr> {
+        let all = |parts: &[Selector]| {
+            let parts = parts.iter().map(|part| self.look_up(part));
+            parts.collect::<Option<Vec<_>>>()
+        };
+        Some(match selector {
+            Selector::Any => Expr::All,
+            Selector::Guests => Expr::Guests,
+            Selector::Hosts => Expr::Devices,
+            Selector::Outside => Expr::Outside,
+            Selector::Computed(_) => Expr::Nobody,
+            Selector::Label { name, value } => {
+                let (label, values) = self.labels.get(name)?;
+                Expr::Label(*label, *values.get(value)?)
             }
-            _ => true,
-        }
+            Selector::Has(name) => Expr::Has(self.labels.get(name)?.0),
+            Selector::Set(name) => Expr::Set(self.sets.get(name)?.clone()),
+            Selector::Not(inner) => Expr::Not(Box::new(self.look_up(inner)?)),
+            Selector::All(parts) => Expr::And(all(parts)?),
+            Selector::Either(parts) => Expr::Or(all(parts)?),
+        })
     }
 
-    fn value(&self, name: &str, value: &str) -> Option<(u32, u32)> {
-        let (label, values) = self.labels.get(name)?;
-        Some((*label, *values.get(value)?))
-    }
-
-    fn key(&self, labels: &Labels) -> Key {
+    fn key(&self, labels: &Labels, weak: Weak) -> Key {
         let known = labels.iter().filter_map(|(name, value)| {
             let (label, values) = self.labels.get(name)?;
             Some((*label, values.get(value).copied().unwrap_or_default()))
         });
         let mut key: Key = known.collect();
         key.sort_unstable();
+        let lack = u32::from(weak.now) | u32::from(weak.some) << 1 | u32::from(weak.every) << 2;
+        if lack > 0 {
+            key.push((WEAK, lack));
+        }
         key
     }
 }
@@ -153,6 +193,50 @@ fn selectors(policy: &Policy) -> impl Iterator<Item = &Selector> {
         .chain(intents)
 }
 
+/// A selector with its names looked up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Expr {
+    All,
+    Guests,
+    Devices,
+    Outside,
+    Nobody,
+    Label(u32, u32),
+    Has(u32),
+    Set(String),
+    Not(Box<Self>),
+    And(Vec<Self>),
+    Or(Vec<Self>),
+}
+
+impl Expr {
+    /// Whether it holds for a guest with these labels.
+    fn holds(&self, key: &Key, device: bool) -> bool {
+        match self {
+            Self::All => true,
+            Self::Guests => !device,
+            Self::Devices => device,
+            Self::Outside | Self::Nobody | Self::Set(_) => false,
+            Self::Label(label, value) => key.contains(&(*label, *value)),
+            Self::Has(label) => key.iter().any(|(known, _)| known == label),
+            Self::Not(inner) => !inner.holds(key, device),
+            Self::And(parts) => parts.iter().all(|part| part.holds(key, device)),
+            Self::Or(parts) => parts.iter().any(|part| part.holds(key, device)),
+        }
+    }
+}
+
+/// What a change of labels did to the nodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Relabelled {
+    /// The node that the member has left.
+    pub(crate) left: usize,
+    /// The node that it is of now.
+    pub(crate) joined: usize,
+    /// Whether nobody was of that node before.
+    pub(crate) fresh: bool,
+}
+
 /// All nodes, and the sets of all selectors that were asked for.
 #[derive(Debug, Clone)]
 pub struct Universe {
@@ -161,11 +245,14 @@ pub struct Universe {
     nodes: Vec<Kind>,
     of_member: Vec<usize>,
     keys: HashMap<Key, usize>,
+    /// Nodes that all members have left, with the keys that they had.
+    empty: Vec<(usize, Key)>,
+    weak_hosts: Vec<bool>,
     outside: Vec<OutsideClass>,
     words: usize,
     vocabulary: Vocabulary,
     leaves: Leaves,
-    selectors: Vec<(Selector, Bits)>,
+    selectors: Vec<(Expr, Bits)>,
     interned: HashMap<Selector, SelectorId>,
 }
 
@@ -203,6 +290,8 @@ impl Universe {
             nodes: Vec::new(),
             of_member: vec![0; members.len()],
             keys: HashMap::new(),
+            empty: Vec::new(),
+            weak_hosts: weak_hosts(estate),
             words: 0,
             leaves: Leaves::default(),
             selectors: Vec::new(),
@@ -220,7 +309,7 @@ impl Universe {
     fn sort(&mut self) -> Result<(), AnalysisError> {
         let mut classes: BTreeMap<Key, Vec<u32>> = BTreeMap::new();
         for (place, member) in (0..).zip(&self.members) {
-            let key = self.vocabulary.key(&member.labels);
+            let key = self.vocabulary.key(&member.labels, member.weak);
             classes.entry(key).or_default().push(place);
         }
         let found = self.outside.len() + classes.len();
@@ -273,7 +362,7 @@ impl Universe {
             &mut leaves.guests
         };
         own.insert(node);
-        for (label, value) in key {
+        for (label, value) in key.iter().filter(|(label, _)| *label != WEAK) {
             let empty = || Bits::empty(self.words);
             let labels = leaves.labels.entry((*label, *value));
             labels.or_insert_with(empty).insert(node);
@@ -290,14 +379,19 @@ impl Universe {
         if let Some(known) = self.interned.get(selector) {
             return Ok(*known);
         }
-        if !self.vocabulary.knows(selector) {
-            return Err(AnalysisError::Unknown(selector.to_string()));
-        }
-        let bits = self.evaluate(selector);
+        let unknown = || AnalysisError::Unknown(selector.to_string());
+        let expr = self.vocabulary.look_up(selector).ok_or_else(unknown)?;
+        let bits = self.evaluate(&expr);
         let id = SelectorId(u32::try_from(self.selectors.len()).unwrap_or(u32::MAX));
-        self.selectors.push((selector.clone(), bits));
+        self.selectors.push((expr, bits));
         self.interned.insert(selector.clone(), id);
         Ok(id)
+    }
+
+    /// The nodes that a selector matches, if it was asked for before.
+    #[must_use]
+    pub fn known(&self, selector: &Selector) -> Option<&Bits> {
+        self.interned.get(selector).map(|id| self.bits(*id))
     }
 
     /// The nodes that a selector matches.
@@ -306,40 +400,122 @@ impl Universe {
         &self.selectors[id.0 as usize].1
     }
 
-    fn evaluate(&self, selector: &Selector) -> Bits {
+    fn evaluate(&self, expr: &Expr) -> Bits {
         let leaves = &self.leaves;
-        let found = match selector {
-            Selector::Any => Some(&leaves.all),
-            Selector::Guests => Some(&leaves.guests),
-            Selector::Hosts => Some(&leaves.devices),
-            Selector::Outside => Some(&leaves.outside),
-            Selector::Label { name, value } => {
-                let key = self.vocabulary.value(name, value);
-                key.and_then(|key| leaves.labels.get(&key))
-            }
-            Selector::Has(name) => {
-                let label = self.vocabulary.labels.get(name);
-                label.and_then(|(label, _)| leaves.has.get(label))
-            }
-            Selector::Set(name) => leaves.sets.get(name),
-            Selector::Computed(_) => None,
-            Selector::Not(inner) => {
+        let found = match expr {
+            Expr::All => Some(&leaves.all),
+            Expr::Guests => Some(&leaves.guests),
+            Expr::Devices => Some(&leaves.devices),
+            Expr::Outside => Some(&leaves.outside),
+            Expr::Nobody => None,
+            Expr::Label(label, value) => leaves.labels.get(&(*label, *value)),
+            Expr::Has(label) => leaves.has.get(label),
+            Expr::Set(name) => leaves.sets.get(name),
+            Expr::Not(inner) => {
                 let mut bits = leaves.all.clone();
                 bits.without(&self.evaluate(inner));
                 return bits;
             }
-            Selector::All(parts) => {
-                let mut bits = leaves.all.clone();
-                parts.iter().for_each(|part| bits.and(&self.evaluate(part)));
+            Expr::And(parts) => {
+                let mut parts = parts.iter().map(|part| self.evaluate(part));
+                let mut bits = parts.next().unwrap_or_else(|| leaves.all.clone());
+                parts.for_each(|part| bits.and(&part));
                 return bits;
             }
-            Selector::Either(parts) => {
+            Expr::Or(parts) => {
                 let mut bits = Bits::empty(self.words);
                 parts.iter().for_each(|part| bits.or(&self.evaluate(part)));
                 return bits;
             }
         };
         found.cloned().unwrap_or_else(|| Bits::empty(self.words))
+    }
+
+    /// Gives a member other labels. `None` if there is no room for one more node.
+    pub(crate) fn relabel(&mut self, member: usize, labels: Labels) -> Option<Relabelled> {
+        self.members[member].labels = labels;
+        self.regroup(member)
+    }
+
+    /// Puts a member on another host.
+    pub(crate) fn put(&mut self, member: usize, host: Option<u32>) -> Option<Relabelled> {
+        self.members[member].host = host;
+        self.members[member].weak = Weak::of(&self.members[member], &self.weak_hosts);
+        self.regroup(member)
+    }
+
+    /// The node of a key, which may be a new one, or one that all have left.
+    fn seat(&mut self, key: &Key) -> Option<usize> {
+        if let Some(known) = self.keys.get(key).copied() {
+            self.empty.retain(|(node, _)| *node != known);
+            return Some(known);
+        }
+        let node = if let Some((node, old)) = self.empty.pop() {
+            self.keys.remove(&old);
+            node
+        } else if self.nodes.len() < self.words * 64 {
+            self.nodes.push(Kind::Guests(Vec::new()));
+            self.nodes.len() - 1
+        } else {
+            return None;
+        };
+        self.keys.insert(key.clone(), node);
+        Some(node)
+    }
+
+    /// Sorts a member in again, after its labels or its host have changed.
+    fn regroup(&mut self, member: usize) -> Option<Relabelled> {
+        let place = u32::try_from(member).ok()?;
+        let one = &self.members[member];
+        let key = self.vocabulary.key(&one.labels, one.weak);
+        let left = self.of_member[member];
+        let joined = self.seat(&key)?;
+        if left == joined {
+            let fresh = false;
+            return Some(Relabelled {
+                left,
+                joined,
+                fresh,
+            });
+        }
+        self.of_member[member] = joined;
+        if let Kind::Guests(members) = &mut self.nodes[left] {
+            members.retain(|known| *known != place);
+        }
+        let Kind::Guests(members) = &mut self.nodes[joined] else {
+            return None;
+        };
+        members.push(place);
+        let fresh = members.len() == 1;
+        if fresh {
+            self.enter(joined, &key);
+            let device = self.leaves.devices.has(joined);
+            for (expr, bits) in &mut self.selectors {
+                bits.set(joined, expr.holds(&key, device));
+            }
+        }
+        if matches!(&self.nodes[left], Kind::Guests(members) if members.is_empty()) {
+            self.leave(left);
+            let keys = self.keys.iter().find(|(_, node)| **node == left);
+            self.empty.extend(keys.map(|(key, _)| (left, key.clone())));
+        }
+        Some(Relabelled {
+            left,
+            joined,
+            fresh,
+        })
+    }
+
+    /// Takes a node that has no members any more out of all sets.
+    fn leave(&mut self, node: usize) {
+        let leaves = &mut self.leaves;
+        let one = [&mut leaves.all, &mut leaves.guests, &mut leaves.devices];
+        let labels = leaves.labels.values_mut().chain(leaves.has.values_mut());
+        let selectors = self.selectors.iter_mut().map(|(_, bits)| bits);
+        one.into_iter()
+            .chain(labels)
+            .chain(selectors)
+            .for_each(|bits| bits.remove(node));
     }
 
     /// Words of every set.
@@ -441,6 +617,13 @@ impl Universe {
     }
 }
 
+/// Hosts without the firewall.
+pub(crate) fn weak_hosts(estate: &Estate) -> Vec<bool> {
+    let lacks = |controls: &[String]| !controls.iter().any(|one| one == ControlName::FIREWALL);
+    let hosts = estate.hosts.iter();
+    hosts.map(|host| lacks(&host.controls)).collect()
+}
+
 fn members(estate: &Estate) -> Vec<Member> {
     let hosts: HashMap<&str, u32> = estate
         .hosts
@@ -455,6 +638,7 @@ fn members(estate: &Estate) -> Vec<Member> {
         address: guest.addresses.first().copied(),
         host: guest.host.as_ref().and_then(place),
         may_run_on: guest.may_run_on.iter().filter_map(place).collect(),
+        weak: Weak::default(),
     });
     let devices = estate.hosts.iter().filter(|host| host.bound);
     let devices = devices.map(|host| Member {
@@ -463,8 +647,14 @@ fn members(estate: &Estate) -> Vec<Member> {
         address: host.addresses.first().copied(),
         host: place(&host.name),
         may_run_on: place(&host.name).into_iter().collect(),
+        weak: Weak::default(),
     });
-    guests.chain(devices).collect()
+    let mut members: Vec<Member> = guests.chain(devices).collect();
+    let weak_hosts = weak_hosts(estate);
+    for member in &mut members {
+        member.weak = Weak::of(member, &weak_hosts);
+    }
+    members
 }
 
 /// Addresses that are no outside addresses. A device that is not bound is an address as any other.

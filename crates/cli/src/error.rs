@@ -40,6 +40,12 @@ pub enum CliError {
     /// The tables of a policy do not fit.
     #[error("the policy cannot be compiled")]
     Compile(#[from] lictor_policy::CompileError),
+    /// A release whose policy does not hold together.
+    #[error(transparent)]
+    Broken(#[from] lictor_policy::BrokenTables),
+    /// The estate or the policy is too large to be analysed.
+    #[error("the policy cannot be analysed")]
+    Analysis(#[from] lictor_analysis::AnalysisError),
     /// A release is not one that an agent would load.
     #[error("the release does not count")]
     Release(#[from] lictor_wire::ReleaseRefused),

@@ -12,8 +12,8 @@ use crate::release::Draft;
 use crate::{CliError, Setting, site, texts};
 use clap::Args;
 use lictor_policy::evaluate::{Question, Ruling, Step, evaluate};
-use lictor_policy::{Compiled, Date, End, Labels, Mode, Policy, PortRange};
-use lictor_types::{Direction, IdentityId, Protocol, Reason, RuleId, Verdict, Would};
+use lictor_policy::{Compiled, Date, End, Labels, Mode, Policy, PortRange, Tables};
+use lictor_types::{Direction, HostTables, IdentityId, Protocol, Reason, RuleId, Verdict, Would};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -279,6 +279,7 @@ impl Readers<'_> {
             ingress: answer.ingress.map(side),
         });
         let tables = self.compiled.map(|compiled| look_up(compiled, question));
+        let tables = tables.transpose()?;
         let (sides, by) = match (reference, tables) {
             (Some(one), Some(other)) if one != other => {
                 let what = format!(
@@ -392,7 +393,8 @@ fn said(verdict: Verdict, rule: Option<RuleId>) -> Side {
 }
 
 /// What a host that loaded the release finds.
-fn look_up(compiled: &Compiled, question: &Question) -> Sides {
+fn look_up(compiled: &Compiled, question: &Question) -> Result<Sides, CliError> {
+    let tables = Tables::of(compiled)?;
     let identity = |end: &End| match end {
         End::Guest(labels) => compiled.identity_of(labels).unwrap_or(IdentityId::WORLD),
         End::Address(address) => compiled
@@ -411,10 +413,13 @@ fn look_up(compiled: &Compiled, question: &Question) -> Sides {
         range.protocol == question.protocol && (range.first..=range.last).contains(&question.port)
     });
     let at = |local, peer, direction| {
-        let decision = compiled.decisions_for(&[local]).find(|row| {
-            let same = row.peer == peer && row.direction == direction;
-            same && atom.is_some_and(|range| range.atom == row.atom) && !ended.contains(&row.rule)
-        });
+        let rows = HostTables {
+            decisions: tables.decisions(local),
+            ..HostTables::empty()
+        };
+        let key = (local, peer, direction);
+        let decision = atom.and_then(|range| rows.decide(key, range.atom));
+        let decision = decision.filter(|row| !ended.contains(&row.rule));
         let one = Side {
             would: decision.and_then(|row| row.would),
             ..said(
@@ -437,12 +442,12 @@ fn look_up(compiled: &Compiled, question: &Question) -> Sides {
     };
     let guest = |end: &End| matches!(end, End::Guest(_));
     let (source, destination) = (&question.source, &question.destination);
-    Sides {
+    Ok(Sides {
         egress: guest(&question.source)
             .then(|| at(identity(source), peer(destination), Direction::Egress)),
         ingress: guest(&question.destination)
             .then(|| at(identity(destination), peer(source), Direction::Ingress)),
-    }
+    })
 }
 
 /// Allow if every end that is a guest allows.

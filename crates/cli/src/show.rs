@@ -27,7 +27,7 @@ pub(crate) fn head(draft: &Draft, page: Page) -> Page {
         ("compiled for", policy.date.into()),
         ("rules", policy.rules.len().into()),
         ("identities", policy.identities.len().into()),
-        ("decisions", policy.decisions.len().into()),
+        ("rules in force", policy.lines.len().into()),
         ("hosts", release.roster.len().into()),
         ("delegations", release.delegations.len().into()),
     ])
@@ -47,7 +47,7 @@ pub(crate) fn head_value(draft: &Draft) -> Value {
         "digest": draft.digest, "deployment": deployment, "generation": generation,
         "policy": policy.policy, "version": policy.version, "source": policy.source,
         "date": policy.date, "rules": policy.rules.len(), "identities": policy.identities.len(),
-        "decisions": policy.decisions.len(), "hosts": roster.len(),
+        "lines": policy.lines.len(), "hosts": roster.len(),
         "delegations": delegations.len(),
     })
 }
@@ -155,7 +155,7 @@ fn identities(policy: &Compiled, page: Page) -> Page {
         let marks: Vec<&str> = marks.map(|(_, mark)| *mark).collect();
         [
             one.id.into(),
-            members(one).into(),
+            members(policy, one).into(),
             Cell::optional((!marks.is_empty()).then(|| marks.join(" "))),
         ]
     });
@@ -167,16 +167,19 @@ fn identities(policy: &Compiled, page: Page) -> Page {
         .table(["prefix", "identity"], prefixes)
 }
 
-fn members(identity: &Identity) -> String {
+fn members(policy: &Compiled, identity: &Identity) -> String {
     let sets: Vec<String> = identity.labels.iter().map(text).collect();
     if sets.is_empty() {
-        return format!("outside: {}", identity.selectors.join(", "));
+        let selectors: Vec<_> = policy.selectors_of(identity).collect();
+        return format!("outside: {}", selectors.join(", "));
     }
     sets.join(" | ")
 }
 
 fn named(policy: &Compiled, id: IdentityId) -> String {
-    policy.identity(id).map_or_else(|| id.to_string(), members)
+    policy
+        .identity(id)
+        .map_or_else(|| id.to_string(), |one| members(policy, one))
 }
 
 fn failure(policy: &Compiled, page: Page) -> Page {

@@ -6,12 +6,19 @@ use crate::Error;
 use crate::abi;
 use crate::events::key_of;
 use crate::sessions::record;
-use crate::slots::{Spot, ticks};
+use crate::slots::ticks;
 use crate::vnic::Vnic;
 use lictor_types::{SessionKey, SessionRecord};
 use std::collections::HashSet;
 use std::hash::{BuildHasherDefault, Hasher};
-use std::ops::ControlFlow;
+use std::ops::Range;
+
+/// Buckets that are looked through at once while the guest runs.
+const STEP: usize = 64;
+/// The same while it stands still: what they may hold fits into the memory of an agent.
+const FAST_STEP: usize = 65_536;
+/// Processors that look through a table together; more wait for memory.
+const THREADS_MAX: usize = 4;
 
 /// A session's name in rounds: both ends of a move compute it from its key, and no guest can make
 /// two sessions of one name. Zero is nobody's.
@@ -118,33 +125,18 @@ impl Told {
             .reserve(if self.known.is_empty() { slots / 2 } else { 0 });
     }
 
-    /// What of a slot was not told yet.
-    #[inline]
-    fn look(
-        &mut self,
-        spot: &Spot<'_>,
-        (table, now): (u32, u64),
-        fingerprint: &impl Fn(&SessionKey) -> Fingerprint,
-    ) -> Option<SessionRecord> {
-        let index = spot.index();
-        let before = self.slots[table as usize][index];
-        let Some(seen) = spot.seen() else {
-            if before != 0 {
-                self.stays((table, index), 0);
-            }
-            return None;
-        };
-        // The clock is coarse: a packet within the round's own tick counts as later.
-        let later = seen.wrapping_sub(self.since).cast_signed() >= 0;
-        if before != 0 && !later {
-            return None;
+    /// Notes what was found in a step. Says whether it was the round's last one.
+    fn take(&mut self, step: Step, changes: Vec<(usize, Fingerprint)>) -> bool {
+        for (index, who) in changes {
+            self.stays((step.table, index), who);
         }
-        let found = spot.read();
-        // It may have expired, or ended while it was read.
-        let found = found.and_then(|(key, session)| record(&key, &session, now));
-        let who = found.map_or(0, |found| fingerprint(&found.key));
-        self.stays((table, index), who);
-        found
+        self.bucket = step.buckets.end;
+        let slots = &self.slots[step.table as usize];
+        if self.bucket * abi::BUCKET_SLOTS >= slots.len() {
+            self.tables.pop();
+            self.bucket = 0;
+        }
+        self.tables.is_empty()
     }
 
     fn end(&mut self) -> Vec<Fingerprint> {
@@ -162,7 +154,7 @@ impl Vnic {
         self.sessions.each(|key, _| sink(key_of(key)));
     }
 
-    /// Goes on with a round, or begins one, until another bucket could make it more than `max`
+    /// Goes on with a round, or begins one, until another step could make it more than `max`
     /// records.
     pub(crate) fn export_part(
         &self,
@@ -170,30 +162,117 @@ impl Vnic {
         max: usize,
         fingerprint: impl Fn(&SessionKey) -> Fingerprint,
     ) -> Result<Part, Error> {
-        let now = self.now()?;
         let mut part = Part::default();
-        if !told.within_round() {
-            told.begin(now, self.sessions.sizes());
-            told.bucket = 0;
-        }
-        while let Some(table) = told.tables.last().copied() {
-            let rest = self.sessions.walk(table, told.bucket, |spot| {
-                let found = told.look(&spot, (table, now), &fingerprint);
-                part.records.extend(found);
-                if part.records.len() + abi::BUCKET_SLOTS <= max {
-                    ControlFlow::Continue(())
-                } else {
-                    ControlFlow::Break(())
-                }
-            });
-            if let Some(bucket) = rest {
-                told.bucket = bucket;
-                return Ok(part);
+        while part.records.len() + STEP * abi::BUCKET_SLOTS <= max.max(STEP * abi::BUCKET_SLOTS) {
+            let (now, step) = (self.now()?, self.step(told, STEP)?);
+            let found = self.differences(told, step.clone(), (now, &fingerprint));
+            part.records.extend(found.records);
+            if told.take(step, found.changes) {
+                part.gone = Some(told.end());
+                break;
             }
-            told.tables.pop();
-            told.bucket = 0;
         }
-        part.gone = Some(told.end());
         Ok(part)
     }
+
+    /// As [`Vnic::export_part`], with all processors, for when a guest stands still: much of a
+    /// table at once.
+    pub(crate) fn export_fast(
+        &self,
+        told: &mut Told,
+        fingerprint: impl Fn(&SessionKey) -> Fingerprint + Sync,
+    ) -> Result<Part, Error> {
+        let mut part = Part::default();
+        let (now, step) = (self.now()?, self.step(told, FAST_STEP)?);
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let each = step.buckets.len().div_ceil(threads.min(THREADS_MAX)).max(1);
+        let starts = step.buckets.clone().step_by(each);
+        let shares: Vec<_> = starts.map(|start| step.from(start, each)).collect();
+        let look = |share: Step| self.differences(told, share, (now, &fingerprint));
+        let found: Vec<Found> = std::thread::scope(|scope| {
+            let (first, others) = shares
+                .split_first()
+                .map_or((None, [].as_slice()), |(one, more)| {
+                    (Some(one.clone()), more)
+                });
+            let others: Vec<_> = others
+                .iter()
+                .map(|share| scope.spawn(|| look(share.clone())))
+                .collect();
+            let first = first.map(look);
+            let joined = others.into_iter().map(|thread| {
+                thread
+                    .join()
+                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            });
+            first.into_iter().chain(joined).collect()
+        });
+        let mut changes = Vec::new();
+        for one in found {
+            part.records.extend(one.records);
+            changes.extend(one.changes);
+        }
+        if told.take(step, changes) {
+            part.gone = Some(told.end());
+        }
+        Ok(part)
+    }
+
+    /// What comes next of a round.
+    fn step(&self, told: &mut Told, most: usize) -> Result<Step, Error> {
+        if !told.within_round() {
+            told.begin(self.now()?, self.sessions.sizes());
+        }
+        let table = told.tables.last().copied().unwrap_or_default();
+        let buckets = told.slots[table as usize].len() / abi::BUCKET_SLOTS;
+        let end = buckets.min(told.bucket + most);
+        Ok(Step {
+            table,
+            buckets: told.bucket..end,
+        })
+    }
+
+    fn differences(
+        &self,
+        told: &Told,
+        step: Step,
+        (now, fingerprint): (u64, &impl Fn(&SessionKey) -> Fingerprint),
+    ) -> Found {
+        let mut found = Found::default();
+        let slots = step.buckets.start * abi::BUCKET_SLOTS..step.buckets.end * abi::BUCKET_SLOTS;
+        let known = &told.slots[step.table as usize][slots];
+        let of_step = (step.table, step.buckets);
+        self.sessions
+            .differences(of_step, known, told.since, |index, session| {
+                // It may have expired, or ended while it was read.
+                let session = session.and_then(|(key, session)| record(&key, &session, now));
+                let who = session.map_or(0, |session| fingerprint(&session.key));
+                found.changes.push((index, who));
+                found.records.extend(session);
+            });
+        found
+    }
+}
+
+/// Some buckets of a table.
+#[derive(Debug, Clone)]
+struct Step {
+    table: u32,
+    buckets: Range<usize>,
+}
+
+impl Step {
+    fn from(&self, start: usize, most: usize) -> Self {
+        Self {
+            table: self.table,
+            buckets: start..self.buckets.end.min(start + most),
+        }
+    }
+}
+
+/// What was found in a step: sessions, and who is in which slot now.
+#[derive(Debug, Default)]
+struct Found {
+    records: Vec<SessionRecord>,
+    changes: Vec<(usize, Fingerprint)>,
 }

@@ -154,12 +154,15 @@ fn an_imported_session_is_judged_by_this_host() {
     bench.check("policy does not", Direction::Egress, &other, "deny revoked");
 }
 
-/// One round to its end in parts of at least one record: the local ports of what was told, and the
+/// One round to its end in the smallest parts or fast: the local ports of what was told, and the
 /// fingerprints of what has gone.
-fn round(bench: &Bench, told: &mut Told) -> (BTreeSet<u16>, Vec<u64>) {
+fn round(bench: &Bench, told: &mut Told, fast: Fast) -> (BTreeSet<u16>, Vec<u64>) {
     let mut ports = BTreeSet::new();
     loop {
-        let part = bench.datapath.export_part((VNIC, told), 1, port_of);
+        let part = match fast {
+            Fast::Yes => bench.datapath.export_fast((VNIC, told), port_of),
+            Fast::No => bench.datapath.export_part((VNIC, told), 1, port_of),
+        };
         let part = part.expect("exports");
         ports.extend(part.records.iter().map(|record| record.key.local_port));
         if let Some(mut gone) = part.gone {
@@ -168,6 +171,12 @@ fn round(bench: &Bench, told: &mut Told) -> (BTreeSet<u16>, Vec<u64>) {
         }
         assert!(told.within_round());
     }
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Fast {
+    Yes,
+    No,
 }
 
 fn port_of(key: &SessionKey) -> u64 {
@@ -179,21 +188,28 @@ fn a_round_tells_what_changed_since_the_one_before_and_what_is_gone() {
     if !privileged() {
         return;
     }
+    [Fast::Yes, Fast::No].into_iter().for_each(rounds);
+}
+
+fn rounds(fast: Fast) {
     let mut bench = Bench::new();
     let records: Vec<SessionRecord> = (10..14).map(record).collect();
     bench.datapath.import(VNIC, &records).expect("imports");
     let mut told = Told::default();
     let all = BTreeSet::from([10, 11, 12, 13]);
-    assert_eq!(round(&bench, &mut told), (all.clone(), vec![]));
+    assert_eq!(round(&bench, &mut told, fast), (all.clone(), vec![]));
     // What was heard of within the tick in which a round begins is told again.
     std::thread::sleep(Duration::from_millis(5));
-    assert_eq!(round(&bench, &mut told), (BTreeSet::new(), vec![]));
+    assert_eq!(round(&bench, &mut told, fast), (BTreeSet::new(), vec![]));
 
     bench.check("new", Direction::Egress, &query(5), "allow policy-allow");
     let key = [records[1].key];
     let removed = bench.datapath.remove_sessions(VNIC, &key);
     assert_eq!(removed.expect("removes"), 1);
-    assert_eq!(round(&bench, &mut told), (BTreeSet::from([5]), vec![11]));
+    assert_eq!(
+        round(&bench, &mut told, fast),
+        (BTreeSet::from([5]), vec![11])
+    );
     assert_eq!(told.count(), 4);
 
     // One that ended and began again is told, and is not gone.
@@ -204,7 +220,7 @@ fn a_round_tells_what_changed_since_the_one_before_and_what_is_gone() {
         ..record(12)
     };
     bench.datapath.import(VNIC, &[again]).expect("imports");
-    let (ports, gone) = round(&bench, &mut told);
+    let (ports, gone) = round(&bench, &mut told, fast);
     assert!(
         ports.contains(&12) && gone.is_empty(),
         "{ports:?}, {gone:?}"
@@ -213,12 +229,12 @@ fn a_round_tells_what_changed_since_the_one_before_and_what_is_gone() {
 
     // In another table everything that lasts is somewhere else, but nothing is gone.
     bench.datapath.resize(VNIC, 4_096).expect("resizes");
-    let (ports, gone) = round(&bench, &mut told);
+    let (ports, gone) = round(&bench, &mut told, fast);
     let there = BTreeSet::from([10, 12, 13]);
     assert_eq!((ports, gone, told.count()), (there, vec![], 4));
     bench.datapath.purge(VNIC).expect("purges");
     let everybody = vec![5, 10, 12, 13];
-    assert_eq!(round(&bench, &mut told), (BTreeSet::new(), everybody));
+    assert_eq!(round(&bench, &mut told, fast), (BTreeSet::new(), everybody));
     assert_eq!(told.count(), 0);
 }
 

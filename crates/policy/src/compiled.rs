@@ -3,7 +3,7 @@
 
 use crate::{Action, At, Cause, Choice, ControlName, Date, Days, Labels, Log, Mode, OnExpiry};
 use ipnet::IpNet;
-use lictor_types::{AtomRange, Decision, Digest, IdentityId, RuleId};
+use lictor_types::{AtomId, AtomRange, Digest, IdentityId, RuleId};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
@@ -27,8 +27,15 @@ pub struct Compiled {
     pub prefixes: Vec<PrefixRow>,
     /// Runs of ports that no rule tells apart.
     pub atoms: Vec<AtomRange>,
-    /// What is allowed or denied by a rule, sorted. Absent means the default deny.
-    pub decisions: Vec<Decision>,
+    /// The selectors that tell ends apart, as text, sorted.
+    pub selectors: Vec<String>,
+    /// The selectors that match [`IdentityId::WORLD`], by their places.
+    pub world: Vec<u32>,
+    /// The services that rules name, by their texts.
+    pub services: Vec<ServiceRow>,
+    /// The rules in force, in the order of evaluation. [`crate::Tables`] makes the decisions of a
+    /// class of them.
+    pub lines: Vec<LineRow>,
     /// Whether packets that no rule names are reported as events.
     pub baseline_log: Log,
     /// What guests need from their hosts, by identity.
@@ -45,6 +52,33 @@ pub struct Compiled {
     pub intents: Vec<IntentText>,
     /// What had passed its last day when this was compiled.
     pub expired: Vec<Expired>,
+}
+
+/// A rule in force.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LineRow {
+    /// Which rule.
+    pub rule: RuleId,
+    /// Of each ordered stage the first line that matches decides, or passes to the next stage. The
+    /// largest number is the stage of application rules, of which any allows.
+    pub stage: u32,
+    /// Who begins: a selector, by its place.
+    pub from: u32,
+    /// Who is asked.
+    pub to: u32,
+    /// The ports: a service, by its place.
+    pub service: u32,
+}
+
+/// The atoms of a service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ServiceRow {
+    /// Its text.
+    pub service: String,
+    /// What it covers, sorted.
+    pub atoms: Vec<AtomId>,
 }
 
 /// A rule, for people and reports.
@@ -106,6 +140,22 @@ pub struct RuleInfo {
     pub text: String,
 }
 
+impl RuleInfo {
+    /// Whether another one of the same name says the same: neither the place of a rule in the text
+    /// nor the layout of it means anything.
+    #[must_use]
+    pub fn means_the_same(&self, other: &Self) -> bool {
+        let placed = Self {
+            order: other.order,
+            line: other.line,
+            file: other.file.clone(),
+            text: other.text.clone(),
+            ..self.clone()
+        };
+        placed == *other
+    }
+}
+
 /// A class of guests or of outside addresses that the policy cannot tell apart.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -118,8 +168,8 @@ pub struct Identity {
     pub quarantine: bool,
     /// Whether it is in a sensitive scope.
     pub sensitive: bool,
-    /// Selectors of the policy that match it, as text.
-    pub selectors: Vec<String>,
+    /// The selectors that match it, by their places in [`Compiled::selectors`].
+    pub selectors: Vec<u32>,
 }
 
 /// Outside addresses and their class.
@@ -268,17 +318,10 @@ impl Compiled {
         self.identities.get(index)
     }
 
-    /// The decisions of these local classes.
-    pub fn decisions_for(&self, local: &[IdentityId]) -> impl Iterator<Item = Decision> {
-        local.iter().flat_map(|id| {
-            let first = self
-                .decisions
-                .partition_point(|decision| decision.local < *id);
-            let last = self
-                .decisions
-                .partition_point(|decision| decision.local <= *id);
-            self.decisions[first..last].iter().copied()
-        })
+    /// The selectors that match a class, as text.
+    pub fn selectors_of<'a>(&'a self, identity: &'a Identity) -> impl Iterator<Item = &'a str> {
+        let places = identity.selectors.iter();
+        places.filter_map(|place| self.selectors.get(*place as usize).map(String::as_str))
     }
 
     /// The rule with this number. `None` for [`RuleId::DEFAULT`] and unknown numbers.

@@ -1,13 +1,14 @@
 //! Every pair that a policy lets begin a session, with its ports. Computed from the tables, so that
 //! what is listed is what is loaded.
 
-use crate::{Compiled, Date, Estate, PortRange, Service};
+use crate::{BrokenTables, Compiled, Date, Estate, PortRange, Service, Tables};
 use ipnet::IpNet;
-use lictor_types::{AtomId, Decision, Direction, IdentityId, Protocol, Verdict};
+use lictor_types::{AtomId, Direction, IdentityId, Protocol};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::rc::Rc;
 
 /// Pairs that are listed at most.
 pub const CONNECTIONS_MAX: usize = 4_194_304;
@@ -48,17 +49,12 @@ pub enum ConnectivityError {
     /// A guest of the estate was not compiled in.
     #[error("guest {0} has labels that the policy was not compiled for")]
     Unknown(String),
+    /// The compiled policy does not hold together.
+    #[error(transparent)]
+    Broken(#[from] BrokenTables),
     /// The list would be too long.
     #[error("more than {CONNECTIONS_MAX} pairs are allowed; list a part of the estate")]
     TooMany,
-}
-
-/// What one end lets pass toward, or from, a peer.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Open {
-    Atoms(BTreeSet<AtomId>),
-    /// In observe mode.
-    All,
 }
 
 /// Lists every allowed pair of an estate on a day, sorted. Guests in quarantine are in none.
@@ -70,18 +66,20 @@ pub fn connectivity(
     estate: &Estate,
     date: Date,
 ) -> Result<Vec<Connection>, ConnectivityError> {
-    let tables = Tables::of(compiled, date);
+    let tables = Tables::of(compiled)?;
+    let known = tables.by_labels();
     let mut ends: BTreeMap<IdentityId, Vec<&str>> = BTreeMap::new();
     for (name, labels) in estate.ends() {
         let unknown = || ConnectivityError::Unknown(name.to_owned());
-        let id = compiled.identity_of(&labels).ok_or_else(unknown)?;
+        let id = known.get(&labels).copied().ok_or_else(unknown)?;
         ends.entry(id).or_default().push(name);
     }
     let runs = runs(compiled);
+    let mut open = Opened::of(&tables, date, ends.keys().copied());
     let mut list = Vec::new();
     for (id, names) in &ends {
         for (peer, others) in &ends {
-            let service = tables.both(*id, *peer);
+            let service = open.both(*id, *peer);
             if service.ranges().is_empty() {
                 continue;
             }
@@ -91,12 +89,12 @@ pub fn connectivity(
             for (from, to) in pairs {
                 if from != to {
                     let (from, to) = (Peer::Guest((*from).into()), Peer::Guest((*to).into()));
-                    push(&mut list, from, to, &service)?;
+                    push(&mut list, from, to, service)?;
                 }
             }
         }
         for direction in [Direction::Egress, Direction::Ingress] {
-            for (first, last, service) in outside(&tables, &runs, *id, direction) {
+            for (first, last, service) in outside(&mut open, &runs, *id, direction) {
                 for name in names {
                     let own = Peer::Guest((*name).into());
                     let out = Peer::Outside(first, last);
@@ -126,71 +124,101 @@ fn push(
     Ok(())
 }
 
-struct Tables<'a> {
+/// A list of atoms, by its place. 0 is everything: the end is only observed.
+type List = u32;
+
+/// What each end lets pass toward, or from, each class. Lists that are alike are kept once.
+struct Opened<'a> {
     compiled: &'a Compiled,
-    rows: HashMap<(IdentityId, IdentityId, Direction), BTreeSet<AtomId>>,
-    observed: BTreeSet<IdentityId>,
+    lists: Vec<Vec<AtomId>>,
+    of: HashMap<(IdentityId, Direction), Rc<[List]>>,
+    places: HashMap<IdentityId, usize>,
+    services: HashMap<(List, List), Service>,
 }
 
-impl<'a> Tables<'a> {
-    fn of(compiled: &'a Compiled, date: Date) -> Self {
+impl<'a> Opened<'a> {
+    fn of(tables: &Tables<'a>, date: Date, ids: impl Iterator<Item = IdentityId>) -> Self {
+        let compiled = tables.compiled();
         let ended = compiled.ended_by(date);
-        let mut rows: HashMap<_, BTreeSet<AtomId>> = HashMap::new();
-        let live = |row: &&Decision| row.verdict == Verdict::Allow && !ended.contains(&row.rule);
-        for row in compiled.decisions.iter().filter(live) {
-            let key = (row.local, row.peer, row.direction);
-            rows.entry(key).or_default().insert(row.atom);
+        let mut lists = vec![Vec::new()];
+        let mut known: HashMap<Vec<AtomId>, List> = HashMap::new();
+        let mut of = HashMap::new();
+        // Classes that differ in nothing that rules say share what they let pass.
+        let mut shared: BTreeSet<Rc<[List]>> = BTreeSet::new();
+        for id in ids {
+            let observed = compiled.observed_on(id, date).is_some();
+            for direction in [Direction::Egress, Direction::Ingress] {
+                let open = tables.open(id, direction, &ended);
+                let places: Vec<List> = open
+                    .lists
+                    .into_iter()
+                    .map(|list| match observed {
+                        true => 0,
+                        false => *known.entry(list).or_insert_with_key(|list| {
+                            lists.push(list.clone());
+                            u32::try_from(lists.len() - 1).unwrap_or(u32::MAX)
+                        }),
+                    })
+                    .collect();
+                let peers: Rc<[List]> = open
+                    .of
+                    .iter()
+                    .map(|group| places[*group as usize])
+                    .collect();
+                shared.insert(Rc::clone(&peers));
+                let peers = shared.get(&peers).unwrap_or(&peers);
+                of.insert((id, direction), Rc::clone(peers));
+            }
         }
-        let ids = compiled.identities.iter().map(|one| one.id);
-        let observed = ids
-            .filter(|id| compiled.observed_on(*id, date).is_some())
-            .collect();
+        let identities = compiled.identities.iter().map(|one| one.id);
+        let places = [IdentityId::WORLD].into_iter().chain(identities).zip(0..);
         Self {
             compiled,
-            rows,
-            observed,
+            lists,
+            of,
+            places: places.collect(),
+            services: HashMap::new(),
         }
     }
 
-    fn open(&self, local: IdentityId, peer: IdentityId, direction: Direction) -> Open {
-        if self.observed.contains(&local) {
-            return Open::All;
-        }
-        Open::Atoms(
-            self.rows
-                .get(&(local, peer, direction))
-                .cloned()
-                .unwrap_or_default(),
-        )
+    fn list(&self, local: IdentityId, peer: IdentityId, direction: Direction) -> List {
+        let lists = &self.of[&(local, direction)];
+        lists[self.places[&peer]]
     }
 
     /// What both ends let pass.
-    fn both(&self, from: IdentityId, to: IdentityId) -> Service {
-        let egress = self.open(from, to, Direction::Egress);
-        let ingress = self.open(to, from, Direction::Ingress);
-        self.service(&match (egress, ingress) {
-            (Open::Atoms(one), Open::Atoms(other)) => {
-                Open::Atoms(one.intersection(&other).copied().collect())
-            }
-            (Open::All, other) | (other, Open::All) => other,
-        })
+    fn both(&mut self, from: IdentityId, to: IdentityId) -> &Service {
+        let egress = self.list(from, to, Direction::Egress);
+        let ingress = self.list(to, from, Direction::Ingress);
+        self.service((egress, ingress))
     }
 
-    fn service(&self, open: &Open) -> Service {
-        let Open::Atoms(atoms) = open else {
-            return Service::any();
-        };
-        let inside = self
-            .compiled
-            .atoms
-            .iter()
-            .filter(|range| range.protocol != Protocol::Ether && atoms.contains(&range.atom));
-        let range = |range: &lictor_types::AtomRange| PortRange {
-            protocol: range.protocol,
-            first: range.first,
-            last: range.last,
-        };
-        Service::new(inside.map(range).collect())
+    /// What one end lets pass.
+    fn one(&mut self, local: IdentityId, peer: IdentityId, direction: Direction) -> &Service {
+        let list = self.list(local, peer, direction);
+        self.service((list, 0))
+    }
+
+    fn service(&mut self, (one, other): (List, List)) -> &Service {
+        let (compiled, lists) = (self.compiled, &self.lists);
+        self.services.entry((one, other)).or_insert_with(|| {
+            if (one, other) == (0, 0) {
+                return Service::any();
+            }
+            let holds = |list: List, atom: &AtomId| {
+                list == 0 || lists[list as usize].binary_search(atom).is_ok()
+            };
+            let inside = compiled.atoms.iter().filter(|range| {
+                let both = holds(one, &range.atom) && holds(other, &range.atom);
+                both && range.protocol != Protocol::Ether
+            });
+            let range = |range: &lictor_types::AtomRange| PortRange {
+                protocol: range.protocol,
+                first: range.first,
+                last: range.last,
+            };
+            Service::new(inside.map(range).collect())
+        })
     }
 }
 
@@ -265,7 +293,7 @@ fn address(bits: u128, v4: bool) -> IpAddr {
 
 /// Runs of outside addresses with the same ports, as long as they can be, without those with none.
 fn outside(
-    tables: &Tables<'_>,
+    open: &mut Opened<'_>,
     runs: &[(IpAddr, IpAddr, IdentityId)],
     local: IdentityId,
     direction: Direction,
@@ -276,7 +304,7 @@ fn outside(
     for (first, last, peer) in runs {
         let service = known
             .entry(*peer)
-            .or_insert_with(|| tables.service(&tables.open(local, *peer, direction)));
+            .or_insert_with(|| open.one(local, *peer, direction).clone());
         if service.ranges().is_empty() {
             joined = false;
             continue;

@@ -49,6 +49,20 @@ impl Date {
         u8::try_from((sunday_first + 6) % 7).unwrap_or(0)
     }
 
+    /// How many days it lies after another one.
+    #[must_use]
+    pub fn days_after(self, other: Self) -> i64 {
+        self.number() - other.number()
+    }
+
+    /// Days since some day long ago: Hinnant's `days_from_civil`, with March as the first month.
+    fn number(self) -> i64 {
+        let (month, day) = (i64::from(self.month), i64::from(self.day));
+        let year = i64::from(self.year) - i64::from(month < 3);
+        let months = (month + 9) % 12;
+        year * 365 + year / 4 - year / 100 + year / 400 + (153 * months + 2) / 5 + day
+    }
+
     /// The UTC day of a Unix time. Days past the year 9999 give its last day.
     #[must_use]
     pub fn from_unix_seconds(seconds: u64) -> Self {
@@ -182,5 +196,18 @@ mod tests {
         check(951_868_800, "2000-03-01");
         check(1_795_564_800, "2026-11-25");
         check(u64::MAX, "9999-12-31");
+    }
+
+    #[test]
+    fn days_between_are_those_of_the_calendar() {
+        let check = |one: &str, other: &str, expected| {
+            let date = |text: &str| text.parse::<Date>().expect("a date");
+            assert_eq!(date(one).days_after(date(other)), expected, "{one} {other}");
+        };
+        check("2026-11-24", "2026-11-24", 0);
+        check("2027-01-01", "2026-12-31", 1);
+        check("2028-03-01", "2028-02-28", 2);
+        check("2100-03-01", "2100-02-28", 1);
+        check("1970-01-01", "2026-11-24", -20_781);
     }
 }

@@ -1,7 +1,7 @@
-//! What differs between two compiled policies: what a host has to change, and what a person reads
-//! before the new one is signed.
+//! What differs between two compiled policies: what a person reads before the new one is signed,
+//! and what a host has to change.
 
-use crate::Compiled;
+use crate::{Compiled, RuleInfo, Tables};
 use lictor_types::{Decision, IdentityId};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,69 +22,75 @@ pub struct Delta {
     pub identities_removed: Vec<IdentityId>,
     /// Whether the ports are cut otherwise: then atoms have other numbers, and every row is new.
     pub atoms_changed: bool,
-    /// Decisions that are new or say something else.
-    pub decisions_added: Vec<Decision>,
-    /// Decisions that are gone, or said something else.
-    pub decisions_removed: Vec<Decision>,
 }
 
 impl Delta {
-    /// From an older policy to a newer one. Applying it to the older one's decisions gives the
-    /// newer one's.
+    /// From an older policy to a newer one.
     #[must_use]
     pub fn of(old: &Compiled, new: &Compiled) -> Self {
-        // Neither the place of a rule in the text nor the layout of it means anything.
-        let rules = |compiled: &Compiled| -> BTreeMap<String, String> {
-            let meaning = |rule: &crate::RuleInfo| {
-                let plain = crate::RuleInfo {
-                    order: 0,
-                    line: 0,
-                    file: None,
-                    text: String::new(),
-                    ..rule.clone()
-                };
-                serde_json::to_string(&plain).expect("only string keys")
-            };
-            let each = compiled.rules.iter();
-            each.map(|rule| (rule.name.clone(), meaning(rule)))
-                .collect()
+        let (before, after) = (by_name(old), by_name(new));
+        let missing = |one: &BTreeMap<&str, &RuleInfo>, other: &BTreeMap<&str, &RuleInfo>| {
+            let names = one.keys().filter(|name| !other.contains_key(*name));
+            names.map(|name| (*name).to_owned()).collect()
         };
-        let (before, after) = (rules(old), rules(new));
+        let changed = before.iter().filter(|(name, rule)| {
+            let other = after.get(*name);
+            other.is_some_and(|other| !rule.means_the_same(other))
+        });
         let ids = |compiled: &Compiled| -> BTreeSet<IdentityId> {
             compiled.identities.iter().map(|one| one.id).collect()
         };
         let (known, now) = (ids(old), ids(new));
-        let rows = |compiled: &Compiled| -> BTreeSet<Decision> {
-            compiled.decisions.iter().copied().collect()
-        };
-        let (had, has) = (rows(old), rows(new));
-        let missing = |one: &BTreeMap<String, String>, other: &BTreeMap<String, String>| {
-            let names = one.keys().filter(|name| !other.contains_key(*name));
-            names.cloned().collect()
-        };
-        let changed = before
-            .iter()
-            .filter(|(name, text)| after.get(*name).is_some_and(|other| other != *text));
         Self {
             rules_added: missing(&after, &before),
             rules_removed: missing(&before, &after),
-            rules_changed: changed.map(|(name, _)| name.clone()).collect(),
+            rules_changed: changed.map(|(name, _)| (*name).to_owned()).collect(),
             identities_added: now.difference(&known).copied().collect(),
             identities_removed: known.difference(&now).copied().collect(),
             atoms_changed: old.atoms != new.atoms,
-            decisions_added: has.difference(&had).copied().collect(),
-            decisions_removed: had.difference(&has).copied().collect(),
         }
     }
+}
 
-    /// The newer policy's decisions, made of the older one's.
+fn by_name(compiled: &Compiled) -> BTreeMap<&str, &RuleInfo> {
+    let rules = compiled.rules.iter();
+    rules.map(|rule| (rule.name.as_str(), rule)).collect()
+}
+
+/// The rows that a host with guests of some classes has to change.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct RowsDelta {
+    /// Decisions that are new or say something else.
+    pub added: Vec<Decision>,
+    /// Decisions that are gone, or said something else.
+    pub removed: Vec<Decision>,
+}
+
+impl RowsDelta {
+    /// From an older policy to a newer one, for these classes only.
+    #[must_use]
+    pub fn of(old: &Tables<'_>, new: &Tables<'_>, local: &BTreeSet<IdentityId>) -> Self {
+        let mut delta = Self::default();
+        for id in local {
+            let (had, has) = (old.decisions(*id), new.decisions(*id));
+            let missing = |one: &[Decision], other: &[Decision]| -> Vec<Decision> {
+                let gone = one.iter().filter(|row| other.binary_search(row).is_err());
+                gone.copied().collect()
+            };
+            delta.added.extend(missing(&has, &had));
+            delta.removed.extend(missing(&had, &has));
+        }
+        delta
+    }
+
+    /// The newer rows, made of the older ones.
     #[must_use]
     pub fn apply(&self, decisions: &[Decision]) -> Vec<Decision> {
         let mut rows: BTreeSet<Decision> = decisions.iter().copied().collect();
-        self.decisions_removed.iter().for_each(|row| {
+        self.removed.iter().for_each(|row| {
             rows.remove(row);
         });
-        rows.extend(self.decisions_added.iter().copied());
+        rows.extend(self.added.iter().copied());
         rows.into_iter().collect()
     }
 }

@@ -23,6 +23,7 @@ mod parse;
 mod sarif;
 mod selector;
 mod service;
+mod tables;
 mod window;
 
 pub mod evaluate;
@@ -30,13 +31,13 @@ pub mod syntax;
 
 pub use compile::{CompileError, CompileInput, compile};
 pub use compiled::{
-    ChoiceRow, Compiled, ControlRow, Cut, Expired, ExpiredAction, Identity, IntentText, ObserveRow,
-    PrefixRow, RuleInfo, ScopeMembers,
+    ChoiceRow, Compiled, ControlRow, Cut, Expired, ExpiredAction, Identity, IntentText, LineRow,
+    ObserveRow, PrefixRow, RuleInfo, ScopeMembers, ServiceRow,
 };
 pub use connectivity::{CONNECTIONS_MAX, Connection, ConnectivityError, Peer, connectivity};
 pub use date::{Date, DateError};
 pub use delegation::Delegation;
-pub use delta::Delta;
+pub use delta::{Delta, RowsDelta};
 pub use diagnostic::{Diagnostic, Severity, Span, render, render_parts};
 pub use estate::{ESTATE_ENTRIES_MAX, ESTATE_NAME_BYTES_MAX, Estate, EstateGuest, EstateHost};
 pub use failure::{Cause, Choice, UnknownName};
@@ -47,7 +48,8 @@ pub use model::{
     Labels, Log, Mode, Observation, OnExpiry, Policy, Rule, Scope, Tier, TierKind,
 };
 pub use parse::{Part, parse, parse_parts};
-pub use sarif::sarif;
+pub use sarif::{sarif, sarif_log, sarif_place};
 pub use selector::{End, Selector};
 pub use service::{PortRange, Service};
+pub use tables::{BrokenTables, Open, Tables};
 pub use window::{Days, DaysError};

@@ -38,5 +38,3 @@ pub const DIAGNOSTICS_MAX: usize = 100;
 pub const LABEL_SETS_MAX: usize = 65_536;
 /// Cuts listed for one expired rule; the rest is counted.
 pub const CUTS_MAX: usize = 64;
-/// Decisions in one compiled policy, over all identities.
-pub const DECISIONS_TOTAL_MAX: usize = 4_194_304;

@@ -5,7 +5,7 @@ use lictor_policy::{
     Cause, Choice, CompileInput, Compiled, ControlName, Date, End, Labels, Part, Policy, compile,
     parse, parse_parts, render, render_parts,
 };
-use lictor_types::{Protocol, Verdict};
+use lictor_types::{Direction, HostTables, Protocol, Verdict};
 use std::path::PathBuf;
 
 fn root() -> PathBuf {
@@ -85,10 +85,18 @@ fn check(policy: &Policy, flow: (&str, &str, Protocol, u16), expected: (Verdict,
         .iter()
         .find(|range| range.protocol == protocol && (range.first..=range.last).contains(&port));
     for (local, peer) in [(source, destination), (destination, source)] {
-        let row = compiled.decisions_for(&[local]).find(|row| {
-            let opened = (row.direction as u8 == 0) == (local == source);
-            row.peer == peer && opened && Some(row.atom) == atom.map(|range| range.atom)
-        });
+        let decisions = lictor_policy::Tables::of(&compiled)
+            .expect("as compiled")
+            .decisions(local);
+        let tables = HostTables {
+            decisions,
+            ..HostTables::empty()
+        };
+        let direction = match local == source {
+            true => Direction::Egress,
+            false => Direction::Ingress,
+        };
+        let row = atom.and_then(|range| tables.decide((local, peer, direction), range.atom));
         let found = row.map_or((Verdict::Deny, None), |row| (row.verdict, name(row.rule)));
         assert_eq!(found, expected, "{flow:?} at {local}");
     }

@@ -3,10 +3,10 @@
 
 use crate::{Binding, Bindings, VerifiedRelease};
 use ipnet::IpNet;
-use lictor_policy::{Compiled, Date};
+use lictor_policy::{BrokenTables, Compiled, Date, Tables};
 use lictor_types::{
-    AddressEntry, AddressKind, Decision, Digest, Epoch, HostId, HostTables, IdentityId, RuleId,
-    Segment, TableError, Verdict,
+    AddressEntry, AddressKind, AtomId, Decision, Digest, Epoch, HostId, HostTables, IdentityId,
+    RuleId, Segment, TableError, Verdict,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -25,6 +25,9 @@ pub enum PlanError {
     /// The tables do not fit or contradict each other.
     #[error("the tables of this host cannot be built")]
     Tables(#[from] TableError),
+    /// The release's policy was not made by the compiler.
+    #[error("the release's policy does not hold together")]
+    Broken(#[from] BrokenTables),
 }
 
 /// Builds the tables of one host: the addresses of every guest and every set, and the decisions of
@@ -90,7 +93,7 @@ pub fn host_tables(
         epoch: bindings.epoch(),
         addresses: without_shadowed_sets(once_for_each_group(addresses)),
         atoms: policy.atoms.clone(),
-        decisions: in_force(policy, &local, today),
+        decisions: in_force(policy, &local, today)?,
     };
     Ok(tables.canonical()?)
 }
@@ -149,23 +152,60 @@ fn once_for_each_group(addresses: Vec<AddressEntry>) -> Vec<AddressEntry> {
 /// The decisions of these classes without those of rules that have ended. What another rule would
 /// have said in the ended one's place, the release does not tell: until one is compiled for a later
 /// day, such traffic is denied.
-fn in_force(policy: &Compiled, local: &[IdentityId], today: Date) -> Vec<Decision> {
+fn in_force(
+    policy: &Compiled,
+    local: &[IdentityId],
+    today: Date,
+) -> Result<Vec<Decision>, BrokenTables> {
+    let tables = Tables::of(policy)?;
     let ended = policy.ended_by(today);
     let alive = |mut row: Decision| {
         row.would = row.would.filter(|would| !ended.contains(&would.rule));
         if !ended.contains(&row.rule) {
-            return Some(row);
+            return row;
         }
-        row.would?;
-        Some(Decision {
+        // The row stays: one about more peers or ports would answer in its place.
+        Decision {
             verdict: Verdict::Deny,
             rule: RuleId::DEFAULT,
+            log: row.log && row.would.is_some(),
             limit: 0,
             log_limit: 0,
             ..row
-        })
+        }
     };
-    policy.decisions_for(local).filter_map(alive).collect()
+    let rows = local.iter().flat_map(|local| tables.decisions(*local));
+    Ok(needed(rows.map(alive).collect()))
+}
+
+/// Leaves out denials that say no more than the default does: under them lies no row that says
+/// something else.
+fn needed(mut rows: Vec<Decision>) -> Vec<Decision> {
+    let bare = |row: &Decision| {
+        (row.verdict, row.rule, row.would) == (Verdict::Deny, RuleId::DEFAULT, None) && !row.log
+    };
+    let says = rows.iter().filter(|row| !bare(row)).map(Decision::key);
+    let says: BTreeSet<_> = says.collect();
+    rows.retain(|row| {
+        let (local, peer, direction, atom) = row.key();
+        // A row about a peer lies above everybody's rows, about whatever ports they are.
+        let everybody = |first, last| {
+            let key = |atom| (local, IdentityId::ANY, direction, atom);
+            says.range(key(first)..=key(last)).next().is_some()
+        };
+        let under = match (peer == IdentityId::ANY, atom == AtomId::ANY) {
+            (true, true) => false,
+            (true, false) => everybody(AtomId::ANY, AtomId::ANY),
+            (false, true) => everybody(AtomId::NONE, AtomId::ANY),
+            (false, false) => {
+                let own = (local, peer, direction, AtomId::ANY);
+                let all = everybody(AtomId::ANY, AtomId::ANY);
+                says.contains(&own) || everybody(atom, atom) || all
+            }
+        };
+        !bare(row) || under
+    });
+    rows
 }
 
 /// The digest of what the tables say about the guests of one class: the ports that no rule tells

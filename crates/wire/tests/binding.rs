@@ -3,14 +3,13 @@
 
 mod support;
 
-use lictor_policy::{Action, At, Date, Log, Mode, ObserveRow, OnExpiry, RuleInfo};
+use lictor_policy::{Action, At, Date, LineRow, Mode, ObserveRow, RuleInfo};
 use lictor_types::{
     AddressKind, Epoch, HostTables, Mac, RuleId, Segment, SharedId, Verdict, Vlan, VlanId, VnicId,
-    Would,
 };
 use lictor_wire::binding::{self, BindingLog};
 use lictor_wire::{LinkBinding, PlanError, VerifiedRelease, host_tables, release};
-use support::{CORP, DB, Installation, SET, host, labels};
+use support::{CORP, DB, Installation, SET, host, labels, line, rule};
 
 fn today() -> Date {
     Date::new(2026, 11, 24).expect("a day")
@@ -245,51 +244,32 @@ fn the_plan_has_each_guest_its_link_local_address_and_the_sets_of_its_segment() 
     assert_eq!(tables.decisions.len(), 2);
 }
 
-/// A rule that its tier drops after its last day.
-fn rule(id: u32, last: Date) -> RuleInfo {
-    RuleInfo {
-        id: RuleId(id),
-        name: "pay/portal".into(),
-        tier: "pay".into(),
-        order: 0,
-        action: Action::Allow,
-        from: "any".into(),
-        to: "any".into(),
-        service: "any".into(),
-        at: At::Both,
-        owner: None,
-        justification: None,
-        requirements: Vec::new(),
-        review_days: None,
-        expires: Some(last),
-        during: None,
-        log: Log::Off,
-        log_limit: None,
-        limit: None,
-        mode: Mode::Enforce,
-        on_expiry: OnExpiry::Drop,
-        touches_sensitive: false,
-        file: None,
-        line: 1,
-        text: String::new(),
-    }
-}
-
 #[test]
 fn what_has_a_last_day_ends_with_it_in_the_plan() {
     let here = Installation::new();
     let (mut draft, last) = (here.release(1), today());
-    draft.policy.rules = vec![rule(5, last)];
+    // At the end that begins a rule in observe mode would deny.
+    let observed = RuleInfo {
+        at: At::Egress,
+        mode: Mode::Observe,
+        ..rule(6, Action::Deny)
+    };
+    let ends = RuleInfo {
+        expires: Some(last),
+        ..rule(5, Action::Allow)
+    };
+    draft.policy.rules = vec![ends, observed];
+    let first = LineRow {
+        stage: 0,
+        ..line(6)
+    };
+    draft.policy.lines = vec![first, line(5)];
     draft.policy.observed = vec![ObserveRow {
         identity: DB,
         owner: "db@example.com".into(),
         justification: None,
         expires: Some(last),
     }];
-    draft.policy.decisions[1].would = Some(Would {
-        verdict: Verdict::Deny,
-        rule: RuleId(6),
-    });
     let mut envelope = draft.sign(&here.author);
     envelope.add_signature(&here.approver).expect("another key");
     let release = release::verify(&envelope, &here.trust(), None).expect("accepted");
@@ -303,15 +283,12 @@ fn what_has_a_last_day_ends_with_it_in_the_plan() {
     assert_eq!((on_time.decisions.len(), observed(&on_time)), (2, 2));
     let late = plan(Date::new(2026, 11, 25).expect("a day"));
     // What rules in observe mode would say of it stays, under the default deny.
-    let rows: Vec<_> = late
-        .decisions
-        .iter()
-        .map(|row| (row.verdict, row.rule))
+    let rows = late.decisions.iter();
+    let rows: Vec<_> = rows
+        .map(|row| (row.verdict, row.rule, row.would.map(|would| would.rule)))
         .collect();
-    assert_eq!(
-        (rows, observed(&late)),
-        (vec![(Verdict::Deny, RuleId::DEFAULT)], 0)
-    );
+    let denied = |would| (Verdict::Deny, RuleId::DEFAULT, would);
+    assert_eq!((rows, observed(&late)), (vec![denied(Some(RuleId(6)))], 0));
     assert_ne!(on_time.digest(), late.digest());
 }
 

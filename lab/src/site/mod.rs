@@ -198,9 +198,22 @@ impl Site {
     /// # Errors
     /// The manager refuses it.
     pub fn bind(&self, guest: &Guest) -> Result<()> {
+        self.bind_text(guest, &guest.toml()?)
+    }
+
+    /// The same, with another quota of sessions than the usual one.
+    ///
+    /// # Errors
+    /// The manager refuses it.
+    pub fn bind_with_quota(&self, guest: &Guest, sessions: u32) -> Result<()> {
+        let text = format!("{}sessions_max = {sessions}\n", guest.toml()?);
+        self.bind_text(guest, &text)
+    }
+
+    fn bind_text(&self, guest: &Guest, text: &str) -> Result<()> {
         let owner = &self.people.owner;
         let file = owner.dir().join(format!("{}.toml", guest.name));
-        std::fs::write(&file, guest.toml()?)?;
+        std::fs::write(&file, text)?;
         let mut bind = owner.lictor();
         bind.args(["guest", "bind"])
             .arg(&file)

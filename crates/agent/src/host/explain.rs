@@ -74,7 +74,10 @@ impl Words<'_> {
         });
         let sets: Vec<_> = sets.collect();
         match sets.as_slice() {
-            [] => format!("{id} ({})", identity.selectors.join(", ")),
+            [] => {
+                let selectors: Vec<_> = self.policy.selectors_of(identity).collect();
+                format!("{id} ({})", selectors.join(", "))
+            }
             sets => format!("{id} ({})", sets.join(" or ")),
         }
     }

@@ -8,7 +8,7 @@ use crate::moves::rounds::Next;
 use crate::moves::source;
 use lictor_datapath::Told;
 use lictor_evidence::MoveCopied;
-use lictor_types::{Digest, GuestId, HostId, SessionRecord, Tallies, VnicId};
+use lictor_types::{Digest, GuestId, HostId, SessionKey, SessionRecord, Tallies, VnicId};
 use lictor_wire::Transcript;
 use lictor_wire::local::MovePhase;
 use lictor_wire::peer::{COUNTED_ROWS_MAX, Frame, GONE_MAX, Step};
@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 
 /// What was sent of a guest's sessions.
 #[derive(Debug, Default)]
-pub(super) struct Copy {
+pub(super) struct Copied {
     pub(super) told: BTreeMap<VnicId, Told>,
     /// Vnics of which this round has not told all yet.
     left: Vec<VnicId>,
@@ -28,7 +28,16 @@ pub(super) struct Copy {
     sealed: bool,
 }
 
-impl Copy {
+/// How much of a round is sent at once.
+#[derive(Debug, Clone, Copy)]
+enum Pace {
+    /// At most so many sessions: the guest runs, and others have moves, too.
+    Part(usize),
+    /// As much as possible: the guest stands still.
+    Fast,
+}
+
+impl Copied {
     pub(super) fn count(&self) -> u64 {
         self.told.values().map(Told::count).sum()
     }
@@ -131,7 +140,7 @@ impl Owner {
             if leaving.copy.left.is_empty() {
                 leaving.copy.left = leaving.copy.told.keys().copied().collect();
             }
-            let sent = self.send_vnic(guest, most)?;
+            let sent = self.send_vnic(guest, Pace::Part(most))?;
             let Some(leaving) = self.leaving.get_mut(guest) else {
                 return Ok(());
             };
@@ -150,7 +159,7 @@ impl Owner {
     }
 
     /// Sends what is left of the round for one vnic, or a part of that. Gives how many sessions.
-    fn send_vnic(&mut self, guest: &GuestId, most: usize) -> Result<usize, AgentError> {
+    fn send_vnic(&mut self, guest: &GuestId, pace: Pace) -> Result<usize, AgentError> {
         let gone = || AgentError::Refused(format!("no move of guest {guest} is under way"));
         let leaving = self.leaving.get_mut(guest).ok_or_else(gone)?;
         let ticket = leaving.digest;
@@ -158,9 +167,11 @@ impl Owner {
             return Ok(0);
         };
         let told = leaving.copy.told.get_mut(&vnic).ok_or_else(gone)?;
-        let part = self
-            .host
-            .export_part((vnic, told), most, |key| fingerprint(&ticket, key))?;
+        let name = |key: &SessionKey| fingerprint(&ticket, key);
+        let part = match pace {
+            Pace::Part(most) => self.host.export_part((vnic, told), most, name)?,
+            Pace::Fast => self.host.export_fast((vnic, told), name)?,
+        };
         let target = leaving.ticket.target.clone();
         self.send_sessions(guest, (&target, ticket, vnic), &part.records)?;
         if let Some(gone) = part.gone {
@@ -238,8 +249,7 @@ impl Owner {
     fn send_rest(&mut self, guest: &GuestId) -> Result<(), AgentError> {
         let left = |one: &super::leaving::Leaving| !one.copy.left.is_empty();
         while self.leaving.get(guest).is_some_and(left) {
-            // The target begins with the first chunk while the next one is made.
-            self.send_vnic(guest, CHUNK_RECORDS_MAX)?;
+            self.send_vnic(guest, Pace::Fast)?;
         }
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! Guests that leave: the source's end of a move, executed.
 
 use super::admit::ADMIT_LIMIT_US;
-use super::copy::Copy;
+use super::copy::Copied;
 use super::{Owner, warn};
 use crate::AgentError;
 use crate::input::{Now, Reply};
@@ -22,7 +22,7 @@ pub(super) struct Leaving {
     /// Who waits for the target's answer, and until when.
     pub(super) asked: Option<(Reply<Response>, u64)>,
     pub(super) rounds: Rounds,
-    pub(super) copy: Copy,
+    pub(super) copy: Copied,
     /// What was counted until the fence; not known to an agent that was restarted since.
     pub(super) counted: Option<BTreeMap<VnicId, Tallies>>,
     pub(super) side: Option<MoveSide>,
@@ -47,7 +47,7 @@ impl Leaving {
             ticket,
             asked: None,
             rounds: Rounds::default(),
-            copy: Copy::default(),
+            copy: Copied::default(),
             counted: None,
             side: None,
             copy_waits: false,

@@ -58,7 +58,6 @@ pub(crate) fn ticks(ns: u64) -> u32 {
 }
 
 pub(crate) use intake::{BATCH, Inserted, Newcomer};
-pub(crate) use scan::Spot;
 
 /// What of a control word tells a live slot of a key: the hash's tag and the state.
 const MATCH: u64 = 0xffff_ffff << 32 | abi::CONTROL_STATE_MASK;

@@ -1,46 +1,17 @@
 //! Whole tables, read in the order of their memory. Most buckets of a table that has room have one
 //! session or none, so that reading is waiting for memory: what is read soon is asked for now.
 
-use super::{Place, Row, Slots, control_offset, session_offset, slot_offset, state_of};
+use super::{Place, Row, Slots, control_offset, controls, session_offset, slot_offset, state_of};
 use crate::abi::{self, Bucket, Session, SessionKey, Slot};
 use crate::sys::Mapped;
 use std::mem::offset_of;
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 use std::sync::atomic::Ordering::SeqCst;
 
 /// How many buckets ahead control words are asked for.
 const CONTROLS_AHEAD: usize = 16;
 /// How many buckets ahead live slots are: their control words have come by then.
 const SLOTS_AHEAD: usize = 8;
-
-/// One slot, of which nothing is read before it is asked for.
-pub(crate) struct Spot<'a> {
-    slots: &'a Slots,
-    place: Place,
-    live: bool,
-}
-
-impl Spot<'_> {
-    /// Which slot of its table.
-    pub(crate) const fn index(&self) -> usize {
-        self.place.bucket * abi::BUCKET_SLOTS + self.place.slot
-    }
-
-    /// When its session was heard of last; `None` if there is none.
-    #[inline]
-    pub(crate) fn seen(&self) -> Option<u32> {
-        let mapped = self.slots.table(self.place.table);
-        let at = seen_offset(self.place.slot);
-        self.live
-            .then(|| mapped.half(self.place.bucket, at).load(SeqCst))
-    }
-
-    /// The session, if it is still there.
-    pub(crate) fn read(&self) -> Option<(SessionKey, Session)> {
-        let row = self.slots.read(self.place)?;
-        Some((row.slot.key, row.slot.session))
-    }
-}
 
 const fn seen_offset(slot: usize) -> usize {
     session_offset(slot) + offset_of!(Session, seen)
@@ -54,39 +25,42 @@ impl Slots {
         self.in_use().map(size)
     }
 
-    /// Goes through the slots of a table from a bucket on until the visitor has enough, and to the
-    /// end of the bucket then. Gives the bucket that comes next, if there is one. Only when a
-    /// session was heard of is fetched ahead: that is all that most rounds look at.
+    /// Looks through some buckets of a table for what differs from what was told of their slots: a
+    /// session that is new or was heard of since, or none where one was. Of a session that nobody
+    /// has heard of only one word is read.
     #[inline]
-    pub(crate) fn walk(
+    pub(crate) fn differences(
         &self,
-        table: u32,
-        from: usize,
-        mut visit: impl FnMut(Spot<'_>) -> ControlFlow<()>,
-    ) -> Option<usize> {
+        (table, buckets): (u32, Range<usize>),
+        told: &[u64],
+        since: u32,
+        mut sink: impl FnMut(usize, Option<(SessionKey, Session)>),
+    ) {
         let mapped = self.table(table);
-        for bucket in from..mapped.len() {
+        for (bucket, told) in buckets.zip(told.chunks_exact(abi::BUCKET_SLOTS)) {
             ask_for(mapped, bucket, |slot| (seen_offset(slot), size_of::<u32>()));
-            let mut enough = false;
-            for slot in 0..abi::BUCKET_SLOTS {
-                let control = mapped.word(bucket, control_offset(slot)).load(SeqCst);
-                let place = Place {
-                    table,
-                    bucket,
-                    slot,
-                };
-                enough |= visit(Spot {
-                    slots: self,
-                    place,
-                    live: state_of(control) == abi::SLOT_LIVE,
-                })
-                .is_break();
-            }
-            if enough && bucket + 1 < mapped.len() {
-                return Some(bucket + 1);
+            for (slot, control) in controls(mapped, bucket).into_iter().enumerate() {
+                let index = bucket * abi::BUCKET_SLOTS + slot;
+                if state_of(control) != abi::SLOT_LIVE {
+                    if told[slot] != 0 {
+                        sink(index, None);
+                    }
+                    continue;
+                }
+                let seen = mapped.half(bucket, seen_offset(slot)).load(SeqCst);
+                // The clock is coarse: a packet within the round's own tick counts as later.
+                let later = seen.wrapping_sub(since).cast_signed() >= 0;
+                if told[slot] == 0 || later {
+                    let place = Place {
+                        table,
+                        bucket,
+                        slot,
+                    };
+                    let row = self.read(place);
+                    sink(index, row.map(|row| (row.slot.key, row.slot.session)));
+                }
             }
         }
-        None
     }
 
     /// Hands over every session, the half-open ones first. One that is promoted meanwhile may come

@@ -1,37 +1,54 @@
 //! What only one rule allows: what closing it would cut.
 
-use super::atoms::Atoms;
-use super::decisions::{Line, Members, allowed, live_rules, peers};
-use super::identities::Classes;
-use crate::{Action, CUTS_MAX, Cut, Date, Mode, Policy, PortRange, Rule, Service, Tier};
-use lictor_types::{AtomId, Direction, IdentityId};
+use super::CompileError;
+use super::decisions::in_order;
+use super::identities::Basis;
+use crate::tables::{Line, Slot, Tables};
+use crate::{
+    Action, CUTS_MAX, Compiled, Cut, Mode, OnExpiry, Policy, PortRange, Rule, Service, Tier,
+};
+use lictor_types::{AtomId, Direction, IdentityId, RuleId};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// The policy on a day, as each expired rule is looked at.
+/// The policy on its day, with the rules that have ended still among the others.
 pub(super) struct Cutter<'a> {
-    policy: &'a Policy,
-    atoms: &'a Atoms,
-    members: Members,
-    lines: Vec<Line<'a>>,
-    guests: Vec<IdentityId>,
+    tables: Tables<'a>,
+    live: BTreeSet<RuleId>,
 }
 
 impl<'a> Cutter<'a> {
     pub(super) fn of(
-        policy: &'a Policy,
-        date: Date,
-        classes: &Classes<'_>,
-        atoms: &'a Atoms,
-    ) -> Self {
-        let live = live_rules(policy, date).into_iter();
-        let free = classes.guests().filter(|class| !class.quarantine);
-        Self {
-            policy,
-            atoms,
-            members: Members::of(policy, classes),
-            lines: live.map(|rule| Line::of(policy, rule, atoms)).collect(),
-            guests: free.map(|class| class.id).collect(),
-        }
+        policy: &Policy,
+        compiled: &'a Compiled,
+        basis: &Basis<'_>,
+    ) -> Result<Self, CompileError> {
+        let date = compiled.date;
+        let places: BTreeMap<&str, u32> = compiled
+            .services
+            .iter()
+            .map(|row| row.service.as_str())
+            .zip(0..)
+            .collect();
+        let lines = in_order(policy, |_, _| true)
+            .into_iter()
+            .filter_map(|(stage, rule)| {
+                Some(Line {
+                    stage,
+                    rule: compiled.rule(rule.id)?,
+                    from: basis.place(&rule.from),
+                    to: basis.place(&rule.to),
+                    service: *places.get(rule.service.to_string().as_str())?,
+                })
+            });
+        let tables = Tables::with(compiled, lines.collect()).map_err(CompileError::Broken)?;
+        let live = policy
+            .rules()
+            .filter(|(tier, rule)| tier.on_expiry == OnExpiry::KeepAndAlarm || !rule.expired(date))
+            .map(|(_, rule)| rule.id);
+        Ok(Self {
+            live: live.collect(),
+            tables,
+        })
     }
 
     /// The first cuts in order, and how many more there are.
@@ -39,32 +56,18 @@ impl<'a> Cutter<'a> {
         if rule.action != Action::Allow || tier.mode != Mode::Enforce {
             return (Vec::new(), 0);
         }
-        // Only rules about the same ports can allow, or deny, the same.
-        let own: BTreeSet<AtomId> = self.atoms.of(&rule.service).iter().copied().collect();
-        let same = |line: &&Line<'_>| line.atoms.iter().any(|atom| own.contains(atom));
-        let without: Vec<Line<'_>> = self
+        let mut found: BTreeMap<(IdentityId, IdentityId), BTreeSet<AtomId>> = BTreeMap::new();
+        let own = self
+            .tables
             .lines
             .iter()
-            .filter(same)
-            .filter(|line| line.rule.id != rule.id)
-            .copied()
-            .collect();
-        let with = self.with(tier, rule, &without);
-        let mut found: BTreeMap<(IdentityId, IdentityId), BTreeSet<AtomId>> = BTreeMap::new();
-        for local in &self.guests {
-            for direction in [Direction::Egress, Direction::Ingress] {
-                if peers(*local, direction, rule, &self.members).is_empty() {
-                    continue;
-                }
-                let before = allowed((*local, direction), &with, &self.members);
-                let after = allowed((*local, direction), &without, &self.members);
-                for (peer, atom) in before.difference(&after) {
-                    let ends = match direction {
-                        Direction::Egress => (*local, *peer),
-                        Direction::Ingress => (*peer, *local),
-                    };
-                    found.entry(ends).or_default().insert(*atom);
-                }
+            .find(|line| line.rule.id == rule.id);
+        for direction in [Direction::Egress, Direction::Ingress] {
+            let speaks = own.filter(|_| rule.at.covers(direction));
+            let places = speaks.map_or(&[][..], |line| self.tables.members(line.ends(direction).0));
+            for place in places.iter().filter(|place| **place != 0) {
+                let local = self.tables.class(*place);
+                self.at((local, direction), rule.id, &mut found);
             }
         }
         let more = found.len().saturating_sub(CUTS_MAX);
@@ -76,24 +79,56 @@ impl<'a> Cutter<'a> {
         (found.into_iter().take(CUTS_MAX).map(cut).collect(), more)
     }
 
-    /// The rule at its place among the others: before the first one of a later tier.
-    fn with<'b>(&'b self, tier: &Tier, rule: &'b Rule, others: &[Line<'b>]) -> Vec<Line<'b>> {
-        let place = |id| self.policy.rules().position(|(_, known)| known.id == id);
-        let own = place(rule.id);
-        let ordered = tier.kind == crate::TierKind::Ordered;
-        let later = |line: &Line<'_>| ordered && place(line.rule.id) > own;
-        let at = others.iter().position(later).unwrap_or(others.len());
-        let mut lines = others.to_vec();
-        lines.insert(at, Line::of(self.policy, (tier, rule), self.atoms));
-        lines
+    fn at(
+        &self,
+        (local, direction): (IdentityId, Direction),
+        rule: RuleId,
+        found: &mut BTreeMap<(IdentityId, IdentityId), BTreeSet<AtomId>>,
+    ) {
+        if self
+            .tables
+            .compiled()
+            .identity(local)
+            .is_none_or(|one| one.labels.is_empty())
+        {
+            return;
+        }
+        let partition = self.tables.partition(local, direction);
+        let with = partition.slots(&self.tables, |line| {
+            line.rule.mode == Mode::Enforce
+                && (line.rule.id == rule || self.live.contains(&line.rule.id))
+        });
+        let without = partition.slots(&self.tables, |line| {
+            line.rule.mode == Mode::Enforce
+                && line.rule.id != rule
+                && self.live.contains(&line.rule.id)
+        });
+        let allows =
+            |slot: &Slot| self.tables.lines[slot.line as usize].rule.action == Action::Allow;
+        let open = |slot: &Option<Slot>| slot.as_ref().is_some_and(allows);
+        let lost: Vec<Option<Slot>> = with
+            .iter()
+            .zip(&without)
+            .map(|(with, without)| with.filter(|_| open(with) && !open(without)))
+            .collect();
+        let lost = partition.open(&lost, &|_| true);
+        for (place, list) in (0..).zip(&lost.of) {
+            let atoms = &lost.lists[*list as usize];
+            if atoms.is_empty() {
+                continue;
+            }
+            let peer = self.tables.class(place);
+            let ends = match direction {
+                Direction::Egress => (local, peer),
+                Direction::Ingress => (peer, local),
+            };
+            found.entry(ends).or_default().extend(atoms);
+        }
     }
 
     fn service(&self, atoms: &BTreeSet<AtomId>) -> Service {
-        let inside = self
-            .atoms
-            .ranges
-            .iter()
-            .filter(|range| atoms.contains(&range.atom));
+        let ranges = self.tables.compiled().atoms.iter();
+        let inside = ranges.filter(|range| atoms.contains(&range.atom));
         let range = |range: &lictor_types::AtomRange| PortRange {
             protocol: range.protocol,
             first: range.first,

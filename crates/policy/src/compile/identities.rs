@@ -1,10 +1,14 @@
 //! Classes of guests and outside addresses with equal truth over the policy's selectors.
+//!
+//! Each selector is turned once into the set of all ends that it matches, as words of bits, and
+//! each end then knows the selectors that match it: time follows the number of matches and not
+//! that of ends times selectors.
 
 use super::CompileError;
-use crate::{Identity, Labels, Policy, PrefixRow, Scope, Selector, model::number_of};
+use crate::{HOST_LABEL, Identity, Labels, Policy, PrefixRow, Scope, Selector, model::number_of};
 use ipnet::IpNet;
 use lictor_types::{Digest, IdentityId};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// The members' common properties.
 #[derive(Debug)]
@@ -14,53 +18,78 @@ pub(super) struct Class<'a> {
     pub(super) quarantine: bool,
     pub(super) sensitive: bool,
     pub(super) label_sets: Vec<&'a Labels>,
-    truth: BTreeSet<String>,
+    /// The selectors that match, by their places, sorted.
+    truth: Vec<u32>,
 }
 
-impl Class<'_> {
-    /// Whether a selector of the policy holds for the members.
-    pub(super) fn holds(&self, selector: &Selector) -> bool {
-        self.truth.contains(&selector.to_string())
-    }
-}
-
-/// All classes, the world included.
+/// All classes by id, the world included and first.
 pub(super) struct Classes<'a> {
     pub(super) all: Vec<Class<'a>>,
     pub(super) prefixes: Vec<PrefixRow>,
+    pub(super) basis: Basis<'a>,
 }
 
 impl<'a> Classes<'a> {
     /// Sorts label sets and prefixes into classes.
     pub(super) fn of(
-        policy: &Policy,
+        policy: &'a Policy,
         label_sets: &BTreeSet<&'a Labels>,
     ) -> Result<Self, CompileError> {
-        let basis = basis(policy);
-        let mut builder = Builder {
-            basis: &basis,
-            policy,
-            classes: BTreeMap::new(),
-        };
-        let world = builder.class(None, &|_| false)?;
-        for labels in label_sets {
-            let id = builder.class(Some(labels), &|_| false)?;
-            let class = builder
-                .classes
-                .get_mut(&id)
-                .expect("made in the line above");
-            class.label_sets.push(labels);
+        let basis = Basis::of(policy);
+        let (combinations, entities) = prefixes(policy);
+        let ends = Ends::of(label_sets, &combinations);
+        let truth = ends.truth(&basis);
+        let sensitive = sensitive(policy, &basis);
+        let mut classes = Interned::default();
+        let mut numbers: Vec<IdentityId> = Vec::with_capacity(truth.len());
+        for (end, truth) in truth.into_iter().enumerate() {
+            let labels = ends.guests.get(end.wrapping_sub(1)).copied();
+            let class = Class {
+                id: IdentityId::WORLD,
+                guest: labels.is_some(),
+                quarantine: labels.is_some_and(|labels| policy.quarantines(labels)),
+                sensitive: truth.iter().any(|one| sensitive.contains(one)),
+                label_sets: Vec::new(),
+                truth,
+            };
+            let id = classes.intern(class, &basis)?;
+            if let (Some(labels), Some(class)) = (labels, classes.by_id.get_mut(&id)) {
+                class.label_sets.push(labels);
+            }
+            numbers.push(id);
         }
-        let prefixes = builder.prefixes(world)?;
+        let first = 1 + ends.guests.len();
+        let number = |combination: usize| match combination {
+            0 => IdentityId::WORLD,
+            other => numbers[first + other - 1],
+        };
+        let mut prefixes: Vec<PrefixRow> = entities
+            .into_iter()
+            .filter(|entity| number(entity.combination) != number(entity.outer))
+            .map(|entity| PrefixRow {
+                prefix: entity.prefix,
+                identity: number(entity.combination),
+            })
+            .collect();
+        prefixes.sort();
         Ok(Self {
-            all: builder.classes.into_values().collect(),
+            all: classes.by_id.into_values().collect(),
             prefixes,
+            basis,
         })
     }
 
     /// The classes of guests.
     pub(super) fn guests(&self) -> impl Iterator<Item = &Class<'a>> {
         self.all.iter().filter(|class| class.guest)
+    }
+
+    /// The classes of guests that a selector of the policy matches.
+    pub(super) fn matching(&self, selector: &Selector) -> impl Iterator<Item = &Class<'a>> {
+        let place = self.basis.places.get(selector).copied();
+        self.guests().filter(move |class| {
+            place.is_some_and(|place| class.truth.binary_search(&place).is_ok())
+        })
     }
 
     /// The classes as the compiled policy lists them, sorted by id and without the world.
@@ -74,164 +103,301 @@ impl<'a> Classes<'a> {
             labels: class.label_sets.iter().copied().cloned().collect(),
             quarantine: class.quarantine,
             sensitive: class.sensitive,
-            selectors: class.truth.iter().cloned().collect(),
+            selectors: class.truth.clone(),
         };
         named.map(identity).collect()
     }
+
+    /// The selectors that match the world.
+    pub(super) fn world(&self) -> Vec<u32> {
+        let world = self.all.first();
+        world.map_or_else(Vec::new, |class| class.truth.clone())
+    }
 }
 
-/// The selectors that tell guests apart, by text. Expired rules count: a date must not change ids.
-fn basis(policy: &Policy) -> BTreeMap<String, &Selector> {
-    let rules = policy.rules().flat_map(|(_, rule)| [&rule.from, &rule.to]);
-    let named = |scope: &&Scope| scope.sensitive || scope.computed.is_some();
-    let scopes = policy.scopes.values().filter(named);
-    let controls = policy
-        .controls
-        .iter()
-        .map(|requirement| &requirement.guests);
-    let choices = policy.choices.iter().map(|choice| &choice.guests);
-    let observed = policy.observed.iter().map(|one| &one.guests);
-    rules
-        .chain(scopes.map(|scope| &scope.selector))
-        .chain(controls)
-        .chain(choices)
-        .chain(observed)
-        .map(|selector| (selector.to_string(), selector))
-        .collect()
+/// The selectors that tell ends apart, in the order of their texts. Expired rules count: a date
+/// must not change ids.
+pub(super) struct Basis<'p> {
+    pub(super) texts: Vec<String>,
+    selectors: Vec<&'p Selector>,
+    places: HashMap<&'p Selector, u32>,
 }
 
-struct Builder<'p, 'a> {
-    basis: &'p BTreeMap<String, &'p Selector>,
-    policy: &'p Policy,
-    classes: BTreeMap<IdentityId, Class<'a>>,
+impl<'p> Basis<'p> {
+    fn of(policy: &'p Policy) -> Self {
+        let rules = policy.rules().flat_map(|(_, rule)| [&rule.from, &rule.to]);
+        let named = |scope: &&Scope| scope.sensitive || scope.computed.is_some();
+        let scopes = policy.scopes.values().filter(named);
+        let controls = policy.controls.iter().map(|one| &one.guests);
+        let choices = policy.choices.iter().map(|choice| &choice.guests);
+        let observed = policy.observed.iter().map(|one| &one.guests);
+        let all = rules
+            .chain(scopes.map(|scope| &scope.selector))
+            .chain(controls)
+            .chain(choices)
+            .chain(observed);
+        let mut places: HashMap<&Selector, u32> = HashMap::new();
+        let mut texts: BTreeMap<String, Vec<&Selector>> = BTreeMap::new();
+        for selector in all {
+            if places.insert(selector, 0).is_none() {
+                texts
+                    .entry(selector.to_string())
+                    .or_default()
+                    .push(selector);
+            }
+        }
+        let mut basis = Self {
+            texts: Vec::with_capacity(texts.len()),
+            selectors: Vec::with_capacity(texts.len()),
+            places,
+        };
+        for (place, (text, same)) in (0..).zip(texts) {
+            basis.selectors.extend(same.first());
+            basis.texts.push(text);
+            // One text may be made of trees that nest otherwise: they mean the same.
+            for selector in same {
+                basis.places.insert(selector, place);
+            }
+        }
+        basis
+    }
+
+    /// The place of a selector of the policy.
+    pub(super) fn place(&self, selector: &Selector) -> u32 {
+        let place = self.places.get(selector);
+        *place.expect("every selector of the policy is in the basis")
+    }
 }
 
-impl Builder<'_, '_> {
-    /// The class of a guest, or of addresses about which only their sets are known.
-    fn class(
+fn sensitive(policy: &Policy, basis: &Basis<'_>) -> BTreeSet<u32> {
+    let scopes = policy.scopes.values().filter(|scope| scope.sensitive);
+    scopes.map(|scope| basis.place(&scope.selector)).collect()
+}
+
+/// Every end that is told apart: the world, the label sets, then the combinations of sets.
+struct Ends<'a> {
+    guests: Vec<&'a Labels>,
+    count: usize,
+    labels: HashMap<&'a str, HashMap<&'a str, Vec<u32>>>,
+    hosts: Vec<u32>,
+    sets: HashMap<&'a str, Vec<u32>>,
+}
+
+type Words = Vec<u64>;
+
+impl<'a> Ends<'a> {
+    fn of(label_sets: &BTreeSet<&'a Labels>, combinations: &[BTreeSet<&'a str>]) -> Self {
+        let guests: Vec<&Labels> = label_sets.iter().copied().collect();
+        let mut ends = Self {
+            count: 1 + guests.len() + combinations.len(),
+            guests,
+            labels: HashMap::new(),
+            hosts: Vec::new(),
+            sets: HashMap::new(),
+        };
+        for (end, labels) in (1..).zip(&ends.guests) {
+            for (name, value) in *labels {
+                let values = ends.labels.entry(name).or_default();
+                values.entry(value).or_default().push(end);
+            }
+            if labels.contains_key(HOST_LABEL) {
+                ends.hosts.push(end);
+            }
+        }
+        let first = u32::try_from(1 + ends.guests.len()).unwrap_or(u32::MAX);
+        for (end, names) in (first..).zip(combinations) {
+            for name in names {
+                ends.sets.entry(name).or_default().push(end);
+            }
+        }
+        ends
+    }
+
+    /// For each end the selectors that match it.
+    fn truth(&self, basis: &Basis<'_>) -> Vec<Vec<u32>> {
+        let mut truth = vec![Vec::new(); self.count];
+        for (place, selector) in (0..).zip(&basis.selectors) {
+            for (index, word) in self.evaluate(selector).into_iter().enumerate() {
+                let mut rest = word;
+                while rest != 0 {
+                    truth[index * 64 + rest.trailing_zeros() as usize].push(place);
+                    rest &= rest - 1;
+                }
+            }
+        }
+        truth
+    }
+
+    fn empty(&self) -> Words {
+        vec![0; self.count.div_ceil(64)]
+    }
+
+    fn listed<'b>(&self, ends: impl IntoIterator<Item = &'b u32>) -> Words {
+        let mut words = self.empty();
+        for end in ends {
+            words[*end as usize / 64] |= 1 << (end % 64);
+        }
+        words
+    }
+
+    /// The ends from one number up to another, which is not among them.
+    fn between(&self, first: usize, end: usize) -> Words {
+        let mut words = self.empty();
+        (first..end).for_each(|end| words[end / 64] |= 1 << (end % 64));
+        words
+    }
+
+    fn not(&self, mut words: Words) -> Words {
+        let all = self.between(0, self.count);
+        for (word, all) in words.iter_mut().zip(all) {
+            *word = all & !*word;
+        }
+        words
+    }
+
+    fn evaluate(&self, selector: &Selector) -> Words {
+        let guests = 1 + self.guests.len();
+        let join = |parts: &[Selector], join: fn(&mut u64, u64)| {
+            let mut parts = parts.iter().map(|part| self.evaluate(part));
+            let first = parts.next();
+            let joined = parts.fold(first, |words, part| {
+                let mut words = words?;
+                let pairs = words.iter_mut().zip(part);
+                pairs.for_each(|(word, other)| join(word, other));
+                Some(words)
+            });
+            joined.unwrap_or_else(|| self.empty())
+        };
+        match selector {
+            Selector::Any => self.between(0, self.count),
+            Selector::Guests => {
+                let mut words = self.between(1, guests);
+                for (word, host) in words.iter_mut().zip(self.listed(&self.hosts)) {
+                    *word &= !host;
+                }
+                words
+            }
+            Selector::Hosts => self.listed(&self.hosts),
+            Selector::Outside => self.not(self.between(1, guests)),
+            Selector::Label { name, value } => {
+                let values = self.labels.get(name.as_str());
+                self.listed(
+                    values
+                        .and_then(|values| values.get(value.as_str()))
+                        .into_iter()
+                        .flatten(),
+                )
+            }
+            Selector::Has(name) => {
+                let values = self.labels.get(name.as_str()).into_iter().flatten();
+                self.listed(values.flat_map(|(_, ends)| ends))
+            }
+            Selector::Set(name) => self.listed(self.sets.get(name.as_str()).into_iter().flatten()),
+            Selector::Computed(_) => self.empty(),
+            Selector::Not(inner) => self.not(self.evaluate(inner)),
+            Selector::All(parts) if parts.is_empty() => self.between(0, self.count),
+            Selector::All(parts) => join(parts, |word, other| *word &= other),
+            Selector::Either(parts) => join(parts, |word, other| *word |= other),
+        }
+    }
+}
+
+/// A prefix with the combination of sets of its addresses, and of those around it.
+struct Entity {
+    prefix: IpNet,
+    combination: usize,
+    outer: usize,
+}
+
+/// Prefixes nest or are disjoint, so the sets of an address are those of its longest prefix and of
+/// all that contain that one: no prefix needs to be cut. Combination 0 is no set at all, the first
+/// that is returned is combination 1.
+fn prefixes(policy: &Policy) -> (Vec<BTreeSet<&str>>, Vec<Entity>) {
+    let mut sets: BTreeMap<IpNet, BTreeSet<&str>> = BTreeMap::new();
+    for (name, prefixes) in &policy.sets {
+        for prefix in prefixes {
+            sets.entry(*prefix).or_default().insert(name);
+        }
+    }
+    let mut known: HashMap<BTreeSet<&str>, usize> = HashMap::new();
+    let mut combinations = Vec::new();
+    let mut entities = Vec::new();
+    let mut stack: Vec<(IpNet, BTreeSet<&str>, usize)> = Vec::new();
+    for (prefix, mut names) in sets {
+        while stack
+            .last()
+            .is_some_and(|(outer, ..)| !outer.contains(&prefix))
+        {
+            stack.pop();
+        }
+        let outer = stack.last().map_or(0, |(_, _, combination)| *combination);
+        if let Some((_, inherited, _)) = stack.last() {
+            names.extend(inherited);
+        }
+        let combination = *known.entry(names.clone()).or_insert_with(|| {
+            combinations.push(names.clone());
+            combinations.len()
+        });
+        entities.push(Entity {
+            prefix,
+            combination,
+            outer,
+        });
+        stack.push((prefix, names, combination));
+    }
+    (combinations, entities)
+}
+
+/// Classes by number, and their numbers by what is true of them.
+#[derive(Default)]
+struct Interned<'a> {
+    by_id: BTreeMap<IdentityId, Class<'a>>,
+    numbers: HashMap<(bool, bool, Vec<u32>), IdentityId>,
+}
+
+impl<'a> Interned<'a> {
+    /// The first class is the world: addresses without a set.
+    fn intern(
         &mut self,
-        guest: Option<&Labels>,
-        in_set: &dyn Fn(&str) -> bool,
+        mut class: Class<'a>,
+        basis: &Basis<'_>,
     ) -> Result<IdentityId, CompileError> {
-        let matching = self
-            .basis
-            .iter()
-            .filter(|(_, selector)| selector.holds(guest, in_set));
-        let truth: BTreeSet<String> = matching.map(|(text, _)| text.clone()).collect();
-        let quarantine = guest.is_some_and(|labels| self.policy.quarantines(labels));
-        let mut sensitive = self.policy.scopes.values().filter(|scope| scope.sensitive);
-        let class = Class {
-            id: IdentityId::WORLD,
-            guest: guest.is_some(),
-            quarantine,
-            sensitive: sensitive.any(|scope| scope.selector.holds(guest, in_set)),
-            label_sets: Vec::new(),
-            truth,
-        };
-        self.intern(class)
-    }
-
-    fn intern(&mut self, mut class: Class<'_>) -> Result<IdentityId, CompileError> {
-        let same = |known: &Class<'_>| {
-            (known.guest, known.quarantine, &known.truth)
-                == (class.guest, class.quarantine, &class.truth)
-        };
-        // The first class made is the world: addresses without a set.
-        if self.classes.get(&IdentityId::WORLD).is_none_or(same) {
-            self.classes
-                .entry(IdentityId::WORLD)
-                .or_insert(owned(class));
-            return Ok(IdentityId::WORLD);
+        let key = (class.guest, class.quarantine, class.truth.clone());
+        if let Some(known) = self.numbers.get(&key) {
+            return Ok(*known);
         }
-        class.id = id_of(&class);
-        match self.classes.get(&class.id) {
-            None => {
-                let id = class.id;
-                self.classes.insert(id, owned(class));
-                Ok(id)
-            }
-            Some(known) if same(known) => Ok(class.id),
-            Some(known) => {
-                let text = |truth: &BTreeSet<String>| {
-                    truth
-                        .iter()
-                        .map(String::as_str)
-                        .collect::<Vec<_>>()
-                        .join("; ")
-                };
-                let (one, other) = (text(&known.truth), text(&class.truth));
-                Err(CompileError::IdentityCollision {
-                    one,
-                    other,
-                    number: class.id.0,
-                })
-            }
+        if !self.by_id.is_empty() {
+            class.id = id_of(&class, basis);
         }
-    }
-
-    /// Prefixes nest or are disjoint, so the sets of an address are those of its longest prefix and
-    /// of all that contain that one: no prefix needs to be cut.
-    fn prefixes(&mut self, world: IdentityId) -> Result<Vec<PrefixRow>, CompileError> {
-        let mut sets: BTreeMap<IpNet, BTreeSet<&str>> = BTreeMap::new();
-        let policy = self.policy;
-        for (name, prefixes) in &policy.sets {
-            for prefix in prefixes {
-                sets.entry(*prefix).or_default().insert(name);
-            }
+        let id = class.id;
+        if let Some(known) = self.by_id.get(&id) {
+            let (one, other) = (text(known, basis), text(&class, basis));
+            let number = id.0;
+            return Err(CompileError::IdentityCollision { one, other, number });
         }
-        let mut rows = Vec::new();
-        let mut stack: Vec<(IpNet, BTreeSet<&str>, IdentityId)> = Vec::new();
-        for (prefix, mut names) in sets {
-            while stack
-                .last()
-                .is_some_and(|(outer, ..)| !outer.contains(&prefix))
-            {
-                stack.pop();
-            }
-            let outer = stack.last().map_or(world, |(_, _, identity)| *identity);
-            if let Some((_, inherited, _)) = stack.last() {
-                names.extend(inherited);
-            }
-            let identity = self.class(None, &|name| names.contains(name))?;
-            if identity != outer {
-                rows.push(PrefixRow { prefix, identity });
-            }
-            stack.push((prefix, names, identity));
-        }
-        rows.sort();
-        Ok(rows)
+        self.numbers.insert(key, id);
+        self.by_id.insert(id, class);
+        Ok(id)
     }
 }
 
-/// A class without label sets borrows nothing: they are added by the caller.
-fn owned<'a>(class: Class<'_>) -> Class<'a> {
-    let Class {
-        id,
-        guest,
-        quarantine,
-        sensitive,
-        truth,
-        ..
-    } = class;
-    Class {
-        id,
-        guest,
-        quarantine,
-        sensitive,
-        truth,
-        label_sets: Vec::new(),
-    }
+fn text(class: &Class<'_>, basis: &Basis<'_>) -> String {
+    let names = class.truth.iter();
+    let names: Vec<&str> = names
+        .map(|place| basis.texts[*place as usize].as_str())
+        .collect();
+    names.join("; ")
 }
 
 /// Only what holds is hashed: a new selector changes the numbers of those it matches, and no other.
-fn id_of(class: &Class<'_>) -> IdentityId {
+fn id_of(class: &Class<'_>, basis: &Basis<'_>) -> IdentityId {
     let kind = if class.guest { "guest" } else { "address" };
     let mut text = format!("lictor identity v1\n{kind}\n");
     if class.quarantine {
         text.push_str("quarantine\n");
     }
-    for selector in &class.truth {
-        text.push_str(selector);
+    for place in &class.truth {
+        text.push_str(&basis.texts[*place as usize]);
         text.push('\n');
     }
     IdentityId(number_of(&Digest::of(text.as_bytes())))

@@ -14,7 +14,7 @@ use crate::{
     ChoiceRow, Compiled, ControlName, ControlRow, Date, Expired, ExpiredAction, IntentText,
     LABEL_SETS_MAX, Labels, ObserveRow, OnExpiry, Policy, Rule, RuleInfo, ScopeMembers, Tier,
 };
-use atoms::Atoms;
+use decisions::Lines;
 use identities::Classes;
 use lictor_types::IdentityId;
 use std::collections::{BTreeMap, BTreeSet};
@@ -99,17 +99,9 @@ pub enum CompileError {
         /// Another one.
         other: String,
     },
-    /// All decisions together are too many.
-    #[error(
-        "the policy needs more than {max} decisions over all identities; \
-         narrow the rules that need most of them: {}", blame.join(", ")
-    )]
-    DecisionsTotal {
-        /// How many are allowed.
-        max: usize,
-        /// The rules that need most for the identity at which the limit was passed.
-        blame: Vec<String>,
-    },
+    /// The lists that were made do not belong together: a fault of the compiler.
+    #[error(transparent)]
+    Broken(crate::BrokenTables),
 }
 
 /// Compiles a policy.
@@ -129,18 +121,16 @@ pub fn compile(policy: &Policy, input: &CompileInput) -> Result<Compiled, Compil
     let classes = Classes::of(policy, &label_sets)?;
     let services: Vec<_> = policy.rules().map(|(_, rule)| &rule.service).collect();
     let atoms = atoms::cut(&services)?;
-    let decisions = decisions::table(policy, input.date, &classes, &atoms)?;
+    let Lines { lines, services } = Lines::of(policy, input.date, &classes.basis, &atoms);
     let (choices, mut expired) = choice_rows(policy, input.date, &classes);
     let (observed, over) = observe_rows(policy, input.date, &classes);
     expired.extend(over);
-    expired.extend(expired_rules(policy, input.date, (&classes, &atoms)));
-    expired.sort();
     let computed = computed_rows(policy, &classes);
     let intent = |intent: &crate::Intent| IntentText {
         name: intent.name.clone(),
         text: intent.statement(),
     };
-    Ok(Compiled {
+    let mut compiled = Compiled {
         policy: policy.name.clone(),
         version: policy.version,
         source: policy.source,
@@ -148,16 +138,24 @@ pub fn compile(policy: &Policy, input: &CompileInput) -> Result<Compiled, Compil
         rules,
         controls: control_rows(policy, &classes),
         identities: classes.identities(),
-        prefixes: classes.prefixes,
+        world: classes.world(),
+        selectors: classes.basis.texts.clone(),
+        services,
+        lines,
+        prefixes: classes.prefixes.clone(),
         atoms: atoms.ranges,
-        decisions,
         baseline_log: policy.baseline_log,
         choices,
         observed,
         computed,
         intents: policy.intents.iter().map(intent).collect(),
-        expired,
-    })
+        expired: Vec::new(),
+    };
+    decisions::check(&compiled)?;
+    expired.extend(expired_rules(policy, &compiled, &classes)?);
+    expired.sort();
+    compiled.expired = expired;
+    Ok(compiled)
 }
 
 fn rule_table(policy: &Policy) -> Result<Vec<RuleInfo>, CompileError> {
@@ -203,15 +201,17 @@ fn rule_info(tier: &Tier, order: u32, rule: &Rule) -> RuleInfo {
 
 fn expired_rules(
     policy: &Policy,
-    date: Date,
-    (classes, atoms): (&Classes<'_>, &Atoms),
-) -> Vec<Expired> {
-    let rules = policy.rules().filter(|(_, rule)| rule.expired(date));
-    let rules: Vec<_> = rules.collect();
+    compiled: &Compiled,
+    classes: &Classes<'_>,
+) -> Result<Vec<Expired>, CompileError> {
+    let rules = policy.rules();
+    let rules: Vec<_> = rules
+        .filter(|(_, rule)| rule.expired(compiled.date))
+        .collect();
     if rules.is_empty() {
-        return Vec::new();
+        return Ok(Vec::new());
     }
-    let cutter = cuts::Cutter::of(policy, date, classes, atoms);
+    let cutter = cuts::Cutter::of(policy, compiled, &classes.basis)?;
     let expired = rules.into_iter().filter_map(|(tier, rule)| {
         let (cuts, more_cuts) = cutter.cuts((tier, rule));
         Some(Expired {
@@ -226,16 +226,13 @@ fn expired_rules(
             more_cuts,
         })
     });
-    expired.collect()
+    Ok(expired.collect())
 }
 
 fn control_rows(policy: &Policy, classes: &Classes<'_>) -> Vec<ControlRow> {
     let mut rows: BTreeMap<IdentityId, BTreeSet<ControlName>> = BTreeMap::new();
     for requirement in &policy.controls {
-        for class in classes
-            .guests()
-            .filter(|class| class.holds(&requirement.guests))
-        {
+        for class in classes.matching(&requirement.guests) {
             rows.entry(class.id)
                 .or_default()
                 .extend(requirement.controls.iter().cloned());
@@ -254,9 +251,7 @@ fn computed_rows(policy: &Policy, classes: &Classes<'_>) -> Vec<ScopeMembers> {
         .iter()
         .filter(|(_, scope)| scope.computed.is_some());
     let row = |(name, scope): (&String, &crate::Scope)| {
-        let members = classes
-            .guests()
-            .filter(|class| class.holds(&scope.selector));
+        let members = classes.matching(&scope.selector);
         ScopeMembers {
             scope: name.clone(),
             selector: scope.selector.to_string(),
@@ -286,8 +281,8 @@ fn observe_rows(
             });
             continue;
         }
-        let guests = classes.guests().filter(|class| !class.quarantine);
-        for class in guests.filter(|class| class.holds(&one.guests)) {
+        let guests = classes.matching(&one.guests);
+        for class in guests.filter(|class| !class.quarantine) {
             let row = ObserveRow {
                 identity: class.id,
                 owner: one.owner.clone(),
@@ -331,7 +326,7 @@ fn choice_rows(
                 .map_or((0, None), |expires| (1, Some(std::cmp::Reverse(expires))));
             (row.cause.rank(row.choice), lasting, row.owner.clone())
         };
-        for class in classes.guests().filter(|class| class.holds(&choice.guests)) {
+        for class in classes.matching(&choice.guests) {
             if class.quarantine && choice.cause.weakens(choice.choice) {
                 continue;
             }

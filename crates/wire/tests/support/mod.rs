@@ -5,10 +5,13 @@
 )]
 
 use lictor_evidence::KeyName;
-use lictor_policy::{Compiled, Date, Identity, Labels, Log, PrefixRow};
+use lictor_policy::{
+    Action, At, Compiled, Date, Identity, Labels, LineRow, Log, Mode, OnExpiry, PrefixRow,
+    RuleInfo, ServiceRow,
+};
 use lictor_types::{
-    AtomId, AtomRange, Decision, DeploymentId, Digest, Direction, Epoch, Generation, GuestId,
-    HostId, IdentityId, Protocol, RuleId, Segment, Verdict, VnicId,
+    AtomId, AtomRange, DeploymentId, Digest, Epoch, Generation, GuestId, HostId, IdentityId,
+    Protocol, RuleId, Segment, VnicId,
 };
 use lictor_wire::{
     AddressAttestation, Binding, Delegation, Release, RosterHost, SigningKey, Trust, VnicBinding,
@@ -141,32 +144,64 @@ impl Installation {
     }
 }
 
+/// From `zone:corp` to `zone:cde`, as an application rule.
+pub(crate) fn line(rule: u32) -> LineRow {
+    LineRow {
+        rule: RuleId(rule),
+        stage: u32::MAX,
+        from: 1,
+        to: 0,
+        service: 0,
+    }
+}
+
+pub(crate) fn rule(id: u32, action: Action) -> RuleInfo {
+    RuleInfo {
+        id: RuleId(id),
+        name: format!("pay/portal{id}"),
+        tier: "pay".into(),
+        order: 0,
+        action,
+        from: "zone:corp".into(),
+        to: "zone:cde".into(),
+        service: "tcp/80".into(),
+        at: At::Both,
+        owner: None,
+        justification: None,
+        requirements: Vec::new(),
+        review_days: None,
+        expires: None,
+        during: None,
+        log: Log::Off,
+        log_limit: None,
+        limit: None,
+        mode: Mode::Enforce,
+        on_expiry: OnExpiry::Drop,
+        touches_sensitive: false,
+        file: None,
+        line: 1,
+        text: String::new(),
+    }
+}
+
 fn compiled() -> Compiled {
     let identity = |id, zone: Option<&str>| Identity {
         id,
         labels: zone.map(labels).into_iter().collect(),
         quarantine: false,
         sensitive: false,
-        selectors: Vec::new(),
-    };
-    let decision = |local, peer, direction| Decision {
-        local,
-        peer,
-        direction,
-        atom: AtomId(1),
-        verdict: Verdict::Allow,
-        rule: RuleId(5),
-        log: false,
-        limit: 0,
-        log_limit: 0,
-        would: None,
+        selectors: match zone {
+            Some("cde") => vec![0],
+            Some(_) => vec![1],
+            None => Vec::new(),
+        },
     };
     Compiled {
         policy: "test".into(),
         version: 1,
         source: Digest::of(b"test"),
         date: Date::new(2026, 11, 24).expect("a day"),
-        rules: Vec::new(),
+        rules: vec![rule(5, Action::Allow)],
         identities: vec![
             identity(DB, Some("cde")),
             identity(CORP, Some("corp")),
@@ -188,10 +223,13 @@ fn compiled() -> Compiled {
             last: 80,
             atom: AtomId(1),
         }],
-        decisions: vec![
-            decision(DB, SET, Direction::Ingress),
-            decision(CORP, DB, Direction::Egress),
-        ],
+        selectors: vec!["zone:cde".into(), "zone:corp".into()],
+        world: Vec::new(),
+        services: vec![ServiceRow {
+            service: "tcp/80".into(),
+            atoms: vec![AtomId(1)],
+        }],
+        lines: vec![line(5)],
         baseline_log: Log::New,
         controls: Vec::new(),
         choices: Vec::new(),

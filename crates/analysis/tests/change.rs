@@ -1,0 +1,92 @@
+//! After a change of one rule, of one guest's labels or of its host, every intent is judged as if
+//! everything had been read anew.
+
+mod common;
+
+use common::{Random, estate, parsed, policy_text, today};
+use lictor_analysis::Prover;
+use lictor_policy::{Estate, Policy};
+use std::sync::Arc;
+
+const POLICIES: u64 = 150;
+const CHANGES: usize = 12;
+
+fn change(
+    random: &mut Random,
+    (policy, estate): (&mut Policy, &mut Estate),
+    (other, prover): (&Policy, &mut Prover),
+) {
+    let result = match random.below(4) {
+        0 | 1 => {
+            // A rule of another policy of the same kind, in the place of one that is there.
+            let tiers: Vec<usize> = (0..policy.tiers.len())
+                .filter(|tier| !policy.tiers[*tier].rules.is_empty())
+                .collect();
+            let Some(tier) = tiers.get(random.below(tiers.len().max(1) as u64) as usize) else {
+                return;
+            };
+            let kind = policy.tiers[*tier].kind;
+            let rules = other.tiers.iter().filter(|tier| tier.kind == kind);
+            let rules: Vec<_> = rules.flat_map(|tier| &tier.rules).collect();
+            let Some(rule) = rules.get(random.below(rules.len().max(1) as u64) as usize) else {
+                return;
+            };
+            let index = random.below(policy.tiers[*tier].rules.len() as u64) as usize;
+            policy.tiers[*tier].rules[index] = (*rule).clone();
+            prover.set_rule((*tier, index), (*rule).clone())
+        }
+        2 if !estate.hosts.is_empty() => {
+            let guest = random.below(estate.guests.len() as u64) as usize;
+            let host = random.below(estate.hosts.len() as u64) as usize;
+            estate.guests[guest].host = Some(estate.hosts[host].name.clone());
+            prover.move_guest(guest, host)
+        }
+        _ => {
+            let guest = random.below(estate.guests.len() as u64) as usize;
+            let mut labels = estate.guests[guest].labels.clone();
+            let (name, values) = [
+                ("zone", ["cde", "corp", "dmz", "moon", ""].as_slice()),
+                ("tier", ["web", "db", ""].as_slice()),
+            ][random.below(2) as usize];
+            match random.pick(values) {
+                "" => labels.remove(name),
+                value => labels.insert(name.into(), value.into()),
+            };
+            estate.guests[guest].labels = labels.clone();
+            prover.relabel(guest, labels)
+        }
+    };
+    result.expect("the places are there");
+}
+
+#[test]
+fn a_change_is_judged_as_if_all_were_read_anew() {
+    for seed in 0..POLICIES {
+        let mut random = Random(seed + 70_000);
+        let text = policy_text(&mut random);
+        let mut estate = estate(&mut random);
+        let mut policy = parsed(&text, &text);
+        let other = policy_text(&mut random);
+        let other = parsed(&other, &other);
+        let read = |policy: &Policy, estate: &Estate| {
+            Prover::new(Arc::new(policy.clone()), Arc::new(estate.clone()), today()).expect("small")
+        };
+        let mut prover = read(&policy, &estate);
+        prover.verdicts();
+        for step in 0..CHANGES {
+            let facts = (&mut policy, &mut estate);
+            change(&mut random, facts, (&other, &mut prover));
+            let held = |prover: &mut Prover| -> Vec<bool> {
+                let verdicts = prover.verdicts().into_iter();
+                verdicts
+                    .map(|one| one == lictor_analysis::Verdict::Held)
+                    .collect()
+            };
+            let (found, expected) = (held(&mut prover), held(&mut read(&policy, &estate)));
+            assert_eq!(
+                found, expected,
+                "seed {seed} step {step}\n{text}\n{estate:#?}"
+            );
+        }
+    }
+}
