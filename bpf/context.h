@@ -25,9 +25,7 @@ struct context {
 	struct trace trace;
 	__u64 now;
 	__u64 victim; /* the slot that is given up, below how long it was idle */
-	__u16 peer; /* of the session, as there */
-	__u16 pad2;
-	__u32 pad3;
+	__u32 peer; /* of the session, as there */
 	__u32 removed; /* copies that an insertion took out again */
 	__u32 vnic;
 	__u8 direction;
@@ -37,7 +35,6 @@ struct context {
 	__u8 in_need; /* no slot has rested long enough */
 	__u8 pad[3];
 	struct session fresh; /* the one that this packet opens; not cleared */
-	struct session before; /* a half-open one before its answer; not cleared */
 	struct known own; /* kept from packet to packet */
 	__u64 rules_full_until_ns; /* likewise */
 };

@@ -166,34 +166,41 @@ static __always_inline int may_answer(const struct context *c, const struct sess
 	       c->key.protocol == IP_SCTP;
 }
 
-/* An answer to a session without one. It takes place in the session itself, because a copy that is
- * written back would undo what another processor did meanwhile; if there is no room to promote it,
- * the session stays as it was. A guest answers forged SYNs too, so that TCP is promoted by the end
- * of its handshake.
+/* Whether the packet ends the handshake of a session, tried on a copy. */
+static __always_inline int ends_handshake(struct context *c, const struct session *half)
+{
+	int track;
+
+	c->fresh = *half;
+	track = session_track(&c->fresh, &c->packet, c->direction);
+	return track != TRACK_REOPEN && !track_reason(track, c->key.protocol) &&
+	       c->fresh.state > STATE_SYN_RECEIVED && c->fresh.state != STATE_CLOSED;
+}
+
+/* An answer to a session without one. What ends the handshake happens to a copy that is promoted,
+ * and if there is no room for it the session has stayed as it was: no other processor takes it for
+ * answered meanwhile. What ends nothing happens to the session itself, because a copy that is
+ * written back would undo what another processor did. A guest answers forged SYNs too, so that TCP
+ * is promoted by the end of its handshake.
  */
 static __always_inline int
 answered(struct __sk_buff *skb, const struct vnic_config *config, struct table_info *info,
 	 struct context *c, struct session *half)
 {
-	int reason = revalidate(config, info, c, half);
+	int reason, ends;
 
+	reason = revalidate(config, info, c, half);
 	if (reason)
 		return reason;
-	c->before = *half;
+	ends = ends_handshake(c, half);
+	if (ends) {
+		c->fresh = *half;
+		half = &c->fresh;
+	}
 	reason = established(skb, config, info, c, half);
-	if (reason != REASON_SESSION || half->state <= STATE_SYN_RECEIVED ||
-	    half->state == STATE_CLOSED)
+	if (!ends || reason != REASON_SESSION)
 		return reason;
-	c->fresh = *half;
-	if (session_promote(c, info, config->sessions_max))
-		return reason;
-	*half = c->before;
-	/* Another processor is about to give its answer back, too. */
-	if (half->state > STATE_SYN_RECEIVED)
-		half->state = c->key.protocol == IP_TCP || c->key.protocol == IP_SCTP ?
-				      STATE_SYN_RECEIVED :
-				      STATE_UNREPLIED;
-	return REASON_SESSION_TABLE_FULL;
+	return session_promote(c, info, config->sessions_max) ? reason : REASON_SESSION_TABLE_FULL;
 }
 
 static __always_inline int
