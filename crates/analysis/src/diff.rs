@@ -162,14 +162,14 @@ impl<'p> Side<'p> {
     fn allowed(&self, flows: &Flows) -> Result<Vec<Flows>, TooMany> {
         let mut allowed = Vec::new();
         // An end without a guest enforces nothing.
-        let mut begun = vec![flows.clone().from_outside()];
-        self.at_end(flows.clone().from_guests().at(true), &mut begun)?;
+        let mut begun = vec![flows.clone().begun_outside()];
+        self.at_end(flows.clone().begun_by_guests().at(true), &mut begun)?;
         for part in begun.into_iter().filter(|part| !part.is_empty()) {
-            let outside = part.clone().to_outside();
+            let outside = part.clone().asked_outside();
             if !outside.is_empty() {
-                allowed.extend(outside.from_a_guest());
+                allowed.extend(outside.past_a_guest());
             }
-            self.at_end(part.to_guests().at(false), &mut allowed)?;
+            self.at_end(part.asked_of_guests().at(false), &mut allowed)?;
         }
         Ok(allowed)
     }

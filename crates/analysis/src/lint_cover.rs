@@ -128,32 +128,32 @@ impl Flows {
     }
 
     /// Only what guests begin.
-    pub(crate) fn from_guests(self) -> Self {
+    pub(crate) fn begun_by_guests(self) -> Self {
         let from = self.from.guests();
         Self { from, ..self }
     }
 
     /// Only what outside addresses begin.
-    pub(crate) fn from_outside(self) -> Self {
+    pub(crate) fn begun_outside(self) -> Self {
         let from = self.from.outside();
         Self { from, ..self }
     }
 
     /// Only what guests are asked for.
-    pub(crate) fn to_guests(self) -> Self {
+    pub(crate) fn asked_of_guests(self) -> Self {
         let to = self.to.guests();
         Self { to, ..self }
     }
 
     /// Only what outside addresses are asked for.
-    pub(crate) fn to_outside(self) -> Self {
+    pub(crate) fn asked_outside(self) -> Self {
         let to = self.to.outside();
         Self { to, ..self }
     }
 
     /// A session between outside addresses passes no guest, and no policy decides about it.
-    pub(crate) fn from_a_guest(self) -> Option<Self> {
-        Some(self.from_guests()).filter(|part| !part.is_empty())
+    pub(crate) fn past_a_guest(self) -> Option<Self> {
+        Some(self.begun_by_guests()).filter(|part| !part.is_empty())
     }
 
     /// Of every end alike, and of IP only.
