@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod bitset;
+mod certificate;
 mod change;
 mod decide;
 mod diff;
@@ -25,6 +26,7 @@ mod row;
 mod universe;
 
 pub use bitset::Bits;
+pub use certificate::Document;
 pub use decide::{Because, Said};
 pub use diff::{Change, Diff, Effect, diff};
 pub use hosts::{FUNCTION_LABEL, HostBreach};

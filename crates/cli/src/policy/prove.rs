@@ -4,7 +4,7 @@
 use crate::connectivity::read_estate;
 use crate::output::{Answer, Cell, Ending, Page, Tone};
 use crate::texts::{self, Files};
-use crate::{CliError, Setting};
+use crate::{CliError, Setting, files};
 use clap::Args;
 use lictor_analysis::{
     Counterexample, EndName, Finding, Hop, Likelihood, Outcome, Placed, Prover, Remedy, RuleName,
@@ -13,7 +13,7 @@ use lictor_analysis::{
 use lictor_policy::Date;
 use serde_json::{Value, json};
 use std::io::{IsTerminal as _, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -32,6 +32,18 @@ pub(crate) struct Prove {
     /// The day for which rules count as expired or not; today if not given.
     #[arg(long)]
     date: Option<Date>,
+    /// Where the certificates of all results go, for `lictor-checker`. They are checked at once.
+    #[arg(long, value_name = "FILE", conflicts_with = "intent")]
+    certificate: Option<PathBuf>,
+}
+
+/// Writes the certificates, after a checker that shares no code with the prover has seen them.
+fn certify(prover: &mut Prover, path: &Path) -> Result<(usize, usize), CliError> {
+    let document = serde_json::to_vec(&prover.certify()?).expect("only string keys");
+    let wrong = |why| CliError::file(path, format!("{why}; do not rely on it, and report it"));
+    let checked = lictor_checker::check(&document).map_err(wrong)?;
+    files::write_new(path, &document)?;
+    Ok(checked)
 }
 
 pub(crate) fn run(args: &Prove, setting: &Setting) -> Result<Answer, CliError> {
@@ -53,6 +65,8 @@ pub(crate) fn run(args: &Prove, setting: &Setting) -> Result<Answer, CliError> {
         .collect();
     let mut prover = Prover::new(policy.clone(), estate.clone(), date)?;
     let findings = prove(&mut prover, &asked);
+    let checked = args.certificate.as_deref();
+    let checked = checked.map(|path| certify(&mut prover, path)).transpose()?;
     let failed = findings.iter().filter(|one| is_failed(one)).count();
     let quarantined: Vec<&str> = estate.quarantined(&policy).collect();
     let mut page = page(&findings);
@@ -64,7 +78,12 @@ pub(crate) fn run(args: &Prove, setting: &Setting) -> Result<Answer, CliError> {
             "The estate does not declare its fabric trusted: outside addresses may be forged.";
         page = page.line(Cell::toned(Tone::Doubt, what));
     }
+    if let Some((held, failed)) = checked {
+        let what = format!("certificates checked: {held} held, {failed} failed");
+        page = page.line(Cell::toned(Tone::Good, what));
+    }
     let value = json!({
+        "certificates_checked": checked.map(|(held, failed)| held + failed),
         "policy": policy.name, "version": policy.version, "date": date,
         "held": findings.len() - failed, "failed": failed,
         "fabric_trusted": estate.fabric_trusted, "quarantined": quarantined,
@@ -354,6 +373,7 @@ assert live : always path from zone:dmz to zone:cde service tcp/22 on any-host
             estate,
             intent: intents.iter().map(|one| (*one).to_owned()).collect(),
             date: None,
+            certificate: Some(folder.path().join("c.json")).filter(|_| intents.is_empty()),
         };
         let setting = Setting {
             now_ms: 1_790_000_000_000,
@@ -406,6 +426,7 @@ assert live : always path from zone:dmz to zone:cde service tcp/22 on any-host
             (&answer.value["held"], &answer.value["failed"]),
             (&json!(3), &json!(2))
         );
+        assert_eq!(answer.value["certificates_checked"], 5);
         let hop = &answer.value["intents"][1]["counterexample"]["hops"][1];
         assert_eq!(hop["ingress"]["rule"]["name"], "t/in");
         let sarif = answer.text(Output::Sarif, Colour::Off).expect("a log");
