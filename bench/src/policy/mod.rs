@@ -1,6 +1,9 @@
 //! The goals of policy analysis, each measured by a file of its own, on one core.
 
+pub mod certificate;
 pub mod change;
+pub mod compile;
+pub mod lint;
 pub mod proof;
 pub mod world;
 
@@ -63,14 +66,22 @@ const ROWS: [Row; 9] = [
         ("ms", 5.0),
         Some(change::change),
     ),
-    row(("compile", "compile, 10 k guests"), ("s", 2.0), None),
+    row(
+        ("compile", "compile, 10 k guests"),
+        ("s", 2.0),
+        Some(compile::measure),
+    ),
     row(("delta", "the delta of one rule"), ("s", 0.05), None),
     row(
         ("certificate", "check of all certificates, 10 k x 10 k"),
         ("s", 1.0),
-        None,
+        Some(certificate::certificate),
     ),
-    row(("lint", "lint of 10 k imported rules"), ("s", 1.0), None),
+    row(
+        ("lint", "lint of 10 k imported rules"),
+        ("s", 1.0),
+        Some(lint::measure),
+    ),
     row(("diff", "diff of two 5 k rule sets"), ("s", 1.0), None),
     row(
         ("mem", "memory of the proof, 10 k x 10 k"),

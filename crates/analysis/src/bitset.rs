@@ -44,6 +44,12 @@ impl Bits {
         self.words.len()
     }
 
+    /// Its words.
+    #[must_use]
+    pub fn words(&self) -> &[u64] {
+        &self.words
+    }
+
     /// Adds words of room.
     pub fn grow(&mut self, words: usize) {
         self.words.resize(words, 0);

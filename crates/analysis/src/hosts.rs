@@ -3,7 +3,8 @@
 use crate::overlay::Placements;
 use crate::prove::{Prover, placements};
 use lictor_policy::{Claim, ControlName, Interpretation, Labels, Policy, Selector};
-use std::collections::BTreeSet;
+use serde::Serialize;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The label that names a guest's primary function, where a policy declares it.
 pub const FUNCTION_LABEL: &str = "fn";
@@ -34,6 +35,17 @@ pub enum HostBreach {
         /// The host.
         host: usize,
     },
+}
+
+/// A guest on a host where it is or may be, as the checker takes it.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct HostClaim {
+    guest: usize,
+    host: usize,
+    home: Option<usize>,
+    lacks: bool,
+    kinds: (bool, bool),
+    function: usize,
 }
 
 /// The two kinds of guests that must not meet.
@@ -95,6 +107,71 @@ impl Prover {
             }
             _ => None,
         }
+    }
+
+    /// Every guest of an intent about hosts, on each host where it is or may be.
+    pub(crate) fn host_claims(&self, intent: usize) -> Vec<HostClaim> {
+        let one = &self.policy.intents[intent];
+        let placements = placements(one);
+        let mut claims = Vec::new();
+        let mut add = |member: usize,
+                       kinds: (bool, bool),
+                       function: usize,
+                       controls: &[ControlName]| {
+            let home = self.universe.members()[member]
+                .host
+                .map(|host| host as usize);
+            let hosts = self.hosts_of(member, placements);
+            // Who is nowhere has no control.
+            let hosts = match hosts.is_empty() && !controls.is_empty() {
+                true => vec![self.universe.hosts().len()],
+                false => hosts,
+            };
+            for host in hosts {
+                let has = |control: &ControlName| {
+                    let host = self.estate.hosts.get(host);
+                    host.is_some_and(|one| one.controls.iter().any(|own| own == control.as_str()))
+                };
+                claims.push(HostClaim {
+                    guest: member,
+                    host,
+                    home,
+                    lacks: !controls.iter().all(has),
+                    kinds,
+                    function,
+                });
+            }
+        };
+        match &one.claim {
+            Claim::Controls { guests, controls } => {
+                let members = self.members_of(guests).into_iter();
+                members.for_each(|member| add(member, (false, false), member, controls));
+            }
+            Claim::Apart {
+                one,
+                other,
+                interpretation,
+            } if *interpretation != Interpretation::Hypervisor => {
+                let strict = *interpretation == Interpretation::Strict;
+                let (ones, others) = (self.members_of(one), self.members_of(other));
+                let ones: BTreeSet<usize> = ones.into_iter().collect();
+                let others: BTreeSet<usize> = others.into_iter().collect();
+                let mut functions = BTreeMap::new();
+                for member in ones.union(&others) {
+                    let is_one = ones.contains(member);
+                    let kinds = (is_one, others.contains(member) || strict && is_one);
+                    let labels = &self.universe.members()[*member].labels;
+                    let next = functions.len();
+                    let known = functions
+                        .entry(function(&self.policy, labels))
+                        .or_insert(next);
+                    let function = if strict { *known } else { *member };
+                    add(*member, kinds, function, &[]);
+                }
+            }
+            _ => {}
+        }
+        claims
     }
 
     /// Members that a selector of an intent matches: the universe has turned all of them.

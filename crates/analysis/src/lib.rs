@@ -6,10 +6,14 @@
 #![forbid(unsafe_code)]
 
 mod bitset;
+mod certificate;
 mod change;
 mod decide;
 mod flow;
 mod hosts;
+mod lint;
+mod lint_cover;
+mod lint_region;
 mod outside;
 mod overlay;
 mod ports;
@@ -21,8 +25,10 @@ mod row;
 mod universe;
 
 pub use bitset::Bits;
+pub use certificate::Document;
 pub use decide::{Because, Said};
 pub use hosts::{FUNCTION_LABEL, HostBreach};
+pub use lint::{EXPIRING_DAYS, LintCode, LintFinding, LintInput, lint};
 pub use ports::minus;
 pub use prove::{Breach, Chain, Prover, Verdict};
 pub use remedy::Cut;

@@ -28,7 +28,7 @@ pub(crate) struct Active {
     pub(crate) to: SelectorId,
     pub(crate) service: u32,
     /// Whether each end matches what has no address: the far end of a frame that is not IP.
-    nobody: (bool, bool),
+    pub(crate) nobody: (bool, bool),
     ether: bool,
 }
 
@@ -130,6 +130,11 @@ impl Relation {
 
     pub(crate) fn service_of(&self, id: u32) -> &Service {
         &self.services[id as usize]
+    }
+
+    /// The rules in force, in the order of evaluation.
+    pub(crate) fn in_force(&self) -> impl Iterator<Item = &Active> {
+        self.order.iter().map(|slot| self.rule(*slot))
     }
 
     /// Rules that were ever in force.

@@ -43,6 +43,9 @@ pub enum CliError {
     /// A release whose policy does not hold together.
     #[error(transparent)]
     Broken(#[from] lictor_policy::BrokenTables),
+    /// The estate or the policy is too large to be analysed.
+    #[error("the policy cannot be analysed")]
+    Analysis(#[from] lictor_analysis::AnalysisError),
     /// A release is not one that an agent would load.
     #[error("the release does not count")]
     Release(#[from] lictor_wire::ReleaseRefused),

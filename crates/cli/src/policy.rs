@@ -1,5 +1,8 @@
 //! `lictor policy`: from a text to a release that two persons have signed.
 
+mod lint;
+mod prove;
+
 use crate::caller::Caller;
 use crate::connectivity::{self, Connectivity};
 use crate::import::{self, Import};
@@ -36,6 +39,11 @@ enum Action {
     Compile(Compile),
     /// List every pair that may begin a session, with its ports.
     Connectivity(Connectivity),
+    /// Say which rules never decide, change nothing, contradict others, open too much or have no
+    /// owner. Ends with 1 if there are any.
+    Lint(lint::Lint),
+    /// Prove each intent over an estate. Ends with 1 if one does not hold.
+    Prove(prove::Prove),
     /// Make a policy of another firewall's rules, with a report of what could not be said.
     Import(Import),
     /// Show all that a signature of a release stands for.
@@ -93,6 +101,8 @@ pub(crate) fn run(args: &PolicyArgs, setting: &Setting) -> Result<Answer, CliErr
         Action::Fmt(args) => texts::fmt(args),
         Action::Compile(compile) => compile_release(compile, setting.now_ms),
         Action::Connectivity(args) => connectivity::run(args, setting.now_ms),
+        Action::Lint(args) => lint::run(args, setting.now_ms),
+        Action::Prove(args) => prove::run(args, setting),
         Action::Import(args) => import::run(args),
         Action::Show { release } => {
             let draft = Draft::read(release)?;

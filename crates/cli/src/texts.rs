@@ -26,6 +26,12 @@ impl Files {
     pub(crate) const fn of(files: Vec<PathBuf>) -> Self {
         Self { files }
     }
+
+    /// The first one's name: that of the policy, if it is the only one.
+    pub(crate) fn first(&self) -> String {
+        let first = self.files.first();
+        first.map_or_else(String::new, |path| path.display().to_string())
+    }
 }
 
 /// What `lictor policy fmt` takes.

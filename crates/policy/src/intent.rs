@@ -1,5 +1,5 @@
 //! Intents: statements about the whole policy. They are parsed, checked for names and kept with the
-//! compiled policy. Nothing proves them yet, and nothing says that they hold.
+//! compiled policy; `lictor-analysis` proves them over an estate.
 
 use crate::{ControlName, Selector, Service};
 use serde::{Deserialize, Serialize};

@@ -48,7 +48,7 @@ pub use model::{
     Labels, Log, Mode, Observation, OnExpiry, Policy, Rule, Scope, Tier, TierKind,
 };
 pub use parse::{Part, parse, parse_parts};
-pub use sarif::sarif;
+pub use sarif::{sarif, sarif_log, sarif_place};
 pub use selector::{End, Selector};
 pub use service::{PortRange, Service};
 pub use tables::{BrokenTables, Open, Tables};

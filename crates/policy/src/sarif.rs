@@ -7,9 +7,14 @@ use std::collections::BTreeSet;
 /// The log of one run of the parser.
 #[must_use]
 pub fn sarif(diagnostics: &[Diagnostic]) -> Value {
-    let codes: BTreeSet<&str> = diagnostics.iter().map(|one| one.code.as_str()).collect();
+    let codes = diagnostics.iter().map(|one| one.code.as_str()).collect();
+    sarif_log(&codes, diagnostics.iter().map(result).collect())
+}
+
+/// The log of one run that gave these results, each with the code of one rule.
+#[must_use]
+pub fn sarif_log(codes: &BTreeSet<&str>, results: Vec<Value>) -> Value {
     let rules: Vec<Value> = codes.iter().map(|code| json!({ "id": code })).collect();
-    let results: Vec<Value> = diagnostics.iter().map(result).collect();
     json!({
         "$schema": "https://json.schemastore.org/sarif-2.1.0.json",
         "version": "2.1.0",
@@ -22,6 +27,15 @@ pub fn sarif(diagnostics: &[Diagnostic]) -> Value {
             "results": results,
         }],
     })
+}
+
+/// A line of a file as a place of a result.
+#[must_use]
+pub fn sarif_place(file: &str, line: usize) -> Value {
+    json!({ "physicalLocation": {
+        "artifactLocation": { "uri": uri(file) },
+        "region": { "startLine": line },
+    } })
 }
 
 fn result(one: &Diagnostic) -> Value {
