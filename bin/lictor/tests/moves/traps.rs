@@ -1,20 +1,25 @@
 //! Twelve traps into which firewalls that move with their guests have fallen, and the test that
-//! holds each. Those that are not in this file are where what they need is:
+//! holds each. Those that are not in this file are where what they need is.
 //!
-//! | trap | held by |
-//! |---|---|
-//! | 1. both ends on one host: either moves, both do, and they come back | `trap_1` here |
-//! | 2. 1, 5,200, 6,000 and 200,000 sessions take the same path | in part: `cargo xtask bench move` with 10 k to 1 M sessions, counted one by one (`lost`, `carried`) |
-//! | 3. many guests at once, helpers mixed up | not yet |
-//! | 4. a move that ends at any phase: the source keeps its state, the target forgets it | `trap_4` here; every interleaving in `crates/agent/tests/never_open_twice.rs` |
-//! | 5. the source waits for the target, and leaves the peer's half alone | `trap_1` here |
-//! | 6. a daemon that is killed leaves no gap | `bin/lictor/tests/agent.rs`, `no_packet_is_lost_or_unjudged_while_the_agent_dies_restarts_and_reloads` |
-//! | 7. a tap before its rules | `every_packet_that_a_device_carried_got_a_verdict` there |
-//! | 8. one invalid rule | `crates/datapath/tests/lifecycle.rs`, `what_was_loaded_is_read_back_and_what_does_not_fit_is_refused` |
-//! | 9. somebody else flushes the hooks | `crates/agent/tests/host.rs`, `a_hook_that_somebody_removed_is_put_back_and_each_time_is_recorded` |
-//! | 10. a target without room, engine or version | `crates/agent/tests/admission.rs`, `each_reason_is_found` |
-//! | 11. policy is narrowed while the guest is on its way | `trap_11` here |
-//! | 12. numbers in the evidence are the kernel's | `a_live_session_follows_the_guest_to_another_host_and_back` (`counted_once`) |
+//! 1. Both ends on one host, either moves, both come back: `trap_1`.
+//! 2. One session or 200,000 take the same path: in part, `cargo xtask bench move` with 10 k to 1 M
+//!    sessions, counted one by one.
+//! 3. Many guests at once, helpers mixed up: not yet.
+//! 4. A move that ends at any phase: `trap_4`; every interleaving in
+//!    `crates/agent/tests/never_open_twice.rs`.
+//! 5. The source waits for the target and leaves the peer's half alone: `trap_1`.
+//! 6. A daemon that is killed: `bin/lictor/tests/agent.rs`,
+//!    `no_packet_is_lost_or_unjudged_while_the_agent_dies_restarts_and_reloads`.
+//! 7. A tap before its rules: `every_packet_that_a_device_carried_got_a_verdict` there.
+//! 8. One invalid rule: `crates/datapath/tests/lifecycle.rs`,
+//!    `what_was_loaded_is_read_back_and_what_does_not_fit_is_refused`.
+//! 9. Somebody else flushes the hooks: `crates/agent/tests/host.rs`,
+//!    `a_hook_that_somebody_removed_is_put_back_and_each_time_is_recorded`.
+//! 10. A target without engine or version: `crates/agent/tests/admission.rs`,
+//!     `each_reason_is_found`.
+//! 11. Policy is narrowed while the guest is on its way: `trap_11`.
+//! 12. Numbers in the evidence are the kernel's:
+//!     `a_live_session_follows_the_guest_to_another_host_and_back`.
 
 use super::*;
 
