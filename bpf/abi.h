@@ -138,7 +138,6 @@ _Static_assert(sizeof(struct timeouts) == 96, "timeouts");
 #define EVENTS_BYTES 1048576
 /* A flooded guest must not push the events of its neighbours out of the shared ring. */
 #define EVENTS_PER_VNIC_PER_SECOND 1024
-#define RULES_PER_VNIC_MAX 4096
 #define RULES_FULL_NS 1000000000 /* until it is tried again to keep one more */
 /* Answers to rejected packets that one vnic gets and gives in one second. */
 #define ANSWERS_PER_SECOND 100
@@ -284,6 +283,27 @@ struct rule_state {
 };
 _Static_assert(sizeof(struct rule_state) == 48, "rule_state");
 
+/* `first_rules`: the first two rules that come by one of these sets have their place there for good,
+ * and are found without a kernel hash. Those that come later are in `rules`.
+ */
+#define FIRST_RULE_SETS 1024
+#define FIRST_RULES_SHIFT 22
+#define FIRST_RULES_MIX 0x9e3779b1
+#define FIRST_RULES_EACH 2
+#define LATER_RULES 4096
+#define RULE_SLOT_TAKEN 0x100000000 /* above the rule's number; zero: nobody's */
+struct rule_slot {
+	__u64 rule;
+	struct rule_state state;
+	__u64 pad;
+};
+_Static_assert(sizeof(struct rule_slot) == 64, "rule_slot");
+
+struct rule_set {
+	struct rule_slot slots[FIRST_RULES_EACH];
+};
+_Static_assert(sizeof(struct rule_set) == 128, "rule_set");
+
 #define HOST_EVENTS_LOST 0
 #define HOST_RULES_UNCOUNTED 1
 #define HOST_EVENTS_LIMITED 2 /* not reported, because their rule's limit was reached */
@@ -357,6 +377,15 @@ struct local {
 _Static_assert(sizeof(struct local) == 40, "local");
 /* Steering stops this long after the other end's device has taken its last packet. */
 #define STEER_ALIVE_TICKS 512
+
+/* `local_places`: from a vnic to its place in `locals`. An entry is the vnic, and above it one more
+ * than its place; zero where nobody ever was, so that a search ends there. A kernel hash would take
+ * longer than all else that is asked of a new session's peer.
+ */
+#define LOCAL_PLACE_SHIFT 19 /* of 32 bits: 8,192 entries at which a search begins */
+#define LOCAL_PLACE_MIX 0x9e3779b1
+#define LOCAL_PLACE_STEPS 16
+#define LOCAL_PLACES 8207 /* those at the end have some behind them, too */
 
 #define HOOK_TCX 1
 #define HOOK_CLSACT 2
@@ -479,6 +508,8 @@ _Static_assert(sizeof(struct session) == 104, "session");
 #define SLOT_REST_TICKS 32
 /* Buckets that are swept before a session is refused for want of room. */
 #define SWEEP_WHEN_FULL 32
+/* Promotions for each of which no bucket is swept, but for the last. */
+#define SWEEP_EVERY 4
 
 struct slot {
 	struct session_key key;

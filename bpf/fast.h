@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /* The packets that nearly all traffic consists of, read in place: untagged IPv4 without options or
- * IPv6 without extension headers, whole, with UDP or with TCP that is no SYN and has no options
- * but time stamps. Everything that is unusual in any way is left to parse.h, so this reads nothing
+ * IPv6 without extension headers, whole, with UDP or with TCP that has no options but time stamps, or
+ * those of a SYN as the usual stacks lay them out. Everything that is unusual in any way is left to parse.h, so this reads nothing
  * that it would not read alike.
  *
  * The compiler copies octet by octet what it thinks may lie anywhere, and whoever reads that back
@@ -61,6 +61,36 @@ plain_tcp(const struct tcp *header, __u32 l4_bytes, const void *end)
 	return l4_bytes - bytes + 1;
 }
 
+/* Octets of payload plus one if the options of a SYN lie as Linux or as Windows lays them out: the
+ * segment size, then what the tracker wants to know, and time stamps. Zero if not.
+ */
+static __always_inline __u32
+plain_syn(struct packet *p, const struct tcp *header, __u32 l4_bytes, const void *end)
+{
+	__u32 bytes = (header->offset >> 4) * 4;
+	const __be32 *option = (const void *)(header + 1);
+	__u32 scale;
+
+	if (bytes > l4_bytes || (const void *)(option + 3) > end ||
+	    bpf_ntohl(option[0]) >> 16 != (TCP_OPTION_SIZE << 8 | 4))
+		return 0;
+	if (bytes == sizeof(*header) + 12 &&
+	    option[2] == bpf_htonl(TCP_OPTION_NOTHING << 24 | TCP_OPTION_NOTHING << 16 |
+				   TCP_OPTION_SACK_PERMITTED << 8 | 2))
+		scale = bpf_ntohl(option[1]);
+	else if (bytes == sizeof(*header) + 20 && (const void *)(option + 5) <= end &&
+		 option[1] == bpf_htonl(TCP_OPTION_SACK_PERMITTED << 24 | 2 << 16 |
+					TCP_OPTION_TIMESTAMPS << 8 | TIMESTAMPS_BYTES))
+		scale = bpf_ntohl(option[4]);
+	else
+		return 0;
+	if (scale >> 8 != (TCP_OPTION_NOTHING << 16 | TCP_OPTION_SCALE << 8 | 3))
+		return 0;
+	p->scale = scale_plus_one(scale);
+	p->sack_permitted = 1;
+	return l4_bytes - bytes + 1;
+}
+
 static __always_inline int
 plain_udp(const struct __sk_buff *skb, const struct udp *header, __u32 l4_bytes)
 {
@@ -94,7 +124,8 @@ fast_l4(const struct __sk_buff *skb, struct packet *p, const void *at, const voi
 		return plain_udp(skb, ports, p->l4_bytes);
 	if (p->protocol != IP_TCP || (const void *)(tcp + 1) > end)
 		return 0;
-	payload = plain_tcp(tcp, p->l4_bytes, end);
+	payload = tcp->flags & FLAG_SYN ? plain_syn(p, tcp, p->l4_bytes, end) :
+					  plain_tcp(tcp, p->l4_bytes, end);
 	if (!payload)
 		return 0;
 	fast_segment(p, tcp, payload - 1);

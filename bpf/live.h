@@ -42,8 +42,13 @@ live_l4(const struct __sk_buff *skb, const void *l4, __u32 l4_bytes, __u8 protoc
 	const struct tcp *tcp = l4;
 	const struct udp *udp = l4;
 
+	/* The options of a SYN are looked at when it is known to answer one. One that opens is not for
+	 * here, but the look for its session is: what the long way does first is done while the
+	 * processor waits for lines that nobody has touched for long.
+	 */
 	if (protocol == IP_TCP)
-		return (const void *)(tcp + 1) <= end && plain_tcp(tcp, l4_bytes, end);
+		return (const void *)(tcp + 1) <= end &&
+		       (tcp->flags & FLAG_SYN || plain_tcp(tcp, l4_bytes, end));
 	if (protocol != IP_UDP || (const void *)(udp + 1) > end)
 		return 0;
 	return plain_udp(skb, udp, l4_bytes) && live_port(bpf_ntohs(udp->source)) &&
@@ -180,7 +185,7 @@ live_at(struct bucket *bucket, __u32 place, const struct live_packet *p, __u32 s
 	return &slot->session;
 }
 
-/* A session that was answered. */
+/* A session that was answered and is not reset: the states between are next to each other. */
 static __always_inline struct session *
 live_session(const struct live_packet *p, __u32 segment, struct trace *trace)
 {
@@ -194,12 +199,14 @@ live_session(const struct live_packet *p, __u32 segment, struct trace *trace)
 	if (place < BUCKET_SLOTS || *(volatile __u32 *)&bucket->passed)
 		trace->absent = 0;
 	s = live_at(bucket, place, p, segment);
-	return s && s->state == STATE_ESTABLISHED ? s : 0;
+	return s && s->state >= STATE_ESTABLISHED && s->state <= STATE_TIME_WAIT ? s : 0;
 }
 
-/* Another datagram of who is not answered, as of a log that is sent. */
+/* One without an answer: this is another datagram, as of a log that is sent, or the answer to a SYN.
+ */
 static __always_inline struct session *
-live_half(const struct live_packet *p, const struct vnic_config *config, struct trace *trace)
+live_half(const struct live_packet *p, const struct vnic_config *config, __u8 protocol,
+	  struct trace *trace)
 {
 	struct table_info *info = bpf_map_lookup_elem(&session_table, p->zero);
 	struct bucket *bucket;
@@ -217,14 +224,32 @@ live_half(const struct live_packet *p, const struct vnic_config *config, struct 
 		return 0;
 	}
 	s = live_at(bucket, place, p, config->segment);
-	if (!s || s->state != STATE_UNREPLIED || s->opened != p->direction)
+	if (!s || s->state != STATE_UNREPLIED ||
+	    (s->opened == p->direction) != (protocol == IP_UDP))
 		return 0;
 	half_hear(&bucket->control[place], trace->hash, clock_now(config, p->zero));
 	return s;
 }
 
-/* A segment within the windows that changes no state. By itself, for want of stack: so the packet
- * is looked at again.
+/* The answer to the opener's SYN. */
+static __always_inline int
+live_answer(struct session *s, struct packet *p, const struct tcp *header, __u32 l4_bytes,
+	    const void *end)
+{
+	__u32 payload = plain_syn(p, header, l4_bytes, end);
+
+	if (!payload || s->state != STATE_UNREPLIED ||
+	    tcp_flags_impossible(header->flags))
+		return 0;
+	fast_segment(p, header, payload - 1);
+	if (!tcp_answers(s, s->opened, p))
+		return 0;
+	tcp_answered(s, p);
+	return 1;
+}
+
+/* A segment within the windows, the last one of its end among them, or the answer to a SYN. By
+ * itself, for want of stack: so the packet is looked at again.
  */
 __noinline int live_segment(struct __sk_buff *skb, struct session *s, __u32 v6, __u32 own)
 {
@@ -238,14 +263,17 @@ __noinline int live_segment(struct __sk_buff *skb, struct session *s, __u32 v6, 
 
 	if (!s || (const void *)(header + 1) > end)
 		return 0;
-	if ((header->flags & (FLAG_FIN | FLAG_RST | FLAG_ACK)) != FLAG_ACK ||
+	bytes = v6 ? bpf_ntohs(ip6->length) : bpf_ntohs(ip4->length) - sizeof(*ip4);
+	if (header->flags & FLAG_SYN)
+		return live_answer(s, &p, header, bytes, end);
+	if ((header->flags & (FLAG_RST | FLAG_ACK)) != FLAG_ACK ||
+	    tcp_flags_impossible(header->flags) || s->state < STATE_ESTABLISHED ||
 	    !(s->flags[0] & s->flags[1] & END_KNOWN))
 		return 0;
-	bytes = v6 ? bpf_ntohs(ip6->length) : bpf_ntohs(ip4->length) - sizeof(*ip4);
 	fast_segment(&p, header, bytes - (header->offset >> 4) * 4);
 	if (tcp_window(s, own, &p) != TRACK_OK)
 		return 0;
-	tcp_advance(s, own, &p);
+	tcp_pass(s, own & 1, &p);
 	return 1;
 }
 
@@ -277,13 +305,13 @@ static __always_inline int live_judge(struct __sk_buff *skb, const struct vnic_c
 				      const struct live_packet *p, __u8 protocol,
 				      struct trace *trace)
 {
-	__u32 place = protocol == IP_TCP ? TIMEOUT_TCP + STATE_ESTABLISHED : TIMEOUT_UDP + 1;
+	__u32 place = TIMEOUT_UDP + 1;
 	struct session *s = live_session(p, config->segment, trace);
 	struct timeouts *host = bpf_map_lookup_elem(&timeouts, p->zero);
 	__u64 now;
 
-	if (!s && trace->absent && protocol == IP_UDP) {
-		s = live_half(p, config, trace);
+	if (!s && trace->absent) {
+		s = live_half(p, config, protocol, trace);
 		place = TIMEOUT_UDP;
 	}
 	if (!s || !host)
@@ -292,8 +320,11 @@ static __always_inline int live_judge(struct __sk_buff *skb, const struct vnic_c
 	if (s->expires_ns <= now ||
 	    (p->direction == DIRECTION_INGRESS && peer_elsewhere(skb, s->peer)))
 		return LIVE_NOT;
-	if (protocol == IP_TCP && !live_segment(skb, s, p->v6, p->direction))
-		return LIVE_NOT;
+	if (protocol == IP_TCP) {
+		if (!live_segment(skb, s, p->v6, p->direction))
+			return LIVE_NOT;
+		place = TIMEOUT_TCP + (s->state & 7);
+	}
 	live_pass(skb, s, p->direction, host->seconds[place], now);
 	if (p->direction == DIRECTION_EGRESS)
 		return live_way(skb, config, &(struct way){ s->peer, now });

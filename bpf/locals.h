@@ -10,9 +10,22 @@
 /* Where in `locals` a vnic is, plus one; 0: not on this host. */
 static __always_inline __u32 local_place(__u32 vnic)
 {
-	__u32 *place = vnic ? bpf_map_lookup_elem(&local_places, &vnic) : 0;
+	__u32 index = vnic * LOCAL_PLACE_MIX >> LOCAL_PLACE_SHIFT;
 
-	return place ? *place + 1 : 0;
+	if (!vnic)
+		return 0;
+#pragma clang loop unroll(disable)
+	for (__u32 step = 0; step < LOCAL_PLACE_STEPS; step++, index++) {
+		__u64 *entry = bpf_map_lookup_elem(&local_places, &index);
+		/* Volatile: one load, so that both halves belong together. */
+		__u64 here = entry ? *(volatile __u64 *)entry : 0;
+
+		if (!here)
+			return 0;
+		if ((__u32)here == vnic)
+			return here >> 32;
+	}
+	return 0;
 }
 
 static __always_inline const struct local *local_at(__u32 place)

@@ -106,12 +106,11 @@ struct {
 	__type(value, struct local);
 } locals SEC(".maps");
 
-/* From a vnic's number to its place in `locals`. */
 struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, LOCALS_MAX);
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, LOCAL_PLACES);
 	__type(key, __u32);
-	__type(value, __u32);
+	__type(value, __u64);
 } local_places SEC(".maps");
 
 struct {
@@ -169,12 +168,20 @@ struct {
 	__type(value, struct event_budget);
 } event_budget SEC(".maps");
 
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, FIRST_RULE_SETS);
+	__uint(map_flags, BPF_F_MMAPABLE); /* so that a slot is one cache line */
+	__type(key, __u32);
+	__type(value, struct rule_set);
+} first_rules SEC(".maps");
+
 /* What each rule did at this vnic. It travels with the guest, and one guest's many rules take no
  * room from another's. Not preallocated: an idle vnic has none.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, RULES_PER_VNIC_MAX);
+	__uint(max_entries, LATER_RULES);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, __u32);
 	__type(value, struct rule_state);

@@ -208,6 +208,7 @@ static __always_inline int same16(const __u8 a[16], const __u8 b[16])
 
 #define TCP_OPTION_END 0
 #define TCP_OPTION_NOTHING 1
+#define TCP_OPTION_SIZE 2
 #define TCP_OPTION_SCALE 3
 #define TCP_OPTION_SACK_PERMITTED 4
 #define TCP_OPTION_SACK 5
@@ -241,15 +242,20 @@ parse_sack(struct __sk_buff *skb, struct packet *p, __u32 at, __u32 bytes)
 	}
 }
 
+/* Of a SYN, so that zero is none. RFC 7323, 2.3: a scale of more than 14 means 14. */
+static __always_inline __u8 scale_plus_one(__u8 scale)
+{
+	return (scale > 14 ? 14 : scale) + 1;
+}
+
 static __always_inline void
 parse_tcp_option(struct __sk_buff *skb, struct packet *p, const __u8 head[3], __u32 at)
 {
 	int syn = p->flags & FLAG_SYN;
 	__u32 bytes = head[1] - 2;
 
-	/* RFC 7323, 2.3: a scale of more than 14 means 14. */
 	if (head[0] == TCP_OPTION_SCALE && bytes == 1 && syn)
-		p->scale = (head[2] > 14 ? 14 : head[2]) + 1;
+		p->scale = scale_plus_one(head[2]);
 	if (head[0] == TCP_OPTION_SACK_PERMITTED && !bytes && syn)
 		p->sack_permitted = 1;
 	if (head[0] == TCP_OPTION_SACK && !syn)

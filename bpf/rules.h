@@ -15,13 +15,36 @@ static __always_inline void host_count(__u32 index)
 		__sync_fetch_and_add(value, 1);
 }
 
+/* What is kept of a rule that has, or now takes, a place of its own. */
+static __always_inline struct rule_state *rule_first(__u32 rule)
+{
+	__u32 index = rule * FIRST_RULES_MIX >> FIRST_RULES_SHIFT;
+	struct rule_set *set = bpf_map_lookup_elem(&first_rules, &index);
+	__u64 wanted = RULE_SLOT_TAKEN | rule, found;
+
+	if (!set)
+		return 0;
+#pragma unroll
+	for (__u32 i = 0; i < FIRST_RULES_EACH; i++) {
+		found = *(volatile __u64 *)&set->slots[i].rule;
+		if (!found)
+			found = __sync_val_compare_and_swap(&set->slots[i].rule, 0, wanted);
+		if (!found || found == wanted)
+			return &set->slots[i].state;
+	}
+	return 0;
+}
+
 /* What a vnic keeps of a rule. If there are as many rules as it may have, it is not tried for a
  * while to make room for another: a policy with very many rules would pay for it with each packet.
  */
 static __always_inline struct rule_state *rule_find(struct context *c, __u32 rule)
 {
-	struct rule_state fresh = {}, *state = bpf_map_lookup_elem(&rules, &rule);
+	struct rule_state fresh = {}, *state = rule_first(rule);
 
+	if (state)
+		return state;
+	state = bpf_map_lookup_elem(&rules, &rule);
 	if (state || c->now < c->rules_full_until_ns)
 		return state;
 	if (bpf_map_update_elem(&rules, &rule, &fresh, BPF_NOEXIST) == -E2BIG)

@@ -133,13 +133,13 @@ session_reserve(struct context *c, struct table_info *info, __u32 quota)
 }
 
 /* Makes the session in the context, which was answered, one that no flood can push out. Returns
- * whether there was room. With each one a bucket is swept, so that the table needs no agent to stay
- * clean.
+ * whether there was room. With every few of them a bucket is swept, so that the table needs no agent
+ * to stay clean.
  */
 __noinline int
 session_promote(struct context *c, struct table_info *info, __u32 quota)
 {
-	__u32 table, buckets;
+	__u32 table, buckets, promotions;
 	int inserted;
 
 	if (!c || !info)
@@ -155,9 +155,10 @@ session_promote(struct context *c, struct table_info *info, __u32 quota)
 	}
 	if (inserted == INSERT_EXISTS)
 		__sync_fetch_and_add(&info->live, -c->removed);
-	__sync_fetch_and_add(&info->promotions, 1);
+	promotions = __sync_fetch_and_add(&info->promotions, 1);
 	half_remove(c, info->buckets[TABLE_HALF_OPEN]);
-	table_sweep(c, info, table, buckets);
+	if (!(promotions % SWEEP_EVERY))
+		table_sweep(c, info, table, buckets);
 	return 1;
 }
 

@@ -395,6 +395,21 @@ static __always_inline int tcp_reset(struct session *s, const struct packet *p, 
 	return TRACK_OK;
 }
 
+/* A segment within the windows, and what its FIN does. */
+static __always_inline void tcp_pass(struct session *s, __u8 own, const struct packet *p)
+{
+	if (s->flags[own] & s->flags[!own] & END_KNOWN)
+		tcp_advance(s, own, p);
+	else
+		tcp_learn(s, own, p);
+	if (!(p->flags & FLAG_FIN))
+		return;
+	s->flags[own] |= END_FIN;
+	/* A reset is the end; only a SYN begins anew. */
+	if (s->state != STATE_CLOSED)
+		s->state = s->flags[!own] & END_FIN ? STATE_TIME_WAIT : STATE_FIN_WAIT;
+}
+
 static __always_inline int
 tcp_track(struct session *s, const struct packet *p, __u8 direction)
 {
@@ -421,16 +436,7 @@ tcp_track(struct session *s, const struct packet *p, __u8 direction)
 			return TRACK_WINDOW;
 		s->state = STATE_ESTABLISHED;
 	}
-	if (known)
-		tcp_advance(s, own, p);
-	else
-		tcp_learn(s, own, p);
-	if (p->flags & FLAG_FIN) {
-		s->flags[own] |= END_FIN;
-		/* A reset is the end; only a SYN begins anew. */
-		if (s->state != STATE_CLOSED)
-			s->state = s->flags[!own] & END_FIN ? STATE_TIME_WAIT : STATE_FIN_WAIT;
-	}
+	tcp_pass(s, own, p);
 	return TRACK_OK;
 }
 

@@ -4,6 +4,7 @@
 use anyhow::Result;
 use clap::builder::PossibleValuesParser;
 use clap::{Parser, Subcommand, ValueEnum};
+use lictor_bench::datapath::load::Load;
 use lictor_bench::datapath::path::Packet;
 use lictor_bench::datapath::render::Colour;
 use lictor_bench::datapath::topologies::ALL;
@@ -48,6 +49,9 @@ enum Bench {
         /// Only these packets of the path.
         #[arg(long, value_delimiter = ',', value_parser = packet)]
         packet: Vec<Packet>,
+        /// Only these loads from end to end.
+        #[arg(long, value_delimiter = ',', value_parser = load)]
+        load: Vec<Load>,
     },
     /// All goals of moves, beside moves of the same guest without Lictor.
     Move,
@@ -124,6 +128,7 @@ fn run(arguments: &Arguments) -> Result<()> {
             part,
             topology,
             packet,
+            load,
         } => {
             let extent = if arguments.quick {
                 datapath::Extent::QUICK
@@ -134,6 +139,7 @@ fn run(arguments: &Arguments) -> Result<()> {
                 parts: parts(part),
                 topologies: topology.clone(),
                 packets: packet.clone(),
+                loads: load.clone(),
             };
             let report = datapath::run(&extent, &choice)?;
             if let Some(page) = write {
@@ -156,6 +162,14 @@ fn packet(name: &str) -> Result<Packet, String> {
     Packet::USUAL.into_iter().find(of_that_name).ok_or_else(|| {
         let names = Packet::USUAL.map(Packet::id).join(", ");
         format!("no packet of the path is called so; there are {names}")
+    })
+}
+
+fn load(name: &str) -> Result<Load, String> {
+    let of_that_name = |load: &Load| load.id() == name;
+    Load::ALL.into_iter().find(of_that_name).ok_or_else(|| {
+        let names = Load::ALL.map(Load::id).join(", ");
+        format!("no load is called so; there are {names}")
     })
 }
 

@@ -52,6 +52,8 @@ pub struct Choice {
     pub topologies: Vec<String>,
     /// Which packets of the path; empty: every kind.
     pub packets: Vec<path::Packet>,
+    /// Which loads from end to end; empty: every one.
+    pub loads: Vec<load::Load>,
 }
 
 impl Choice {
@@ -65,6 +67,10 @@ impl Choice {
         } else {
             self.topologies.iter().any(|id| id == topology.id)
         }
+    }
+
+    fn has_load(&self, load: load::Load) -> bool {
+        self.loads.is_empty() || self.loads.contains(&load)
     }
 
     fn has_packet(&self, packet: path::Packet) -> bool {
@@ -266,7 +272,9 @@ fn ways(extent: &Extent, choice: &Choice, measured: &mut Measured) -> Result<()>
     }
     if choice.has(Part::Loads) {
         plants.retain(|plant| topologies::end_to_end(&plant.topology));
-        load::rounds(&plants, extent.loads, &mut measured.loads)?;
+        let loads = load::Load::ALL.into_iter();
+        let loads: Vec<_> = loads.filter(|load| choice.has_load(*load)).collect();
+        load::rounds(&plants, &loads, extent.loads, &mut measured.loads)?;
     }
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! `lictor policy`: from a text to a release that two persons have signed.
 
+mod diff;
 mod lint;
 mod prove;
 
@@ -39,6 +40,9 @@ enum Action {
     Compile(Compile),
     /// List every pair that may begin a session, with its ports.
     Connectivity(Connectivity),
+    /// Say what two versions of a policy let pass differently, each with a packet. Ends with 1 if
+    /// there is anything.
+    Diff(diff::PolicyDiff),
     /// Say which rules never decide, change nothing, contradict others, open too much or have no
     /// owner. Ends with 1 if there are any.
     Lint(lint::Lint),
@@ -101,6 +105,7 @@ pub(crate) fn run(args: &PolicyArgs, setting: &Setting) -> Result<Answer, CliErr
         Action::Fmt(args) => texts::fmt(args),
         Action::Compile(compile) => compile_release(compile, setting.now_ms),
         Action::Connectivity(args) => connectivity::run(args, setting.now_ms),
+        Action::Diff(args) => diff::run(args, setting.now_ms),
         Action::Lint(args) => lint::run(args, setting.now_ms),
         Action::Prove(args) => prove::run(args, setting),
         Action::Import(args) => import::run(args),

@@ -58,6 +58,12 @@ pub(crate) const TIMEOUT_ICMP: usize = 18;
 pub(crate) const TIMEOUT_OTHER: usize = 19;
 pub(crate) const TIMEOUTS: usize = 24;
 pub(crate) const LOCALS_MAX: u32 = VNICS_PER_HOST_MAX;
+pub(crate) const LOCAL_PLACE_SHIFT: u32 = 19;
+pub(crate) const LOCAL_PLACE_MIX: u32 = 0x9e37_79b1;
+pub(crate) const LOCAL_PLACE_STEPS: u32 = 16;
+pub(crate) const LOCAL_PLACES: u32 = 8_207;
+pub(crate) const FIRST_RULES_EACH: usize = 2;
+pub(crate) const RULE_SLOT_TAKEN: u64 = 0x1_0000_0000;
 pub(crate) const ENDPOINT_GUEST: u16 = 0;
 pub(crate) const ENDPOINT_HOST: u16 = 1;
 pub(crate) const MODE_ENFORCE: u16 = 0;
@@ -142,6 +148,8 @@ plain! {
     RuleState(48) {
         packets: u64, bytes: u64, sessions: u64, observed: u64, limit: u64, log_limit: u64,
     }
+    RuleSlot(64) { rule: u64, state: RuleState, pad: u64, }
+    RuleSet(128) { slots: [RuleSlot; FIRST_RULES_EACH], }
     Vlan(8) { segment: u32, id: u16, pad: u16, }
     VnicConfig(192) {
         state: u32, vnic: u32, segment: u32, ifindex: u32,
@@ -304,7 +312,11 @@ mod tests {
         check("ATOM_MASK", ATOM_MASK);
         check("ATOM_FIRST", ATOM_FIRST);
         check("ATOM_PRESENT", ATOM_PRESENT);
-        check("RULES_PER_VNIC_MAX", lictor_types::RULES_PER_VNIC_MAX);
+        let first = defines()["FIRST_RULE_SETS"] * FIRST_RULES_EACH as u64;
+        check(
+            "LATER_RULES",
+            u64::from(lictor_types::RULES_PER_VNIC_MAX) - first,
+        );
         let events = lictor_types::EVENTS_PER_VNIC_PER_SECOND;
         check("EVENTS_PER_VNIC_PER_SECOND", events);
         check("ADDRESS_OBSERVE", ADDRESS_OBSERVE);
@@ -337,6 +349,12 @@ mod tests {
         check("TABLE_CURRENT_MASK", TABLE_CURRENT_MASK);
         check("TABLE_DRAINING", TABLE_DRAINING);
         check("LOCALS_MAX", LOCALS_MAX);
+        check("LOCAL_PLACE_SHIFT", LOCAL_PLACE_SHIFT);
+        check("LOCAL_PLACE_MIX", LOCAL_PLACE_MIX);
+        check("LOCAL_PLACE_STEPS", LOCAL_PLACE_STEPS);
+        check("LOCAL_PLACES", LOCAL_PLACES);
+        check("FIRST_RULES_EACH", FIRST_RULES_EACH as u64);
+        check("RULE_SLOT_TAKEN", RULE_SLOT_TAKEN);
         check("ENDPOINT_GUEST", ENDPOINT_GUEST);
         check("ENDPOINT_HOST", ENDPOINT_HOST);
         check("MODE_ENFORCE", MODE_ENFORCE);

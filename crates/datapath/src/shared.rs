@@ -133,14 +133,7 @@ pub(crate) const ATOMS_INNER: Shape = array(
     abi::ATOM_BLOCKS as u32,
 );
 pub(crate) const DECISIONS_INNER: Shape = fixed("decisions_slot", size_of::<DecisionBucket>());
-const LOCAL_PLACES: Shape = Shape {
-    kind: c::BPF_MAP_TYPE_HASH,
-    name: "local_places",
-    key: 4,
-    value: 4,
-    entries: abi::LOCALS_MAX,
-    flags: 0,
-};
+const LOCAL_PLACES: Shape = array("local_places", 8, abi::LOCAL_PLACES);
 const EVENTS: Shape = Shape {
     kind: c::BPF_MAP_TYPE_RINGBUF,
     name: "events",
@@ -163,7 +156,7 @@ pub(crate) struct Shared {
     pub(crate) timeouts: Map<u32, HostTimeouts>,
     pub(crate) clock: Map<u32, Clock>,
     pub(crate) locals: Map<u32, Local>,
-    pub(crate) local_places: Map<u32, u32>,
+    pub(crate) local_places: Map<u32, u64>,
     pub(crate) events: OwnedFd,
 }
 

@@ -1,6 +1,8 @@
 //! One vnic: its pair of programs, its maps, its two hooks.
 
-use crate::abi::{self, Counter, EventBudget, Fragment, FragmentKey, RuleState, VnicConfig};
+use crate::abi::{
+    self, Counter, EventBudget, Fragment, FragmentKey, RuleSet, RuleState, VnicConfig,
+};
 use crate::events::would_of;
 use crate::link::{link_of, with_link};
 use crate::shared::Shared;
@@ -248,6 +250,7 @@ pub(crate) struct Vnic {
     pub(crate) sessions: Slots,
     fragments: Map<FragmentKey, Fragment>,
     counters: Map<u32, Counter>,
+    first_rules: Map<u32, RuleSet>,
     rules: Map<u32, RuleState>,
     pub(crate) brought: Map<u64, [u64; 4]>,
     programs: [OwnedFd; 2],
@@ -256,7 +259,7 @@ pub(crate) struct Vnic {
 const HUNDREDTH_NS: u64 = 10_000_000;
 const PROGRAM_NAMES: [&str; 2] = ["from_guest", "toward_guest"];
 const LINK_NAMES: [&str; 2] = ["link_from_guest", "link_toward_guest"];
-const MAP_NAMES: [&str; 8] = [
+const MAP_NAMES: [&str; 9] = [
     BROUGHT.name,
     "vnic",
     "fragments",
@@ -264,6 +267,7 @@ const MAP_NAMES: [&str; 8] = [
     "session_table",
     "counters",
     "event_budget",
+    "first_rules",
     "rules",
 ];
 /// What was counted of the guest before it came here; no program knows of it.
@@ -320,6 +324,7 @@ impl Vnic {
             sessions: Slots::open(pin("sessions")?, pin("session_table")?).map_err(&sized)?,
             fragments: Map::new(pin("fragments")?).map_err(&sized)?,
             counters: Map::new(pin("counters")?).map_err(&sized)?,
+            first_rules: Map::new(pin("first_rules")?).map_err(&sized)?,
             rules: Map::new(pin("rules")?).map_err(&sized)?,
             brought: Map::new(pin(BROUGHT.name)?).map_err(&sized)?,
             programs: [pin(PROGRAM_NAMES[0])?, pin(PROGRAM_NAMES[1])?],
@@ -395,6 +400,9 @@ impl Vnic {
     /// Takes over how far another vnic's rules are: their counts and what their limits have left.
     pub(crate) fn copy_rules(&self, from: &Self) -> Result<(), Error> {
         let copying = failed("copying what rules have counted");
+        for (index, set) in from.first_rules.rows().map_err(&copying)? {
+            self.first_rules.set(&index, &set, 0).map_err(&copying)?;
+        }
         for (rule, state) in from.rules.rows().map_err(&copying)? {
             self.rules.set(&rule, &state, 0).map_err(&copying)?;
         }
@@ -672,9 +680,14 @@ impl Vnic {
 
     /// What each rule decided at this vnic.
     pub(crate) fn rule_counters(&self) -> Result<BTreeMap<RuleId, RuleCount>, Error> {
-        let rows = self.rules.rows().map_err(failed("reading counters"))?;
+        let reading = failed("reading counters");
+        let sets = self.first_rules.rows().map_err(&reading)?.into_iter();
+        let first = sets.flat_map(|(_, set)| set.slots);
+        let taken = first.filter(|slot| slot.rule & abi::RULE_SLOT_TAKEN != 0);
+        let first = taken.map(|slot| (slot.rule as u32, slot.state));
+        let rows = first.chain(self.rules.rows().map_err(&reading)?);
         let count = |(rule, state): (u32, RuleState)| (RuleId(rule), RuleCount::of(&state));
-        Ok(rows.into_iter().map(count).collect())
+        Ok(rows.map(count).collect())
     }
 
     pub(crate) fn device_counters(&self) -> Result<DeviceCounters, Error> {

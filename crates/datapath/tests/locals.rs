@@ -152,3 +152,39 @@ fn a_guest_that_is_not_here_may_speak_from_the_uplink() {
     bench.datapath.attach(&peer()).expect("attaches");
     bench.check("attached again, in hold", Ingress, &frame, "allow session");
 }
+
+/// Another number at whose place in the table the search for the peer begins, too (`bpf/abi.h`).
+fn number_that_meets_the_peers() -> VnicId {
+    let begins = |number: u32| number.wrapping_mul(0x9e37_79b1) >> 19;
+    let meets = |number: &u32| begins(*number) == begins(PEER.0);
+    VnicId((PEER.0 + 1..).find(meets).expect("one in eight thousand"))
+}
+
+#[test]
+fn a_guest_is_found_behind_one_whose_number_meets_its_own_and_after_that_has_gone() {
+    if !privileged() {
+        return;
+    }
+    let mut bench = Bench::new();
+    let other = VnicSpec {
+        vnic: number_that_meets_the_peers(),
+        name: "guest-3".parse().expect("a valid name"),
+        device: "host2".into(),
+        mac: Mac([0x52, 0x54, 0, 0, 0, 3]),
+        ..peer()
+    };
+    run("ip link add host2 type veth peer name guest2");
+    run("ip link add host1 type veth peer name guest1");
+    for spec in [&other, &peer()] {
+        bench.datapath.attach(spec).expect("attaches");
+        let opened = bench.datapath.set_state(spec.vnic, VnicState::Open);
+        opened.expect("opens");
+    }
+    let web = syn_to(80, BACK, Ingress);
+    bench.check("behind another", Ingress, &web, "deny spoofed-local");
+    bench.datapath.detach(other.vnic).expect("detaches");
+    bench.check("alone", Ingress, &web, "deny spoofed-local");
+    bench.datapath.attach(&other).expect("attaches again");
+    bench.datapath.detach(PEER).expect("detaches");
+    bench.check("gone itself", Ingress, &web, "allow policy-allow");
+}
