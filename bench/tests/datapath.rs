@@ -48,7 +48,8 @@ fn every_topology_carries_and_refuses_what_it_must() {
         repeats: 1,
         lasting: Duration::from_millis(20),
     };
-    load::rounds(&plants, &Load::ALL, extent, &mut measured.loads).expect("every load gets through");
+    load::rounds(&plants, &Load::ALL, extent, &mut measured.loads)
+        .expect("every load gets through");
     for topology in &topologies::ALL {
         for kind in Packet::USUAL {
             let values = measured.path.values(topology.id, &kind.id());

@@ -25,10 +25,7 @@ const CONNTRACK_TIMEOUT_S: &str = "3600";
 /// As of [`path::rounds`], or not all conversations are there at the end.
 pub fn rounds(extent: Extent) -> Result<Samples> {
     let lab = Lab::new()?;
-    for (name, value) in [("max", CONNTRACK_MAX), ("buckets", CONNTRACK_BUCKETS)] {
-        let path = format!("/proc/sys/net/netfilter/nf_conntrack_{name}");
-        lab.machine_setting(Path::new(&path), value)?;
-    }
+    make_room(&lab)?;
     let mut injector = Injector::load()?;
     let mut plants = Vec::new();
     for id in [BASE, NFT_10, ONE, BOTH] {
@@ -36,9 +33,7 @@ pub fn rounds(extent: Extent) -> Result<Samples> {
         let topology = with_a_million(id).with_context(|| format!("no topology {id}"))?;
         let plant = Plant::build(&lab, &topology)?;
         if topology.tracked() {
-            let key = "net/netfilter/nf_conntrack_udp_timeout_stream";
-            let netns = plant.hypervisor.netns();
-            netns.sysctl(key, CONNTRACK_TIMEOUT_S)?;
+            keep(&plant)?;
         }
         guard::establish(&plant, FLOWS)?;
         plant.open_path(&injector)?;
@@ -58,4 +53,19 @@ pub fn rounds(extent: Extent) -> Result<Samples> {
         path::still_established(plant, FLOWS)?;
     }
     Ok(samples)
+}
+
+/// Lets the machine's conntrack have as many entries, until the lab ends.
+pub(crate) fn make_room(lab: &Lab) -> Result<()> {
+    for (name, value) in [("max", CONNTRACK_MAX), ("buckets", CONNTRACK_BUCKETS)] {
+        let path = format!("/proc/sys/net/netfilter/nf_conntrack_{name}");
+        lab.machine_setting(Path::new(&path), value)?;
+    }
+    Ok(())
+}
+
+/// Keeps a plant's entries for as long as a bench needs them.
+pub(crate) fn keep(plant: &Plant) -> Result<()> {
+    let key = "net/netfilter/nf_conntrack_udp_timeout_stream";
+    plant.hypervisor.netns().sysctl(key, CONNTRACK_TIMEOUT_S)
 }

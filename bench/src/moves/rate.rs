@@ -1,7 +1,7 @@
 //! What it takes conntrack-tools to dump as many entries and to restore them.
 
 use crate::datapath::topologies::{NFT_10, with_a_million};
-use crate::datapath::{guard, plant::Plant, transfer};
+use crate::datapath::{guard, million, plant::Plant, transfer};
 use anyhow::{Context, Result};
 use lictor_lab::Lab;
 use std::time::Instant;
@@ -10,8 +10,10 @@ use std::time::Instant;
 pub(super) fn conntrack(sessions: u32) -> Result<f64> {
     eprintln!("bench: {sessions} sessions through conntrack-tools");
     let lab = Lab::new()?;
+    million::make_room(&lab)?;
     let topology = with_a_million(NFT_10).with_context(|| format!("no topology {NFT_10}"))?;
     let plant = Plant::build(&lab, &topology)?;
+    million::keep(&plant)?;
     guard::establish(&plant, sessions)?;
     let path = plant.hypervisor.folder().join("saved");
     let begin = Instant::now();

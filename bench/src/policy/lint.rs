@@ -28,7 +28,7 @@ pub fn measure(extent: Extent) -> Measured {
     };
     let (mut slowest, mut notes) = (0_f64, Vec::new());
     for (kind, wildcards) in KINDS {
-        let policy = policy(count, wildcards)?;
+        let policy = policy_of(Ends::Prefixes, count, wildcards)?;
         let date = world::today()?;
         let mut least = f64::MAX;
         let mut found = BTreeMap::new();
@@ -58,9 +58,18 @@ pub fn measure(extent: Extent) -> Measured {
     Ok((slowest, Some(notes.join("; "))))
 }
 
+/// What the rules lead to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ends {
+    /// Prefixes at both ends, as in a list for a router.
+    Prefixes,
+    /// Guests of an application, which prefixes reach.
+    Guests,
+}
+
 /// An ordered tier of five-tuples.
-pub(super) fn policy(count: usize, wildcards: f64) -> Result<Policy> {
-    let text = text(count, wildcards)?;
+pub(super) fn policy_of(ends: Ends, count: usize, wildcards: f64) -> Result<Policy> {
+    let text = text(ends, count, wildcards)?;
     let (policy, diagnostics) = parse("imported", text.as_bytes());
     match policy {
         Some(policy) => Ok(policy),
@@ -68,7 +77,7 @@ pub(super) fn policy(count: usize, wildcards: f64) -> Result<Policy> {
     }
 }
 
-fn text(count: usize, wildcards: f64) -> Result<String> {
+fn text(ends: Ends, count: usize, wildcards: f64) -> Result<String> {
     let mut random = StdRng::seed_from_u64(7);
     let mut sets: BTreeMap<String, usize> = BTreeMap::new();
     let mut rules: Vec<(u32, String)> = Vec::new();
@@ -85,7 +94,11 @@ fn text(count: usize, wildcards: f64) -> Result<String> {
             let place = sets.entry(prefix).or_insert(next);
             Ok(format!("set:p{place}"))
         };
-        let (from, to) = (end()?, end()?);
+        let from = end()?;
+        let to = match ends {
+            Ends::Prefixes => end()?,
+            Ends::Guests => format!("app:a{}", random.gen_range(0..200)),
+        };
         let action = if random.gen_bool(0.7) {
             "allow"
         } else {
@@ -108,7 +121,7 @@ fn text(count: usize, wildcards: f64) -> Result<String> {
         .enumerate()
         .map(|(place, (_, rule))| rule.replacen(" from", &format!(" r{place} from"), 1) + "\n");
     let rules: String = rules.collect();
-    let mut text = String::from("policy \"imported\" version 1\n");
+    let mut text = String::from("policy \"imported\" version 1\nlabel app : string\n");
     for (prefix, place) in sets {
         writeln!(text, "set p{place} = {prefix}")?;
     }

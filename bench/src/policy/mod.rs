@@ -3,6 +3,7 @@
 pub mod certificate;
 pub mod change;
 pub mod compile;
+pub mod diff;
 pub mod lint;
 pub mod proof;
 pub mod world;
@@ -82,7 +83,11 @@ const ROWS: [Row; 9] = [
         ("s", 1.0),
         Some(lint::measure),
     ),
-    row(("diff", "diff of two 5 k rule sets"), ("s", 1.0), None),
+    row(
+        ("diff", "diff of two 5 k rule sets"),
+        ("s", 1.0),
+        Some(diff::measure),
+    ),
     row(
         ("mem", "memory of the proof, 10 k x 10 k"),
         ("GB", 1.0),

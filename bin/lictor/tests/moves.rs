@@ -17,6 +17,9 @@ use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::time::Duration;
 
+#[path = "moves/traps.rs"]
+mod traps;
+
 const LIMIT: Duration = Duration::from_secs(60);
 const PG: u16 = 5432;
 

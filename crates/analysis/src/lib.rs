@@ -9,6 +9,7 @@ mod bitset;
 mod certificate;
 mod change;
 mod decide;
+mod diff;
 mod flow;
 mod hosts;
 mod lint;
@@ -27,6 +28,7 @@ mod universe;
 pub use bitset::Bits;
 pub use certificate::Document;
 pub use decide::{Because, Said};
+pub use diff::{Change, Diff, Effect, diff};
 pub use hosts::{FUNCTION_LABEL, HostBreach};
 pub use lint::{EXPIRING_DAYS, LintCode, LintFinding, LintInput, lint};
 pub use ports::minus;
@@ -55,6 +57,9 @@ pub enum AnalysisError {
     /// A change of something that is not there.
     #[error("there is no {0}; expected a place that the policy or the estate has")]
     NoPlace(String),
+    /// Two interpreters of the policy differ: a fault of this program.
+    #[error("comparison and reference evaluator say different things of {0}; please report that")]
+    Disagree(String),
     /// A selector that the universe was not made for.
     #[error(
         "`{0}` asks for a label value or a set that the policy did not name before; begin anew"

@@ -3,6 +3,7 @@
 
 use crate::lint_region::{Region, Space, TooMany};
 use lictor_policy::{At, PortRange, Rule, Service};
+use lictor_types::Protocol;
 use std::ops::Range;
 
 /// Steps for one rule: what needs more is undecided.
@@ -126,8 +127,119 @@ impl Flows {
             && self.to.meets(&other.to)
     }
 
+    /// Only what guests begin.
+    pub(crate) fn begun_by_guests(self) -> Self {
+        let from = self.from.guests();
+        Self { from, ..self }
+    }
+
+    /// Only what outside addresses begin.
+    pub(crate) fn begun_outside(self) -> Self {
+        let from = self.from.outside();
+        Self { from, ..self }
+    }
+
+    /// Only what guests are asked for.
+    pub(crate) fn asked_of_guests(self) -> Self {
+        let to = self.to.guests();
+        Self { to, ..self }
+    }
+
+    /// Only what outside addresses are asked for.
+    pub(crate) fn asked_outside(self) -> Self {
+        let to = self.to.outside();
+        Self { to, ..self }
+    }
+
+    /// A session between outside addresses passes no guest, and no policy decides about it.
+    pub(crate) fn past_a_guest(self) -> Option<Self> {
+        Some(self.begun_by_guests()).filter(|part| !part.is_empty())
+    }
+
+    /// Of every end alike, and of IP only.
+    pub(crate) fn both_ends_ip(self) -> Self {
+        let ip = [(0, ((Protocol::Ether as u32) << 16) - 1)];
+        Self {
+            ends: EGRESS | INGRESS,
+            ports: common(&self.ports, &ip),
+            ..self
+        }
+    }
+
+    /// What both match.
+    pub(crate) fn and(&self, other: &Self) -> Result<Self, TooMany> {
+        Ok(Self {
+            ends: self.ends & other.ends,
+            from: self.from.and(&other.from)?,
+            to: self.to.and(&other.to)?,
+            ports: common(&self.ports, &other.ports),
+        })
+    }
+
+    /// Both as one, if they differ in one part only. They have nothing in common.
+    pub(crate) fn join(&self, other: &Self) -> Option<Self> {
+        let same = (
+            self.from == other.from,
+            self.to == other.to,
+            self.ports == other.ports,
+        );
+        let joined = match same {
+            (true, true, _) => {
+                let mut ports = [self.ports.as_slice(), &other.ports].concat();
+                ports.sort_unstable();
+                Self {
+                    ports,
+                    ..self.clone()
+                }
+            }
+            (true, false, true) => Self {
+                to: self.to.plus(&other.to).ok()?,
+                ..self.clone()
+            },
+            (false, true, true) => Self {
+                from: self.from.plus(&other.from).ok()?,
+                ..self.clone()
+            },
+            _ => return None,
+        };
+        Some(joined)
+    }
+
+    /// Whether a TCP port is among its ports.
+    #[cfg(test)]
+    pub(crate) fn has_port(&self, port: u16) -> bool {
+        let port = u32::from(port);
+        self.ports
+            .iter()
+            .any(|(first, last)| (*first..=*last).contains(&port))
+    }
+
+    /// The first port.
+    pub(crate) fn port(&self) -> (Protocol, u16) {
+        let first = self.ports.first().map_or(0, |(first, _)| *first);
+        split(first)
+    }
+
+    /// Its ports as the language writes them.
+    pub(crate) fn service(&self) -> Service {
+        let ranges = self.ports.iter().flat_map(|(first, last)| {
+            // A run may go on over several protocols.
+            (first >> 16..=last >> 16).map(move |number| {
+                let (from, to) = (number << 16, number << 16 | 0xffff);
+                let ((protocol, first), (_, last)) =
+                    (split(from.max(*first)), split(to.min(*last)));
+                PortRange {
+                    protocol,
+                    first,
+                    last,
+                }
+            })
+        });
+        Service::new(ranges.collect())
+    }
+
     /// Disjoint parts that are in this one and not in the other.
-    fn without(&self, other: &Self, out: &mut Vec<Self>) -> Result<(), TooMany> {
+    pub(crate) fn without(&self, other: &Self, out: &mut Vec<Self>) -> Result<(), TooMany> {
         let push = |part: Self, out: &mut Vec<Self>| {
             if !part.is_empty() {
                 out.push(part);
@@ -243,6 +355,23 @@ impl Rules {
 
     pub(crate) fn space(&self, rule: usize) -> Option<&Flows> {
         self.spaces[rule].as_ref()
+    }
+
+    /// Those rules that overlap some flows, in order.
+    pub(crate) fn near(&self, flows: &Flows) -> Vec<usize> {
+        let own = Hull::of(flows);
+        let all = 0..self.spaces.len();
+        let near = all.step_by(CHUNK).flat_map(|first| {
+            let last = self.spaces.len().min(first + CHUNK);
+            let near = self.columns.near(&own, first, last);
+            (first..last).filter(move |other| near[other - first])
+        });
+        // A rule whose region is not known may match, and says so when it is asked.
+        let meets = |other: &usize| match &self.spaces[*other] {
+            Some(other) => other.meets(flows),
+            None => true,
+        };
+        near.filter(meets).collect()
     }
 
     /// Those of a run of rules that overlap another one, in their order. A rule without a region is
@@ -370,6 +499,15 @@ impl Rules {
         let space = self.spaces[rule].as_ref()?;
         self.largest_first(space, by).first().copied()
     }
+}
+
+/// The protocol and the port of a number.
+fn split(number: u32) -> (Protocol, u16) {
+    let protocol = Protocol::ALL
+        .into_iter()
+        .find(|one| *one as u32 == number >> 16);
+    let port = u16::try_from(number & 0xffff).unwrap_or(u16::MAX);
+    (protocol.unwrap_or(Protocol::Other), port)
 }
 
 /// Ports on one line over all protocols.

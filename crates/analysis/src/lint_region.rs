@@ -1,9 +1,10 @@
 //! Which ends a selector can match, of all guests and addresses that there may ever be: sorted runs
 //! of addresses, and cubes over label values. Exact over every label and prefix, without an estate.
 
-use ipnet::IpNet;
-use lictor_policy::{HOST_LABEL, Policy, Selector};
-use std::collections::HashMap;
+use ipnet::{IpNet, IpSubnets, Ipv4Subnets, Ipv6Subnets};
+use lictor_policy::{End, HOST_LABEL, Labels, Policy, Selector};
+use std::collections::{BTreeSet, HashMap};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// A run of addresses, both ends included.
 type Run = (u128, u128);
@@ -117,6 +118,19 @@ pub(crate) struct TooMany;
 impl Region {
     pub(crate) fn is_empty(&self) -> bool {
         self.v4.is_empty() && self.v6.is_empty() && self.guests.is_empty()
+    }
+
+    /// Only its addresses.
+    pub(crate) fn outside(&self) -> Self {
+        Self {
+            guests: Vec::new(),
+            ..self.clone()
+        }
+    }
+
+    /// Both together, where they have nothing in common.
+    pub(crate) fn plus(&self, other: &Self) -> Result<Self, TooMany> {
+        self.or(other)
     }
 
     /// Only its guests.
@@ -276,6 +290,21 @@ pub(crate) struct Space<'p> {
 
 impl<'p> Space<'p> {
     pub(crate) fn of(policy: &'p Policy) -> Self {
+        let mut space = Self::named(policy, &[policy]);
+        space.all = space.everybody();
+        space
+    }
+
+    /// Of two policies, with the same numbers for the same names.
+    pub(crate) fn joint(one: &'p Policy, two: &'p Policy) -> [Self; 2] {
+        [one, two].map(|policy| {
+            let mut space = Self::named(policy, &[one, two]);
+            space.all = space.everybody();
+            space
+        })
+    }
+
+    fn named(policy: &'p Policy, all: &[&'p Policy]) -> Self {
         let mut space = Self {
             policy,
             labels: HashMap::new(),
@@ -283,17 +312,21 @@ impl<'p> Space<'p> {
             hosts: 0,
         };
         space.hosts = space.label(HOST_LABEL);
-        for (name, label) in &policy.labels {
-            for value in label.values.iter().flatten() {
-                space.value(name, value);
+        for policy in all {
+            for (name, label) in &policy.labels {
+                if label.required {
+                    space.label(name);
+                }
+                for value in label.values.iter().flatten() {
+                    space.value(name, value);
+                }
+            }
+            let rules = policy.rules().flat_map(|(_, rule)| [&rule.from, &rule.to]);
+            let scopes = policy.scopes.values().map(|scope| &scope.selector);
+            for selector in rules.chain(scopes) {
+                space.enter(selector);
             }
         }
-        let rules = policy.rules().flat_map(|(_, rule)| [&rule.from, &rule.to]);
-        let scopes = policy.scopes.values().map(|scope| &scope.selector);
-        for selector in rules.chain(scopes) {
-            space.enter(selector);
-        }
-        space.all = space.everybody();
         space
     }
 
@@ -419,6 +452,168 @@ impl<'p> Space<'p> {
         }
     }
 
+    /// Exactly one end.
+    #[cfg(test)]
+    pub(crate) fn point(&self, end: &End) -> Region {
+        let mut region = Region::default();
+        match end {
+            End::Guest(labels) => {
+                let mut cube = Cube::default();
+                for (name, (number, known)) in &self.labels {
+                    let values = match labels.get(*name) {
+                        None => Values::In(vec![0]),
+                        Some(value) => match known.get(value.as_str()) {
+                            Some(value) => Values::In(vec![*value]),
+                            None => Values::Out((0..=known.len() as u32).collect()),
+                        },
+                    };
+                    cube = cube.with(*number, &values).expect("one value each");
+                }
+                region.guests.push(cube);
+            }
+            End::Address(IpAddr::V4(address)) => {
+                let bits = u32::from(*address).into();
+                region.v4.push((bits, bits));
+            }
+            End::Address(IpAddr::V6(address)) => {
+                let bits = u128::from(*address);
+                region.v6.push((bits, bits));
+            }
+        }
+        region
+    }
+
+    /// One end of a region: a guest if there is one.
+    pub(crate) fn example(&self, region: &Region) -> Option<End> {
+        if let Some(cube) = region.guests.first() {
+            let mut labels = Labels::new();
+            for (number, values) in &cube.0 {
+                let value = self.value_of(*number, values)?;
+                labels.extend(value);
+            }
+            return Some(End::Guest(labels));
+        }
+        let v4 = region
+            .v4
+            .first()
+            .and_then(|(first, _)| u32::try_from(*first).ok());
+        let v4 = v4.map(|bits| IpAddr::V4(Ipv4Addr::from(bits)));
+        let v6 = region.v6.first();
+        let v6 = v6.map(|(first, _)| IpAddr::V6(Ipv6Addr::from(*first)));
+        v4.or(v6).map(End::Address)
+    }
+
+    fn named_label(&self, number: u32) -> Option<(&'p str, &HashMap<&'p str, u32>)> {
+        let mut labels = self.labels.iter();
+        labels.find_map(|(name, (own, values))| (*own == number).then_some((*name, values)))
+    }
+
+    /// A label with one of some values, or without it.
+    fn value_of(&self, number: u32, values: &Values) -> Option<Option<(String, String)>> {
+        let (name, known) = self.named_label(number)?;
+        if values.has(0) {
+            return Some(None);
+        }
+        let mut listed: Vec<&str> = known
+            .iter()
+            .filter(|(_, value)| values.has(**value))
+            .map(|(text, _)| *text)
+            .collect();
+        listed.sort_unstable();
+        // A value that no policy names, if none of those that are named will do.
+        let other = (0..)
+            .map(|n| format!("other{n}"))
+            .find(|one| !known.contains_key(one.as_str()));
+        let value = listed.first().map(|one| (*one).to_owned()).or(other)?;
+        Some(Some((name.to_owned(), value)))
+    }
+
+    /// A region as an expression of the language, as far as that has words for it; addresses that
+    /// are no set stand as prefixes.
+    pub(crate) fn text(&self, region: &Region) -> String {
+        let cubes = region.guests.iter().map(|cube| self.cube_text(cube));
+        let cubes: BTreeSet<String> = cubes.collect();
+        // A label that guests and hosts have alike needs no word for either.
+        let twin = |one: &str, own: &str, other: &str| {
+            let rest = one.strip_prefix(own)?.strip_prefix(" & ")?;
+            let known = cubes.contains(&format!("{other} & {rest}"));
+            known.then(|| rest.to_owned())
+        };
+        let mut parts: Vec<String> = Vec::new();
+        for cube in &cubes {
+            if twin(cube, "hosts", "guests").is_none() {
+                parts.push(twin(cube, "guests", "hosts").unwrap_or_else(|| cube.clone()));
+            }
+        }
+        let outside = Region {
+            guests: Vec::new(),
+            ..region.clone()
+        };
+        let everything = |region: &Region| (&region.v4, &region.v6) == (&self.all.v4, &self.all.v6);
+        if !outside.is_empty() {
+            let mut sets = self.policy.sets.keys();
+            match sets.find(|name| self.set(name) == outside) {
+                _ if everything(&outside) => parts.push("outside".to_owned()),
+                Some(name) => parts.push(format!("set:{name}")),
+                None => parts.extend(prefixes(&outside)),
+            }
+        }
+        parts.dedup();
+        parts.join(" or ")
+    }
+
+    fn cube_text(&self, cube: &Cube) -> String {
+        let mut parts = Vec::new();
+        let free = |number: u32, values: &Values| {
+            self.all.guests.iter().any(|all| {
+                let own = all.0.iter().find(|(label, _)| *label == number);
+                own.is_some_and(|(_, all)| all == values)
+            })
+        };
+        for (number, values) in &cube.0 {
+            let Some((name, known)) = self.named_label(*number) else {
+                continue;
+            };
+            let list = |values: &[u32]| -> Vec<String> {
+                let mut names: Vec<String> = known
+                    .iter()
+                    .filter(|(_, value)| values.contains(value))
+                    .map(|(text, _)| format!("{name}:{text}"))
+                    .collect();
+                names.sort();
+                names
+            };
+            let joined = |names: Vec<String>| match names.as_slice() {
+                [one] => one.clone(),
+                _ => format!("({})", names.join(" or ")),
+            };
+            match values {
+                // What every guest has is no news.
+                _ if *number != self.hosts && free(*number, values) => {}
+                Values::In(values) if *number == self.hosts && values == &[0] => {
+                    parts.insert(0, "guests".to_owned());
+                }
+                Values::Out(values) if *number == self.hosts && values == &[0] => {
+                    parts.insert(0, "hosts".to_owned());
+                }
+                Values::In(values) => {
+                    let mut names = list(values);
+                    if values.contains(&0) {
+                        names.push(format!("not {name}:*"));
+                    }
+                    parts.push(joined(names));
+                }
+                Values::Out(values) => {
+                    if values.contains(&0) {
+                        parts.push(format!("{name}:*"));
+                    }
+                    parts.extend(list(values).into_iter().map(|one| format!("not {one}")));
+                }
+            }
+        }
+        parts.join(" & ")
+    }
+
     fn set(&self, name: &str) -> Region {
         let (mut v4, mut v6) = (Vec::new(), Vec::new());
         for prefix in self.policy.sets.get(name).into_iter().flatten() {
@@ -436,6 +631,34 @@ impl<'p> Space<'p> {
             guests: Vec::new(),
         }
     }
+}
+
+/// The fewest prefixes of a region's addresses, the first of them if they are many.
+fn prefixes(region: &Region) -> Vec<String> {
+    const SHOWN: usize = 8;
+    let v4 = region.v4.iter().filter_map(|(first, last)| {
+        let bits = |bits: u128| u32::try_from(bits).ok().map(Ipv4Addr::from);
+        Some(IpSubnets::from(Ipv4Subnets::new(
+            bits(*first)?,
+            bits(*last)?,
+            0,
+        )))
+    });
+    let v6 = region.v6.iter().map(|(first, last)| {
+        let (first, last) = (Ipv6Addr::from(*first), Ipv6Addr::from(*last));
+        IpSubnets::from(Ipv6Subnets::new(first, last, 0))
+    });
+    let mut all = v4.chain(v6).flatten();
+    let mut shown: Vec<String> = all
+        .by_ref()
+        .take(SHOWN)
+        .map(|prefix| prefix.to_string())
+        .collect();
+    let more = all.count();
+    if more > 0 {
+        shown.push(format!("{more} more prefixes"));
+    }
+    shown
 }
 
 #[cfg(test)]

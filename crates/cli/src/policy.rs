@@ -1,5 +1,7 @@
 //! `lictor policy`: from a text to a release that two persons have signed.
 
+mod diff;
+mod gate;
 mod lint;
 mod prove;
 
@@ -13,8 +15,8 @@ use crate::{CliError, Setting, files, show, site};
 use clap::{Args, Subcommand};
 use lictor_policy::{CompileInput, Date, compile};
 use lictor_types::Generation;
-use lictor_wire::Release;
 use lictor_wire::release::FORMAT;
+use lictor_wire::{Release, Trust};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 
@@ -39,11 +41,16 @@ enum Action {
     Compile(Compile),
     /// List every pair that may begin a session, with its ports.
     Connectivity(Connectivity),
+    /// Say what two versions of a policy let pass differently, each with a packet. Ends with 1 if
+    /// there is anything.
+    Diff(diff::PolicyDiff),
     /// Say which rules never decide, change nothing, contradict others, open too much or have no
     /// owner. Ends with 1 if there are any.
     Lint(lint::Lint),
     /// Prove each intent over an estate. Ends with 1 if one does not hold.
     Prove(prove::Prove),
+    /// Sign that an intent need not hold for a time. For an approver.
+    Except(gate::Except),
     /// Make a policy of another firewall's rules, with a report of what could not be said.
     Import(Import),
     /// Show all that a signature of a release stands for.
@@ -84,6 +91,8 @@ struct Compile {
     /// Where the release goes.
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
+    #[command(flatten)]
+    gate: gate::Gate,
 }
 
 #[derive(Debug, Clone, Args)]
@@ -99,8 +108,13 @@ pub(crate) fn run(args: &PolicyArgs, setting: &Setting) -> Result<Answer, CliErr
     match &args.action {
         Action::Check(files) => texts::check(files),
         Action::Fmt(args) => texts::fmt(args),
-        Action::Compile(compile) => compile_release(compile, setting.now_ms),
+        Action::Compile(compile) => {
+            let trust = args.caller.trust()?;
+            compile_release(compile, setting.now_ms, trust.as_ref())
+        }
+        Action::Except(args) => gate::except(args),
         Action::Connectivity(args) => connectivity::run(args, setting.now_ms),
+        Action::Diff(args) => diff::run(args, setting.now_ms),
         Action::Lint(args) => lint::run(args, setting.now_ms),
         Action::Prove(args) => prove::run(args, setting),
         Action::Import(args) => import::run(args),
@@ -115,7 +129,7 @@ pub(crate) fn run(args: &PolicyArgs, setting: &Setting) -> Result<Answer, CliErr
     }
 }
 
-fn compile_release(args: &Compile, now_ms: u64) -> Result<Answer, CliError> {
+fn compile_release(args: &Compile, now_ms: u64, trust: Option<&Trust>) -> Result<Answer, CliError> {
     if args.generation == Generation(0) {
         let what = "0 means that none is loaded; expected 1 or more";
         return Err(CliError::argument("--generation", what));
@@ -125,6 +139,12 @@ fn compile_release(args: &Compile, now_ms: u64) -> Result<Answer, CliError> {
     let label_sets: Vec<_> = site.label_sets().into_iter().collect();
     let date = args.date.unwrap_or(Date::from_unix_seconds(now_ms / 1_000));
     let input = CompileInput { label_sets, date };
+    let release = gate::Release {
+        policy: &policy,
+        deployment: &site.deployment,
+        date,
+    };
+    let passed = gate::pass(&args.gate, &release, trust)?;
     let draft = Draft::new(Release {
         format: FORMAT,
         deployment: site.deployment,
@@ -142,10 +162,25 @@ fn compile_release(args: &Compile, now_ms: u64) -> Result<Answer, CliError> {
     }
     files::write_new(&args.out, &bytes)?;
     let page = show::head(&draft, Page::default());
-    let page = quarantined(&draft, page).line(
+    let page = proved(passed, quarantined(&draft, page)).line(
         "Nobody has signed it: read it with `lictor policy show`, then `lictor policy sign`.",
     );
     Ok(Answer::new(page, &show::head_value(&draft)))
+}
+
+fn proved(passed: gate::Passed, page: Page) -> Page {
+    match passed {
+        gate::Passed::NoIntents => page,
+        gate::Passed::NotProved => page.line(Cell::toned(
+            Tone::Doubt,
+            "No intent is proved: name an estate with --estate.",
+        )),
+        gate::Passed::Proved(held, excepted) => {
+            let page = page.line(Cell::toned(Tone::Good, format!("{held} intents hold.")));
+            let doubt = |page: Page, one| page.line(Cell::toned(Tone::Doubt, one));
+            excepted.into_iter().fold(page, doubt)
+        }
+    }
 }
 
 /// Guests without a required label are cut off: legal, and seldom meant.
