@@ -283,8 +283,8 @@ struct rule_state {
 };
 _Static_assert(sizeof(struct rule_state) == 48, "rule_state");
 
-/* `first_rules`: the first two rules that come by one of these sets have their place there for good,
- * and are found without a kernel hash. Those that come later are in `rules`.
+/* `first_rules`: the first two rules that come by one of these sets have their place there for
+ * good, and are found without a kernel hash. Those that come later are in `rules`.
  */
 #define FIRST_RULE_SETS 1024
 #define FIRST_RULES_SHIFT 22

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /* The packets that nearly all traffic consists of, read in place: untagged IPv4 without options or
- * IPv6 without extension headers, whole, with UDP or with TCP that has no options but time stamps, or
- * those of a SYN as the usual stacks lay them out. Everything that is unusual in any way is left to parse.h, so this reads nothing
- * that it would not read alike.
+ * IPv6 without extension headers, whole, with UDP or with TCP that has no options but time stamps,
+ * or those of a SYN as the usual stacks lay them out. Everything that is unusual in any way is left
+ * to parse.h, so this reads nothing that it would not read alike.
  *
  * The compiler copies octet by octet what it thinks may lie anywhere, and whoever reads that back
  * as a word waits for each octet. Every machine that this runs on reads words of a packet from

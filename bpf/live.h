@@ -202,8 +202,7 @@ live_session(const struct live_packet *p, __u32 segment, struct trace *trace)
 	return s && s->state >= STATE_ESTABLISHED && s->state <= STATE_TIME_WAIT ? s : 0;
 }
 
-/* One without an answer: this is another datagram, as of a log that is sent, or the answer to a SYN.
- */
+/* One without an answer: this is another datagram, as of a log that is sent, or answers a SYN. */
 static __always_inline struct session *
 live_half(const struct live_packet *p, const struct vnic_config *config, __u8 protocol,
 	  struct trace *trace)

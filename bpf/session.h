@@ -133,8 +133,8 @@ session_reserve(struct context *c, struct table_info *info, __u32 quota)
 }
 
 /* Makes the session in the context, which was answered, one that no flood can push out. Returns
- * whether there was room. With every few of them a bucket is swept, so that the table needs no agent
- * to stay clean.
+ * whether there was room. With every few of them a bucket is swept, so that the table needs no
+ * agent to stay clean.
  */
 __noinline int
 session_promote(struct context *c, struct table_info *info, __u32 quota)

@@ -41,8 +41,8 @@ pub struct Counters {
 }
 
 impl Counters {
-    /// The counters of a rule, if there is room for one more. The kernel program may find none for a
-    /// rule after 4,096 others, if its number meets those of others.
+    /// The counters of a rule, if there is room for one more. The kernel program may find none for
+    /// a rule after 4,096 others, if its number meets those of others.
     pub(crate) fn rule(&mut self, rule: RuleId) -> Option<&mut RuleCount> {
         if self.rules.len() >= RULES_PER_VNIC_MAX as usize && !self.rules.contains_key(&rule) {
             return None;

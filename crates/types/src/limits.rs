@@ -17,7 +17,8 @@ pub const DECISIONS_PER_HOST_MAX: u32 = 262_144;
 /// Port atoms over all protocols. The table is indexed by protocol class and port; 0 is no atom and
 /// the largest number stands for all of them.
 pub const ATOMS_MAX: u32 = 65_534;
-/// Rules of which one vnic keeps counters and limits, at most; 4,096 it keeps whatever their numbers.
+/// Rules of which one vnic keeps counters and limits, at most; 4,096 it keeps whatever their
+/// numbers.
 pub const RULES_PER_VNIC_MAX: u32 = 6_144;
 /// Events that one vnic reports in one second; what is more is counted as lost.
 pub const EVENTS_PER_VNIC_PER_SECOND: u32 = 1_024;
