@@ -264,11 +264,15 @@ mod tests {
     fn a_table_in_which_a_row_is_out_of_reach_is_not_sound() {
         let rows: Vec<_> = (0..64).map(|i| decision(i, i)).collect();
         let (keys, mut table) = table(&rows);
-        let from = table.buckets.iter().position(|b| b.entries[0].is_some());
-        let from = from.expect("a row");
-        let row = std::mem::take(&mut table.buckets[from].entries[0]);
-        let far = (from + FIXED_STEPS + 1) % table.buckets.len();
-        table.buckets[far].entries[DECISION_BUCKET_ENTRIES - 1] = row;
+        let home = home(&keys, &rows[0].words(), table.homes);
+        let (before, rest) = table.buckets.split_at_mut(home);
+        let (searched, behind) = rest.split_at_mut(FIXED_STEPS);
+        let mut searched = searched.iter_mut().flat_map(Bucket::rows_mut);
+        let row = searched.find(|row| row.is_of(&rows[0].words()));
+        row.expect("where it is looked for").what = 0;
+        let mut others = before.iter_mut().chain(behind).flat_map(Bucket::rows_mut);
+        let free = others.find(|row| !row.is_some());
+        *free.expect("room where nobody looks") = rows[0];
         assert_eq!(table.rows().count(), rows.len(), "it is still there");
         assert!(!table.is_sound(&keys), "but nobody finds it");
     }
