@@ -13,11 +13,8 @@ use std::time::Duration;
 const POLICY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/pci/policy.lictor");
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// Resident bytes of an agent that enforces a release on one vnic.
-///
-/// # Errors
-/// The site cannot be built, or the vnic does not come to forward.
-pub fn resident() -> Result<f64> {
+/// A site of the programs beside this one.
+pub(crate) fn site() -> Result<Site> {
     let own = std::env::current_exe()?;
     let folder = own.parent().context("this program lies in a folder")?;
     let programs = Programs {
@@ -29,7 +26,15 @@ pub fn resident() -> Result<f64> {
         "there is no {}; run this by `cargo xtask bench`, which builds it",
         programs.lictor.display()
     );
-    let mut site = Site::new(programs, "bench")?;
+    Site::new(programs, "bench")
+}
+
+/// Resident bytes of an agent that enforces a release on one vnic.
+///
+/// # Errors
+/// The site cannot be built, or the vnic does not come to forward.
+pub fn resident() -> Result<f64> {
+    let mut site = site()?;
     let host = site.protected_host("a")?;
     let draft = Draft::compile(&site, Path::new(POLICY), 1, &[WEB])?;
     let release = draft.sign(&site, Signed::ByBoth)?;

@@ -75,15 +75,16 @@ impl Sense {
 
 use Sense::{AtLeast, AtMost};
 
-struct Row {
-    id: &'static str,
-    what: &'static str,
-    unit: &'static str,
-    sense: Sense,
-    goal: f64,
+/// One row before it is measured.
+pub(crate) struct Row {
+    pub(crate) id: &'static str,
+    pub(crate) what: &'static str,
+    pub(crate) unit: &'static str,
+    pub(crate) sense: Sense,
+    pub(crate) goal: f64,
 }
 
-const fn row(
+pub(crate) const fn row(
     id: &'static str,
     (sense, goal): (Sense, f64),
     unit: &'static str,

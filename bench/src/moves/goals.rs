@@ -1,7 +1,7 @@
 //! The goals of moves, and whether they are met. A goal that was not measured is not met.
 
 use super::stats;
-use crate::datapath::goals::{Goal, Sense};
+use crate::datapath::goals::{Goal, Row, Sense, row};
 use crate::report::Spread;
 use Sense::{AtLeast, AtMost};
 use lictor_evidence::MoveCopied;
@@ -46,29 +46,6 @@ pub struct Leaked {
     pub span_ms: f64,
     /// Answers of the guest that has not: the capture and the questions work.
     pub control: u64,
-}
-
-struct Row {
-    id: &'static str,
-    what: &'static str,
-    unit: &'static str,
-    sense: Sense,
-    goal: f64,
-}
-
-const fn row(
-    id: &'static str,
-    (sense, goal): (Sense, f64),
-    unit: &'static str,
-    what: &'static str,
-) -> Row {
-    Row {
-        id,
-        what,
-        unit,
-        sense,
-        goal,
-    }
 }
 
 /// In the order of the issue.

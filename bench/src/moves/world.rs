@@ -2,7 +2,7 @@
 
 use super::lane::{Guarded, Plain};
 use anyhow::{Context, Result, ensure};
-use lictor_lab::site::{Agent, Draft, Guest, Programs, Signed, Site};
+use lictor_lab::site::{Agent, Draft, Guest, Signed, Site};
 use lictor_lab::{CounterStream, Image, NsGuest, Service, image, wait};
 use lictor_types::VnicState;
 use std::net::SocketAddr;
@@ -91,18 +91,7 @@ impl World {
 }
 
 fn site() -> Result<Site> {
-    let own = std::env::current_exe()?;
-    let folder = own.parent().context("this program lies in a folder")?;
-    let programs = Programs {
-        lictor: folder.join("lictor"),
-        verify: folder.join("lictor-verify"),
-    };
-    ensure!(
-        programs.lictor.exists(),
-        "there is no {}; run this by `cargo xtask bench`, which builds it",
-        programs.lictor.display()
-    );
-    let mut site = Site::new(programs, "bench")?;
+    let mut site = crate::datapath::agent::site()?;
     site.protected_host("a")?;
     site.protected_host("b")?;
     let policy = site.people.author.dir().join("bench.lictor");
