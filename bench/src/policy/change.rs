@@ -5,14 +5,14 @@ use super::{Extent, Measured};
 use crate::clock;
 use anyhow::{Context, Result, ensure};
 use lictor_analysis::{Prover, Verdict};
-use lictor_policy::Action;
+use lictor_policy::{Action, Labels, Policy, Rule};
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use std::sync::Arc;
 
 /// Changes of each kind.
 const CHANGES: usize = 200;
-const SEED: u64 = 5;
+pub(super) const SEED: u64 = 5;
 
 /// The 99th percentile over changes of all three kinds, in milliseconds.
 ///
@@ -66,8 +66,8 @@ fn timed(prover: &mut Prover, change: impl FnOnce(&mut Prover) -> Result<()>) ->
 }
 
 /// A rule gets the ends and the action of another rule.
-fn rule(prover: &mut Prover, random: &mut StdRng) -> Result<f64> {
-    let tiers = &prover.policy().tiers;
+pub(super) fn other_rule(policy: &Policy, random: &mut StdRng) -> Result<((usize, usize), Rule)> {
+    let tiers = &policy.tiers;
     let full = tiers.iter().position(|tier| tier.rules.len() > 100);
     let tier = match random.gen_bool(0.1) {
         true => tiers.iter().position(|tier| tier.name == "guard"),
@@ -85,19 +85,30 @@ fn rule(prover: &mut Prover, random: &mut StdRng) -> Result<f64> {
     if rule.action == Action::Deny {
         rule.action = Action::Reject;
     }
-    timed(prover, |prover| Ok(prover.set_rule((tier, one), rule)?))
+    Ok(((tier, one), rule))
 }
 
-/// A guest gets the labels of another one, or of none that was there.
-fn labels(prover: &mut Prover, random: &mut StdRng) -> Result<f64> {
-    let guests = &prover.estate().guests;
+/// A guest gets a label of another one.
+pub(super) fn other_labels(guests: &[Labels], random: &mut StdRng) -> (usize, Labels) {
     let (one, other) = (
         random.gen_range(0..guests.len()),
         random.gen_range(0..guests.len()),
     );
-    let mut labels = guests[one].labels.clone();
+    let mut labels = guests[one].clone();
     let name = ["app", "tier", "zone"][random.gen_range(0..3)];
-    labels.insert(name.into(), guests[other].labels[name].clone());
+    labels.insert(name.into(), guests[other][name].clone());
+    (one, labels)
+}
+
+fn rule(prover: &mut Prover, random: &mut StdRng) -> Result<f64> {
+    let (place, rule) = other_rule(prover.policy(), random)?;
+    timed(prover, |prover| Ok(prover.set_rule(place, rule)?))
+}
+
+fn labels(prover: &mut Prover, random: &mut StdRng) -> Result<f64> {
+    let guests = prover.estate().guests.iter();
+    let guests: Vec<Labels> = guests.map(|guest| guest.labels.clone()).collect();
+    let (one, labels) = other_labels(&guests, random);
     timed(prover, |prover| Ok(prover.relabel(one, labels)?))
 }
 

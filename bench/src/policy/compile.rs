@@ -1,9 +1,12 @@
 //! How long a policy takes from its rules to what is signed.
 
 use super::world::{self, Size};
-use super::{Extent, Measured};
+use super::{Extent, Measured, change};
 use anyhow::{Context as _, Result, ensure};
-use lictor_policy::{CompileInput, Compiled, Policy, Tables, compile};
+use lictor_policy::{CompileInput, Compiled, Compiler, Policy, Tables, compile};
+use rand::SeedableRng as _;
+use rand::rngs::StdRng;
+use std::sync::Arc;
 use std::time::Instant;
 
 const ROUNDS: usize = 3;
@@ -42,6 +45,65 @@ pub fn measure(extent: Extent) -> Measured {
         );
     }
     Ok((least, Some(note)))
+}
+
+/// Changes that are compiled; the slowest of them counts.
+const CHANGES: usize = 60;
+
+/// One rule, or one guest's labels, and all compiled again, with the digest that is signed.
+///
+/// # Errors
+/// The world is not what it should be, or what is compiled differs from a full compilation.
+pub fn delta(extent: Extent) -> Measured {
+    let (size, changes) = match extent {
+        Extent::Full => (Size::TEN, CHANGES),
+        Extent::Quick => (Size::SMALL, CHANGES / 10),
+    };
+    let (policy, mut input) = world(size)?;
+    let mut policy = Arc::new(policy);
+    let mut compiler = Compiler::new();
+    compiler.compile(&policy, &input)?;
+    let mut random = StdRng::seed_from_u64(change::SEED);
+    let mut values = Vec::new();
+    let mut digests = Vec::new();
+    for number in 0..changes {
+        if number % 2 == 0 {
+            let mut next = Policy::clone(&policy);
+            let (place, rule) = change::other_rule(&next, &mut random)?;
+            next.tiers[place.0].rules[place.1] = rule;
+            policy = Arc::new(next);
+        } else {
+            let (one, labels) = change::other_labels(&input.label_sets, &mut random);
+            input.label_sets[one] = labels;
+        }
+        let start = Instant::now();
+        let compiled = compiler.compile(&policy, &input)?;
+        let compiling = start.elapsed().as_secs_f64();
+        let digest = compiled.digest();
+        values.push(start.elapsed().as_secs_f64());
+        digests.push((compiling, digest));
+    }
+    let (_, last) = digests.last().context("a change")?;
+    ensure!(
+        compile(&policy, &input)?.digest() == *last,
+        "what was compiled in steps differs from what is compiled anew"
+    );
+    ensure!(
+        compiler.full() == 1,
+        "{} changes were compiled in full",
+        compiler.full() - 1
+    );
+    values.sort_by(f64::total_cmp);
+    let mut compiling: Vec<f64> = digests.iter().map(|(compiling, _)| *compiling).collect();
+    compiling.sort_by(f64::total_cmp);
+    let note = format!(
+        "{changes} changes, the slowest counts; median {:.4} s, of which {:.4} s compile and the \
+         rest is the digest",
+        values[values.len() / 2],
+        compiling[compiling.len() / 2]
+    );
+    let most = values.last().copied().context("a change")?;
+    Ok((most, Some(note)))
 }
 
 pub(super) fn world(size: Size) -> Result<(Policy, CompileInput)> {

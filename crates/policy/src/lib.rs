@@ -29,7 +29,7 @@ mod window;
 pub mod evaluate;
 pub mod syntax;
 
-pub use compile::{CompileError, CompileInput, compile};
+pub use compile::{CompileError, CompileInput, Compiler, compile};
 pub use compiled::{
     ChoiceRow, Compiled, ControlRow, Cut, Expired, ExpiredAction, Identity, IntentText, LineRow,
     ObserveRow, PrefixRow, RuleInfo, ScopeMembers, ServiceRow,

@@ -2,7 +2,7 @@
 
 use super::CompileError;
 use super::decisions::in_order;
-use super::identities::Basis;
+use super::place;
 use crate::tables::{Line, Slot, Tables};
 use crate::{
     Action, CUTS_MAX, Compiled, Cut, Mode, OnExpiry, Policy, PortRange, Rule, Service, Tier,
@@ -17,11 +17,7 @@ pub(super) struct Cutter<'a> {
 }
 
 impl<'a> Cutter<'a> {
-    pub(super) fn of(
-        policy: &Policy,
-        compiled: &'a Compiled,
-        basis: &Basis<'_>,
-    ) -> Result<Self, CompileError> {
+    pub(super) fn of(policy: &Policy, compiled: &'a Compiled) -> Result<Self, CompileError> {
         let date = compiled.date;
         let places: BTreeMap<&str, u32> = compiled
             .services
@@ -35,8 +31,8 @@ impl<'a> Cutter<'a> {
                 Some(Line {
                     stage,
                     rule: compiled.rule(rule.id)?,
-                    from: basis.place(&rule.from),
-                    to: basis.place(&rule.to),
+                    from: place(&compiled.selectors, &rule.from.to_string())?,
+                    to: place(&compiled.selectors, &rule.to.to_string())?,
                     service: *places.get(rule.service.to_string().as_str())?,
                 })
             });

@@ -4,8 +4,8 @@
 use super::{CompileError, atoms::Atoms, identities::Basis};
 use crate::tables::{APPLICATIONS, Line, Tables};
 use crate::{
-    Action, Compiled, Date, Identity, Labels, LineRow, OnExpiry, Policy, Rule, ServiceRow, Tier,
-    TierKind,
+    Action, At, BrokenTables, Compiled, Date, Identity, Labels, LineRow, OnExpiry, Policy, Rule,
+    Service, ServiceRow, Tier, TierKind,
 };
 use lictor_types::{DECISIONS_PER_HOST_MAX, Direction};
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,15 +22,9 @@ pub(super) struct Lines {
 impl Lines {
     /// Those of the rules in force on a day.
     pub(super) fn of(policy: &Policy, date: Date, basis: &Basis<'_>, atoms: &Atoms) -> Self {
-        let mut services: BTreeMap<String, ServiceRow> = BTreeMap::new();
-        for (_, rule) in policy.rules() {
-            let text = rule.service.to_string();
-            services.entry(text).or_insert_with_key(|text| ServiceRow {
-                service: text.clone(),
-                atoms: atoms.of(&rule.service).to_vec(),
-            });
-        }
-        let places: BTreeMap<String, u32> = services.keys().cloned().zip(0..).collect();
+        let services = service_rows(policy.rules().map(|(_, rule)| &rule.service), atoms);
+        let places = services.iter().map(|row| row.service.clone());
+        let places: BTreeMap<String, u32> = places.zip(0..).collect();
         let line = |(stage, rule): (u32, &Rule)| LineRow {
             rule: rule.id,
             stage,
@@ -38,14 +32,34 @@ impl Lines {
             to: basis.place(&rule.to),
             service: places[&rule.service.to_string()],
         };
-        let live = |tier: &Tier, rule: &Rule| {
-            tier.on_expiry == OnExpiry::KeepAndAlarm || !rule.expired(date)
-        };
         Self {
-            lines: in_order(policy, live).into_iter().map(line).collect(),
-            services: services.into_values().collect(),
+            lines: in_force(policy, date).into_iter().map(line).collect(),
+            services,
         }
     }
+}
+
+/// The services that rules name, by their texts.
+pub(super) fn service_rows<'a>(
+    services: impl Iterator<Item = &'a Service>,
+    atoms: &Atoms,
+) -> Vec<ServiceRow> {
+    let mut rows: BTreeMap<String, ServiceRow> = BTreeMap::new();
+    for service in services {
+        let text = service.to_string();
+        rows.entry(text).or_insert_with_key(|text| ServiceRow {
+            service: text.clone(),
+            atoms: atoms.of(service).to_vec(),
+        });
+    }
+    rows.into_values().collect()
+}
+
+/// The rules in force on a day, in the order of evaluation, each with its stage.
+pub(super) fn in_force(policy: &Policy, date: Date) -> Vec<(u32, &Rule)> {
+    in_order(policy, |tier, rule| {
+        tier.on_expiry == OnExpiry::KeepAndAlarm || !rule.expired(date)
+    })
 }
 
 /// The ordered tiers in their order, each a stage, then the application rules by name, which are
@@ -76,19 +90,25 @@ pub(super) fn in_order(policy: &Policy, live: impl Fn(&Tier, &Rule) -> bool) -> 
 
 /// Refuses what no host's table could hold, before any row is made.
 pub(super) fn check(compiled: &Compiled) -> Result<(), CompileError> {
-    let tables = Tables::of(compiled).map_err(CompileError::Broken)?;
     let free = || {
         compiled
             .identities
             .iter()
             .filter(|one| !one.quarantine && !one.labels.is_empty())
     };
-    windows(&tables, free())?;
+    let lines = compiled.lines.iter();
+    let days: BTreeSet<_> = lines
+        .filter_map(|line| compiled.rule(line.rule).and_then(|rule| rule.during))
+        .collect();
     let max = DECISIONS_PER_HOST_MAX as usize;
-    for identity in free() {
-        if bound(&tables, identity) <= max {
-            continue;
-        }
+    let bounds = Bounds::of(compiled).map_err(CompileError::Broken)?;
+    let mut large = free().filter(|one| bounds.of_class(one) > max).peekable();
+    if days.len() < 2 && large.peek().is_none() {
+        return Ok(());
+    }
+    let tables = Tables::of(compiled).map_err(CompileError::Broken)?;
+    windows(&tables, free())?;
+    for identity in large {
         let found = tables.count(identity.id);
         if found > max {
             let blame = blame(&tables, identity);
@@ -138,15 +158,62 @@ fn windows<'a>(
     }
 }
 
-/// Rows that surely suffice for a class. Of each rule either a row for each peer and atom, or,
-/// where it covers most atoms, one for each peer about all atoms and one for each atom that it
-/// leaves out: what a cell says follows from the rules that cover it, so no other cell says
-/// anything else.
-fn bound(tables: &Tables<'_>, identity: &Identity) -> usize {
-    let atoms = tables.atoms();
-    rows(tables, identity)
-        .map(|(_, peers, ports)| peers * ports.min(1 + atoms.saturating_sub(ports)))
-        .sum()
+/// Rows that surely suffice for the lines that name a selector at an end. Of each rule either a row
+/// for each peer and atom, or, where it covers most atoms, one for each peer about all atoms and
+/// one for each atom that it leaves out: what a cell says follows from the rules that cover it, so
+/// no other cell says anything else.
+struct Bounds(Vec<usize>);
+
+impl Bounds {
+    fn of(compiled: &Compiled) -> Result<Self, BrokenTables> {
+        let selectors = compiled.selectors.len();
+        let mut members = vec![0_usize; selectors];
+        let classes = compiled.identities.iter().filter(|one| !one.quarantine);
+        let truths = classes.map(|one| &one.selectors).chain([&compiled.world]);
+        for place in truths.flatten() {
+            *at(&mut members, *place, "a class")? += 1;
+        }
+        let atoms = compiled.atoms.iter().map(|range| range.atom.0).max();
+        let atoms = usize::from(atoms.unwrap_or(0));
+        let services = compiled.services.iter();
+        let mut ports: Vec<usize> = services
+            .map(|row| {
+                row.atoms
+                    .len()
+                    .min(1 + atoms.saturating_sub(row.atoms.len()))
+            })
+            .collect();
+        let mut sums = vec![0_usize; selectors];
+        for line in &compiled.lines {
+            let speaks = compiled.rule(line.rule).map_or(At::Both, |rule| rule.at);
+            let ports = *at(&mut ports, line.service, "a line")?;
+            let ends = [
+                (Direction::Egress, line.from, line.to),
+                (Direction::Ingress, line.to, line.from),
+            ];
+            for (_, local, peer) in ends.into_iter().filter(|(end, ..)| speaks.covers(*end)) {
+                let peers = *at(&mut members, peer, "a line")?;
+                *at(&mut sums, local, "a line")? += peers.saturating_mul(ports);
+            }
+        }
+        Ok(Self(sums))
+    }
+
+    fn of_class(&self, identity: &Identity) -> usize {
+        let sums = identity.selectors.iter();
+        let sums = sums.filter_map(|place| self.0.get(*place as usize));
+        sums.fold(0, |sum, own| sum.saturating_add(*own))
+    }
+}
+
+fn at<'v>(
+    values: &'v mut [usize],
+    number: u32,
+    list: &'static str,
+) -> Result<&'v mut usize, BrokenTables> {
+    let have = values.len();
+    let broken = BrokenTables::new(list, number, ("the selectors and services", have));
+    values.get_mut(number as usize).ok_or(broken)
 }
 
 /// The rules that write most for a class, with a row for each peer and atom.

@@ -63,32 +63,11 @@ impl<'a> Classes<'a> {
             0 => IdentityId::WORLD,
             other => numbers[first + other - 1],
         };
-        let mut prefixes: Vec<PrefixRow> = entities
-            .into_iter()
-            .filter(|entity| number(entity.combination) != number(entity.outer))
-            .map(|entity| PrefixRow {
-                prefix: entity.prefix,
-                identity: number(entity.combination),
-            })
-            .collect();
-        prefixes.sort();
+        let prefixes = prefix_rows(&entities, number);
         Ok(Self {
             all: classes.by_id.into_values().collect(),
             prefixes,
             basis,
-        })
-    }
-
-    /// The classes of guests.
-    pub(super) fn guests(&self) -> impl Iterator<Item = &Class<'a>> {
-        self.all.iter().filter(|class| class.guest)
-    }
-
-    /// The classes of guests that a selector of the policy matches.
-    pub(super) fn matching(&self, selector: &Selector) -> impl Iterator<Item = &Class<'a>> {
-        let place = self.basis.places.get(selector).copied();
-        self.guests().filter(move |class| {
-            place.is_some_and(|place| class.truth.binary_search(&place).is_ok())
         })
     }
 
@@ -115,27 +94,32 @@ impl<'a> Classes<'a> {
     }
 }
 
-/// The selectors that tell ends apart, in the order of their texts. Expired rules count: a date
-/// must not change ids.
+/// Every selector that tells ends apart, as often as it is named. Expired rules count: a date must
+/// not change ids.
+pub(super) fn selectors(policy: &Policy) -> impl Iterator<Item = &Selector> {
+    let rules = policy.rules().flat_map(|(_, rule)| [&rule.from, &rule.to]);
+    let named = |scope: &&Scope| scope.sensitive || scope.computed.is_some();
+    let scopes = policy.scopes.values().filter(named);
+    let controls = policy.controls.iter().map(|one| &one.guests);
+    let choices = policy.choices.iter().map(|choice| &choice.guests);
+    let observed = policy.observed.iter().map(|one| &one.guests);
+    rules
+        .chain(scopes.map(|scope| &scope.selector))
+        .chain(controls)
+        .chain(choices)
+        .chain(observed)
+}
+
+/// The selectors that tell ends apart, in the order of their texts.
 pub(super) struct Basis<'p> {
     pub(super) texts: Vec<String>,
-    selectors: Vec<&'p Selector>,
+    pub(super) selectors: Vec<&'p Selector>,
     places: HashMap<&'p Selector, u32>,
 }
 
 impl<'p> Basis<'p> {
-    fn of(policy: &'p Policy) -> Self {
-        let rules = policy.rules().flat_map(|(_, rule)| [&rule.from, &rule.to]);
-        let named = |scope: &&Scope| scope.sensitive || scope.computed.is_some();
-        let scopes = policy.scopes.values().filter(named);
-        let controls = policy.controls.iter().map(|one| &one.guests);
-        let choices = policy.choices.iter().map(|choice| &choice.guests);
-        let observed = policy.observed.iter().map(|one| &one.guests);
-        let all = rules
-            .chain(scopes.map(|scope| &scope.selector))
-            .chain(controls)
-            .chain(choices)
-            .chain(observed);
+    pub(super) fn of(policy: &'p Policy) -> Self {
+        let all = selectors(policy);
         let mut places: HashMap<&Selector, u32> = HashMap::new();
         let mut texts: BTreeMap<String, Vec<&Selector>> = BTreeMap::new();
         for selector in all {
@@ -169,13 +153,14 @@ impl<'p> Basis<'p> {
     }
 }
 
+/// The places of the selectors whose members are sensitive.
 fn sensitive(policy: &Policy, basis: &Basis<'_>) -> BTreeSet<u32> {
     let scopes = policy.scopes.values().filter(|scope| scope.sensitive);
     scopes.map(|scope| basis.place(&scope.selector)).collect()
 }
 
 /// Every end that is told apart: the world, the label sets, then the combinations of sets.
-struct Ends<'a> {
+pub(super) struct Ends<'a> {
     guests: Vec<&'a Labels>,
     count: usize,
     labels: HashMap<&'a str, HashMap<&'a str, Vec<u32>>>,
@@ -186,7 +171,10 @@ struct Ends<'a> {
 type Words = Vec<u64>;
 
 impl<'a> Ends<'a> {
-    fn of(label_sets: &BTreeSet<&'a Labels>, combinations: &[BTreeSet<&'a str>]) -> Self {
+    pub(super) fn of(
+        label_sets: &BTreeSet<&'a Labels>,
+        combinations: &[BTreeSet<&'a str>],
+    ) -> Self {
         let guests: Vec<&Labels> = label_sets.iter().copied().collect();
         let mut ends = Self {
             count: 1 + guests.len() + combinations.len(),
@@ -214,7 +202,7 @@ impl<'a> Ends<'a> {
     }
 
     /// For each end the selectors that match it.
-    fn truth(&self, basis: &Basis<'_>) -> Vec<Vec<u32>> {
+    pub(super) fn truth(&self, basis: &Basis<'_>) -> Vec<Vec<u32>> {
         let mut truth = vec![Vec::new(); self.count];
         for (place, selector) in (0..).zip(&basis.selectors) {
             for (index, word) in self.evaluate(selector).into_iter().enumerate() {
@@ -303,16 +291,17 @@ impl<'a> Ends<'a> {
 }
 
 /// A prefix with the combination of sets of its addresses, and of those around it.
-struct Entity {
-    prefix: IpNet,
-    combination: usize,
-    outer: usize,
+#[derive(Debug)]
+pub(super) struct Entity {
+    pub(super) prefix: IpNet,
+    pub(super) combination: usize,
+    pub(super) outer: usize,
 }
 
 /// Prefixes nest or are disjoint, so the sets of an address are those of its longest prefix and of
 /// all that contain that one: no prefix needs to be cut. Combination 0 is no set at all, the first
 /// that is returned is combination 1.
-fn prefixes(policy: &Policy) -> (Vec<BTreeSet<&str>>, Vec<Entity>) {
+pub(super) fn prefixes(policy: &Policy) -> (Vec<BTreeSet<&str>>, Vec<Entity>) {
     let mut sets: BTreeMap<IpNet, BTreeSet<&str>> = BTreeMap::new();
     for (name, prefixes) in &policy.sets {
         for prefix in prefixes {
@@ -348,6 +337,23 @@ fn prefixes(policy: &Policy) -> (Vec<BTreeSet<&str>>, Vec<Entity>) {
     (combinations, entities)
 }
 
+/// The prefixes that say something else than the one around them, given each combination's class.
+pub(super) fn prefix_rows(
+    entities: &[Entity],
+    number: impl Fn(usize) -> IdentityId,
+) -> Vec<PrefixRow> {
+    let told = entities
+        .iter()
+        .filter(|entity| number(entity.combination) != number(entity.outer));
+    let row = |entity: &Entity| PrefixRow {
+        prefix: entity.prefix,
+        identity: number(entity.combination),
+    };
+    let mut prefixes: Vec<PrefixRow> = told.map(row).collect();
+    prefixes.sort();
+    prefixes
+}
+
 /// Classes by number, and their numbers by what is true of them.
 #[derive(Default)]
 struct Interned<'a> {
@@ -367,7 +373,7 @@ impl<'a> Interned<'a> {
             return Ok(*known);
         }
         if !self.by_id.is_empty() {
-            class.id = id_of(&class, basis);
+            class.id = id_of((class.guest, class.quarantine), &class.truth, &basis.texts);
         }
         let id = class.id;
         if let Some(known) = self.by_id.get(&id) {
@@ -390,14 +396,18 @@ fn text(class: &Class<'_>, basis: &Basis<'_>) -> String {
 }
 
 /// Only what holds is hashed: a new selector changes the numbers of those it matches, and no other.
-fn id_of(class: &Class<'_>, basis: &Basis<'_>) -> IdentityId {
-    let kind = if class.guest { "guest" } else { "address" };
+pub(super) fn id_of(
+    (guest, quarantine): (bool, bool),
+    truth: &[u32],
+    texts: &[String],
+) -> IdentityId {
+    let kind = if guest { "guest" } else { "address" };
     let mut text = format!("lictor identity v1\n{kind}\n");
-    if class.quarantine {
+    if quarantine {
         text.push_str("quarantine\n");
     }
-    for place in &class.truth {
-        text.push_str(&basis.texts[*place as usize]);
+    for place in truth {
+        text.push_str(&texts[*place as usize]);
         text.push('\n');
     }
     IdentityId(number_of(&Digest::of(text.as_bytes())))

@@ -5,14 +5,19 @@
 //! size of a table is bounded before it is built: a policy that would not fit is refused with the
 //! rules to blame.
 
+mod again;
 mod atoms;
 mod cuts;
 mod decisions;
+mod edit;
 mod identities;
 
+pub use again::Compiler;
+
 use crate::{
-    ChoiceRow, Compiled, ControlName, ControlRow, Date, Expired, ExpiredAction, IntentText,
-    LABEL_SETS_MAX, Labels, ObserveRow, OnExpiry, Policy, Rule, RuleInfo, ScopeMembers, Tier,
+    ChoiceRow, Compiled, ControlName, ControlRow, Date, Expired, ExpiredAction, Identity,
+    IntentText, LABEL_SETS_MAX, Labels, ObserveRow, OnExpiry, Policy, Rule, RuleInfo, ScopeMembers,
+    Selector, Tier,
 };
 use decisions::Lines;
 use identities::Classes;
@@ -122,40 +127,77 @@ pub fn compile(policy: &Policy, input: &CompileInput) -> Result<Compiled, Compil
     let services: Vec<_> = policy.rules().map(|(_, rule)| &rule.service).collect();
     let atoms = atoms::cut(&services)?;
     let Lines { lines, services } = Lines::of(policy, input.date, &classes.basis, &atoms);
-    let (choices, mut expired) = choice_rows(policy, input.date, &classes);
-    let (observed, over) = observe_rows(policy, input.date, &classes);
-    expired.extend(over);
-    let computed = computed_rows(policy, &classes);
-    let intent = |intent: &crate::Intent| IntentText {
-        name: intent.name.clone(),
-        text: intent.statement(),
-    };
     let mut compiled = Compiled {
         policy: policy.name.clone(),
         version: policy.version,
         source: policy.source,
         date: input.date,
         rules,
-        controls: control_rows(policy, &classes),
+        controls: Vec::new(),
         identities: classes.identities(),
         world: classes.world(),
-        selectors: classes.basis.texts.clone(),
+        selectors: classes.basis.texts,
         services,
         lines,
-        prefixes: classes.prefixes.clone(),
+        prefixes: classes.prefixes,
         atoms: atoms.ranges,
         baseline_log: policy.baseline_log,
-        choices,
-        observed,
-        computed,
-        intents: policy.intents.iter().map(intent).collect(),
+        choices: Vec::new(),
+        observed: Vec::new(),
+        computed: Vec::new(),
+        intents: Vec::new(),
         expired: Vec::new(),
     };
-    decisions::check(&compiled)?;
-    expired.extend(expired_rules(policy, &compiled, &classes)?);
-    expired.sort();
-    compiled.expired = expired;
+    standing(policy, &mut compiled)?;
     Ok(compiled)
+}
+
+/// Puts in place what follows from classes and lines, after it is known that their tables fit.
+fn standing(policy: &Policy, compiled: &mut Compiled) -> Result<(), CompileError> {
+    decisions::check(compiled)?;
+    let guests = Guests {
+        identities: &compiled.identities,
+        selectors: &compiled.selectors,
+    };
+    let (choices, mut expired) = choice_rows(policy, compiled.date, &guests);
+    let (observed, over) = observe_rows(policy, compiled.date, &guests);
+    let controls = control_rows(policy, &guests);
+    let computed = computed_rows(policy, &guests);
+    expired.extend(over);
+    expired.extend(expired_rules(policy, compiled)?);
+    expired.sort();
+    let intent = |intent: &crate::Intent| IntentText {
+        name: intent.name.clone(),
+        text: intent.statement(),
+    };
+    compiled.intents = policy.intents.iter().map(intent).collect();
+    (compiled.choices, compiled.observed) = (choices, observed);
+    (compiled.controls, compiled.computed) = (controls, computed);
+    compiled.expired = expired;
+    Ok(())
+}
+
+/// The classes of guests, and the texts of the selectors that match them.
+struct Guests<'a> {
+    identities: &'a [Identity],
+    selectors: &'a [String],
+}
+
+impl<'a> Guests<'a> {
+    /// Those that a selector of the policy matches.
+    fn matching(&self, selector: &Selector) -> impl Iterator<Item = &'a Identity> {
+        let place = place(self.selectors, &selector.to_string());
+        let guests = self.identities.iter().filter(|one| !one.labels.is_empty());
+        guests.filter(move |one| {
+            place.is_some_and(|place| one.selectors.binary_search(&place).is_ok())
+        })
+    }
+}
+
+/// The place of a text in a sorted list.
+fn place(texts: &[String], text: &str) -> Option<u32> {
+    let found = texts.binary_search_by(|known| known.as_str().cmp(text));
+    found.ok().and_then(|place| u32::try_from(place).ok())
 }
 
 fn rule_table(policy: &Policy) -> Result<Vec<RuleInfo>, CompileError> {
@@ -199,11 +241,7 @@ fn rule_info(tier: &Tier, order: u32, rule: &Rule) -> RuleInfo {
     }
 }
 
-fn expired_rules(
-    policy: &Policy,
-    compiled: &Compiled,
-    classes: &Classes<'_>,
-) -> Result<Vec<Expired>, CompileError> {
+fn expired_rules(policy: &Policy, compiled: &Compiled) -> Result<Vec<Expired>, CompileError> {
     let rules = policy.rules();
     let rules: Vec<_> = rules
         .filter(|(_, rule)| rule.expired(compiled.date))
@@ -211,7 +249,7 @@ fn expired_rules(
     if rules.is_empty() {
         return Ok(Vec::new());
     }
-    let cutter = cuts::Cutter::of(policy, compiled, &classes.basis)?;
+    let cutter = cuts::Cutter::of(policy, compiled)?;
     let expired = rules.into_iter().filter_map(|(tier, rule)| {
         let (cuts, more_cuts) = cutter.cuts((tier, rule));
         Some(Expired {
@@ -229,10 +267,10 @@ fn expired_rules(
     Ok(expired.collect())
 }
 
-fn control_rows(policy: &Policy, classes: &Classes<'_>) -> Vec<ControlRow> {
+fn control_rows(policy: &Policy, guests: &Guests<'_>) -> Vec<ControlRow> {
     let mut rows: BTreeMap<IdentityId, BTreeSet<ControlName>> = BTreeMap::new();
     for requirement in &policy.controls {
-        for class in classes.matching(&requirement.guests) {
+        for class in guests.matching(&requirement.guests) {
             rows.entry(class.id)
                 .or_default()
                 .extend(requirement.controls.iter().cloned());
@@ -245,13 +283,13 @@ fn control_rows(policy: &Policy, classes: &Classes<'_>) -> Vec<ControlRow> {
     rows.into_iter().map(row).collect()
 }
 
-fn computed_rows(policy: &Policy, classes: &Classes<'_>) -> Vec<ScopeMembers> {
+fn computed_rows(policy: &Policy, guests: &Guests<'_>) -> Vec<ScopeMembers> {
     let scopes = policy
         .scopes
         .iter()
         .filter(|(_, scope)| scope.computed.is_some());
     let row = |(name, scope): (&String, &crate::Scope)| {
-        let members = classes.matching(&scope.selector);
+        let members = guests.matching(&scope.selector);
         ScopeMembers {
             scope: name.clone(),
             selector: scope.selector.to_string(),
@@ -265,7 +303,7 @@ fn computed_rows(policy: &Policy, classes: &Classes<'_>) -> Vec<ScopeMembers> {
 fn observe_rows(
     policy: &Policy,
     date: Date,
-    classes: &Classes<'_>,
+    guests: &Guests<'_>,
 ) -> (Vec<ObserveRow>, Vec<Expired>) {
     let mut rows: BTreeMap<IdentityId, ObserveRow> = BTreeMap::new();
     let mut gone = Vec::new();
@@ -281,8 +319,8 @@ fn observe_rows(
             });
             continue;
         }
-        let guests = classes.matching(&one.guests);
-        for class in guests.filter(|class| !class.quarantine) {
+        let matched = guests.matching(&one.guests);
+        for class in matched.filter(|class| !class.quarantine) {
             let row = ObserveRow {
                 identity: class.id,
                 owner: one.owner.clone(),
@@ -301,11 +339,7 @@ fn observe_rows(
 
 /// Where several choices match a guest, the strictest holds; among equals the one that lasts
 /// longest. A guest in quarantine has no known owner: for it nothing weaker than the default holds.
-fn choice_rows(
-    policy: &Policy,
-    date: Date,
-    classes: &Classes<'_>,
-) -> (Vec<ChoiceRow>, Vec<Expired>) {
+fn choice_rows(policy: &Policy, date: Date, guests: &Guests<'_>) -> (Vec<ChoiceRow>, Vec<Expired>) {
     let mut rows: BTreeMap<_, ChoiceRow> = BTreeMap::new();
     let mut gone = Vec::new();
     for choice in &policy.choices {
@@ -326,7 +360,7 @@ fn choice_rows(
                 .map_or((0, None), |expires| (1, Some(std::cmp::Reverse(expires))));
             (row.cause.rank(row.choice), lasting, row.owner.clone())
         };
-        for class in classes.matching(&choice.guests) {
+        for class in guests.matching(&choice.guests) {
             if class.quarantine && choice.cause.weakens(choice.choice) {
                 continue;
             }

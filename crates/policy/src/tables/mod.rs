@@ -28,6 +28,21 @@ pub struct BrokenTables {
     have: usize,
 }
 
+impl BrokenTables {
+    pub(crate) const fn new(
+        list: &'static str,
+        number: u32,
+        (of, have): (&'static str, usize),
+    ) -> Self {
+        Self {
+            list,
+            number,
+            of,
+            have,
+        }
+    }
+}
+
 /// A rule in force, with what it names looked up.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Line<'a> {
@@ -170,11 +185,6 @@ impl<'a> Tables<'a> {
     /// Places of classes, the world included.
     pub(crate) fn classes(&self) -> usize {
         self.compiled.identities.len() + 1
-    }
-
-    /// How many atoms there are.
-    pub(crate) const fn atoms(&self) -> usize {
-        self.atoms as usize
     }
 
     /// The selectors' members, by place.
