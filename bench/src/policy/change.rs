@@ -89,15 +89,16 @@ pub(super) fn other_rule(policy: &Policy, random: &mut StdRng) -> Result<((usize
 }
 
 /// A guest gets a label of another one.
-pub(super) fn other_labels(guests: &[Labels], random: &mut StdRng) -> (usize, Labels) {
-    let (one, other) = (
-        random.gen_range(0..guests.len()),
-        random.gen_range(0..guests.len()),
-    );
-    let mut labels = guests[one].clone();
+pub(super) fn other_labels<'a>(
+    count: usize,
+    labels: impl Fn(usize) -> &'a Labels,
+    random: &mut StdRng,
+) -> (usize, Labels) {
+    let (one, other) = (random.gen_range(0..count), random.gen_range(0..count));
+    let mut own = labels(one).clone();
     let name = ["app", "tier", "zone"][random.gen_range(0..3)];
-    labels.insert(name.into(), guests[other][name].clone());
-    (one, labels)
+    own.insert(name.into(), labels(other)[name].clone());
+    (one, own)
 }
 
 fn rule(prover: &mut Prover, random: &mut StdRng) -> Result<f64> {
@@ -106,9 +107,8 @@ fn rule(prover: &mut Prover, random: &mut StdRng) -> Result<f64> {
 }
 
 fn labels(prover: &mut Prover, random: &mut StdRng) -> Result<f64> {
-    let guests = prover.estate().guests.iter();
-    let guests: Vec<Labels> = guests.map(|guest| guest.labels.clone()).collect();
-    let (one, labels) = other_labels(&guests, random);
+    let guests = &prover.estate().guests;
+    let (one, labels) = other_labels(guests.len(), |place| &guests[place].labels, random);
     timed(prover, |prover| Ok(prover.relabel(one, labels)?))
 }
 

@@ -37,6 +37,16 @@ pub enum HostBreach {
     },
 }
 
+impl HostBreach {
+    /// Whether it is about a member.
+    pub(crate) fn names(&self, asked: usize) -> bool {
+        match self {
+            Self::Lacks { member, .. } | Self::Unknown { member } => *member == asked,
+            Self::Together { one, other, .. } => [*one, *other].contains(&asked),
+        }
+    }
+}
+
 /// A guest on a host where it is or may be, as the checker takes it.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct HostClaim {

@@ -67,6 +67,21 @@ pub enum Breach {
     Host(crate::hosts::HostBreach),
 }
 
+impl Breach {
+    /// Whether it is a single session between other nodes than these: no other can be shorter, and
+    /// what becomes of these says nothing of it.
+    fn is_one_session_of_others(&self, nodes: [usize; 2]) -> bool {
+        match self {
+            Self::Chain(chain) => {
+                let mut ends = chain.nodes.iter().chain(&chain.forged_by);
+                chain.nodes.len() == 2 && ends.all(|end| !nodes.contains(end))
+            }
+            Self::Missing(source, node) => !nodes.contains(source) && !nodes.contains(node),
+            Self::Host(_) => false,
+        }
+    }
+}
+
 /// A chain of allowed sessions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Chain {
@@ -226,16 +241,18 @@ impl Prover {
             let Some(known) = &self.known[intent] else {
                 continue;
             };
-            let held = known.verdict == Verdict::Held;
             let on_hosts = matches!(self.prepared[intent], Prepared::Hosts);
             let stands = match changed {
                 Changed::Rules(nodes) => on_hosts || !known.rests_on.meets(nodes),
                 Changed::Host(_) if !on_hosts => true,
                 Changed::Member(_, nodes) if !on_hosts => self.stands(intent, nodes),
-                // Where nobody else was in the way, only this member can be now.
-                Changed::Host(member) | Changed::Member(member, _) => {
-                    held && self.host_breach(intent, Some(member)).is_none()
-                }
+                // Where nobody else was in the way, only this member can be now; others who were
+                // in the way still are.
+                Changed::Host(member) | Changed::Member(member, _) => match &known.verdict {
+                    Verdict::Held => self.host_breach(intent, Some(member)).is_none(),
+                    Verdict::Failed(Breach::Host(breach)) => !breach.names(member),
+                    Verdict::Failed(_) => false,
+                },
             };
             if !stands {
                 self.known[intent] = None;
@@ -249,8 +266,9 @@ impl Prover {
         let Some(known) = &self.known[intent] else {
             return false;
         };
-        if known.verdict != Verdict::Held {
-            return false;
+        match &known.verdict {
+            Verdict::Held => {}
+            Verdict::Failed(breach) => return breach.is_one_session_of_others([left, joined]),
         }
         let rests_on = known.rests_on.clone();
         let named = |prover: &Self, ends: &[SelectorId]| {

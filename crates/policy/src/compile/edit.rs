@@ -18,16 +18,13 @@ pub(super) struct Places {
     moved: Vec<Option<u32>>,
     /// The places of those that are new.
     added: Vec<u32>,
+    /// Whether all are where they were.
+    same: bool,
 }
 
 impl Places {
     pub(super) fn of_old(&self, old: u32) -> Option<u32> {
         self.moved.get(old as usize).copied().flatten()
-    }
-
-    /// Whether all are where they were.
-    fn none(&self) -> bool {
-        self.added.is_empty() && self.moved.iter().all(Option::is_some)
     }
 }
 
@@ -85,6 +82,7 @@ impl Basis {
         let mut places = Places {
             moved: vec![None; was],
             added: Vec::new(),
+            same: false,
         };
         for (new, old) in (0..).zip(old) {
             match old {
@@ -92,6 +90,7 @@ impl Basis {
                 None => places.added.push(new),
             }
         }
+        places.same = places.added.is_empty() && places.moved.iter().all(Option::is_some);
         Some(places)
     }
 
@@ -171,7 +170,7 @@ impl Regroup<'_> {
         (mut identity, kept): (Identity, &mut Vec<Identity>),
         loose: &mut Vec<(Labels, Vec<u32>)>,
     ) {
-        if self.places.none() {
+        if self.places.same {
             kept.push(identity);
             return;
         }
@@ -202,7 +201,7 @@ impl Regroup<'_> {
     }
 
     fn outside(&mut self, compiled: &mut Compiled, sensitive: &BTreeSet<u32>) -> Option<()> {
-        if self.places.none() {
+        if self.places.same {
             return Some(());
         }
         let mut others = false;
