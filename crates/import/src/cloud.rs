@@ -3,7 +3,7 @@
 
 use crate::draft::{Draft, Rule, all, either, every_port, numbered, prefix};
 use crate::names::label;
-use crate::value::{json, list, scalar, str};
+use crate::value::{documents, list, scalar, str};
 use crate::{Effect, ImportError, Source};
 use lictor_policy::{Labels, PortRange};
 use lictor_types::Protocol;
@@ -23,10 +23,12 @@ fn gathered(values: &[(String, Value)], field: &str) -> Vec<Value> {
 }
 
 fn read(sources: &[Source]) -> Result<Vec<(String, Value)>, ImportError> {
-    sources
-        .iter()
-        .map(|source| Ok((source.path.clone(), json(source)?)))
-        .collect()
+    let mut found = Vec::new();
+    for source in sources {
+        let values = documents(source)?.into_iter();
+        found.extend(values.map(|value| (source.path.clone(), value)));
+    }
+    Ok(found)
 }
 
 /// What `aws ec2 describe-security-groups`, `describe-instances` and
@@ -185,7 +187,12 @@ fn aws_ports(draft: &mut Draft, rule: &Value, place: &str) -> Vec<PortRange> {
             first,
             last,
         }],
-        _ => vec![PortRange::all(protocol)],
+        _ if from == -1 && to == -1 => vec![PortRange::all(protocol)],
+        _ => {
+            let what = format!("the ports {from} to {to} are no range; the rule is left out");
+            draft.note(Effect::Closes, place, what);
+            Vec::new()
+        }
     }
 }
 

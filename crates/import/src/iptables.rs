@@ -47,7 +47,7 @@ pub(crate) fn import(sources: &[Source]) -> Result<Draft, ImportError> {
     let mut found = false;
     draft.tier("filter");
     for source in sources {
-        let chains = chains(source)?;
+        let chains = chains(source, &mut draft)?;
         if chains.is_empty() {
             continue;
         }
@@ -104,20 +104,26 @@ pub(crate) fn import(sources: &[Source]) -> Result<Draft, ImportError> {
     }
 }
 
-/// The chains of the table `filter`.
-fn chains(source: &Source) -> Result<BTreeMap<String, Chain>, ImportError> {
+/// The chains of the table `filter`. What other tables deny is told.
+fn chains(source: &Source, draft: &mut Draft) -> Result<BTreeMap<String, Chain>, ImportError> {
     let mut chains: BTreeMap<String, Chain> = BTreeMap::new();
-    let mut inside = false;
+    let mut table = "";
     for (number, line) in (1..).zip(text(source)?.lines()) {
-        let line = line.trim();
-        if let Some(table) = line.strip_prefix('*') {
-            inside = table == "filter";
-        } else if inside && line.starts_with(':') {
-            let mut words = line[1..].split_whitespace();
+        let line = uncounted(line.trim());
+        if let Some(name) = line.strip_prefix('*') {
+            table = name;
+        } else if table != "filter" {
+            if line.starts_with("-A ") && (line.contains("-j DROP") || line.contains("-j REJECT")) {
+                let what =
+                    format!("the table {table} is not imported: what it denies is not denied");
+                draft.note(Effect::Opens, &source.path, what);
+            }
+        } else if let Some(line) = line.strip_prefix(':') {
+            let mut words = line.split_whitespace();
             let name = words.next().unwrap_or_default().to_owned();
             let policy = words.next().unwrap_or("-").to_owned();
             chains.entry(name).or_default().policy = policy;
-        } else if inside && line.starts_with("-A ") {
+        } else if line.starts_with("-A ") || line.starts_with("--append ") {
             let words = words(line);
             let name = words.get(1).cloned().unwrap_or_default();
             let chain = chains.get_mut(&name);
@@ -125,9 +131,22 @@ fn chains(source: &Source) -> Result<BTreeMap<String, Chain>, ImportError> {
                 format!("line {number}: no chain {name:?}; expected `:{name} - [0:0]` above");
             let chain = chain.ok_or_else(|| file(source, what))?;
             chain.rules.push((number, words[2..].to_vec()));
+        } else if !line.is_empty() && !line.starts_with('#') && line != "COMMIT" {
+            let what = format!(
+                "line {number}: {line:?} is no line of iptables-save; expected `-A CHAIN ...`"
+            );
+            return Err(file(source, what));
         }
     }
     Ok(chains)
+}
+
+/// Without the counters that `iptables-save -c` puts before a rule.
+fn uncounted(line: &str) -> &str {
+    let counters = line
+        .strip_prefix('[')
+        .and_then(|rest| rest.split_once("] "));
+    counters.map_or(line, |(_, rule)| rule)
 }
 
 /// Words, with texts in quotes as one.
@@ -265,17 +284,30 @@ impl Walk<'_> {
                 "-d" | "--destination" => {
                     found.to = self.ends(place, &found.to, (&value(), negated));
                 }
-                "-p" | "--protocol" if !negated => match class(&value()) {
-                    Some(Ok(class)) => protocol = Some(class),
-                    Some(Err(number)) => ports = Some(vec![numbered(number)]),
-                    None => {}
+                "-p" | "--protocol" if !negated => match value().as_str() {
+                    "all" | "0" => {}
+                    name => match class(name) {
+                        Some(Ok(class)) => protocol = Some(class),
+                        Some(Err(number)) => ports = Some(vec![numbered(number)]),
+                        None => self.unsaid(place, &format!("-p {name}"), &mut found),
+                    },
                 },
                 "--dport" | "--dports" | "--destination-port" | "--destination-ports"
                     if !negated =>
                 {
-                    ports = Some(port_list(protocol, &value()));
+                    let list = value();
+                    ports = port_list(protocol, &list);
+                    if ports.is_none() {
+                        self.unsaid(place, &format!("{word} {list}"), &mut found);
+                    }
                 }
-                "--icmp-type" | "--icmpv6-type" if !negated => ports = icmp(protocol, &value()),
+                "--icmp-type" | "--icmpv6-type" if !negated => {
+                    let kind = value();
+                    ports = icmp(protocol, &kind);
+                    if ports.is_none() && kind != "any" {
+                        self.unsaid(place, &format!("{word} {kind}"), &mut found);
+                    }
+                }
                 "--comment" => found.comment = value(),
                 "--state" | "--ctstate" => self.state(place, &value(), negated, &mut found),
                 "-j" | "-g" | "--jump" | "--goto" => target = value(),
@@ -339,7 +371,6 @@ impl Walk<'_> {
 
 fn class(name: &str) -> Option<Result<Protocol, u8>> {
     let number = match name {
-        "all" | "0" => return None,
         "tcp" => 6,
         "udp" => 17,
         "icmp" => 1,
@@ -350,7 +381,11 @@ fn class(name: &str) -> Option<Result<Protocol, u8>> {
         "ah" => 51,
         "gre" => 47,
         "igmp" => 2,
+        "ipip" | "ipencap" => 4,
+        "dccp" => 33,
+        "ipv6" => 41,
         "ospf" => 89,
+        "pim" => 103,
         "vrrp" => 112,
         other => other.parse().ok()?,
     };
@@ -360,7 +395,8 @@ fn class(name: &str) -> Option<Result<Protocol, u8>> {
     })
 }
 
-fn port_list(protocol: Option<Protocol>, list: &str) -> Vec<PortRange> {
+/// Nothing if one of them is no number: what a name stands for is not in the file.
+fn port_list(protocol: Option<Protocol>, list: &str) -> Option<Vec<PortRange>> {
     let protocol = protocol.unwrap_or(Protocol::Tcp);
     let range = |text: &str| {
         let (first, last) = text.split_once(':').unwrap_or((text, text));
@@ -380,7 +416,7 @@ fn port_list(protocol: Option<Protocol>, list: &str) -> Vec<PortRange> {
             last: last?,
         })
     };
-    list.split(',').filter_map(range).collect()
+    list.split(',').map(range).collect()
 }
 
 /// A type by its number or usual name; nothing else is narrowed.

@@ -22,16 +22,33 @@ pub(crate) fn yaml(source: &Source) -> Result<Vec<Value>, ImportError> {
         .map_err(|error| file(source, error.to_string()))
 }
 
-/// A JSON file.
-pub(crate) fn json(source: &Source) -> Result<Value, ImportError> {
-    serde_json::from_slice(&source.bytes).map_err(|error| file(source, error.to_string()))
+/// The documents of a YAML file, or the values of a JSON file, one or one after the other. JSON that
+/// tools write may have tabs, which YAML has no place for.
+pub(crate) fn documents(source: &Source) -> Result<Vec<Value>, ImportError> {
+    let text = text(source)?;
+    if text.trim_start().starts_with(['{', '[']) {
+        let values: Result<Vec<Value>, _> = serde_json::Deserializer::from_str(text)
+            .into_iter()
+            .collect();
+        if let Ok(values) = values {
+            return Ok(values);
+        }
+    }
+    yaml(source)
 }
 
+/// A JSON file.
+pub(crate) fn json(source: &Source) -> Result<Value, ImportError> {
+    serde_json::from_str(text(source)?).map_err(|error| file(source, error.to_string()))
+}
+
+/// The text of a file, without the mark that some editors put before it.
 pub(crate) fn text(source: &Source) -> Result<&str, ImportError> {
-    std::str::from_utf8(&source.bytes).map_err(|error| {
+    let text = std::str::from_utf8(&source.bytes).map_err(|error| {
         let at = error.valid_up_to();
         file(source, format!("byte {at} is not UTF-8; expected a text"))
-    })
+    })?;
+    Ok(text.strip_prefix('\u{feff}').unwrap_or(text))
 }
 
 pub(crate) fn file(source: &Source, what: impl Into<String>) -> ImportError {

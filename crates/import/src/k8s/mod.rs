@@ -12,7 +12,7 @@ mod network;
 mod select;
 
 use crate::draft::{Draft, Rule, every_port};
-use crate::value::{list, str, yaml};
+use crate::value::{documents, list, str};
 use crate::{Effect, ImportError, Source};
 use serde_json::Value;
 
@@ -38,6 +38,14 @@ const QUIET: [&str; 18] = [
     "LimitRange",
 ];
 
+/// Kinds that are rules.
+const POLICIES: [&str; 4] = [
+    "NetworkPolicy",
+    "AdminNetworkPolicy",
+    "BaselineAdminNetworkPolicy",
+    "ClusterNetworkPolicy",
+];
+
 /// An object and where it stands.
 #[derive(Debug, Clone)]
 struct Object {
@@ -46,6 +54,16 @@ struct Object {
     namespace: String,
     name: String,
     place: String,
+}
+
+impl Object {
+    /// Whether a policy is of one of Kubernetes' own APIs: Calico and others have kinds of the same
+    /// name that say other things.
+    fn is_of_kubernetes(&self) -> bool {
+        let version = str(&self.value, "apiVersion");
+        let group = version.split_once('/').map_or(version, |(group, _)| group);
+        matches!(group, "" | "extensions") || group.ends_with("networking.k8s.io")
+    }
 }
 
 pub(crate) fn import(sources: &[Source]) -> Result<Draft, ImportError> {
@@ -62,27 +80,28 @@ pub(crate) fn import(sources: &[Source]) -> Result<Draft, ImportError> {
             );
             continue;
         }
-        for value in yaml(source)? {
-            collect(value, &source.path, &mut objects);
+        for value in documents(source)? {
+            collect(value, &source.path, (&mut draft, &mut objects));
         }
     }
     let is = |kinds: &'static [&'static str]| {
         move |object: &&Object| kinds.contains(&object.kind.as_str())
     };
-    let policies: Vec<Object> = objects
-        .iter()
-        .filter(is(&["NetworkPolicy"]))
-        .cloned()
-        .collect();
-    let admin: Vec<Object> = objects
-        .iter()
-        .filter(is(&[
-            "AdminNetworkPolicy",
-            "BaselineAdminNetworkPolicy",
-            "ClusterNetworkPolicy",
-        ]))
-        .cloned()
-        .collect();
+    objects.retain(|object| {
+        let other = POLICIES.contains(&object.kind.as_str()) && !object.is_of_kubernetes();
+        if other {
+            let what = format!(
+                "not imported: {} is another API than Kubernetes' own; what it denies is not denied",
+                str(&object.value, "apiVersion")
+            );
+            draft.note(Effect::Opens, &object.place, what);
+        }
+        !other
+    });
+    let policies = objects.iter().filter(is(&POLICIES[..1]));
+    let policies: Vec<Object> = policies.cloned().collect();
+    let admin = objects.iter().filter(is(&POLICIES[1..]));
+    let admin: Vec<Object> = admin.cloned().collect();
     let cluster = estate::read(&mut draft, &objects);
     if policies.is_empty() && admin.is_empty() && draft.guests.is_empty() {
         return Err(ImportError::Nothing {
@@ -110,19 +129,40 @@ pub(crate) fn import(sources: &[Source]) -> Result<Draft, ImportError> {
 }
 
 /// Lists are taken apart.
-fn collect(value: Value, path: &str, objects: &mut Vec<Object>) {
+fn collect(value: Value, path: &str, into: (&mut Draft, &mut Vec<Object>)) {
+    let (draft, objects) = into;
+    if let Value::Array(items) = value {
+        for one in items {
+            collect(one, path, (draft, objects));
+        }
+        return;
+    }
     let kind = str(&value, "kind").to_owned();
     if kind.ends_with("List") && value["items"].is_array() {
         let item = kind.trim_end_matches("List").to_owned();
         for mut one in list(&value, "items").to_vec() {
-            if one["kind"].is_null() && !item.is_empty() {
-                one["kind"] = item.clone().into();
+            // What a typed list holds need not say what it is.
+            for (field, given) in [
+                ("kind", item.as_str()),
+                ("apiVersion", str(&value, "apiVersion")),
+            ] {
+                if one.is_object() && one[field].is_null() && !item.is_empty() {
+                    one[field] = given.into();
+                }
             }
-            collect(one, path, objects);
+            collect(one, path, (draft, objects));
         }
         return;
     }
     if kind.is_empty() {
+        // Between two lines of dashes may be nothing.
+        if !value.is_null() {
+            draft.note(
+                Effect::None,
+                path,
+                "a document without a kind is not imported",
+            );
+        }
         return;
     }
     let meta = &value["metadata"];
@@ -146,12 +186,18 @@ fn collect(value: Value, path: &str, objects: &mut Vec<Object>) {
 fn others(draft: &mut Draft, objects: &[Object]) {
     for object in objects {
         let known = estate::KINDS.contains(&object.kind.as_str())
-            || object.kind.ends_with("NetworkPolicy")
+            || POLICIES.contains(&object.kind.as_str())
             || QUIET.contains(&object.kind.as_str());
         match object.kind.as_str() {
             "Service" | "Ingress" | "Route" => {
                 let what = "not imported: it forwards, and allows nothing that the policies deny";
                 draft.note(Effect::None, &object.place, what);
+            }
+            // Cilium's, Calico's: rules that are not read here.
+            kind if !known && kind.contains("NetworkPolicy") => {
+                let what =
+                    "not imported: this kind is not known here; what it denies is not denied";
+                draft.note(Effect::Opens, &object.place, what);
             }
             _ if !known => {
                 let what = "not imported: this kind is not known here";

@@ -59,7 +59,7 @@ pub(super) fn rules(draft: &mut Draft, cluster: &Cluster, policies: &[Object]) {
 fn affects(spec: &Value, at: &str) -> bool {
     let types = list(spec, "policyTypes");
     match types.is_empty() {
-        true => at == "ingress" || spec["egress"].is_array(),
+        true => at == "ingress" || !list(spec, "egress").is_empty(),
         false => types.iter().any(|one| {
             one.as_str()
                 .is_some_and(|name| name.eq_ignore_ascii_case(at))
