@@ -181,9 +181,9 @@ _Static_assert(sizeof(struct address_value) == 16, "address_value");
  * of two cache lines in an array, found without a pointer to follow. An entry whose bucket is full
  * lies in the next, and a search ends at a bucket that nobody passed.
  *
- * `hosts` has two parts, each searched by itself: the addresses of full length, and behind them the
- * prefixes. Whoever is known by a prefix is looked for in the first part as well, which is small and
- * at hand where most are known so.
+ * `hosts` has two parts, each searched by itself: the addresses of full length, and behind them
+ * the prefixes. Whoever is known by a prefix is looked for in the first part as well, which is
+ * small and at hand where most are known so.
  */
 #define FIXED_STEPS 4 /* buckets that an entry may lie in; a loader needs more of them otherwise */
 #define FIXED_KEYS 6

@@ -38,9 +38,9 @@ static __always_inline struct rule_state *rule_first(struct rule_set *set, __u32
 	return 0;
 }
 
-/* What is kept of a rule whose set is full. If there are as many rules as a vnic may have, it is not
- * tried for a while to make room for another: a policy with very many rules would pay for it with
- * each packet.
+/* What is kept of a rule whose set is full. If there are as many rules as a vnic may have, it is
+ * not tried for a while to make room for another: a policy with very many rules would pay for it
+ * with each packet.
  */
 static __always_inline struct rule_state *
 rule_later(struct context *c, struct rule_set *set, __u32 rule)
