@@ -468,7 +468,7 @@ fn where_no_rule_finds_room_any_more_a_limit_denies_and_the_rest_goes_uncounted(
 }
 
 #[test]
-fn a_number_that_the_kernel_cannot_hold_is_refused_and_the_last_good_tables_stay() {
+fn trap_8_a_number_that_the_kernel_cannot_hold_is_refused_and_the_last_good_tables_stay() {
     if !privileged() {
         return;
     }
