@@ -10,7 +10,7 @@
 #include <linux/types.h>
 
 /* Pins live below a folder of this name: a program of another layout never adopts them. */
-#define LICTOR_ABI 5
+#define LICTOR_ABI 6
 
 /* Relative to the guest, always. */
 #define DIRECTION_EGRESS 0
@@ -180,6 +180,10 @@ _Static_assert(sizeof(struct address_value) == 16, "address_value");
 /* `hosts` and `decisions` never change within a release, so the loader arranges them once: buckets
  * of two cache lines in an array, found without a pointer to follow. An entry whose bucket is full
  * lies in the next, and a search ends at a bucket that nobody passed.
+ *
+ * `hosts` has two parts, each searched by itself: the addresses of full length, and behind them
+ * the prefixes. Whoever is known by a prefix is looked for in the first part as well, which is
+ * small and at hand where most are known so.
  */
 #define FIXED_STEPS 4 /* buckets that an entry may lie in; a loader needs more of them otherwise */
 #define FIXED_KEYS 6
@@ -264,10 +268,13 @@ struct release_info {
 	__u32 shapes; /* a bit for each shape that a row has */
 	struct prefix_lengths lengths[2]; /* of IPv4, of IPv6 */
 	__u64 fixed_keys[FIXED_KEYS + 1]; /* of this release's hash */
+	/* At which a search may begin; FIXED_STEPS - 1 more follow them. */
 	__u32 host_buckets;
+	__u32 prefix_buckets;
 	__u32 decision_buckets;
+	__u32 pad;
 };
-_Static_assert(sizeof(struct release_info) == 144, "release_info");
+_Static_assert(sizeof(struct release_info) == 152, "release_info");
 
 /* What the policy decided under a rule: packets that opened a session or were denied, and the
  * sessions. Packets inside a session are counted in the session only, which keeps the established
@@ -284,18 +291,21 @@ struct rule_state {
 _Static_assert(sizeof(struct rule_state) == 48, "rule_state");
 
 /* `first_rules`: the first two rules that come by one of these sets have their place there for
- * good, and are found without a kernel hash. Those that come later are in `rules`.
+ * good, and are found without a kernel hash. Those that come later are in `rules`, and leave a bit
+ * here: where a policy has many more rules than are kept, most searches there would be for nothing.
  */
 #define FIRST_RULE_SETS 1024
 #define FIRST_RULES_SHIFT 22
 #define FIRST_RULES_MIX 0x9e3779b1
 #define FIRST_RULES_EACH 2
+#define LATER_RULES_MIX 0x85ebca6b
+#define LATER_RULES_SHIFT 26
 #define LATER_RULES 4096
 #define RULE_SLOT_TAKEN 0x100000000 /* above the rule's number; zero: nobody's */
 struct rule_slot {
 	__u64 rule;
 	struct rule_state state;
-	__u64 pad;
+	__u64 later; /* of a set's first slot: a bit for each rule that went on to `rules` */
 };
 _Static_assert(sizeof(struct rule_slot) == 64, "rule_slot");
 

@@ -88,7 +88,11 @@ address_among(const __u32 *slot, const struct address_key *key)
 #pragma unroll
 	for (__u32 i = 0; i < FIXED_KEYS; i++)
 		sum += info->fixed_keys[i] * words[i];
-	index = fixed_index(hash_mixed(sum), info->host_buckets);
+	if (key->prefix_bits == ADDRESS_PREFIX_BASE + 128)
+		index = fixed_index(hash_mixed(sum), info->host_buckets);
+	else
+		index = info->host_buckets + FIXED_STEPS - 1 +
+			fixed_index(hash_mixed(sum), info->prefix_buckets);
 #pragma clang loop unroll(disable)
 	for (__u32 step = 0; step < FIXED_STEPS; step++, index++) {
 		void *inner = bpf_map_lookup_elem(&hosts, slot);

@@ -15,15 +15,18 @@ static __always_inline void host_count(__u32 index)
 		__sync_fetch_and_add(value, 1);
 }
 
-/* What is kept of a rule that has, or now takes, a place of its own. */
-static __always_inline struct rule_state *rule_first(__u32 rule)
+static __always_inline struct rule_set *rule_set(__u32 rule)
 {
 	__u32 index = rule * FIRST_RULES_MIX >> FIRST_RULES_SHIFT;
-	struct rule_set *set = bpf_map_lookup_elem(&first_rules, &index);
+
+	return bpf_map_lookup_elem(&first_rules, &index);
+}
+
+/* What is kept of a rule that has, or now takes, a place of its own. */
+static __always_inline struct rule_state *rule_first(struct rule_set *set, __u32 rule)
+{
 	__u64 wanted = RULE_SLOT_TAKEN | rule, found;
 
-	if (!set)
-		return 0;
 #pragma unroll
 	for (__u32 i = 0; i < FIRST_RULES_EACH; i++) {
 		found = *(volatile __u64 *)&set->slots[i].rule;
@@ -35,21 +38,38 @@ static __always_inline struct rule_state *rule_first(__u32 rule)
 	return 0;
 }
 
-/* What a vnic keeps of a rule. If there are as many rules as it may have, it is not tried for a
- * while to make room for another: a policy with very many rules would pay for it with each packet.
+/* What is kept of a rule whose set is full. If there are as many rules as a vnic may have, it is
+ * not tried for a while to make room for another: a policy with very many rules would pay for it
+ * with each packet.
  */
-static __always_inline struct rule_state *rule_find(struct context *c, __u32 rule)
+static __always_inline struct rule_state *
+rule_later(struct context *c, struct rule_set *set, __u32 rule)
 {
-	struct rule_state fresh = {}, *state = rule_first(rule);
+	__u64 bit = 1ULL << (rule * LATER_RULES_MIX >> LATER_RULES_SHIFT);
+	__u64 *later = &set->slots[0].later;
+	struct rule_state fresh = {}, *state;
+	int full = c->now < c->rules_full_until_ns, failed;
 
-	if (state)
-		return state;
+	if (full && !(*(volatile __u64 *)later & bit))
+		return 0;
 	state = bpf_map_lookup_elem(&rules, &rule);
-	if (state || c->now < c->rules_full_until_ns)
+	if (state || full)
 		return state;
-	if (bpf_map_update_elem(&rules, &rule, &fresh, BPF_NOEXIST) == -E2BIG)
+	failed = bpf_map_update_elem(&rules, &rule, &fresh, BPF_NOEXIST);
+	if (!failed)
+		__sync_fetch_and_or(later, bit);
+	else if (failed == -E2BIG)
 		c->rules_full_until_ns = c->now + RULES_FULL_NS;
 	return bpf_map_lookup_elem(&rules, &rule);
+}
+
+/* What a vnic keeps of a rule. */
+static __always_inline struct rule_state *rule_find(struct context *c, __u32 rule)
+{
+	struct rule_set *set = rule_set(rule);
+	struct rule_state *state = set ? rule_first(set, rule) : 0;
+
+	return state || !set ? state : rule_later(c, set, rule);
 }
 
 /* Takes one of `max` in the current second. Whoever is always too late is refused: a limit that

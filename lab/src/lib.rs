@@ -53,3 +53,9 @@ pub fn privileged() -> bool {
     eprintln!("SKIPPED: this test needs root and LICTOR_SKIP_PRIVILEGED=1 is set");
     false
 }
+
+/// Whether the long variants of tests are wanted, too: `LICTOR_FULL=1`.
+#[must_use]
+pub fn full() -> bool {
+    std::env::var("LICTOR_FULL").is_ok_and(|value| value == "1")
+}

@@ -53,7 +53,7 @@ fn root() -> PathBuf {
 
 /// The files that are to run, in the order of their names.
 fn chosen() -> Vec<PathBuf> {
-    let full = std::env::var("LICTOR_FULL").is_ok_and(|value| value == "1");
+    let full = lictor_lab::full();
     let mut files = SUITES.map(sources).concat();
     if !full {
         eprintln!("without {LONG:?}: `cargo xtask test-kernel` runs them too");

@@ -184,7 +184,7 @@ fn rules_hold_between_guests_of_one_host_and_outlive_the_agent() -> Result<()> {
 }
 
 #[test]
-fn every_packet_that_a_device_carried_got_a_verdict() -> Result<()> {
+fn trap_7_every_packet_that_a_device_carried_got_a_verdict() -> Result<()> {
     if !lictor_lab::privileged() {
         return Ok(());
     }
@@ -258,7 +258,7 @@ fn carried(guest: &NsGuest) -> Result<Carried> {
 /// The agent is killed, comes back, and loads another release, while a number goes from guest to
 /// guest every ten milliseconds.
 #[test]
-fn no_packet_is_lost_or_unjudged_while_the_agent_dies_restarts_and_reloads() -> Result<()> {
+fn trap_6_no_packet_is_lost_or_unjudged_while_the_agent_dies_restarts_and_reloads() -> Result<()> {
     if !lictor_lab::privileged() {
         return Ok(());
     }

@@ -169,7 +169,7 @@ fn a_move_that_nothing_speaks_against_is_admitted_at_the_limit() {
 }
 
 #[test]
-fn each_reason_is_found() {
+fn trap_10_each_reason_against_a_move_is_found_before_it() {
     check(
         |case| case.format = 9,
         &["the formats differ: the source speaks 9, the target 3"],

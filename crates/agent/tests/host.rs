@@ -20,6 +20,9 @@ use lictor_wire::{
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+#[path = "host/sizes.rs"]
+mod sizes;
+
 const POLICY: &str = "policy \"test\" version 1\n\
     label app : string required\n\
     service web = tcp/80\n\
@@ -225,6 +228,10 @@ impl Ground {
     }
 
     fn bindings(&self) -> BindingLog {
+        self.bindings_with(1_024)
+    }
+
+    fn bindings_with(&self, sessions_max: u32) -> BindingLog {
         let binding = Binding {
             deployment: deployment(),
             epoch: Epoch(1),
@@ -235,7 +242,7 @@ impl Ground {
                 name: "tap-db".parse().expect("valid"),
                 mac: "52:54:00:00:00:07".parse().expect("valid"),
                 segment: Segment(1),
-                sessions_max: 1_024,
+                sessions_max,
                 link: lictor_wire::LinkBinding::default(),
             }],
             hosts: Vec::new(),
@@ -383,7 +390,7 @@ fn a_vnic_that_no_binding_names_and_an_address_outside_the_delegation_are_refuse
 }
 
 #[test]
-fn a_device_that_nobody_announced_is_held_and_reported_with_its_window() {
+fn trap_7_a_device_that_nobody_announced_is_held_and_reported_with_its_window() {
     on_ground(|ground| {
         let mut host = ground.open_loaded();
         assert!(host.attach_strays(1_000).expect("works").is_empty());
@@ -574,7 +581,7 @@ fn a_program_of_a_stranger_before_ours_is_recorded_once_as_not_repaired() {
 }
 
 #[test]
-fn a_hook_that_somebody_removed_is_put_back_and_each_time_is_recorded() {
+fn trap_9_a_hook_that_somebody_removed_is_put_back_and_each_time_is_recorded() {
     on_ground(|ground| {
         let mut host = ground.open_with_db();
         for now_ms in [4, 5] {

@@ -474,6 +474,30 @@ fn a_source_that_is_restarted_at_any_instant_never_opens_beside_the_target() {
     );
 }
 
+/// Whatever else is said and lost, the source forgets only when its target says that the guest runs
+/// there, and only after it had let it go.
+#[test]
+fn trap_5_a_source_forgets_only_when_its_target_has_confirmed() {
+    let complete = source::Event::Peer(Message::Complete);
+    let mut end = admitted();
+    for event in [
+        source::Event::Peer(Message::Ready),
+        source::Event::CopySent,
+        source::Event::Save,
+        source::Event::Peer(Message::Commit),
+    ] {
+        let forgot = |end: &mut source::Source, event| {
+            let actions = end.handle(event);
+            actions.contains(&source::Action::Forget)
+        };
+        assert!(!forgot(&mut end, complete), "before {event:?}");
+        assert!(!forgot(&mut end, event), "{event:?}");
+    }
+    assert_eq!(end.handle(source::Event::Peer(Message::Ready)), []);
+    assert_eq!(end.handle(complete), [source::Action::Forget]);
+    assert_eq!(end.handle(complete), []);
+}
+
 #[test]
 fn a_snapshot_fences_nothing() {
     let mut end = admitted();

@@ -2,7 +2,7 @@
 
 use lictor_types::{MORE_MACS_MAX, SHARED_PER_VNIC_MAX, VLANS_PER_VNIC_MAX, VNICS_PER_HOST_MAX};
 
-pub(crate) const ABI: u32 = 5;
+pub(crate) const ABI: u32 = 6;
 pub(crate) const COUNTERS_PER_DIRECTION: u32 = 128;
 pub(crate) const COUNTER_STEERED: u32 = 0;
 pub(crate) const PREFIX_LENGTHS_MAX: usize = 4;
@@ -139,16 +139,16 @@ plain! {
     }
     DecisionBucket(128) { entries: [Decision; DECISION_BUCKET_ENTRIES], }
     PrefixLengths(8) { count: u8, bits: [u8; 7], }
-    ReleaseInfo(144) {
+    ReleaseInfo(152) {
         generation: u64, epoch: u64, digest: [u8; 32],
         addresses: u32, atoms: u32, decisions: u32, shapes: u32,
         lengths: [PrefixLengths; 2], fixed_keys: [u64; FIXED_KEYS + 1],
-        host_buckets: u32, decision_buckets: u32,
+        host_buckets: u32, prefix_buckets: u32, decision_buckets: u32, pad: u32,
     }
     RuleState(48) {
         packets: u64, bytes: u64, sessions: u64, observed: u64, limit: u64, log_limit: u64,
     }
-    RuleSlot(64) { rule: u64, state: RuleState, pad: u64, }
+    RuleSlot(64) { rule: u64, state: RuleState, later: u64, }
     RuleSet(128) { slots: [RuleSlot; FIRST_RULES_EACH], }
     Vlan(8) { segment: u32, id: u16, pad: u16, }
     VnicConfig(192) {

@@ -120,9 +120,11 @@ pub(crate) struct Fixed<B> {
 }
 
 impl<B: Bucket> Fixed<B> {
-    /// A table as it was read back.
-    pub(crate) fn read(buckets: Vec<B>, homes: u32) -> Option<Self> {
-        (buckets.len() == len_of(homes)).then_some(Self { buckets, homes })
+    /// A table as it was read back, if it is sound.
+    pub(crate) fn read(buckets: Vec<B>, homes: u32, keys: &Keys) -> Option<Self> {
+        let whole = buckets.len() == len_of(homes);
+        let table = Self { buckets, homes };
+        (whole && table.is_sound(keys)).then_some(table)
     }
 
     /// Every row, in no order that means anything.
@@ -147,11 +149,16 @@ impl<B: Bucket> Fixed<B> {
 
     /// Whether each row is what a search for it finds: one in a bucket where nobody looks, or
     /// behind another of its kind, is in the table and yet decides nothing.
-    pub(crate) fn is_sound(&self, keys: &Keys) -> bool {
+    fn is_sound(&self, keys: &Keys) -> bool {
         self.rows().all(|row| {
             let found = self.find(keys, &row.words());
             found.is_some_and(|found| std::ptr::eq(found, row))
         })
+    }
+
+    /// With so many homes that it is half full, or doubled a few times.
+    fn of(rows: &[B::Row], keys: &Keys, doublings: u32) -> Option<Self> {
+        Self::place(rows, keys, homes_for::<B>(rows.len()) << doublings)
     }
 
     fn place(rows: &[B::Row], keys: &Keys, homes: u32) -> Option<Self> {
@@ -178,7 +185,8 @@ impl<B: Bucket> Fixed<B> {
     }
 }
 
-fn len_of(homes: u32) -> usize {
+/// Its buckets, with those behind the homes.
+pub(crate) fn len_of(homes: u32) -> usize {
     homes as usize + FIXED_STEPS - 1
 }
 
@@ -187,22 +195,24 @@ fn homes_for<B: Bucket>(rows: usize) -> u32 {
     (rows * 2).div_ceil(B::ROWS).max(1) as u32
 }
 
-/// Arranges both tables with one set of keys. `None`: some rows can't be told apart.
+/// Arranges all tables with one set of keys: two of addresses, and the decisions. `None`: some rows
+/// can't be told apart.
 pub(crate) fn arrange(
-    addresses: &[AddressEntry],
+    addresses: [&[AddressEntry]; 2],
     decisions: &[Decision],
-) -> Option<(Keys, Fixed<AddressBucket>, Fixed<DecisionBucket>)> {
-    let homes = (
-        homes_for::<AddressBucket>(addresses.len()),
-        homes_for::<DecisionBucket>(decisions.len()),
-    );
+) -> Option<(Keys, [Fixed<AddressBucket>; 2], Fixed<DecisionBucket>)> {
+    let [first, second] = addresses;
     for doubling in 0..DOUBLINGS {
         for _ in 0..TRIES {
             let keys = random_keys();
-            let hosts = Fixed::place(addresses, &keys, homes.0 << doubling);
-            let tables = hosts.zip(Fixed::place(decisions, &keys, homes.1 << doubling));
-            if let Some((hosts, decisions)) = tables {
-                return Some((keys, hosts, decisions));
+            let arranged = [
+                Fixed::of(first, &keys, doubling),
+                Fixed::of(second, &keys, doubling),
+            ];
+            if let ([Some(first), Some(second)], Some(decisions)) =
+                (arranged, Fixed::of(decisions, &keys, doubling))
+            {
+                return Some((keys, [first, second], decisions));
             }
         }
     }
@@ -224,7 +234,7 @@ mod tests {
     }
 
     fn table(rows: &[Decision]) -> (Keys, Fixed<DecisionBucket>) {
-        let (keys, _, table) = arrange(&[], rows).expect("room for all");
+        let (keys, _, table) = arrange([&[], &[]], rows).expect("room for all");
         (keys, table)
     }
 

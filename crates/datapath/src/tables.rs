@@ -6,7 +6,7 @@ use crate::abi::{
     Decision as DecisionRow, DecisionBucket, Plain, PrefixLengths, ReleaseInfo,
 };
 use crate::events::would_of;
-use crate::fixed::{self, Bucket, Fixed, Keys};
+use crate::fixed::{self, Bucket, Fixed};
 use crate::shared::{ADDRESSES_INNER, ATOMS_INNER, DECISIONS_INNER, HOSTS_INNER, Shared};
 use crate::sys::{self, Map, Shape};
 use ipnet::IpNet;
@@ -33,7 +33,7 @@ struct Image {
     /// Prefixes of a family that has many lengths of them.
     addresses: Rows<AddressKey, AddressValue>,
     /// What is found by its hash: addresses of full length, and prefixes of few lengths.
-    hosts: Fixed<AddressBucket>,
+    hosts: Hosts,
     atoms: Rows<u32, AtomBlock>,
     decisions: Fixed<DecisionBucket>,
     info: ReleaseInfo,
@@ -63,16 +63,18 @@ impl Image {
             .collect::<Result<_, _>>()?;
         let lengths = [4, 6].map(|family| prefix_lengths(&rows, family));
         let hashed = |key: &AddressKey| {
-            key.prefix_bits == WHOLE_BITS
+            is_whole(key)
                 || lengths[usize::from(family(key) == 6)].count != abi::PREFIX_LENGTHS_TRIE
         };
-        let (hosts, prefixes): (Vec<_>, Vec<_>) =
+        let (hashed, in_trie): (Vec<_>, Vec<_>) =
             rows.into_iter().partition(|row| hashed(&row.key));
+        let (whole, prefixes): (Vec<_>, Vec<_>) =
+            hashed.into_iter().partition(|row| is_whole(&row.key));
         let decisions = tables.decisions.iter().map(decision_row);
         let decisions: Vec<_> = decisions.collect::<Result<_, _>>()?;
         let shapes = decisions.iter().fold(0, |all, row| all | 1 << shape(row));
-        let (fixed_keys, hosts, decisions) =
-            fixed::arrange(&hosts, &decisions).ok_or(Error::Crowded)?;
+        let (fixed_keys, [whole, prefixes], decisions) =
+            fixed::arrange([&whole, &prefixes], &decisions).ok_or(Error::Crowded)?;
         kernel_number("generation", tables.generation.0)?;
         kernel_number("epoch", tables.epoch.0)?;
         let info = ReleaseInfo {
@@ -85,12 +87,14 @@ impl Image {
             shapes,
             lengths,
             fixed_keys,
-            host_buckets: hosts.homes,
+            host_buckets: whole.homes,
+            prefix_buckets: prefixes.homes,
             decision_buckets: decisions.homes,
+            pad: 0,
         };
         Ok(Self {
-            addresses: prefixes.iter().map(|row| (row.key, row.value)).unzip(),
-            hosts,
+            addresses: in_trie.iter().map(|row| (row.key, row.value)).unzip(),
+            hosts: Hosts { whole, prefixes },
             atoms: atom_blocks(&tables.atoms)?,
             decisions,
             info,
@@ -98,7 +102,41 @@ impl Image {
     }
 }
 
+/// Both parts of `hosts`.
+struct Hosts {
+    whole: Fixed<AddressBucket>,
+    prefixes: Fixed<AddressBucket>,
+}
+
+impl Hosts {
+    fn buckets(self) -> Vec<AddressBucket> {
+        let Self { whole, prefixes } = self;
+        [whole.buckets, prefixes.buckets].concat()
+    }
+
+    /// The parts as they were read back, if each row is in the part where it is looked for.
+    fn read(mut buckets: Vec<AddressBucket>, info: &ReleaseInfo) -> Option<Self> {
+        let first = fixed::len_of(info.host_buckets);
+        let behind = (first <= buckets.len()).then(|| buckets.split_off(first))?;
+        let hosts = Self {
+            whole: Fixed::read(buckets, info.host_buckets, &info.fixed_keys)?,
+            prefixes: Fixed::read(behind, info.prefix_buckets, &info.fixed_keys)?,
+        };
+        let apart = hosts.whole.rows().all(|row| is_whole(&row.key))
+            && !hosts.prefixes.rows().any(|row| is_whole(&row.key));
+        apart.then_some(hosts)
+    }
+
+    fn rows(&self) -> impl Iterator<Item = &AddressRow> {
+        self.whole.rows().chain(self.prefixes.rows())
+    }
+}
+
 const WHOLE_BITS: u32 = abi::ADDRESS_PREFIX_BASE + 128;
+
+fn is_whole(key: &AddressKey) -> bool {
+    key.prefix_bits == WHOLE_BITS
+}
 
 fn family(key: &AddressKey) -> u32 {
     key.place >> abi::ADDRESS_FAMILY_SHIFT
@@ -276,23 +314,14 @@ fn build<K: Plain, V: Plain>(shape: &Shape, rows: &Rows<K, V>) -> Result<Map<K, 
     Ok(map)
 }
 
-fn build_fixed<B: Bucket>(shape: &Shape, table: Fixed<B>) -> Result<Map<u32, B>, Error> {
-    let indexes = (0..table.buckets.len() as u32).collect();
-    build(shape, &(indexes, table.buckets))
+fn build_fixed<B: Bucket>(shape: &Shape, buckets: Vec<B>) -> Result<Map<u32, B>, Error> {
+    let indexes = (0..buckets.len() as u32).collect();
+    build(shape, &(indexes, buckets))
 }
 
-fn read_fixed<B: Bucket>(
-    outer: &Map<u32, u32>,
-    slot: u32,
-    homes: u32,
-    keys: &Keys,
-) -> Result<Fixed<B>, Error> {
-    let buckets = rows::<u32, B>(outer, slot)?
-        .into_iter()
-        .map(|(_, bucket)| bucket);
-    Fixed::read(buckets.collect(), homes)
-        .filter(|table| table.is_sound(keys))
-        .ok_or(Error::ReadBack { table: "buckets" })
+fn read_buckets<B: Bucket>(outer: &Map<u32, u32>, slot: u32) -> Result<Vec<B>, Error> {
+    let rows = rows::<u32, B>(outer, slot)?.into_iter();
+    Ok(rows.map(|(_, bucket)| bucket).collect())
 }
 
 impl Shared {
@@ -313,9 +342,9 @@ impl Shared {
         let (version, slot) = (version + 1, 1 - slot);
         kernel_number("load", version)?;
         let addresses = build(&ADDRESSES_INNER, &image.addresses)?;
-        let hosts = build_fixed(&HOSTS_INNER, image.hosts)?;
+        let hosts = build_fixed(&HOSTS_INNER, image.hosts.buckets())?;
         let atoms = build(&ATOMS_INNER, &image.atoms)?;
-        let decisions = build_fixed(&DECISIONS_INNER, image.decisions)?;
+        let decisions = build_fixed(&DECISIONS_INNER, image.decisions.buckets)?;
         // A program that began before the last switch may still read the slot that is replaced.
         sys::wait_for_programs().map_err(failed("waiting for running programs"))?;
         let place = |outer: &Map<u32, u32>, fd: i32| {
@@ -368,10 +397,12 @@ impl Shared {
             .get(&slot)
             .map_err(&reading)?
             .unwrap_or_default();
-        let keys = &info.fixed_keys;
-        let hosts: Fixed<AddressBucket> = read_fixed(&self.hosts, slot, info.host_buckets, keys)?;
-        let decisions: Fixed<DecisionBucket> =
-            read_fixed(&self.decisions, slot, info.decision_buckets, keys)?;
+        let unsound = || Error::ReadBack { table: "buckets" };
+        let hosts = Hosts::read(read_buckets(&self.hosts, slot)?, &info).ok_or_else(unsound)?;
+        let decisions = read_buckets(&self.decisions, slot)?;
+        let decisions =
+            Fixed::<DecisionBucket>::read(decisions, info.decision_buckets, &info.fixed_keys)
+                .ok_or_else(unsound)?;
         let mut addresses = rows(&self.addresses, slot)?;
         addresses.extend(hosts.rows().map(|row| (row.key, row.value)));
         let tables = HostTables {
@@ -498,4 +529,46 @@ fn read_decision(row: &DecisionRow) -> Result<Decision, Error> {
         log_limit: row.log_limit,
         would: would_of(row.would, row.would_rule),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(prefix: &str) -> AddressRow {
+        let entry = AddressEntry {
+            segment: Segment(1),
+            prefix: prefix.parse().expect("a prefix"),
+            identity: IdentityId(2),
+            vnic: None,
+            kind: AddressKind::Own,
+            epoch: Epoch(1),
+            observe: false,
+        };
+        address_row(&entry).expect("a row")
+    }
+
+    #[test]
+    fn a_row_in_the_part_where_nobody_looks_for_it_is_not_sound() {
+        let (whole, prefix) = ([row("10.0.0.1/32")], [row("10.0.0.0/24")]);
+        for (parts, sound) in [
+            ([&whole[..], &prefix[..]], true),
+            ([&whole, &[]], true),
+            ([&[], &prefix], true),
+            ([&prefix, &whole], false),
+            ([&prefix, &[]], false),
+            ([&[], &whole], false),
+        ] {
+            let arranged = fixed::arrange(parts, &[]).expect("room");
+            let (fixed_keys, [whole, prefixes], _) = arranged;
+            let info = ReleaseInfo {
+                fixed_keys,
+                host_buckets: whole.homes,
+                prefix_buckets: prefixes.homes,
+                ..ReleaseInfo::default()
+            };
+            let buckets = Hosts { whole, prefixes }.buckets();
+            assert_eq!(Hosts::read(buckets, &info).is_some(), sound, "{parts:?}");
+        }
+    }
 }

@@ -442,6 +442,12 @@ fn where_no_rule_finds_room_any_more_a_limit_denies_and_the_rest_goes_uncounted(
     pair.check("one too many", Egress, &to(max + 1, 5), &expected);
     let expected = format!("deny limited {}", max + 2);
     pair.check("one with a limit", Egress, &to(max + 2, 5), &expected);
+    // Those that have their room keep it while there is none for others.
+    let again = max - 500..=max;
+    for atom in again.clone() {
+        let expected = format!("allow policy-allow {atom}");
+        pair.check("one with room, again", Egress, &to(atom, 6), &expected);
+    }
     assert_eq!(pair.model.counters().uncounted, 2);
     let Some(bench) = &pair.bench else {
         return;
@@ -449,17 +455,20 @@ fn where_no_rule_finds_room_any_more_a_limit_denies_and_the_rest_goes_uncounted(
     assert_eq!(bench.datapath.lost().expect("reads").1, 2, "uncounted");
     let rules = bench.datapath.rule_counters().expect("reads");
     assert_eq!(rules.len(), usize::from(max));
-    let one = RuleCount {
-        packets: 1,
-        bytes: 42,
-        sessions: 1,
-        observed: 0,
-    };
-    assert!(rules.values().all(|rule| *rule == one), "{rules:?}");
+    for (rule, count) in rules {
+        let times = 1 + u64::from(again.contains(&(rule.0 as u16)));
+        let expected = RuleCount {
+            packets: times,
+            bytes: 42 * times,
+            sessions: times,
+            observed: 0,
+        };
+        assert_eq!(count, expected, "{rule:?}");
+    }
 }
 
 #[test]
-fn a_number_that_the_kernel_cannot_hold_is_refused_and_the_last_good_tables_stay() {
+fn trap_8_a_number_that_the_kernel_cannot_hold_is_refused_and_the_last_good_tables_stay() {
     if !privileged() {
         return;
     }

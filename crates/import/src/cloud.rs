@@ -3,7 +3,7 @@
 
 use crate::draft::{Draft, Rule, all, either, every_port, numbered, prefix};
 use crate::names::label;
-use crate::value::{documents, list, scalar, str};
+use crate::value::{json_values, list, scalar, str};
 use crate::{Effect, ImportError, Source};
 use lictor_policy::{Labels, PortRange};
 use lictor_types::Protocol;
@@ -25,7 +25,7 @@ fn gathered(values: &[(String, Value)], field: &str) -> Vec<Value> {
 fn read(sources: &[Source]) -> Result<Vec<(String, Value)>, ImportError> {
     let mut found = Vec::new();
     for source in sources {
-        let values = documents(source)?.into_iter();
+        let values = json_values(source)?.into_iter();
         found.extend(values.map(|value| (source.path.clone(), value)));
     }
     Ok(found)

@@ -25,16 +25,19 @@ pub(crate) fn yaml(source: &Source) -> Result<Vec<Value>, ImportError> {
 /// The documents of a YAML file, or the values of a JSON file, one or one after the other. JSON that
 /// tools write may have tabs, which YAML has no place for.
 pub(crate) fn documents(source: &Source) -> Result<Vec<Value>, ImportError> {
-    let text = text(source)?;
-    if text.trim_start().starts_with(['{', '[']) {
-        let values: Result<Vec<Value>, _> = serde_json::Deserializer::from_str(text)
-            .into_iter()
-            .collect();
-        if let Ok(values) = values {
-            return Ok(values);
-        }
+    if text(source)?.trim_start().starts_with(['{', '['])
+        && let Ok(values) = json_values(source)
+    {
+        return Ok(values);
     }
     yaml(source)
+}
+
+/// The values of a JSON file, one or one after the other.
+pub(crate) fn json_values(source: &Source) -> Result<Vec<Value>, ImportError> {
+    let values = serde_json::Deserializer::from_str(text(source)?).into_iter();
+    let values: Result<Vec<Value>, _> = values.collect();
+    values.map_err(|error| file(source, error.to_string()))
 }
 
 /// A JSON file.

@@ -1,25 +1,19 @@
-//! Twelve traps into which firewalls that move with their guests have fallen, and the test that
-//! holds each. Those that are not in this file are where what they need is.
+//! Twelve traps into which firewalls that move with their guests have fallen. Tests hold each, here
+//! or where what they need is, each by its number in its name; the last one here holds that none
+//! is missing.
 //!
-//! 1. Both ends on one host, either moves, both come back: `trap_1`.
-//! 2. One session or 200,000 take the same path: in part, `cargo xtask bench move` with 10 k to 1 M
-//!    sessions, counted one by one.
-//! 3. Many guests at once, helpers mixed up: not yet.
-//! 4. A move that ends at any phase: `trap_4`; every interleaving in
-//!    `crates/agent/tests/never_open_twice.rs`.
-//! 5. The source waits for the target and leaves the peer's half alone: `trap_1`.
-//! 6. A daemon that is killed: `bin/lictor/tests/agent.rs`,
-//!    `no_packet_is_lost_or_unjudged_while_the_agent_dies_restarts_and_reloads`.
-//! 7. A tap before its rules: `every_packet_that_a_device_carried_got_a_verdict` there.
-//! 8. One invalid rule: `crates/datapath/tests/lifecycle.rs`,
-//!    `what_was_loaded_is_read_back_and_what_does_not_fit_is_refused`.
-//! 9. Somebody else flushes the hooks: `crates/agent/tests/host.rs`,
-//!    `a_hook_that_somebody_removed_is_put_back_and_each_time_is_recorded`.
-//! 10. A target without engine or version: `crates/agent/tests/admission.rs`,
-//!     `each_reason_is_found`.
-//! 11. Policy is narrowed while the guest is on its way: `trap_11`.
-//! 12. Numbers in the evidence are the kernel's:
-//!     `a_live_session_follows_the_guest_to_another_host_and_back`.
+//! 1. Both ends on one host, either moves, both come back.
+//! 2. One session or 200,000 take the same path, and what does not fit is counted.
+//! 3. Many guests at once.
+//! 4. A move that ends at any phase; every interleaving in `never_open_twice.rs`.
+//! 5. The source forgets when the target has confirmed, and leaves the peer's half alone.
+//! 6. A daemon that is killed, is upgraded, or hangs.
+//! 7. A tap before its rules.
+//! 8. One invalid rule.
+//! 9. Somebody else flushes the hooks.
+//! 10. A target without room, engine or version.
+//! 11. Policy is narrowed while the guest is on its way.
+//! 12. Numbers in the evidence are the kernel's.
 
 use super::*;
 
@@ -235,5 +229,145 @@ fn trap_11_a_policy_that_is_narrowed_on_the_way_ends_the_move_and_then_the_sessi
     let _there = migrate(&world.db, world.a(), world.b())?;
     silent()?;
     assert_eq!(world.stream.log().report().count, count);
+    Ok(())
+}
+
+/// A guest of the tests of many at once: another database beside [`DB`].
+const fn database(name: &'static str, number: u8) -> Guest {
+    Guest {
+        name,
+        number,
+        labels: DB.labels,
+    }
+}
+
+const DATABASES: [Guest; 8] = [
+    DB,
+    database("db1", 21),
+    database("db2", 22),
+    database("db3", 23),
+    database("db4", 24),
+    database("db5", 25),
+    database("db6", 26),
+    database("db7", 27),
+];
+
+/// Guests that move at once; each is a QEMU of its own at either end, which two cores feel.
+fn at_once() -> &'static [Guest] {
+    let count = if lictor_lab::full() { 8 } else { 3 };
+    &DATABASES[..count]
+}
+
+/// What one of many guests that move at once is made of.
+struct Mover {
+    guest: &'static Guest,
+    stream: CounterStream,
+    here: QemuGuest,
+    there: QemuGuest,
+}
+
+impl Mover {
+    fn goes_on(&self, more: usize) -> Result<()> {
+        let count = self.stream.log().report().count;
+        let report = self.stream.log().wait_for(count + more, LIMIT);
+        let report = report.with_context(|| self.guest.name)?;
+        assert!(
+            report.contiguous && report.ended.is_none(),
+            "{}: {report:?}",
+            self.guest.name
+        );
+        Ok(())
+    }
+}
+
+/// Many guests leave one host for another at once. Each has a conversation of its own, and each
+/// record says what this guest had: helpers that mixed two guests up would break both.
+#[test]
+fn trap_3_many_guests_move_at_once_and_none_gets_what_belongs_to_another() -> Result<()> {
+    if !lictor_lab::privileged() {
+        return Ok(());
+    }
+    let guests = at_once();
+    let mut bound = vec![WEB];
+    bound.extend_from_slice(guests);
+    let site = site_of(&bound)?;
+    let [a, b] = ["a", "b"].map(|host| site.agent(host).expect("made with the site"));
+    let web = a.host().namespace_guest(&WEB.spec(&[]), |vnic| {
+        a.attach(vnic, &addresses(&WEB), Arrival::Start).map(drop)
+    })?;
+    let mut movers = Vec::new();
+    for guest in guests {
+        let here = boot(a, guest, &SERVICES)?;
+        let stream = CounterStream::hold(web.netns(), SocketAddr::from((guest.address(), PG)))?;
+        stream.log().wait_for(20, LIMIT)?;
+        wait_for(a, guest, |one| one.interlocked)?;
+        admitted(a, guest, b.name())?;
+        let there = receive(b, guest)?;
+        movers.push(Mover {
+            guest,
+            stream,
+            here,
+            there,
+        });
+    }
+    for mover in &movers {
+        a.wait_for_phase(mover.guest.name, &[MovePhase::Copied], LIMIT)?;
+    }
+    let options = MigrateOptions::default();
+    let mut marks = Vec::new();
+    for mover in &movers {
+        marks.push(mover.here.qmp().mark());
+        mover.here.start_migration(&mover.there, &options)?;
+    }
+    for (mover, mark) in movers.iter().zip(marks) {
+        let report = mover.here.finish_migration(&mover.there, mark, &options)?;
+        assert_eq!(
+            report.status, "completed",
+            "{}: {report:?}",
+            mover.guest.name
+        );
+    }
+    for mover in &movers {
+        a.wait_for_phase(mover.guest.name, &[MovePhase::Done], LIMIT)?;
+        mover.goes_on(50)?;
+    }
+    let records = wait_recorded(a, movers.len())?;
+    let mut moved: Vec<&str> = records.iter().map(|(one, _)| one.guest.as_str()).collect();
+    moved.sort_unstable();
+    let mut wanted: Vec<&str> = guests.iter().map(|one| one.name).collect();
+    wanted.sort_unstable();
+    assert_eq!(moved, wanted);
+    for (record, signatures) in &records {
+        assert_eq!((record.outcome, *signatures), (MoveOutcome::Committed, 2));
+        assert_eq!(record.sessions.accepted, record.sessions.sent, "{record:?}");
+        assert!(record.sessions.refused.is_empty(), "{record:?}");
+        assert_eq!(record.unprotected_packets, Some(0), "{record:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn every_trap_has_a_test_by_its_number() -> Result<()> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let folders = [
+        "bin/lictor/tests",
+        "crates/agent/tests",
+        "crates/datapath/tests",
+    ];
+    let mut text = String::new();
+    let mut left: Vec<_> = folders.iter().map(|folder| root.join(folder)).collect();
+    while let Some(path) = left.pop() {
+        if path.is_dir() {
+            for entry in std::fs::read_dir(path)? {
+                left.push(entry?.path());
+            }
+        } else if path.extension().is_some_and(|ending| ending == "rs") {
+            text.push_str(&std::fs::read_to_string(path)?);
+        }
+    }
+    let missing: Vec<u8> = (1..=12)
+        .filter(|number| !text.contains(&format!("fn trap_{number}_")))
+        .collect();
+    assert_eq!(missing, [0; 0], "traps without a test");
     Ok(())
 }
