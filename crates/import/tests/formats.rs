@@ -381,3 +381,41 @@ fn bad_input_is_an_error_in_every_format() {
     }
     const { assert!(NOTES_MAX > 1_000) };
 }
+
+#[test]
+fn nothing_that_is_not_read_is_dropped_without_a_word() {
+    let calico = "apiVersion: projectcalico.org/v3\nkind: NetworkPolicy\nmetadata: {name: c}\n\
+        ---\napiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {name: z}\n\
+        ---\nreplicas: 3\n---\n- kind: Pod\n  metadata: {name: p, labels: {app: a}}\n";
+    let found = imported(Format::K8s, &[source("x.yaml", calico.as_bytes())]);
+    noted(&found, Effect::Opens, "projectcalico.org/v3 is another API");
+    noted(&found, Effect::Opens, "CiliumNetworkPolicy default/z");
+    noted(&found, Effect::None, "a document without a kind");
+    let guests = found.estate.map_or(0, |estate| estate.guests.len());
+    assert_eq!(guests, 1, "the list's pod");
+    let tabs = b"\xef\xbb\xbf{\"kind\":\t\"Pod\", \"metadata\": {\"name\": \"p\"}}\n\
+        {\n\t\"kind\": \"PodList\", \"items\": [{\"metadata\": {\"name\": \"q\"}}]}";
+    let found = imported(Format::K8s, &[source("x.json", tabs)]);
+    let guests = found.estate.map_or(0, |estate| estate.guests.len());
+    assert_eq!(guests, 2, "{:?}", found.notes);
+}
+
+#[test]
+fn what_iptables_can_not_be_told_widens_no_rule() {
+    let rules = "*raw\n:PREROUTING ACCEPT [0:0]\n-A PREROUTING -s 192.0.2.1/32 -j DROP\nCOMMIT\n\
+        *filter\n:INPUT DROP [0:0]\n:FORWARD DROP [0:0]\n:OUTPUT ACCEPT [0:0]\n\
+        [12:3456] -A INPUT -p tcp -m tcp --dport 22 -j ACCEPT\n\
+        -A INPUT -p nosuch -j ACCEPT\n-A INPUT -p tcp -m tcp --dport ssh -j ACCEPT\n\
+        -A INPUT -p icmp -m icmp --icmp-type nosuch -j ACCEPT\nCOMMIT\n";
+    let found = imported(Format::Iptables, &[source("rules", rules.as_bytes())]);
+    check(&found, "192.0.2.9 machine:yes tcp/22", "- allow");
+    check(&found, "192.0.2.9 machine:yes tcp/80", "- deny");
+    check(&found, "192.0.2.9 machine:yes icmp/8/0", "- deny");
+    noted(&found, Effect::Opens, "the table raw is not imported");
+    for unsaid in ["-p nosuch", "--dport ssh", "--icmp-type nosuch"] {
+        noted(&found, Effect::None, unsaid);
+    }
+    let other = "*filter\n:INPUT DROP [0:0]\n-I INPUT 1 -j ACCEPT\nCOMMIT\n";
+    let error = import(Format::Iptables, "n", &[source("x", other.as_bytes())]);
+    assert!(error.is_err_and(|error| error.to_string().contains("line 3")));
+}
