@@ -184,8 +184,8 @@ fn libraries_of(text: &str) -> Result<Vec<PathBuf>> {
     Ok(libraries)
 }
 
-/// The guest's root file system takes half of its memory at most, and of what does not fit into it the
-/// kernel only leaves files out; so there is room for the archive as it comes and unpacked twice over.
+/// The guest's root file system takes half of its memory at most, and the kernel leaves out what
+/// does not fit into it. So there is room for the archive as it comes, and unpacked more than once.
 fn guest_mebibytes(archive_bytes: usize) -> usize {
     1_024 + 4 * archive_bytes.div_ceil(1 << 20)
 }
