@@ -7,10 +7,10 @@ use lictor_lab::site::pci::{CORP, DB, WEB};
 use lictor_lab::site::{Agent, Arrival, Guest, PEER_PORT, Programs, key};
 use lictor_lab::{ConnectOutcome, CounterServer, CounterStream, Host, Lab, NsGuest, connect};
 use lictor_policy::{CompileInput, Date, Labels, compile, parse};
-use lictor_types::{DeploymentId, Generation, HostId, Segment, VnicState};
+use lictor_types::{DeploymentId, Digest, Generation, HostId, Segment, VnicState};
 use lictor_wire::binding::BindingLog;
 use lictor_wire::release::{self, Floor};
-use lictor_wire::{Delegation, Release, RosterHost, SigningKey, Trust};
+use lictor_wire::{Delegation, Proved, Release, RosterHost, SigningKey, Trust};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -125,6 +125,12 @@ fn release_for(host: &Host, signers: &Signers, generation: Generation) -> Result
             prefixes: vec!["10.77.0.0/16".parse()?],
             segments: vec![Segment(1)],
         }],
+        // As its author says: the agent takes two persons' word for it.
+        proved: Some(Proved {
+            estate: Digest::of(b"as many guests as this test has"),
+            held: policy.intents.iter().map(|one| one.name.clone()).collect(),
+            excepted: Vec::new(),
+        }),
     })
 }
 

@@ -15,6 +15,14 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
 const LICTOR: &str = env!("CARGO_BIN_EXE_lictor");
+/// The guests of the story, on hosts with an agent.
+const ESTATE: &str = r#"
+hosts = [{ name = "a", controls = ["firewall"] }, { name = "b", controls = ["firewall"] }]
+guests = [
+  { name = "web", labels = { zone = "cde", app = "pay", tier = "web" } },
+  { name = "db", labels = { zone = "cde", app = "pay", tier = "db" } },
+]
+"#;
 const POLICY: &str = concat!(
     env!("CARGO_MANIFEST_DIR"),
     "/../../examples/pci/policy.lictor"
@@ -241,8 +249,14 @@ impl World {
 
     fn compile(&self, generation: u64, site: &str) -> String {
         let out = self.path(&format!("release-{generation}.json"));
+        let estate = self.write("estate.toml", ESTATE);
+        let compile = format!("policy compile {POLICY} --site {site} --out {out}");
+        refused(
+            &format!("{compile} --generation {generation}"),
+            &["--estate"],
+        );
         ok(&format!(
-            "policy compile {POLICY} --site {site} --generation {generation} --out {out}"
+            "{compile} --generation {generation} --estate {estate}"
         ));
         out
     }
