@@ -77,9 +77,10 @@ enum Task {
         #[arg(value_parser = PossibleValuesParser::new(check::names()))]
         parts: Vec<String>,
     },
-    /// Compare the loaded program with the model for a time, on random cases. Needs root.
+    /// Try random cases for a time: the loaded program beside the model (needs root), spoiled
+    /// policies, or spoiled files of every importer.
     ///
-    /// A difference is shrunk and written below target/fuzz, and the exit status tells.
+    /// What fails is written below target/fuzz, and the exit status tells.
     Fuzz {
         /// What is fuzzed.
         #[arg(value_parser = PossibleValuesParser::new(fuzz::NAMES))]
@@ -136,7 +137,11 @@ fn run(task: &Task) -> Result<()> {
             }
             bench::run(&arguments)
         }
-        Task::Fuzz { minutes, seed, .. } => fuzz::run(*minutes, *seed),
+        Task::Fuzz {
+            name,
+            minutes,
+            seed,
+        } => fuzz::run(name, *minutes, *seed),
         Task::TestKernel => steps::timed(kernel::steps),
         Task::Check { parts } => steps::timed(|steps| check::steps(steps, parts)),
         Task::Test => steps::timed(|steps| test::steps(steps, test::Extent::Usual)),

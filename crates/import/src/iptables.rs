@@ -296,17 +296,13 @@ impl Walk<'_> {
                     if !negated =>
                 {
                     let list = value();
-                    ports = port_list(protocol, &list);
-                    if ports.is_none() {
-                        self.unsaid(place, &format!("{word} {list}"), &mut found);
-                    }
+                    let own = port_list(protocol, &list);
+                    ports = self.told(own, (place, word, &list), &mut found);
                 }
                 "--icmp-type" | "--icmpv6-type" if !negated => {
                     let kind = value();
-                    ports = icmp(protocol, &kind);
-                    if ports.is_none() && kind != "any" {
-                        self.unsaid(place, &format!("{word} {kind}"), &mut found);
-                    }
+                    let own = icmp(protocol, &kind);
+                    ports = self.told(own, (place, word, &kind), &mut found);
                 }
                 "--comment" => found.comment = value(),
                 "--state" | "--ctstate" => self.state(place, &value(), negated, &mut found),
@@ -336,6 +332,19 @@ impl Walk<'_> {
             (Some(known), Some(own)) => Some(intersection(&known, &Service::new(own))),
         };
         (found, target)
+    }
+
+    /// What a value stands for; where that is not known, the rule is not widened.
+    fn told(
+        &mut self,
+        ports: Option<Vec<PortRange>>,
+        (place, word, value): (&str, &str, &str),
+        found: &mut Match,
+    ) -> Option<Vec<PortRange>> {
+        if ports.is_none() && value != "any" {
+            self.unsaid(place, &format!("{word} {value}"), found);
+        }
+        ports
     }
 
     fn unsaid(&mut self, place: &str, word: &str, found: &mut Match) {

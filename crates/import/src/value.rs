@@ -22,8 +22,8 @@ pub(crate) fn yaml(source: &Source) -> Result<Vec<Value>, ImportError> {
         .map_err(|error| file(source, error.to_string()))
 }
 
-/// The documents of a YAML file, or the values of a JSON file, one or one after the other. JSON that
-/// tools write may have tabs, which YAML has no place for.
+/// The documents of a YAML file, or the values of a JSON file. JSON that tools write may have tabs,
+/// which YAML has no place for.
 pub(crate) fn documents(source: &Source) -> Result<Vec<Value>, ImportError> {
     if text(source)?.trim_start().starts_with(['{', '['])
         && let Ok(values) = json_values(source)
