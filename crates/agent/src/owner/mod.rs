@@ -175,11 +175,12 @@ impl Owner {
         leaving || self.arriving.values().any(|one| recent(one.pause_since()))
     }
 
-    /// Whether a guest may be stopped at any moment. What takes long is then done seldom, because
-    /// the guest would stand still for it.
+    /// Whether sessions are copied, or a guest may be stopped at any moment. What takes long is
+    /// done seldom then, because the copy would wait for it, or the guest stand still.
     fn waits_for_pause(&self, now: Now) -> bool {
         let overdue = now.us.saturating_sub(self.next_round.us) >= PAUSE_MAX_US;
-        let leaves = |one: &Leaving| one.machine.phase() == MovePhase::Copied;
+        let phases = [MovePhase::Copying, MovePhase::Copied];
+        let leaves = |one: &Leaving| phases.contains(&one.machine.phase());
         let awaited =
             self.leaving.values().any(leaves) || self.arriving.values().any(Arriving::is_awaited);
         awaited && !overdue
