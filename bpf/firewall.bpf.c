@@ -135,12 +135,12 @@ static __always_inline int related(struct __sk_buff *skb, const struct vnic_conf
 	return REASON_RELATED;
 }
 
-/* The packet of a live session, or zero if it begins anew. */
+/* Whether the tables still allow the session, and the packet comes from where its other end is. */
 static __always_inline int
-established(struct __sk_buff *skb, const struct vnic_config *config, struct table_info *info,
-	    struct context *c, struct session *session)
+holds(struct __sk_buff *skb, const struct vnic_config *config, struct table_info *info,
+      struct context *c, struct session *session)
 {
-	int track, reason = revalidate(config, info, c, session);
+	int reason = revalidate(config, info, c, session);
 
 	if (reason)
 		return reason;
@@ -148,7 +148,15 @@ established(struct __sk_buff *skb, const struct vnic_config *config, struct tabl
 	if (c->direction == DIRECTION_INGRESS && peer_elsewhere(skb, session->peer))
 		return REASON_SPOOFED_LOCAL;
 	c->peer = session->peer;
-	track = session_track(session, &c->packet, c->direction);
+	return 0;
+}
+
+/* What a packet that was tracked is to its session, or zero if it begins anew. */
+static __always_inline int
+tracked(struct __sk_buff *skb, struct context *c, struct session *session, int track)
+{
+	int reason;
+
 	if (track == TRACK_REOPEN)
 		return 0;
 	reason = track_reason(track, c->key.protocol);
@@ -159,6 +167,18 @@ established(struct __sk_buff *skb, const struct vnic_config *config, struct tabl
 	return REASON_SESSION;
 }
 
+/* The packet of a live session, or zero if it begins anew. */
+static __always_inline int
+established(struct __sk_buff *skb, const struct vnic_config *config, struct table_info *info,
+	    struct context *c, struct session *session)
+{
+	int reason = holds(skb, config, info, c, session);
+
+	if (reason)
+		return reason;
+	return tracked(skb, c, session, session_track(session, &c->packet, c->direction));
+}
+
 /* The opener's own packet ends the handshake of TCP, and that of SCTP if both began at once. */
 static __always_inline int may_answer(const struct context *c, const struct session *half)
 {
@@ -166,15 +186,12 @@ static __always_inline int may_answer(const struct context *c, const struct sess
 	       c->key.protocol == IP_SCTP;
 }
 
-/* Whether the packet ends the handshake of a session, tried on a copy. */
-static __always_inline int ends_handshake(struct context *c, const struct session *half)
+/* Whether a packet that was tracked has ended the handshake. */
+static __always_inline int
+ends_handshake(const struct context *c, const struct session *session, int track)
 {
-	int track;
-
-	c->fresh = *half;
-	track = session_track(&c->fresh, &c->packet, c->direction);
 	return track != TRACK_REOPEN && !track_reason(track, c->key.protocol) &&
-	       c->fresh.state > STATE_SYN_RECEIVED && c->fresh.state != STATE_CLOSED;
+	       session->state > STATE_SYN_RECEIVED && session->state != STATE_CLOSED;
 }
 
 /* An answer to a session without one. What ends the handshake happens to a copy that is promoted,
@@ -187,17 +204,18 @@ static __always_inline int
 answered(struct __sk_buff *skb, const struct vnic_config *config, struct table_info *info,
 	 struct context *c, struct session *half)
 {
-	int reason, ends;
+	int track, ends, reason = holds(skb, config, info, c, half);
 
-	reason = revalidate(config, info, c, half);
 	if (reason)
 		return reason;
-	ends = ends_handshake(c, half);
-	if (ends) {
-		c->fresh = *half;
+	c->fresh = *half;
+	track = session_track(&c->fresh, &c->packet, c->direction);
+	ends = ends_handshake(c, &c->fresh, track);
+	if (ends)
 		half = &c->fresh;
-	}
-	reason = established(skb, config, info, c, half);
+	else
+		track = session_track(half, &c->packet, c->direction);
+	reason = tracked(skb, c, half, track);
 	if (!ends || reason != REASON_SESSION)
 		return reason;
 	return session_promote(c, info, config->sessions_max) ? reason : REASON_SESSION_TABLE_FULL;
@@ -239,7 +257,7 @@ begin(struct __sk_buff *skb, const struct vnic_config *config, struct table_info
 	new->opened = c->direction;
 	new->rule = c->judgement.rule;
 	new->version = c->tables.version;
-	new->generation = c->tables.generation;
+	new->generation = tables_generation(&c->tables);
 	new->local_epoch = c->judgement.local_epoch;
 	new->remote_epoch = c->judgement.remote_epoch;
 	new->seen = ticks(c->now);
@@ -288,7 +306,6 @@ __noinline int dhcp(struct __sk_buff *skb, const struct vnic_config *config, str
 	key->protocol = IP_UDP;
 	key->local_port = egress ? p->source_port : p->destination_port;
 	key->remote_port = egress ? p->destination_port : p->source_port;
-	c->tables.generation = tables_generation(&c->tables);
 	/* What a server answers, the client may have asked. */
 	judge(c, config, egress == to_server ? DIRECTION_EGRESS : DIRECTION_INGRESS, 0);
 	if (c->judgement.reason >= REASON_SPOOFED_MAC)
@@ -379,7 +396,6 @@ sessions_and_policy(struct __sk_buff *skb, const struct vnic_config *config,
 		session_delete(c, info);
 	}
 	/* 6. A miss: the ends' bindings, the peer's identity, the atom, the decision. 7. Insert. */
-	c->tables.generation = tables_generation(&c->tables);
 	return begin(skb, config, info, c);
 }
 

@@ -207,7 +207,7 @@ live_session(const struct live_packet *p, __u32 segment, struct trace *trace, __
 /* One without an answer: this is another datagram, as of a log that is sent, or answers a SYN. */
 static __always_inline struct session *
 live_half(const struct live_packet *p, const struct vnic_config *config, __u8 protocol,
-	  struct trace *trace)
+	  struct trace *trace, __u64 **control)
 {
 	struct table_info *info = bpf_map_lookup_elem(&session_table, p->zero);
 	struct bucket *bucket;
@@ -228,7 +228,7 @@ live_half(const struct live_packet *p, const struct vnic_config *config, __u8 pr
 	if (!s || s->state != STATE_UNREPLIED ||
 	    (s->opened == p->direction) != (protocol == IP_UDP))
 		return 0;
-	half_hear(&bucket->control[place], trace->hash, clock_now(config, p->zero));
+	*control = &bucket->control[place];
 	return s;
 }
 
@@ -310,9 +310,10 @@ static __always_inline int live_judge(struct __sk_buff *skb, const struct vnic_c
 	__u64 now = clock_now(config, p->zero);
 	struct session *s = live_session(p, config->segment, trace, now);
 	struct timeouts *host = bpf_map_lookup_elem(&timeouts, p->zero);
+	__u64 *half = 0;
 
 	if (!s && trace->absent) {
-		s = live_half(p, config, protocol, trace);
+		s = live_half(p, config, protocol, trace, &half);
 		place = TIMEOUT_UDP;
 	}
 	if (!s || !host)
@@ -325,6 +326,8 @@ static __always_inline int live_judge(struct __sk_buff *skb, const struct vnic_c
 			return LIVE_NOT;
 		place = TIMEOUT_TCP + (s->state & 7);
 	}
+	if (half)
+		half_hear(half, trace->hash, now);
 	live_pass(skb, s, p->direction, host->seconds[place], now);
 	if (p->direction == DIRECTION_EGRESS)
 		return live_way(skb, config, &(struct way){ s->peer, now });

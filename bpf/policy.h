@@ -9,7 +9,6 @@
 /* The tables that one packet is judged by, fixed at its start. */
 struct tables {
 	__u64 version;
-	__u64 generation;
 	__u32 slot;
 	__u32 segment; /* in which the packet is */
 };

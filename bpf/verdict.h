@@ -91,8 +91,11 @@ static __always_inline void report(struct context *c, __u8 reason, __u32 bytes)
 		return;
 	}
 	__builtin_memset(event, 0, sizeof(*event));
+	/* What is denied before anybody asks the tables is denied under a release all the same. */
+	if (!c->tables.version)
+		tables_read(&c->tables);
 	event->time_ns = c->now;
-	event->generation = c->tables.generation;
+	event->generation = tables_generation(&c->tables);
 	event->key = c->key;
 	event->vnic = c->vnic;
 	event->rule = c->judgement.rule;

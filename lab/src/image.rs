@@ -86,6 +86,15 @@ impl Image {
         }
         std::fs::create_dir_all(cache)
             .with_context(|| format!("cannot make {}", cache.display()))?;
+        // Tests run at once, and each wants it first. The lock goes with the file.
+        let turn = std::fs::File::create(cache.join("lock")).and_then(|file| {
+            file.lock()?;
+            Ok(file)
+        });
+        let _turn = turn.with_context(|| format!("cannot lock {}", cache.display()))?;
+        if let Some(image) = Self::cached(cache) {
+            return Ok(image);
+        }
         let package = kernel_package(cache)?;
         let version = kernel_version(&package)?;
         let name = format!("guest-{}", recipe_digest());

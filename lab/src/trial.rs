@@ -51,7 +51,7 @@ pub struct TrialReport {
 }
 
 impl Trial {
-    /// Boots a guest with two processors and 1 GiB, runs every program and waits for its end. An
+    /// Boots a guest with two processors, runs every program and waits for its end. An
     /// empty folder of the caller's takes the guest's files.
     ///
     /// # Errors
@@ -62,9 +62,10 @@ impl Trial {
         let names = self.names()?;
         let image = Image::load()?;
         let initramfs = folder.join("initramfs");
-        std::fs::write(&initramfs, self.initramfs(&names)?)?;
+        let archive = self.initramfs(&names)?;
+        std::fs::write(&initramfs, &archive)?;
         let mut command = mortal("qemu-system-x86_64");
-        command.args(qemu_args(&image.kernel, folder));
+        command.args(qemu_args(&image.kernel, folder, archive.len()));
         command.stderr(std::fs::File::create(folder.join("stderr"))?);
         let mut process = Process::start("QEMU of a trial", command)?;
         let ended = process.wait(limit);
@@ -183,12 +184,19 @@ fn libraries_of(text: &str) -> Result<Vec<PathBuf>> {
     Ok(libraries)
 }
 
-fn qemu_args(kernel: &Path, folder: &Path) -> Vec<String> {
+/// The guest's root file system takes half of its memory at most, and the kernel leaves out what
+/// does not fit into it. So there is room for the archive as it comes, and unpacked more than once.
+fn guest_mebibytes(archive_bytes: usize) -> usize {
+    1_024 + 4 * archive_bytes.div_ceil(1 << 20)
+}
+
+fn qemu_args(kernel: &Path, folder: &Path, archive_bytes: usize) -> Vec<String> {
     let at = |name: &str| folder.join(name).display().to_string();
-    let fixed = "-accel tcg -M q35 -smp 2 -m 1G -nodefaults -no-user-config -display none \
+    let fixed = "-accel tcg -M q35 -smp 2 -nodefaults -no-user-config -display none \
                  -no-reboot -net none";
     let mut args: Vec<String> = fixed.split_whitespace().map(str::to_owned).collect();
     let mut option = |name: &str, value: String| args.extend([name.to_owned(), value]);
+    option("-m", format!("{}M", guest_mebibytes(archive_bytes)));
     option("-kernel", kernel.display().to_string());
     option("-initrd", at("initramfs"));
     let words = "console=ttyS0 quiet nokaslr panic=-1 no_timer_check";

@@ -4,7 +4,7 @@
 use lictor_types::{Digest, GuestId, HostId};
 use lictor_wire::Envelope;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// Moves of one guest to this host whose sources have not confirmed them. With so many of them no
@@ -13,6 +13,24 @@ pub const CONFIRMS_MAX: usize = 16;
 /// How far beyond what is known here another host's word may carry an epoch: without a bound one
 /// lie would use all epochs up, and no guest could be moved any more.
 pub const EPOCH_JUMP_MAX: u64 = 1 << 32;
+
+/// Tickets of one source for one guest that were admitted and have not lapsed, their moves given
+/// up. With so many of them no further one is admitted.
+pub const SPENT_MAX: usize = 64;
+
+/// A ticket that was admitted here: it is good for one move, also after a restart.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Spent {
+    /// The ticket's digest.
+    pub ticket: Digest,
+    /// Who had asked.
+    pub source: HostId,
+    /// The custody epoch that it is for: one that is known here makes the ticket worthless.
+    pub custody: u64,
+    /// When it lapses, in milliseconds of Unix time.
+    pub deadline_ms: u64,
+}
 
 /// A guest has arrived, and its source has not signed the record yet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,6 +66,12 @@ pub struct Entry {
     /// What its sources must still hear of; it outlives the guest's stay.
     #[serde(default)]
     pub confirm: Vec<Confirm>,
+    /// Tickets that were admitted here and could be used again if they were forgotten.
+    #[serde(default)]
+    pub spent: Vec<Spent>,
+    /// Hosts that were not heard when custody was taken, and may have the guest, too.
+    #[serde(default)]
+    pub doubts: BTreeSet<HostId>,
 }
 
 /// Every guest that was ever here.
@@ -114,7 +138,64 @@ impl Custody {
             entry.held = false;
             entry.qmp = None;
             entry.leave = None;
+            entry.doubts.clear();
         }
+    }
+
+    /// Gives custody up of a guest whose QEMU is still here.
+    pub fn give_way(&mut self, guest: &GuestId) {
+        if let Some(entry) = self.guests.get_mut(guest) {
+            entry.held = false;
+            entry.doubts.clear();
+        }
+    }
+
+    /// Gives custody up of a guest that is gone from here, and goes on asking where it is.
+    pub fn disown(&mut self, guest: &GuestId) {
+        if let Some(entry) = self.guests.get_mut(guest) {
+            entry.held = false;
+            entry.qmp = None;
+        }
+    }
+
+    /// Hosts that may have the guest, too.
+    #[must_use]
+    pub fn doubts(&self, guest: &GuestId) -> BTreeSet<HostId> {
+        let entry = self.guests.get(guest);
+        entry.map(|entry| entry.doubts.clone()).unwrap_or_default()
+    }
+
+    /// Remembers which hosts may have the guest, too.
+    pub fn doubt(&mut self, guest: &GuestId, hosts: BTreeSet<HostId>) {
+        self.guests.entry(guest.clone()).or_default().doubts = hosts;
+    }
+
+    /// Remembers a ticket that is being admitted, and forgets those that nobody can use any more.
+    pub fn spend(&mut self, guest: &GuestId, ticket: Spent, now_ms: u64) {
+        let entry = self.guests.entry(guest.clone()).or_default();
+        let epoch = entry.epoch;
+        entry
+            .spent
+            .retain(|one| one.deadline_ms >= now_ms && one.custody > epoch);
+        entry.spent.push(ticket);
+    }
+
+    /// Whether the ticket was admitted here before.
+    #[must_use]
+    pub fn is_spent(&self, guest: &GuestId, ticket: &Digest) -> bool {
+        let entry = self.guests.get(guest);
+        entry.is_some_and(|entry| entry.spent.iter().any(|one| one.ticket == *ticket))
+    }
+
+    /// Tickets of a source for a guest that would still be good.
+    #[must_use]
+    pub fn spent_by(&self, guest: &GuestId, source: &HostId, now_ms: u64) -> usize {
+        let Some(entry) = self.guests.get(guest) else {
+            return 0;
+        };
+        let good = |one: &&Spent| one.deadline_ms >= now_ms && one.custody > entry.epoch;
+        let spent = entry.spent.iter().filter(good);
+        spent.filter(|one| one.source == *source).count()
     }
 
     /// Where the guest's QEMU answers; none for a container.
@@ -217,5 +298,31 @@ mod tests {
         custody.confirmed(&ticket);
         assert_eq!(custody.owed(&ticket), None);
         assert_eq!(custody.unconfirmed(&guest), 1);
+    }
+
+    #[test]
+    fn a_ticket_is_spent_until_it_has_lapsed_or_its_epoch_is_known_also_after_a_restart() {
+        let guest = GuestId::new("db").expect("a valid name");
+        let [a, c] = ["a", "c"].map(|name| HostId::new(name).expect("a valid name"));
+        let spent = |number: u8, deadline_ms| Spent {
+            ticket: Digest::of(&[number]),
+            source: a.clone(),
+            custody: u64::from(number),
+            deadline_ms,
+        };
+        let mut custody = Custody::default();
+        custody.spend(&guest, spent(2, 50), 1);
+        custody.spend(&guest, spent(3, 90), 1);
+        let written = serde_json::to_vec(&custody).expect("it has a JSON form");
+        let mut custody: Custody = serde_json::from_slice(&written).expect("it is read again");
+        let good = |custody: &Custody, now_ms| custody.spent_by(&guest, &a, now_ms);
+        assert_eq!((good(&custody, 50), good(&custody, 51)), (2, 1));
+        assert_eq!(custody.spent_by(&guest, &c, 50), 0);
+        assert!(custody.is_spent(&guest, &Digest::of(&[2])));
+        custody.take(&guest, 3);
+        assert_eq!(good(&custody, 50), 0, "nobody admits them any more");
+        custody.spend(&guest, spent(4, 99), 50);
+        assert!(!custody.is_spent(&guest, &Digest::of(&[2])), "forgotten");
+        assert!(custody.is_spent(&guest, &Digest::of(&[4])));
     }
 }

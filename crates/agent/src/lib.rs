@@ -19,6 +19,7 @@ pub mod interlock;
 mod manager;
 pub mod moves;
 mod nics;
+mod opening;
 mod owner;
 pub mod peer;
 mod run;

@@ -6,6 +6,9 @@ use lictor_agent::moves::{Message, source, target};
 use lictor_wire::local::MovePhase;
 use std::collections::{HashSet, VecDeque};
 
+#[path = "never_open_twice/stages.rs"]
+mod stages;
+
 /// A QEMU process, as far as a move sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Qemu {
@@ -45,6 +48,16 @@ struct World {
     opening_fails: bool,
     /// The target has not noticed yet that a connection was lost.
     loss_unseen: bool,
+    /// Nor has the source.
+    source_loss_unseen: bool,
+    /// The target has kept what it needs if its agent is killed while the guest begins to run.
+    kept: bool,
+    /// The target has taken custody, durably.
+    target_custody: bool,
+    /// The source has a record of what became of the move.
+    recorded: bool,
+    /// The target's host is down.
+    down: bool,
 }
 
 impl World {
@@ -65,6 +78,11 @@ impl World {
             restarts: 0,
             opening_fails: false,
             loss_unseen: false,
+            source_loss_unseen: false,
+            kept: false,
+            target_custody: false,
+            recorded: false,
+            down: false,
         }
     }
 
@@ -79,11 +97,17 @@ impl World {
                 }
                 source::Action::AnswerSnapshot => self.stream_is_move = false,
                 source::Action::Unfence => self.source_open = true,
-                source::Action::Forget | source::Action::LetGo => {
+                source::Action::Forget => {
                     assert!(!self.source_open, "forgets only when fenced");
                     self.source_custody = false;
+                    self.recorded = true;
                 }
-                source::Action::Tell(_) | source::Action::RecordAborted => {}
+                source::Action::LetGo | source::Action::Disown => {
+                    assert!(!self.source_open, "lets go only when fenced");
+                    self.source_custody = false;
+                }
+                source::Action::RecordAborted => self.recorded = true,
+                source::Action::Tell(_) => {}
             }
         }
         self.check();
@@ -97,8 +121,15 @@ impl World {
                     self.opening_fails = false;
                     return self.at_target(target::Event::NotOpened);
                 }
-                target::Action::Open => self.target_open = true,
-                target::Action::HoldAndPurge => self.target_open = false,
+                target::Action::Open => {
+                    self.kept = true;
+                    self.target_open = true;
+                }
+                target::Action::HoldAndPurge => {
+                    self.kept = false;
+                    self.target_open = false;
+                }
+                target::Action::TakeCustody => self.target_custody = true,
                 target::Action::AnswerLoaded => self.target_qemu = Qemu::Loaded,
                 target::Action::AnswerFailed if self.target_qemu == Qemu::Loading => {
                     self.target_qemu = Qemu::Gone;
@@ -145,9 +176,21 @@ impl World {
                 w.at_target(target::Event::PeerLost);
             });
         }
+        if self.source_loss_unseen {
+            self.step(worlds, |w| {
+                w.source_loss_unseen = false;
+                if w.source.phase() < MovePhase::Fenced {
+                    w.at_source(source::Event::Peer(Message::Nack));
+                }
+            });
+        }
+        // What was let go to a host that is not heard of is given up when the ticket lapses.
+        if self.source.is_missing() && self.source_custody {
+            self.step(worlds, |w| w.at_source(source::Event::Lapsed));
+        }
         // A source that does not know who has the guest asks, and the answer takes its time.
         let asks = self.source.must_ask() && !self.target.may_run();
-        if self.linked && asks && !self.to_source.contains(&Message::Released) {
+        if self.linked && !self.down && asks && !self.to_source.contains(&Message::Released) {
             self.step(worlds, |w| w.to_source.push_back(Message::Released));
         }
     }

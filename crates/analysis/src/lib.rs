@@ -10,6 +10,8 @@ mod certificate;
 mod change;
 mod decide;
 mod diff;
+mod explain;
+mod explain_reach;
 mod flow;
 mod hosts;
 mod lint;
@@ -29,6 +31,10 @@ pub use bitset::Bits;
 pub use certificate::Document;
 pub use decide::{Because, Said};
 pub use diff::{Change, Diff, Effect, diff};
+pub use explain::{
+    Clause, EndSays, Explanation, NEAR_MAX, NearMiss, Part, RuleStep, WouldSay, explain,
+};
+pub use explain_reach::{Asked, Ends, Group, Lets, REACH_ROWS_MAX, Reach, reach};
 pub use hosts::{FUNCTION_LABEL, HostBreach};
 pub use lint::{EXPIRING_DAYS, LintCode, LintFinding, LintInput, lint};
 pub use ports::minus;
@@ -54,6 +60,11 @@ pub enum AnalysisError {
         /// How many fit.
         max: usize,
     },
+    /// More pairs may talk than one answer lists.
+    #[error(
+        "more than {REACH_ROWS_MAX} groups of pairs may talk; ask about fewer ends, or one service"
+    )]
+    Rows,
     /// A change of something that is not there.
     #[error("there is no {0}; expected a place that the policy or the estate has")]
     NoPlace(String),

@@ -495,12 +495,7 @@ impl Prover {
 
     pub(crate) fn rule_name(&self, (tier, rule): (u32, u32)) -> RuleName {
         let (tier, rule) = self.rule(tier, rule);
-        RuleName {
-            name: rule.name.clone(),
-            owner: rule.owner.clone().or_else(|| tier.owner.clone()),
-            file: rule.file.clone(),
-            line: rule.line,
-        }
+        crate::explain::rule_name(tier, rule)
     }
 
     /// A placement in which everything happens at once: whoever no rule is asked of is on a host

@@ -11,7 +11,7 @@ use crate::output::{Answer, Cell, Page, Printing, Tone};
 use crate::release::Draft;
 use crate::{CliError, Setting, site, texts};
 use clap::Args;
-use lictor_policy::evaluate::{Question, Ruling, Step, evaluate};
+use lictor_policy::evaluate::{self, Question, Ruling, Step, evaluate};
 use lictor_policy::{Compiled, Date, End, Labels, Mode, Policy, PortRange, Tables};
 use lictor_types::{Direction, HostTables, IdentityId, Protocol, Reason, RuleId, Verdict, Would};
 use serde::Serialize;
@@ -274,20 +274,11 @@ impl Readers<'_> {
             self.must_know(argument, end)?;
         }
         let said = self.text.map(|text| evaluate(text, question));
-        let reference = said.as_ref().map(|answer| Sides {
-            egress: answer.egress.map(side),
-            ingress: answer.ingress.map(side),
-        });
+        let reference = said.as_ref().map(sides);
         let tables = self.compiled.map(|compiled| look_up(compiled, question));
         let tables = tables.transpose()?;
         let (sides, by) = match (reference, tables) {
-            (Some(one), Some(other)) if one != other => {
-                let what = format!(
-                    "the text says {one:?}, the tables {other:?}; do not publish this release, \
-                     and report it"
-                );
-                return Err(CliError::argument("--release", what));
-            }
+            (Some(one), Some(other)) if one != other => return Err(differ(&one, &other)),
             (Some(one), Some(_)) => (one, vec!["reference evaluator", "the release's tables"]),
             (Some(one), None) => (one, vec!["reference evaluator"]),
             (None, Some(other)) => (other, vec!["the release's tables"]),
@@ -367,28 +358,48 @@ impl Readers<'_> {
     }
 }
 
-fn side(ruling: Ruling) -> Side {
-    Side {
-        would: ruling.would,
-        ..said(ruling.verdict, ruling.rule)
+fn sides(answer: &evaluate::Answer) -> Sides {
+    Sides {
+        egress: answer.egress.map(side),
+        ingress: answer.ingress.map(side),
     }
 }
 
-/// A verdict and its rule, as a host tells them. Only observe mode allows without a rule.
-fn said(verdict: Verdict, rule: Option<RuleId>) -> Side {
-    let rule = rule.filter(|rule| *rule != RuleId::DEFAULT);
-    let reason = match (verdict, rule) {
-        (Verdict::Allow, None) => Reason::Observed,
-        (Verdict::Allow, Some(_)) => Reason::PolicyAllow,
-        (Verdict::Reject, _) => Reason::Rejected,
-        (Verdict::Deny, Some(_)) => Reason::PolicyDeny,
-        (Verdict::Deny, None) => Reason::DefaultDeny,
-    };
+fn side(ruling: Ruling) -> Side {
     Side {
-        verdict,
-        reason,
-        rule,
-        would: None,
+        verdict: ruling.verdict,
+        reason: ruling.reason(),
+        rule: ruling.rule,
+        would: ruling.would,
+    }
+}
+
+fn differ(one: &Sides, other: &Sides) -> CliError {
+    let what = format!(
+        "the text says {one:?}, the tables {other:?}; do not publish this release, and report it"
+    );
+    CliError::argument("--release", what)
+}
+
+/// Whether a release's tables say what the text does.
+pub(crate) fn tables_agree(
+    policy: &Policy,
+    compiled: &Compiled,
+    question: &Question,
+) -> Result<(), CliError> {
+    let readers = Readers {
+        text: Some(policy),
+        compiled: Some(compiled),
+    };
+    readers.must_know("--from", &question.source)?;
+    readers.must_know("--to", &question.destination)?;
+    let (one, other) = (
+        sides(&evaluate(policy, question)),
+        look_up(compiled, question)?,
+    );
+    match one == other {
+        true => Ok(()),
+        false => Err(differ(&one, &other)),
     }
 }
 
@@ -420,25 +431,19 @@ fn look_up(compiled: &Compiled, question: &Question) -> Result<Sides, CliError> 
         let key = (local, peer, direction);
         let decision = atom.and_then(|range| rows.decide(key, range.atom));
         let decision = decision.filter(|row| !ended.contains(&row.rule));
-        let one = Side {
+        let rule = decision.map(|row| row.rule);
+        let one = Ruling {
+            verdict: decision.map_or(Verdict::Deny, |row| row.verdict),
+            rule: rule.filter(|rule| *rule != RuleId::DEFAULT),
             would: decision.and_then(|row| row.would),
-            ..said(
-                decision.map_or(Verdict::Deny, |row| row.verdict),
-                decision.map(|row| row.rule),
-            )
+            log: false,
+            log_limit: None,
+            limit: None,
         };
-        match compiled.observed_on(local, question.date) {
-            Some(_) if one.verdict != Verdict::Allow => Side {
-                verdict: Verdict::Allow,
-                reason: Reason::Observed,
-                rule: None,
-                would: Some(Would {
-                    verdict: one.verdict,
-                    rule: one.rule.unwrap_or(RuleId::DEFAULT),
-                }),
-            },
-            _ => one,
-        }
+        side(match compiled.observed_on(local, question.date) {
+            Some(_) => one.observed(),
+            None => one,
+        })
     };
     let guest = |end: &End| matches!(end, End::Guest(_));
     let (source, destination) = (&question.source, &question.destination);

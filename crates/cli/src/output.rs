@@ -168,6 +168,12 @@ impl Page {
         self
     }
 
+    /// All of this below all of another one.
+    pub(crate) fn after(mut self, mut above: Self) -> Self {
+        above.0.append(&mut self.0);
+        above
+    }
+
     pub(crate) fn render(&self, colour: Colour) -> String {
         let mut text = String::new();
         for block in &self.0 {

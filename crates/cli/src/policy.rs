@@ -1,6 +1,7 @@
 //! `lictor policy`: from a text to a release that two persons have signed.
 
 mod diff;
+mod explain;
 mod gate;
 mod lint;
 mod prove;
@@ -44,6 +45,9 @@ enum Action {
     /// Say what two versions of a policy let pass differently, each with a packet. Ends with 1 if
     /// there is anything.
     Diff(diff::PolicyDiff),
+    /// Say why a packet passes or not, by every tier and rule at both ends, or who can reach what.
+    /// Ends with 1 if it does not pass, or nobody can.
+    Explain(explain::Explain),
     /// Say which rules never decide, change nothing, contradict others, open too much or have no
     /// owner. Ends with 1 if there are any.
     Lint(lint::Lint),
@@ -115,6 +119,7 @@ pub(crate) fn run(args: &PolicyArgs, setting: &Setting) -> Result<Answer, CliErr
         Action::Except(args) => gate::except(args),
         Action::Connectivity(args) => connectivity::run(args, setting.now_ms),
         Action::Diff(args) => diff::run(args, setting.now_ms),
+        Action::Explain(args) => explain::run(args, setting),
         Action::Lint(args) => lint::run(args, setting.now_ms),
         Action::Prove(args) => prove::run(args, setting),
         Action::Import(args) => import::run(args),

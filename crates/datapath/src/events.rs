@@ -25,7 +25,7 @@ pub struct Event {
     pub reason: Reason,
     /// By which rule; [`RuleId::DEFAULT`] if by none.
     pub rule: RuleId,
-    /// Of which release; zero where the release was not asked.
+    /// Of the release that was in force; zero where there was none.
     pub generation: Generation,
     /// The conversation. Unspecified addresses where the packet was not understood so far.
     pub key: SessionKey,

@@ -3,7 +3,7 @@
 use crate::verdict::{Answer, Frame};
 use crate::window::Window;
 use lictor_types::{
-    Direction, EVENTS_PER_VNIC_PER_SECOND, Reason, RuleId, SessionKey, Verdict, Would,
+    Direction, EVENTS_PER_VNIC_PER_SECOND, Generation, Reason, RuleId, SessionKey, Verdict, Would,
 };
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -21,6 +21,8 @@ pub struct Event {
     pub reason: Reason,
     /// By which rule; [`RuleId::DEFAULT`] if by none.
     pub rule: RuleId,
+    /// Of the release that was in force; zero where there was none.
+    pub generation: Generation,
     /// What would have happened, were it not for observe mode.
     pub would: Option<Would>,
     /// The conversation; none where the packet was not understood so far.
@@ -86,7 +88,7 @@ impl Events {
         &mut self,
         frame: &Frame<'_>,
         (answer, counted): (&Answer, bool),
-        key: Option<SessionKey>,
+        (key, generation): (Option<SessionKey>, Generation),
     ) -> Option<Event> {
         if !worth_reporting(answer) {
             return None;
@@ -110,6 +112,7 @@ impl Events {
             verdict: answer.verdict,
             reason: answer.reason,
             rule: answer.rule,
+            generation,
             would: answer.would,
             key,
             bytes: frame.bytes.len(),

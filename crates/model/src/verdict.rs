@@ -16,8 +16,8 @@ use crate::session::{self, Session, Table};
 use crate::tcp::{self, Side, Track};
 use crate::window::Window;
 use lictor_types::{
-    Direction, HostTables, Link, Mac, Protocol, Reason, RuleId, Segment, SessionKey, SessionRecord,
-    TcpState, Timeouts, Verdict, VnicId, VnicState, Would,
+    Direction, Generation, HostTables, Link, Mac, Protocol, Reason, RuleId, Segment, SessionKey,
+    SessionRecord, TcpState, Timeouts, Verdict, VnicId, VnicState, Would,
 };
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -234,8 +234,15 @@ impl Firewall {
         }
         self.counters.count(frame, &answer);
         let counted = self.counters.rules.contains_key(&answer.rule);
-        self.event = self.events.report(frame, (&answer, counted), self.key);
+        let told = (self.key, self.generation());
+        self.event = self.events.report(frame, (&answer, counted), told);
         answer
+    }
+
+    /// Of the release in force.
+    fn generation(&self) -> Generation {
+        let release = self.tables.as_ref();
+        release.map(|tables| tables.generation).unwrap_or_default()
     }
 
     /// The report of the last packet, if there is one.
@@ -652,11 +659,7 @@ impl Firewall {
             peer: self.locals.here(judgement.remote),
             promoted: false,
             rule: judgement.rule,
-            generation: self
-                .tables
-                .as_ref()
-                .map(|t| t.generation)
-                .unwrap_or_default(),
+            generation: self.generation(),
             epochs: (judgement.local_epoch, judgement.remote_epoch),
             version: self.tables.as_ref().map(|tables| tables.version),
             last_seen: frame.at,

@@ -3,7 +3,7 @@
 //! against it.
 
 use crate::{Action, At, Date, End, Log, Mode, OnExpiry, Policy, Rule, Selector, Tier, TierKind};
-use lictor_types::{Direction, Protocol, RuleId, Verdict, Would};
+use lictor_types::{Direction, Protocol, Reason, RuleId, Verdict, Would};
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -20,6 +20,55 @@ pub struct Question {
     pub port: u16,
     /// The day.
     pub date: Date,
+}
+
+impl Question {
+    /// The question as it is asked at one end. A frame that is not IP has no addresses: to each end
+    /// the other one is nobody in particular.
+    #[must_use]
+    pub fn seen_at(&self, direction: Direction) -> Self {
+        let mut seen = self.clone();
+        if self.protocol == Protocol::Ether {
+            match direction {
+                Direction::Egress => seen.destination = NOBODY,
+                Direction::Ingress => seen.source = NOBODY,
+            }
+        }
+        seen
+    }
+}
+
+/// Which clauses of a rule a question meets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Matches {
+    /// Who begins.
+    pub from: bool,
+    /// Who is asked.
+    pub to: bool,
+    /// The service.
+    pub service: bool,
+}
+
+impl Matches {
+    /// Compares a rule with a question, clause by clause.
+    #[must_use]
+    pub fn of(policy: &Policy, rule: &Rule, question: &Question) -> Self {
+        let holds = |selector: &Selector, end: &End| match (question.protocol, end) {
+            (Protocol::Ether, End::Address(_)) => selector.holds(None, &|_| false),
+            _ => selector.matches(end, &policy.sets),
+        };
+        Self {
+            from: holds(&rule.from, &question.source),
+            to: holds(&rule.to, &question.destination),
+            service: rule.service.contains(question.protocol, question.port),
+        }
+    }
+
+    /// Whether the rule speaks of the packet.
+    #[must_use]
+    pub const fn all(self) -> bool {
+        self.from && self.to && self.service
+    }
 }
 
 /// What one end says.
@@ -41,6 +90,18 @@ pub struct Ruling {
 }
 
 impl Ruling {
+    /// Why, as the data plane says it. Only observe mode allows without a rule.
+    #[must_use]
+    pub const fn reason(&self) -> Reason {
+        match (self.verdict, self.rule) {
+            (Verdict::Allow, None) => Reason::Observed,
+            (Verdict::Allow, Some(_)) => Reason::PolicyAllow,
+            (Verdict::Reject, _) => Reason::Rejected,
+            (Verdict::Deny, Some(_)) => Reason::PolicyDeny,
+            (Verdict::Deny, None) => Reason::DefaultDeny,
+        }
+    }
+
     /// No rule allows it.
     const fn default_deny(log: Log) -> Self {
         Self {
@@ -54,7 +115,8 @@ impl Ruling {
     }
 
     /// What happens at a guest for which the policy is only observed.
-    const fn observed(self) -> Self {
+    #[must_use]
+    pub const fn observed(self) -> Self {
         if matches!(self.verdict, Verdict::Allow) {
             return self;
         }
@@ -146,12 +208,8 @@ pub struct Answer {
 #[must_use]
 pub fn evaluate(policy: &Policy, question: &Question) -> Answer {
     let (source, destination) = (&question.source, &question.destination);
-    let (mut of_source, mut of_destination) = (question.clone(), question.clone());
-    if question.protocol == Protocol::Ether {
-        // Such a frame has no addresses: to each end the other one is nobody in particular.
-        of_source.destination = NOBODY;
-        of_destination.source = NOBODY;
-    }
+    let of_source = question.seen_at(Direction::Egress);
+    let of_destination = question.seen_at(Direction::Ingress);
     let asked = |question, direction| Asked {
         question,
         direction,
@@ -351,13 +409,9 @@ fn trace(policy: &Policy, question: &Question, free: bool) -> Vec<Step> {
 }
 
 fn matches(policy: &Policy, rule: &Rule, question: &Question) -> bool {
-    let holds = |selector: &Selector, end: &End| match (question.protocol, end) {
-        (Protocol::Ether, End::Address(_)) => selector.holds(None, &|_| false),
-        _ => selector.matches(end, &policy.sets),
-    };
+    // The service first: it is cheap, and most rules are of another one.
     rule.service.contains(question.protocol, question.port)
-        && holds(&rule.from, &question.source)
-        && holds(&rule.to, &question.destination)
+        && Matches::of(policy, rule, question).all()
 }
 
 fn live(tier: &Tier, rule: &Rule, date: Date) -> bool {

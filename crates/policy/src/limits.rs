@@ -28,6 +28,8 @@ pub const STANDING_MAX: usize = 1_024;
 pub const WINDOWS_MAX: usize = 256;
 /// Delegations in one policy.
 pub const DELEGATIONS_MAX: usize = 4_096;
+/// Bytes of a selector that a person asks about outside of a policy.
+pub const QUERY_BYTES_MAX: usize = 65_536;
 /// Hops that an intent may name.
 pub const HOPS_MAX: u32 = 64;
 /// Failed hosts that an intent may name.

@@ -17,6 +17,8 @@ mod tables;
 mod tally;
 mod timeouts;
 
+pub mod words;
+
 pub use id::{
     DeploymentId, Epoch, Generation, GuestId, HostId, IdError, IdentityId, RuleId, Segment, VnicId,
     VnicName,

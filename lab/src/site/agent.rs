@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail};
 use lictor_types::{GuestId, HostId, VnicName};
 use lictor_wire::api::{GuestReport, HostReport, Role};
 use lictor_wire::local::{Attach, Attached, MovePhase, MoveStatus, Request, Response, SOCKET};
+use nix::sys::signal::Signal;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::IpAddr;
 use std::os::unix::net::UnixStream;
@@ -116,6 +117,28 @@ impl Agent {
         self.process
             .take()
             .map_or(Ok(()), |mut process| process.kill())
+    }
+
+    /// Lets its process stand still: it lives, and does nothing.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn pause(&self) -> Result<()> {
+        self.signal(Signal::SIGSTOP)
+    }
+
+    /// Lets its process go on, whether it stood still or not.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn go_on(&self) -> Result<()> {
+        self.signal(Signal::SIGCONT)
+    }
+
+    fn signal(&self, signal: Signal) -> Result<()> {
+        let process = self.process.as_ref();
+        let process = process.with_context(|| format!("no agent runs on {}", self.name()))?;
+        process.signal(signal as i32)
     }
 
     /// The id of its process.

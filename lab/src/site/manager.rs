@@ -117,6 +117,16 @@ impl Manager {
         Ok(())
     }
 
+    /// Kills the process at once.
+    ///
+    /// # Errors
+    /// The kernel does not know it any more.
+    pub fn kill(&mut self) -> Result<()> {
+        self.process
+            .take()
+            .map_or(Ok(()), |mut process| process.kill())
+    }
+
     /// A one-time token, as `lictor manager token` prints it.
     ///
     /// # Errors

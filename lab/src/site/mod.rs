@@ -161,6 +161,14 @@ impl Site {
         &self.manager
     }
 
+    /// Kills the manager at once. Nobody needs it for what was published already.
+    ///
+    /// # Errors
+    /// The kernel does not know the process any more.
+    pub fn kill_manager(&mut self) -> Result<()> {
+        self.manager.kill()
+    }
+
     /// The project's programs.
     #[must_use]
     pub const fn programs(&self) -> &Programs {

@@ -4,7 +4,7 @@ use super::Host;
 use crate::AgentError;
 use lictor_datapath::Explanation;
 use lictor_policy::Compiled;
-use lictor_types::{AddressEntry, Decision, Direction, IdentityId, Probe, RuleId, VnicName};
+use lictor_types::{AddressEntry, Decision, Direction, IdentityId, Probe, RuleId, VnicName, words};
 use lictor_wire::local::{Explained, ExplainedStep};
 
 /// Label sets that stand for an identity in words.
@@ -35,7 +35,7 @@ impl Host {
         };
         let policy = &release.release().policy;
         let found = self.datapath.explain(status.spec.vnic, probe, direction)?;
-        let words = Words { policy };
+        let names = Names { policy };
         Ok(Explained {
             vnic: name.clone(),
             packet: *probe,
@@ -43,9 +43,9 @@ impl Host {
             verdict: found.answer.verdict,
             reason: found.answer.reason,
             rule: rule(found.answer.rule),
-            rule_name: words.rule(found.answer.rule),
+            rule_name: names.rule(found.answer.rule),
             would: found.answer.would,
-            steps: words.steps(&found, &status.state.to_string(), probe),
+            steps: names.steps(&found, &status.state.to_string(), probe),
         })
     }
 }
@@ -54,11 +54,11 @@ fn rule(id: RuleId) -> Option<RuleId> {
     (id != RuleId::DEFAULT).then_some(id)
 }
 
-struct Words<'a> {
+struct Names<'a> {
     policy: &'a Compiled,
 }
 
-impl Words<'_> {
+impl Names<'_> {
     fn rule(&self, id: RuleId) -> Option<String> {
         let known = self.policy.rule(rule(id)?);
         Some(known.map_or_else(|| id.to_string(), |rule| rule.name.clone()))
@@ -104,32 +104,26 @@ impl Words<'_> {
             return "none: the default deny".into();
         };
         let name = self.rule(decision.rule);
-        let by = name.unwrap_or_else(|| "no rule".into());
+        let by = words::by(name.as_deref());
         let would = decision.would.map_or_else(String::new, |would| {
-            let by = self.rule(would.rule).unwrap_or_else(|| "no rule".into());
-            format!("; in enforce mode {} by {by}", would.verdict)
+            let rule = self.rule(would.rule);
+            format!("; {}", words::would(would.verdict, rule.as_deref()))
         });
         format!("{} by {by}{would}", decision.verdict)
     }
 
     fn steps(&self, found: &Explanation, state: &str, probe: &Probe) -> Vec<ExplainedStep> {
-        let way = match found.direction {
-            Direction::Egress => "from the guest",
-            Direction::Ingress => "toward the guest",
-        };
+        let way = words::way(found.direction);
         let session = found.session.map_or_else(
             || "none: policy is asked".into(),
             |session| {
                 format!(
                     "{:?}, opened {}, {} packets, {} s left, by {}",
                     session.state,
-                    match session.opened {
-                        Direction::Egress => "from the guest",
-                        Direction::Ingress => "toward the guest",
-                    },
+                    words::way(session.opened),
                     session.packets[0] + session.packets[1],
                     session.expires_in_ms / 1_000,
-                    self.rule(session.rule).unwrap_or_else(|| "no rule".into())
+                    words::by(self.rule(session.rule).as_deref())
                 )
             },
         );
@@ -139,7 +133,7 @@ impl Words<'_> {
         );
         let (class, port) = probe.service();
         let answer = &found.answer;
-        let by = self.rule(answer.rule).unwrap_or_else(|| "no rule".into());
+        let by = self.rule(answer.rule);
         [
             ("packet", format!("{probe}, {way}")),
             ("vnic", state.into()),
@@ -150,7 +144,7 @@ impl Words<'_> {
             ("decision", self.decision(found.decision)),
             (
                 "program",
-                format!("{} ({}) by {by}", answer.verdict, answer.reason),
+                words::said(answer.verdict, answer.reason, by.as_deref()),
             ),
         ]
         .map(|(step, says)| ExplainedStep {

@@ -98,6 +98,12 @@ impl Host {
         self.save_custody()
     }
 
+    /// Changes what may be asked again after a crash; it is durable with the next round.
+    pub(crate) fn note_custody(&mut self, change: impl FnOnce(&mut Custody)) {
+        change(&mut self.custody);
+        self.custody_unsaved = true;
+    }
+
     /// Writes custody again if its last change may not be on the disk: a full disk that has room
     /// again must not leave behind what a restart would get wrong.
     ///

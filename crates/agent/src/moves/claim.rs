@@ -33,6 +33,29 @@ pub enum Outcome {
     },
 }
 
+/// What the word of a host means that was not heard when custody was taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Doubt {
+    /// Nothing: nobody waits for it.
+    None,
+    /// It does not have the guest.
+    Settled,
+    /// It has the guest, and this host had not asked before it took it.
+    Lost,
+}
+
+/// Takes the word of a host into account that may have had a guest which was taken here.
+pub fn doubted(doubts: &mut BTreeSet<HostId>, from: &HostId, held: bool) -> Doubt {
+    if !doubts.contains(from) {
+        return Doubt::None;
+    }
+    if held {
+        return Doubt::Lost;
+    }
+    doubts.remove(from);
+    Doubt::Settled
+}
+
 /// Who comes first when another host asks for a guest that is claimed here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum First {
@@ -71,13 +94,17 @@ impl Claim {
         self.newest = self.newest.max(believed);
         if held {
             self.held_by = Some(from.clone());
+        } else if self.held_by.as_ref() == Some(from) {
+            self.held_by = None;
         }
     }
 
     /// Another host asks for the same guest. It may have begun after it had answered this one: then
     /// its answer was true, and is not any more.
+    ///
+    /// Whoever has said that the guest is its own has more right than its name gives it.
     pub fn asked(&mut self, own: &HostId, from: &HostId) -> First {
-        if own < from {
+        if own < from && self.held_by.as_ref() != Some(from) {
             return First::Own;
         }
         self.unheard.remove(from);

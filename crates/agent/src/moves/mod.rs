@@ -16,6 +16,7 @@ pub mod admission;
 pub mod claim;
 pub mod rounds;
 pub mod source;
+pub mod stage;
 pub mod target;
 
 /// What one end tells the other. Between two ends messages arrive in order or the connection is

@@ -16,6 +16,10 @@ pub const ROUNDS_MAX: u64 = 8;
 /// How long it takes from one round to the next once the migration may begin.
 pub const REST_US: u64 = 1_000_000;
 
+/// How long a target may say nothing about what it was sent. A link that is cut loses no
+/// connection: without this the move would wait for as long as its ticket is good.
+pub const SILENCE_US: u64 = 10_000_000;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     Idle,
@@ -37,6 +41,8 @@ pub enum Next {
     /// What changes is little, or there have been enough rounds: the migration may begin. Said
     /// once.
     Copied,
+    /// The target has been silent for [`SILENCE_US`]: give the move up.
+    Silent,
 }
 
 /// The rounds of one move.
@@ -51,6 +57,10 @@ pub struct Rounds {
     rounds: u64,
     /// Of the round that goes on, or was the last.
     records: u64,
+    /// The target has not said yet how it stands with what ended last.
+    asked: bool,
+    /// It has been waited for since then.
+    since_us: Option<u64>,
 }
 
 impl Default for Rounds {
@@ -62,6 +72,8 @@ impl Default for Rounds {
             taken: 0,
             rounds: 0,
             records: 0,
+            asked: false,
+            since_us: None,
         }
     }
 }
@@ -99,16 +111,25 @@ impl Rounds {
     pub fn ended(&mut self) -> u64 {
         self.rounds += 1;
         self.state = State::Sent;
+        self.asked = true;
         self.rounds
     }
 
     /// The target has taken in so many chunks since the move began. It may lie.
     pub fn taken(&mut self, chunks: u64) {
         self.taken = chunks.clamp(self.taken, self.sent);
+        self.asked = false;
+        self.since_us = None;
     }
 
     /// What to do at this moment.
     pub fn next(&mut self, now_us: u64) -> Next {
+        if self.asked || self.taken < self.sent {
+            let since_us = *self.since_us.get_or_insert(now_us);
+            if now_us.saturating_sub(since_us) >= SILENCE_US {
+                return Next::Silent;
+            }
+        }
         match self.state {
             State::Resting { until_us } if until_us <= now_us => self.round(),
             State::Idle | State::Resting { .. } => Next::Wait,
@@ -172,6 +193,7 @@ mod tests {
                 }
                 Next::Wait => rounds.taken(all),
                 Next::Copied => break,
+                Next::Silent => panic!("the target answers: {rounds:?}"),
             }
         }
         assert_eq!(rounds.count(), rounds_expected, "{rounds:?}");
@@ -219,5 +241,18 @@ mod tests {
         rounds.ended();
         assert_eq!(rounds.next(9 + REST_US), Next::Wait);
         assert_eq!(rounds.due_us(), Some(9 + 2 * REST_US));
+    }
+
+    #[test]
+    fn a_target_that_says_nothing_is_waited_for_only_so_long() {
+        let mut rounds = Rounds::default();
+        rounds.begin();
+        rounds.ended();
+        assert_eq!(rounds.next(5), Next::Copied);
+        assert_ne!(rounds.next(4 + SILENCE_US), Next::Silent);
+        let mut heard = rounds.clone();
+        heard.taken(0);
+        assert_ne!(heard.next(5 + SILENCE_US), Next::Silent);
+        assert_eq!(rounds.next(5 + SILENCE_US), Next::Silent);
     }
 }

@@ -41,6 +41,9 @@ pub enum Action {
     Forget,
     /// The guest ended here and runs nowhere: hold its vnics, purge, give custody up.
     LetGo,
+    /// The guest ended here and may run at the target, which nobody has heard of for as long as the
+    /// ticket was good: give custody up, so that it can start elsewhere, and go on asking.
+    Disown,
     /// Record that the guest did not leave.
     RecordAborted,
 }
@@ -115,6 +118,18 @@ impl Source {
             },
             _ => false,
         }
+    }
+
+    /// Whether the guest has ended here while it was fenced, and it is not known where it is.
+    #[must_use]
+    pub const fn is_missing(&self) -> bool {
+        matches!(
+            self.state,
+            State::Fenced {
+                guest: Guest::Gone,
+                ..
+            }
+        )
     }
 
     /// How far the move is, as the management layer sees it.
@@ -256,7 +271,16 @@ impl Source {
                 Vec::new()
             }
             Event::GuestGone => self.stay(Guest::Gone),
+            Event::Lapsed if guest == Guest::Gone => self.lapsed(grant),
             _ => Vec::new(),
+        }
+    }
+
+    /// No commit is granted any more; one that was may have brought the guest to life.
+    fn lapsed(&mut self, grant: Grant) -> Vec<Action> {
+        match grant {
+            Grant::Given => vec![Action::Disown],
+            Grant::Open | Grant::Closed => self.stay(Guest::Gone),
         }
     }
 

@@ -78,6 +78,19 @@ impl Default for Target {
 }
 
 impl Target {
+    /// The end of an agent that was killed when it had the source's grant: the vnics may be open,
+    /// and the guest may run.
+    #[must_use]
+    pub const fn opened() -> Self {
+        Self { state: State::Open }
+    }
+
+    /// The end of an agent that was killed when the guest had come, before its record was made.
+    #[must_use]
+    pub const fn arrived() -> Self {
+        Self { state: State::Done }
+    }
+
     /// Whether the move has ended, well or not.
     #[must_use]
     pub const fn ended(&self) -> bool {

@@ -106,6 +106,7 @@ impl Owner {
             Some(_) => {}
             None => reasons.push(Refusal::GuestUnknown),
         }
+        reasons.extend(self.doubts_against(guest));
         reasons.extend(self.unguarded_against(guest));
         reasons
     }

@@ -31,12 +31,13 @@ impl Owner {
     /// depend on the record, which is made later if it cannot be made now.
     pub(super) fn take_custody(&mut self, guest: &GuestId, now: Now) -> Result<(), AgentError> {
         let epoch = self.arriving.get(guest).map_or(0, |one| one.ticket.custody);
-        let counted = self.arriving.get(guest).map(|one| &one.arrival.counted);
-        let added = counted.map_or(Ok(()), |counted| self.host.tallies_arrived(guest, counted));
+        let counted = self.arriving.get(guest).map(|one| one.came().counted);
+        let added = counted.map_or(Ok(()), |counted| self.host.tallies_arrived(guest, &counted));
         let (confirm, failed) = match self.confirmation(guest) {
             Ok(confirm) => (confirm, Ok(())),
             Err(error) => (None, Err(error)),
         };
+        let recorded = confirm.is_some();
         let saved = self.host.change_custody(|custody| {
             custody.take(guest, epoch);
             if let Some(confirm) = confirm {
@@ -51,6 +52,9 @@ impl Owner {
         };
         self.note(placed, now);
         self.claim_settled(guest);
+        if recorded && saved.is_ok() {
+            warn("what was kept of an arrival", self.forget_opening(guest));
+        }
         saved.and(failed).and(added)
     }
 
@@ -64,7 +68,7 @@ impl Owner {
         let Some(save) = &arriving.save else {
             return Ok(None);
         };
-        let ticket = &arriving.ticket;
+        let (ticket, came) = (&arriving.ticket, arriving.came());
         let record = MoveRecord {
             ticket: arriving.digest,
             guest: guest.clone(),
@@ -75,11 +79,11 @@ impl Owner {
             target: side,
             sessions: MoveSessions {
                 sent: save.count,
-                accepted: arriving.arrival.accepted(),
-                refused: arriving.arrival.refused(),
+                accepted: came.accepted,
+                refused: came.refused,
             },
-            copied: Some(arriving.arrival.copied()),
-            counted: Some(move_counted(&arriving.arrival.counted)),
+            copied: Some(came.copied),
+            counted: Some(move_counted(&came.counted)),
             hold_since_ms: arriving.hold_since.ms,
             fenced_ms: save.fenced_ms,
             opened_ms: arriving.opened.map_or(0, |at| at.ms),
@@ -158,6 +162,9 @@ impl Owner {
                     let changed = self
                         .host
                         .change_custody(|custody| custody.owe(&guest, confirm));
+                    if changed.is_ok() {
+                        warn("what was kept of an arrival", self.forget_opening(&guest));
+                    }
                     warn("what a source must hear", changed);
                 }
                 Ok(None) => {}

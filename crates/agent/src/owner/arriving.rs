@@ -4,13 +4,14 @@ use super::leaving::{Leaving, parse};
 use super::{Owner, warn};
 use crate::AgentError;
 use crate::allowance::Heard;
-use crate::custody::CONFIRMS_MAX;
+use crate::custody::{CONFIRMS_MAX, SPENT_MAX, Spent};
 use crate::guests::Order;
 use crate::host::Arrival;
 use crate::input::{Now, Reply};
 use crate::moves::admission::{self, Question, Standing};
 use crate::moves::rounds::TAKEN_EVERY_CHUNKS;
 use crate::moves::{Message, target};
+use crate::opening::Came;
 use lictor_estate::qmp::RunState;
 use lictor_evidence::{Body, ControlFact, MoveSide, PlacedBy};
 use lictor_types::{
@@ -30,6 +31,8 @@ pub(super) struct Arriving {
     pub(super) digest: Digest,
     pub(super) attached: bool,
     pub(super) arrival: Arrival,
+    /// What had come before the agent was restarted.
+    pub(super) came: Option<Came>,
     pub(super) hold_since: Now,
     pub(super) load: Option<(Reply<Result<(), String>>, Now)>,
     pub(super) save: Option<Save>,
@@ -58,6 +61,34 @@ struct Opened {
 }
 
 impl Arriving {
+    pub(super) fn new(machine: target::Target, ticket: Ticket, arrival: Arrival, now: Now) -> Self {
+        Self {
+            machine,
+            digest: ticket.digest(),
+            ticket,
+            attached: false,
+            arrival,
+            came: None,
+            hold_since: now,
+            load: None,
+            save: None,
+            opened: None,
+            fenced_us: 0,
+            record: None,
+            cause: None,
+        }
+    }
+
+    /// What has come with the guest.
+    pub(super) fn came(&self) -> Came {
+        self.came.clone().unwrap_or_else(|| Came {
+            accepted: self.arrival.accepted(),
+            refused: self.arrival.refused(),
+            copied: self.arrival.copied(),
+            counted: self.arrival.counted.clone(),
+        })
+    }
+
     /// Whether the guest may come to run here. Once it has, custody says whether it is here.
     pub(super) const fn may_run(&self) -> bool {
         self.machine.may_run() && !self.machine.ended()
@@ -115,7 +146,7 @@ impl Owner {
         // A device that went with its guest a moment ago is no fault of this host.
         self.reconcile(now)?;
         let controls = self.host.controls()?;
-        let busy = self.busy(&ticket);
+        let busy = self.busy(&ticket, now.ms);
         let standing = Standing {
             host: &self.host.config().host,
             release: &release,
@@ -138,6 +169,15 @@ impl Owner {
         }
         envelope.add_signature(self.host.key())?;
         let guest = ticket.guest.clone();
+        let spent = Spent {
+            ticket: ticket.digest(),
+            source: ticket.source.clone(),
+            custody: ticket.custody,
+            deadline_ms: ticket.deadline_ms,
+        };
+        // Durable before it is admitted: a ticket is good for one move, also after a crash.
+        self.host
+            .change_custody(|custody| custody.spend(&guest, spent, now.ms))?;
         self.begin_arriving(ticket, &controls, now);
         let ticket = envelope;
         // Nothing else that this end says of the move counts before this.
@@ -146,10 +186,21 @@ impl Owner {
         self.ready(&guest, now)
     }
 
-    fn busy(&self, ticket: &Ticket) -> Option<String> {
+    fn busy(&self, ticket: &Ticket, now_ms: u64) -> Option<String> {
         let unconfirmed = self.host.custody().unconfirmed(&ticket.guest);
         if unconfirmed >= CONFIRMS_MAX {
             return Some(format!("{unconfirmed} that no source has confirmed"));
+        }
+        if self
+            .host
+            .custody()
+            .is_spent(&ticket.guest, &ticket.digest())
+        {
+            return Some("this very ticket was admitted before".to_owned());
+        }
+        let spent = (self.host.custody()).spent_by(&ticket.guest, &ticket.source, now_ms);
+        if spent >= SPENT_MAX {
+            return Some(format!("{spent} that were given up and have not lapsed"));
         }
         let other = self.arriving.get(&ticket.guest)?;
         let same = other.digest == ticket.digest();
@@ -189,20 +240,8 @@ impl Owner {
             controls: controls.to_vec(),
         };
         self.note(body, now);
-        let arriving = Arriving {
-            machine: target::Target::default(),
-            ticket,
-            digest,
-            attached: false,
-            arrival: Arrival::default(),
-            hold_since: now,
-            load: None,
-            save: None,
-            opened: None,
-            fenced_us: 0,
-            record: None,
-            cause: None,
-        };
+        let (machine, arrival) = (target::Target::default(), Arrival::default());
+        let arriving = Arriving::new(machine, ticket, arrival, now);
         self.arriving.insert(guest.clone(), arriving);
         if let Some(watch) = self.watches.get(&guest)
             && !watch.guarded
@@ -543,6 +582,7 @@ impl Owner {
     }
 
     fn open_arrived(&mut self, guest: &GuestId, now: Now) -> Result<(), AgentError> {
+        self.keep_opening(guest, now)?;
         let opened = self
             .host
             .set_state(guest, VnicState::Open, "handed over from another host");
@@ -558,6 +598,7 @@ impl Owner {
         if let Some(arriving) = self.arriving.get_mut(guest) {
             arriving.opened = None;
         }
+        warn("what was kept of an arrival", self.forget_opening(guest));
         let cause = "the move was not completed";
         let held = self.host.set_state(guest, VnicState::Hold, cause)?;
         self.note_all(held, now);

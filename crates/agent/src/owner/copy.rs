@@ -4,7 +4,7 @@
 use super::{Owner, warn};
 use crate::AgentError;
 use crate::input::Now;
-use crate::moves::rounds::Next;
+use crate::moves::rounds::{Next, SILENCE_US};
 use crate::moves::source;
 use lictor_datapath::{Part, Told};
 use lictor_evidence::MoveCopied;
@@ -124,6 +124,11 @@ impl Owner {
         while let Some(leaving) = self.leaving.get_mut(guest).filter(|one| one.in_rounds()) {
             match leaving.rounds.next(now.us) {
                 Next::Wait => break,
+                Next::Silent => {
+                    let seconds = SILENCE_US / 1_000_000;
+                    let what = format!("the target has said nothing for {seconds} s");
+                    return Err(AgentError::Refused(what));
+                }
                 Next::Copied => self.leave(guest, source::Event::CopySent, now)?,
                 Next::Send => self.send_part(guest)?,
             }

@@ -116,7 +116,7 @@ impl Owner {
             let asked = one.asked.as_ref().map(|(_, deadline_us)| *deadline_us);
             if asked.is_some_and(|deadline| deadline <= now.us) {
                 silent.push(guest.clone());
-            } else if one.ticket.deadline_ms < now.ms && !one.has_ended() && !one.is_fenced() {
+            } else if one.ticket.deadline_ms < now.ms && self.can_lapse(guest, one) {
                 lapsed.push(guest.clone());
             }
         }
@@ -132,6 +132,15 @@ impl Owner {
             warn("a move that has lapsed", lapsed);
         }
         Ok(())
+    }
+
+    /// Before the fence a ticket lapses. After it, it does for a guest that has ended here, once:
+    /// the target's host may have died with it, and it must be able to start elsewhere.
+    fn can_lapse(&self, guest: &GuestId, leaving: &Leaving) -> bool {
+        if leaving.is_fenced() {
+            return leaving.machine.is_missing() && self.host.custody().held(guest);
+        }
+        !leaving.has_ended()
     }
 
     /// Before the fence a lost link ends the move; afterwards only QEMU or the target can.
@@ -257,6 +266,7 @@ impl Owner {
                 self.forget(guest, now).and(left)
             }
             source::Action::LetGo => self.let_go(guest, now),
+            source::Action::Disown => self.disown(guest, now),
             source::Action::RecordAborted => self.record_aborted(guest, now),
         }
     }
@@ -437,6 +447,18 @@ impl Owner {
         let held = held.map(|held| self.note_all(held, now));
         let forgotten = self.forget(guest, now);
         held.and(forgotten)
+    }
+
+    /// Its host may be dead, and the guest with it.
+    fn disown(&mut self, guest: &GuestId, now: Now) -> Result<(), AgentError> {
+        let target = self.leaving.get(guest).map(|one| one.ticket.target.clone());
+        let target = target.map_or_else(String::new, |target| format!(" {target}"));
+        let text = format!(
+            "it was let go to host{target}, which has not been heard of since: it may start \
+             elsewhere, and the record is made when that host is heard"
+        );
+        self.alarm(guest, text, now);
+        self.host.change_custody(|custody| custody.disown(guest))
     }
 
     pub(super) fn leaving_step(

@@ -5,9 +5,11 @@ mod admit;
 mod arrived;
 mod arriving;
 mod copy;
+mod doubts;
 mod leaving;
 mod nics;
 mod record;
+mod reopened;
 mod starts;
 
 use crate::allowance::Allowance;
@@ -193,6 +195,7 @@ impl Owner {
         if self.next_repeat.us <= now.us {
             self.next_repeat.us = now.us + REPEAT_EVERY_US;
             self.repeat_leaving();
+            self.repeat_doubts();
             self.repeat_arriving()?;
         }
         Ok(())

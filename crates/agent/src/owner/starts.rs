@@ -31,6 +31,18 @@ pub(super) struct Start {
     replies: Vec<(Attached, Reply<Response>)>,
 }
 
+impl Start {
+    /// A guest that is here and that another host has; its custody is asked for anew.
+    pub(super) fn again(known: u64) -> Self {
+        Self {
+            claim: Claim::new(known),
+            alarmed: true,
+            deadline_us: 0,
+            replies: Vec::new(),
+        }
+    }
+}
+
 /// How a guest went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Departure {
@@ -68,6 +80,10 @@ impl Owner {
                 && let Err(error) = self.resume_leaving(&guest, &ticket, now)
             {
                 let text = format!("a move of it was under way: {}", error.chain());
+                self.alarm(&guest, text, now);
+            }
+            if let Err(error) = self.resume_arriving(&guest, now) {
+                let text = format!("it was about to arrive: {}", error.chain());
                 self.alarm(&guest, text, now);
             }
             if let Some(qmp) = entry.qmp {
@@ -159,16 +175,8 @@ impl Owner {
         self.ask_custody(guest, now)
     }
 
-    fn ask_custody(&mut self, guest: &GuestId, now: Now) -> Result<(), AgentError> {
-        let own = &self.host.config().host;
-        let roster = self.host.roster();
-        let binding = self.host.bindings().guest(guest);
-        let others: BTreeSet<HostId> = roster
-            .into_iter()
-            .map(|entry| entry.host)
-            .filter(|host| host != own)
-            .filter(|host| binding.is_some_and(|binding| binding.may_run_on(host)))
-            .collect();
+    pub(super) fn ask_custody(&mut self, guest: &GuestId, now: Now) -> Result<(), AgentError> {
+        let others = self.possible_hosts(guest);
         for host in &others {
             let guest = guest.clone();
             self.say(host, Control::Custody { guest });
@@ -226,6 +234,8 @@ impl Owner {
         if let Some(start) = self.claims.get_mut(guest) {
             start.claim.told(from, held, epoch);
         }
+        let doubt = self.doubt_told(from, guest, held, now);
+        warn("a host that was not heard before", doubt);
         self.conclude(guest, now)
     }
 
@@ -304,9 +314,10 @@ impl Owner {
             );
             self.alarm(guest, text, now);
         }
-        let saved = self
-            .host
-            .change_custody(|custody| custody.take(guest, epoch));
+        let saved = self.host.change_custody(|custody| {
+            custody.take(guest, epoch);
+            custody.doubt(guest, unheard.clone());
+        });
         let placed = Body::GuestPlaced {
             guest: guest.clone(),
             at: self.host.config().host.clone(),

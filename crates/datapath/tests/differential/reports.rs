@@ -21,6 +21,7 @@ pub(crate) fn drain(datapath: &mut Datapath) -> Vec<Report> {
             verdict: event.verdict,
             reason: event.reason,
             rule: event.rule,
+            generation: event.generation,
             would: event.would,
             key: (event.key.segment != NOWHERE).then_some(event.key),
             bytes: event.length as usize,

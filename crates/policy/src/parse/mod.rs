@@ -9,6 +9,7 @@ mod delegate;
 mod intent;
 pub(crate) mod lex;
 mod parts;
+mod query;
 mod selector;
 mod service;
 mod standing;

@@ -22,6 +22,17 @@ pub(super) struct Place {
     lines: usize,
 }
 
+impl Place {
+    /// Of a text that has no parts.
+    pub(super) fn whole(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            start: 0,
+            lines: 0,
+        }
+    }
+}
+
 /// Reads a policy of one file. Every diagnostic of the text is returned, in the order of the text;
 /// there is a policy only if none of them is an error. `name` is what they call the text.
 #[must_use]
