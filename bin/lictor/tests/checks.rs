@@ -107,6 +107,8 @@ fn overdue(site: &Site) -> Result<PathBuf> {
         "--site",
         // As `Draft::compile` left it.
         &path(&author.dir().join("site.toml")),
+        "--estate",
+        &path(&author.dir().join("estate.json")),
         "--generation",
         "2",
         "--date",

@@ -15,6 +15,14 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
 const LICTOR: &str = env!("CARGO_BIN_EXE_lictor");
+/// The guests of the story, on hosts with an agent.
+const ESTATE: &str = r#"
+hosts = [{ name = "a", controls = ["firewall"] }, { name = "b", controls = ["firewall"] }]
+guests = [
+  { name = "web", labels = { zone = "cde", app = "pay", tier = "web" } },
+  { name = "db", labels = { zone = "cde", app = "pay", tier = "db" } },
+]
+"#;
 const POLICY: &str = concat!(
     env!("CARGO_MANIFEST_DIR"),
     "/../../examples/pci/policy.lictor"
@@ -241,8 +249,14 @@ impl World {
 
     fn compile(&self, generation: u64, site: &str) -> String {
         let out = self.path(&format!("release-{generation}.json"));
+        let estate = self.write("estate.toml", ESTATE);
+        let compile = format!("policy compile {POLICY} --site {site} --out {out}");
+        refused(
+            &format!("{compile} --generation {generation}"),
+            &["--estate"],
+        );
         ok(&format!(
-            "policy compile {POLICY} --site {site} --generation {generation} --out {out}"
+            "{compile} --generation {generation} --estate {estate}"
         ));
         out
     }
@@ -815,6 +829,23 @@ fn the_agent_of_a_host_is_asked_on_its_own_socket() -> Result<()> {
     for part in ["tables as compiled  yes", "db-0", "10.77.0.11"] {
         assert!(shown.contains(part), "expected {part:?} in\n{shown}");
     }
+    let folder = tempfile::tempdir()?;
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let (counters, sessions) = (path("counters.json"), path("sessions.json"));
+    ok(&format!("host counters --out {counters} {socket}"));
+    // Nothing has spoken with the guest yet.
+    refused(
+        &format!("policy lint {POLICY} --counters {counters}"),
+        &["unused", "pay/app-db"],
+    );
+    let added = path("two-hosts.json");
+    ok(&format!(
+        "host counters --add {counters} --out {added} {socket}"
+    ));
+    let listed = json(&format!("host sessions --out {sessions} {socket}"));
+    assert_eq!(listed["vnics"], 1);
+    let simulate = format!("policy simulate --policy {POLICY} --sessions {sessions}");
+    assert_eq!(json(&simulate)["cut"], 0);
     // Every reason at once: there is no host b, and a container cannot be asked by QEMU.
     refused(
         &format!("move admit db --to b --asked-by alice {socket}"),

@@ -54,6 +54,7 @@ fn verified(generation: u64) -> VerifiedRelease {
         policy: compile(&policy, &input).expect("compiles"),
         roster: roster.to_vec(),
         delegations: Vec::new(),
+        proved: None,
     };
     let mut envelope = release.sign(&author);
     envelope.add_signature(&approver).expect("another key");

@@ -218,6 +218,7 @@ impl Ground {
                 prefixes: vec!["10.1.0.0/16".parse().expect("valid")],
                 segments: vec![Segment(1)],
             }],
+            proved: None,
         }
         .sign(&self.author)
     }

@@ -5,6 +5,7 @@ mod explain;
 mod gate;
 mod lint;
 mod prove;
+mod simulate;
 
 use crate::caller::Caller;
 use crate::connectivity::{self, Connectivity};
@@ -51,6 +52,8 @@ enum Action {
     /// Say which rules never decide, change nothing, contradict others, open too much or have no
     /// owner. Ends with 1 if there are any.
     Lint(lint::Lint),
+    /// Say which live sessions a new policy would cut. Ends with 1 if there are any.
+    Simulate(simulate::Simulate),
     /// Prove each intent over an estate. Ends with 1 if one does not hold.
     Prove(prove::Prove),
     /// Sign that an intent need not hold for a time. For an approver.
@@ -121,6 +124,7 @@ pub(crate) fn run(args: &PolicyArgs, setting: &Setting) -> Result<Answer, CliErr
         Action::Diff(args) => diff::run(args, setting.now_ms),
         Action::Explain(args) => explain::run(args, setting),
         Action::Lint(args) => lint::run(args, setting.now_ms),
+        Action::Simulate(args) => simulate::run(args, setting.now_ms),
         Action::Prove(args) => prove::run(args, setting),
         Action::Import(args) => import::run(args),
         Action::Show { release } => {
@@ -149,7 +153,10 @@ fn compile_release(args: &Compile, now_ms: u64, trust: Option<&Trust>) -> Result
         deployment: &site.deployment,
         date,
     };
-    let passed = gate::pass(&args.gate, &release, trust)?;
+    let (proved, told) = match gate::pass(&args.gate, &release, trust)? {
+        gate::Passed::NoIntents => (None, Vec::new()),
+        gate::Passed::Proved(proved, told) => (Some(proved), told),
+    };
     let draft = Draft::new(Release {
         format: FORMAT,
         deployment: site.deployment,
@@ -158,6 +165,7 @@ fn compile_release(args: &Compile, now_ms: u64, trust: Option<&Trust>) -> Result
         policy: compile(&policy, &input)?,
         roster: site.roster,
         delegations: site.delegations,
+        proved,
     });
     let bytes = draft.to_bytes();
     if bytes.len() > files::RELEASE_BYTES_MAX {
@@ -167,25 +175,21 @@ fn compile_release(args: &Compile, now_ms: u64, trust: Option<&Trust>) -> Result
     }
     files::write_new(&args.out, &bytes)?;
     let page = show::head(&draft, Page::default());
-    let page = proved(passed, quarantined(&draft, page)).line(
+    let held = draft.release.proved.as_ref().map(|one| one.held.len());
+    let page = proofs(held, told, quarantined(&draft, page)).line(
         "Nobody has signed it: read it with `lictor policy show`, then `lictor policy sign`.",
     );
     Ok(Answer::new(page, &show::head_value(&draft)))
 }
 
-fn proved(passed: gate::Passed, page: Page) -> Page {
-    match passed {
-        gate::Passed::NoIntents => page,
-        gate::Passed::NotProved => page.line(Cell::toned(
-            Tone::Doubt,
-            "No intent is proved: name an estate with --estate.",
-        )),
-        gate::Passed::Proved(held, excepted) => {
-            let page = page.line(Cell::toned(Tone::Good, format!("{held} intents hold.")));
-            let doubt = |page: Page, one| page.line(Cell::toned(Tone::Doubt, one));
-            excepted.into_iter().fold(page, doubt)
-        }
-    }
+/// How many intents hold, and who excepts the others.
+fn proofs(held: Option<usize>, excepted: Vec<String>, page: Page) -> Page {
+    let Some(held) = held else {
+        return page;
+    };
+    let page = page.line(Cell::toned(Tone::Good, format!("{held} intents hold.")));
+    let doubt = |page: Page, one| page.line(Cell::toned(Tone::Doubt, one));
+    excepted.into_iter().fold(page, doubt)
 }
 
 /// Guests without a required label are cut off: legal, and seldom meant.

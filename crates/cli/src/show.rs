@@ -1,11 +1,11 @@
 //! A release as those who sign it must see it.
 
-use crate::output::{Answer, Cell, Page};
+use crate::output::{Answer, Cell, Page, Tone};
 use crate::release::Draft;
 use crate::site::text;
 use lictor_policy::{At, Compiled, Identity, RuleInfo};
 use lictor_types::IdentityId;
-use lictor_wire::{Release, Trust};
+use lictor_wire::{Exception, Release, Trust};
 use serde_json::{Value, json};
 use std::fmt::Display;
 
@@ -58,6 +58,7 @@ pub(crate) fn release(draft: &Draft, trust: Option<&Trust>) -> Answer {
     let policy = &draft.release.policy;
     let page = head(draft, Page::default());
     let page = rules(policy, page);
+    let page = intents(&draft.release, page);
     let page = identities(policy, page);
     let page = computed(policy, page);
     let page = failure(policy, page);
@@ -104,14 +105,38 @@ fn rules(policy: &Compiled, page: Page) -> Page {
         ]
     });
     let page = page.section("past their last day");
-    let page = page.table(
+    page.table(
         ["what", "last day", "became", "owner", "only it allows"],
         expired,
-    );
-    let intents = policy.intents.iter();
-    let intents = intents.map(|one| [one.name.as_str().into(), one.text.as_str().into()]);
-    page.section("intents, kept and not proved")
-        .table(["name", "says"], intents)
+    )
+}
+
+/// What was proved is the word of whoever made the release; exceptions are shown as they say.
+fn intents(release: &Release, page: Page) -> Page {
+    let proved = release.proved.as_ref();
+    let held = |name: &String| proved.is_some_and(|one| one.held.contains(name));
+    let signed = proved.into_iter().flat_map(|one| &one.excepted);
+    let payloads = signed.filter_map(|one| one.unverified_payload().ok());
+    let excepted: Vec<Exception> = payloads
+        .filter_map(|bytes| serde_json::from_slice(&bytes).ok())
+        .collect();
+    let rows = release.policy.intents.iter().map(|one| {
+        let exception = excepted.iter().find(|known| known.intent == one.name);
+        let outcome = match (held(&one.name), exception) {
+            (true, _) => Cell::toned(Tone::Good, "held"),
+            (false, Some(known)) => {
+                let (expires, owner, why) = (known.expires, &known.owner, &known.justification);
+                let text = format!("excepted until {expires} by {owner}: {why}");
+                Cell::toned(Tone::Doubt, text)
+            }
+            (false, None) => Cell::toned(Tone::Bad, "not proved: no agent takes it"),
+        };
+        [one.name.as_str().into(), one.text.as_str().into(), outcome]
+    });
+    let estate = proved.map(|one| one.estate);
+    page.section("intents")
+        .table(["name", "says", "outcome"], rows)
+        .fields([("proved over the estate", Cell::optional(estate))])
 }
 
 /// The ports, and where and when the rule speaks if that is not everywhere and always.

@@ -4,8 +4,11 @@ mod support;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use lictor_evidence::{Body, Checkpoint, Source};
+use lictor_policy::IntentText;
 use lictor_types::{Digest, Generation, HostId};
 use lictor_wire::api::{BATCH_BYTES_MAX, BATCH_ENTRIES_MAX, Role, TokenRequest};
+use lictor_wire::gate::EXCEPTION_TYPE;
+use lictor_wire::{Envelope, Exception, Proved};
 use serde_json::json;
 use support::{AgentLog, Server, host, key};
 
@@ -64,6 +67,45 @@ fn a_release_needs_both_signatures_the_deployment_and_a_new_number() {
         (5, 1),
         "{kinds:?}"
     );
+}
+
+#[test]
+fn a_release_with_an_intent_that_nobody_proved_or_excepts_any_more_is_refused() {
+    let server = Server::start();
+    let keys = &server.keys;
+    let author = server.enrol(Role::PolicyAuthor, "ann");
+    let post = ("POST", "/v1/releases");
+    let (name, text) = ("far".to_owned(), "never path from a to b".to_owned());
+    let mut release = keys.release(1);
+    release.policy.intents = vec![IntentText { name, text }];
+    author.refused(post, &keys.signed(&release), (422, "are not proved"));
+    let exception = |expires: &str| {
+        let exception = Exception {
+            deployment: release.deployment.clone(),
+            policy: release.policy.policy.clone(),
+            intent: "far".into(),
+            statement: "never path from a to b".into(),
+            owner: "net@example.com".into(),
+            justification: "RSK-1".into(),
+            expires: expires.parse().expect("a date"),
+        };
+        let payload = serde_json::to_vec(&exception).expect("plain");
+        Envelope::sign(EXCEPTION_TYPE, &payload, &[&keys.approver])
+    };
+    let proved = |held: &[&str], excepted: Vec<Envelope>| {
+        let mut release = release.clone();
+        // Its own day lies far back: an agent would take the exception.
+        release.policy.date = "2020-01-01".parse().expect("a date");
+        release.proved = Some(Proved {
+            estate: Digest::of(b"an estate"),
+            held: held.iter().map(|name| (*name).to_owned()).collect(),
+            excepted,
+        });
+        keys.signed(&release)
+    };
+    let ended = proved(&[], vec![exception("2020-12-31")]);
+    author.refused(post, &ended, (422, "it expired after 2020-12-31"));
+    author.ok("POST", "/v1/releases", &proved(&["far"], Vec::new()));
 }
 
 #[test]

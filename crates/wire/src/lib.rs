@@ -8,6 +8,7 @@
 pub mod api;
 mod batch;
 pub mod binding;
+pub mod gate;
 pub mod link;
 pub mod local;
 pub mod peer;
@@ -19,6 +20,7 @@ mod transcript;
 
 pub use batch::next_batch;
 pub use binding::{AddressAttestation, Binding, Bindings, BindingsRefused, VnicBinding};
+pub use gate::{Exception, ExceptionRefused, Proved};
 pub use lictor_evidence::{Envelope, SigningKey, VerifyKey};
 pub use link::{LinkBinding, MORE_ADDRESSES_MAX, MoreAddress, MoreAddressError};
 pub use plan::{PlanError, class_digest, host_tables};

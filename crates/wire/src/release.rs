@@ -1,6 +1,7 @@
 //! The release: one compiled policy, the hosts' pinned keys and the delegations, immutable and
 //! signed. [`verify`] is the only way to a [`VerifiedRelease`], and agents load nothing else.
 
+use crate::gate::{self, Proved};
 use crate::{Envelope, SigningKey, VerifyKey};
 use ipnet::IpNet;
 use lictor_policy::{Compiled, Labels};
@@ -95,6 +96,9 @@ pub struct Release {
     pub roster: Vec<RosterHost>,
     /// Who may bind what.
     pub delegations: Vec<Delegation>,
+    /// What was proved of the policy's intents; nothing if it states none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proved: Option<Proved>,
 }
 
 impl Release {
@@ -191,6 +195,15 @@ pub enum ReleaseRefused {
         /// The one that is here.
         expected: DeploymentId,
     },
+    /// Its policy states what nobody proved.
+    #[error(
+        "these intents of its policy are not proved, and no exception that counts names them: \
+         {open}; compile it with `lictor policy compile --estate`"
+    )]
+    Unproved {
+        /// Their names, and why exceptions do not count.
+        open: String,
+    },
     /// Older than what is enforced.
     #[error("the release has generation {found}, but generation {floor} was already enforced here")]
     RolledBack {
@@ -220,8 +233,8 @@ pub struct Floor {
     pub digest: Digest,
 }
 
-/// Checks author, approvers, deployment and number, in that order: nothing of an unsigned document
-/// is parsed.
+/// Checks author, approvers, deployment, proofs and number, in that order: nothing of an unsigned
+/// document is parsed.
 ///
 /// # Errors
 /// [`ReleaseRefused`] names the first check that failed, what was expected and the next step.
@@ -250,6 +263,12 @@ pub fn verify(
             found: release.deployment,
             expected: trust.deployment.clone(),
         });
+    }
+    // On the release's own day: what expires later neither opens nor drops anything here.
+    let open = gate::unproved(&release, &trust.approvers, release.policy.date);
+    if !open.is_empty() {
+        let open = open.join(", ");
+        return Err(ReleaseRefused::Unproved { open });
     }
     let digest = Digest::of(&payload);
     check_floor(release.generation, digest, floor)?;

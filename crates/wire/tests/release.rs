@@ -3,9 +3,11 @@
 
 mod support;
 
+use lictor_policy::{Date, IntentText};
 use lictor_types::{Digest, Generation};
+use lictor_wire::gate::{self, EXCEPTION_TYPE};
 use lictor_wire::release::{self, Floor, PAYLOAD_TYPE};
-use lictor_wire::{Envelope, ReleaseRefused};
+use lictor_wire::{Envelope, Exception, Proved, ReleaseRefused, SigningKey};
 use support::Installation;
 
 fn refused(here: &Installation, envelope: &Envelope, floor: Option<Floor>) -> ReleaseRefused {
@@ -106,4 +108,85 @@ fn signed_bytes_that_are_not_canonical_are_refused() {
         refused(&here, &envelope, None),
         ReleaseRefused::Malformed { .. }
     ));
+}
+
+/// An exception for the intent `far`, as it is signed.
+fn exception(here: &Installation, statement: &str, key: &SigningKey) -> Envelope {
+    let exception = Exception {
+        deployment: here.trust().deployment,
+        policy: here.release(3).policy.policy,
+        intent: "far".into(),
+        statement: statement.into(),
+        owner: "net@example.com".into(),
+        justification: "RSK-1".into(),
+        expires: "2026-12-31".parse().expect("a date"),
+    };
+    let payload = serde_json::to_vec(&exception).expect("plain");
+    Envelope::sign(EXCEPTION_TYPE, &payload, &[key])
+}
+
+/// Whether a release with one intent counts on a day: what was held, and what is excepted.
+fn check(held: &[&str], excepted: Option<(&str, bool)>, day: &str, expected: Result<(), &str>) {
+    let here = Installation::new();
+    let mut release = here.release(3);
+    let day: Date = day.parse().expect("a date");
+    release.policy.date = day;
+    release.policy.intents = vec![IntentText {
+        name: "far".into(),
+        text: "never path from a to b".into(),
+    }];
+    let signed = excepted.map(|(statement, by_approver)| {
+        let key = if by_approver {
+            &here.approver
+        } else {
+            &here.owner
+        };
+        exception(&here, statement, key)
+    });
+    release.proved = Some(Proved {
+        estate: Digest::of(b"an estate"),
+        held: held.iter().map(|name| (*name).to_owned()).collect(),
+        excepted: signed.into_iter().collect(),
+    });
+    let mut envelope = release.sign(&here.author);
+    envelope.add_signature(&here.approver).expect("another key");
+    let found = release::verify(&envelope, &here.trust(), None);
+    match (found, expected) {
+        (Ok(_), Ok(())) => {}
+        (Err(error @ ReleaseRefused::Unproved { .. }), Err(text)) => {
+            assert!(error.to_string().contains(text), "no {text:?} in {error}");
+        }
+        (found, expected) => panic!("{:?}, expected {expected:?}", found.map(|_| ())),
+    }
+}
+
+#[test]
+fn an_intent_that_nobody_proved_and_no_exception_names_makes_no_release() {
+    let (says, day) = ("never path from a to b", "2026-11-28");
+    check(&["far"], None, day, Ok(()));
+    check(&[], None, day, Err("not proved"));
+    check(&["near"], None, day, Err(": far;"));
+    check(&[], Some((says, true)), day, Ok(()));
+    check(&[], Some((says, true)), "2026-12-31", Ok(()));
+    check(
+        &[],
+        Some((says, true)),
+        "2027-01-01",
+        Err("it expired after 2026-12-31"),
+    );
+    check(&[], Some((says, false)), day, Err("no approver"));
+    check(
+        &[],
+        Some(("never path from a to c", true)),
+        day,
+        Err(": far;"),
+    );
+    let here = Installation::new();
+    let mut release = here.release(3);
+    assert!(gate::unproved(&release, &[], release.policy.date).is_empty());
+    release.policy.intents = vec![IntentText {
+        name: "far".into(),
+        text: says.into(),
+    }];
+    assert_eq!(gate::unproved(&release, &[], release.policy.date), ["far"]);
 }

@@ -22,6 +22,8 @@ const SEGMENT: Segment = Segment(1);
 /// The prefix that a site's guests have their addresses in.
 const PREFIX: &str = "10.77.0.0/16";
 const PREFIX_LENGTH: u8 = 16;
+/// What the author knows of the estate, in the author's folder.
+const ESTATE: &str = "estate.json";
 /// Guests that the scope's owner may bind.
 const GUESTS_MAX: u32 = 16;
 
@@ -202,6 +204,8 @@ impl Draft {
         );
         let description = author.dir().join("site.toml");
         std::fs::write(&description, text)?;
+        let estate = author.dir().join(ESTATE);
+        std::fs::write(&estate, estate_text(site, guests)?)?;
         let file = author.dir().join(format!("release-{generation}.json"));
         let mut compile = author.lictor();
         compile
@@ -209,6 +213,8 @@ impl Draft {
             .arg(policy)
             .arg("--site")
             .arg(&description)
+            .arg("--estate")
+            .arg(&estate)
             .args(["--generation", &generation.to_string(), "--out"])
             .arg(&file);
         command::output(compile)?;
@@ -242,6 +248,21 @@ impl Draft {
         }
         Ok(self.file.clone())
     }
+}
+
+/// What the author knows of the estate: the guests, and hosts with an agent. Intents are proved
+/// over it.
+fn estate_text(site: &Site, guests: &[Guest]) -> Result<String> {
+    let guests: Vec<_> = guests
+        .iter()
+        .map(|guest| serde_json::json!({ "name": guest.name, "labels": guest.labels() }))
+        .collect();
+    let hosts: Vec<_> = site
+        .agents()
+        .map(|agent| serde_json::json!({ "name": agent.name(), "controls": ["firewall"] }))
+        .collect();
+    let estate = serde_json::json!({ "guests": guests, "hosts": hosts, "fabric_trusted": true });
+    Ok(serde_json::to_string_pretty(&estate)?)
 }
 
 /// What `lictor host roster` prints, once every agent of the site is in it: it leaves out those

@@ -400,6 +400,14 @@ impl Owner {
                 .host
                 .explain(vnic, packet, *direction)
                 .map(|one| Response::Explained(Box::new(one))),
+            Request::RuleCounters { first } => {
+                let counters = self.host.rule_counters(*first);
+                counters.map(Response::RuleCounters)
+            }
+            Request::Sessions { vnic, after } => self
+                .host
+                .sessions(vnic, after.as_ref())
+                .map(|page| Response::Sessions(Box::new(page))),
             Request::MoveStatus { guest } => self.move_status(guest),
             Request::MoveAbandon { guest } => self.move_abandon(guest, now),
         };

@@ -8,19 +8,17 @@ use crate::{CliError, files, key};
 use clap::Args;
 use lictor_analysis::{Prover, Verdict};
 use lictor_policy::{Date, Intent, Policy};
-use lictor_types::DeploymentId;
-use lictor_wire::{Envelope, Trust};
-use serde::{Deserialize, Serialize};
+use lictor_types::{DeploymentId, Digest};
+use lictor_wire::gate::{EXCEPTION_TYPE, EXCEPTIONS_MAX, For};
+use lictor_wire::{Envelope, Exception, Proved, Trust};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-
-/// The payload type under which an exception is signed.
-const PAYLOAD_TYPE: &str = "application/vnd.lictor.intent-exception.v1+json";
 
 /// What `lictor policy compile` takes for its intents.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct Gate {
-    /// The estate over which every intent must hold. Without it, intents are not proved.
+    /// The estate over which every intent must hold. A policy that states intents needs it: no
+    /// manager and no agent takes a release with intents that nobody proved.
     #[arg(long, value_name = "FILE")]
     estate: Option<PathBuf>,
     /// An exception for an intent that does not hold, as `lictor policy except` writes it.
@@ -56,19 +54,6 @@ pub(crate) struct Except {
     out: PathBuf,
 }
 
-/// What is signed. Whoever changes what the intent says needs another one.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Exception {
-    deployment: DeploymentId,
-    policy: String,
-    intent: String,
-    statement: String,
-    owner: String,
-    justification: String,
-    expires: Date,
-}
-
 pub(crate) fn except(args: &Except) -> Result<Answer, CliError> {
     let policy = texts::read_sound(&args.files)?;
     let intent = policy.intents.iter().find(|one| one.name == args.intent);
@@ -90,7 +75,7 @@ pub(crate) fn except(args: &Except) -> Result<Answer, CliError> {
         expires: args.expires,
     };
     let payload = serde_json::to_vec(&exception).expect("only string keys");
-    let envelope = Envelope::sign(PAYLOAD_TYPE, &payload, &[&key::read(&args.key)?]);
+    let envelope = Envelope::sign(EXCEPTION_TYPE, &payload, &[&key::read(&args.key)?]);
     let bytes = serde_json::to_vec_pretty(&envelope).expect("only string keys");
     files::write_new(&args.out, &bytes)?;
     let page = Page::default().fields([
@@ -113,10 +98,8 @@ pub(crate) struct Release<'a> {
 pub(crate) enum Passed {
     /// The policy states nothing.
     NoIntents,
-    /// Nobody named an estate.
-    NotProved,
-    /// So many hold, and these are excepted.
-    Proved(usize, Vec<String>),
+    /// What goes into the release, and for people who excepts what.
+    Proved(Proved, Vec<String>),
 }
 
 /// Proves every intent of a release.
@@ -128,28 +111,47 @@ pub(crate) fn pass(
     let intents = &release.policy.intents;
     let path = match &gate.estate {
         _ if intents.is_empty() => return Ok(Passed::NoIntents),
-        None => return Ok(Passed::NotProved),
+        None => {
+            let names: Vec<&str> = intents.iter().map(|one| one.name.as_str()).collect();
+            let what = format!(
+                "the policy states intents ({}), and no agent takes a release with intents that \
+                 nobody proved; name the estate over which they have to hold",
+                names.join(", ")
+            );
+            return Err(CliError::argument("--estate", what));
+        }
         Some(path) => path,
     };
     let policy = Arc::new(release.policy.clone());
-    let mut prover = Prover::new(policy, Arc::new(read_estate(path)?), release.date)?;
+    let estate = read_estate(path)?;
+    let digest = Digest::of(&serde_json::to_vec(&estate).expect("only string keys"));
+    let mut prover = Prover::new(policy, Arc::new(estate), release.date)?;
     let verdicts = prover.verdicts();
     let exceptions = read(&gate.exception, release, trust)?;
-    let failed = intents.iter().zip(&verdicts);
-    let failed = failed.filter(|(_, verdict)| **verdict != Verdict::Held);
-    let mut excepted = Vec::new();
-    let mut blocking = Vec::new();
-    for (intent, _) in failed {
-        match exceptions.iter().find(|one| names(one, intent)) {
-            Some(one) => excepted.push(format!(
-                "{} is excepted until {} by {}: {}",
-                one.intent, one.expires, one.owner, one.justification
-            )),
-            None => blocking.push(intent.name.as_str()),
+    let (mut held, mut excepted) = (Vec::new(), Vec::new());
+    let (mut told, mut blocking) = (Vec::new(), Vec::new());
+    for (intent, verdict) in intents.iter().zip(&verdicts) {
+        if *verdict == Verdict::Held {
+            held.push(intent.name.clone());
+            continue;
         }
+        let Some((envelope, one)) = exceptions.iter().find(|(_, one)| names(one, intent)) else {
+            blocking.push(intent.name.as_str());
+            continue;
+        };
+        excepted.push(envelope.clone());
+        told.push(format!(
+            "{} is excepted until {} by {}: {}",
+            one.intent, one.expires, one.owner, one.justification
+        ));
     }
     if blocking.is_empty() {
-        return Ok(Passed::Proved(intents.len() - excepted.len(), excepted));
+        let proved = Proved {
+            estate: digest,
+            held,
+            excepted,
+        };
+        return Ok(Passed::Proved(proved, told));
     }
     let what = format!(
         "these intents do not hold over it: {}; `lictor policy prove` shows why and what to \
@@ -168,7 +170,12 @@ fn read(
     paths: &[PathBuf],
     release: &Release<'_>,
     trust: Option<&Trust>,
-) -> Result<Vec<Exception>, CliError> {
+) -> Result<Vec<(Envelope, Exception)>, CliError> {
+    if paths.len() > EXCEPTIONS_MAX {
+        let found = paths.len();
+        let what = format!("{found} exceptions; a release carries at most {EXCEPTIONS_MAX}");
+        return Err(CliError::argument("--exception", what));
+    }
     let read = |path: &PathBuf| {
         let trust = trust.ok_or_else(|| {
             let what = "nobody says who the approvers are; expected --manager-dir or LICTOR_DIR \
@@ -180,28 +187,20 @@ fn read(
     paths.iter().map(read).collect()
 }
 
-fn read_one(path: &Path, release: &Release<'_>, trust: &Trust) -> Result<Exception, CliError> {
-    let what = "an exception as `lictor policy except` writes it";
-    let envelope: Envelope = files::read_json(path, what)?;
-    let verified = envelope
-        .verify(PAYLOAD_TYPE, &trust.approvers)
-        .map_err(CliError::key(path))?;
-    let one: Exception = serde_json::from_slice(&verified.payload)
-        .map_err(|error| CliError::file(path, format!("{error}; expected {what}")))?;
-    let wrong = |what: String| Err(CliError::file(path, what));
-    if one.deployment != *release.deployment || one.policy != release.policy.name {
-        return wrong(format!(
-            "it is for policy {} of {}; expected one for {} of {}",
-            one.policy, one.deployment, release.policy.name, release.deployment
-        ));
-    }
-    if release.date > one.expires {
-        return wrong(format!(
-            "it expired after {}; have an approver sign another one, or mend the policy",
-            one.expires
-        ));
-    }
-    Ok(one)
+fn read_one(
+    path: &Path,
+    release: &Release<'_>,
+    trust: &Trust,
+) -> Result<(Envelope, Exception), CliError> {
+    let envelope = files::read_json(path, "an exception as `lictor policy except` writes it")?;
+    let wanted = For {
+        deployment: release.deployment,
+        policy: &release.policy.name,
+        day: release.date,
+    };
+    let one = Exception::verify(&envelope, &trust.approvers, wanted);
+    let one = one.map_err(|error| CliError::file(path, error.to_string()))?;
+    Ok((envelope, one))
 }
 
 #[cfg(test)]
@@ -246,7 +245,7 @@ assert live : always path from zone:corp to zone:cde service tcp/22
             };
             let payload = serde_json::to_vec(&exception).expect("plain");
             let key = if by_approver { &approver } else { &other };
-            let envelope = Envelope::sign(PAYLOAD_TYPE, &payload, &[key]);
+            let envelope = Envelope::sign(EXCEPTION_TYPE, &payload, &[key]);
             fs::write(file("e"), serde_json::to_vec(&envelope).expect("plain")).expect("written");
             gate.exception.push(file("e"));
         }
@@ -263,8 +262,9 @@ assert live : always path from zone:corp to zone:cde service tcp/22
             date: date.parse().expect("a date"),
         };
         match (pass(&gate, &release, Some(&trust)), expected) {
-            (Ok(Passed::Proved(held, excepted)), Ok(expected)) => {
-                assert_eq!((held, excepted.len()), (expected, 2 - expected));
+            (Ok(Passed::Proved(proved, told)), Ok(expected)) => {
+                assert_eq!((proved.held.len(), told.len()), (expected, 2 - expected));
+                assert_eq!(proved.excepted.len(), told.len());
             }
             (Err(error), Err(text)) => assert!(error.to_string().contains(text), "{error}"),
             (found, expected) => panic!("{:?}, expected {expected:?}", found.map(|_| ())),

@@ -4,10 +4,11 @@ use super::bindings::{check, stored_log};
 use super::{App, State, envelope_json, parse_envelope};
 use crate::error::AppError;
 use lictor_evidence::Body;
+use lictor_policy::Date;
 use lictor_store::ReleaseRow;
 use lictor_wire::api::{Published, ReleaseDocument};
 use lictor_wire::release::{Floor, verify};
-use lictor_wire::{Envelope, VerifiedRelease};
+use lictor_wire::{Envelope, ReleaseRefused, VerifiedRelease, gate};
 use std::error::Error;
 use std::sync::Arc;
 
@@ -76,6 +77,16 @@ impl App {
             what: "the release is refused".into(),
             reasons: chain(&error),
         })?;
+        // On the manager's own day too: an exception that has ended makes no new release.
+        let today = Date::from_unix_seconds(self.now_ms() / 1_000);
+        let open = gate::unproved(release.release(), &self.trust.approvers, today);
+        if !open.is_empty() {
+            let open = open.join(", ");
+            return Err(AppError::Refused {
+                what: "the release is refused".into(),
+                reasons: vec![ReleaseRefused::Unproved { open }.to_string()],
+            });
+        }
         // Agents refuse bindings whole: a release that lacks what is bound would freeze them all.
         let log = state.store.read(stored_log)?;
         match check(log, &release) {

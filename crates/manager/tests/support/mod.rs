@@ -91,6 +91,7 @@ impl Keys {
                 prefixes: vec!["10.1.0.0/16".parse().expect("a prefix")],
                 segments: vec![Segment(1)],
             }],
+            proved: None,
         }
     }
 

@@ -101,6 +101,7 @@ impl Installation {
                 prefixes: vec!["10.1.0.0/16".parse().expect("valid")],
                 segments: vec![Segment(1)],
             }],
+            proved: None,
         }
     }
 
