@@ -1,5 +1,7 @@
 //! `lictor host`: hosts as the manager knows them, and the agent of this one.
 
+pub(crate) mod listing;
+
 use crate::caller::Caller;
 use crate::local::Agent;
 use crate::output::{Answer, Cell, Page, Printing, Tone};
@@ -66,6 +68,10 @@ enum Action {
         #[command(flatten)]
         agent: Agent,
     },
+    /// Write how many packets each rule has met on this host, for `lictor policy lint --counters`.
+    Counters(listing::Counters),
+    /// Write the live sessions of this host's vnics, for `lictor policy simulate`.
+    Sessions(listing::Sessions),
 }
 
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
@@ -108,6 +114,8 @@ pub(crate) fn run(args: &HostArgs, setting: &Setting) -> Result<Answer, CliError
         Action::List { caller } => hosts(caller, setting.now_ms),
         Action::Roster { cluster, caller } => roster(caller, cluster),
         Action::Attach(attach) => self::attach(attach),
+        Action::Counters(args) => listing::counters(args),
+        Action::Sessions(args) => listing::sessions(args),
         Action::Detach { name, agent } => {
             match agent.ask(&Request::Detach { name: name.clone() })? {
                 Response::Detached => {
