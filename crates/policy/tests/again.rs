@@ -1,6 +1,6 @@
 //! A compiler that remembers gives what a full compilation gives, byte for byte, after any number
-//! of edits of rules, labels and guests. `LICTOR_POLICIES` is the number of histories, `LICTOR_SEED`
-//! the first of them.
+//! of edits of rules, labels and guests. `LICTOR_POLICIES` is the number of histories,
+//! `LICTOR_SEED` the first of them.
 
 mod common;
 

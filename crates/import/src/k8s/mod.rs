@@ -91,7 +91,7 @@ pub(crate) fn import(sources: &[Source]) -> Result<Draft, ImportError> {
         let other = POLICIES.contains(&object.kind.as_str()) && !object.is_of_kubernetes();
         if other {
             let what = format!(
-                "not imported: {} is another API than Kubernetes'; what it denies is not denied",
+                "not imported: {} is another API; what it denies is not denied",
                 str(&object.value, "apiVersion")
             );
             draft.note(Effect::Opens, &object.place, what);
