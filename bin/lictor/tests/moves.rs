@@ -17,6 +17,8 @@ use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::time::Duration;
 
+#[path = "moves/before.rs"]
+mod before;
 #[path = "moves/stages.rs"]
 mod stages;
 #[path = "moves/traps.rs"]

@@ -10,7 +10,10 @@ use lictor_types::{Epoch, GuestId, HostId, Mac, SESSIONS_PER_VNIC_DEFAULT, Segme
 use lictor_types::{VnicId, VnicName};
 use lictor_wire::api::BindingDocument;
 use lictor_wire::binding::{self, BindingLog};
-use lictor_wire::{AddressAttestation, Binding, Envelope, LinkBinding, VnicBinding, release};
+use lictor_wire::{
+    AddressAttestation, Binding, Bindings, Envelope, LinkBinding, VerifiedRelease, VnicBinding,
+    release,
+};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -113,7 +116,7 @@ fn bind(identity: &Identity, file: &Path, key: &Path) -> Result<Answer, CliError
     };
     let binding = Binding {
         deployment: identity.trust.deployment.clone(),
-        epoch: next_epoch(&verified(identity)?)?,
+        epoch: next_epoch(&verified(identity)?.1)?,
         guest: guest.guest,
         labels: guest.labels,
         vnics: guest.vnics.into_iter().map(vnic).collect(),
@@ -124,7 +127,7 @@ fn bind(identity: &Identity, file: &Path, key: &Path) -> Result<Answer, CliError
 }
 
 fn retire(identity: &Identity, guest: &GuestId, key: &Path) -> Result<Answer, CliError> {
-    let bindings = verified(identity)?;
+    let (_, bindings) = verified(identity)?;
     let known = bindings.guest(guest).ok_or_else(|| {
         let what = format!("{guest} is not bound; see `lictor guest list`");
         CliError::argument("GUEST", what)
@@ -159,19 +162,20 @@ fn publish(identity: &Identity, binding: &Binding, key: &Path) -> Result<Answer,
     Ok(Answer::new(page, &value))
 }
 
-/// The manager's bindings, checked as an agent checks them: a manager that lies about epochs would
-/// have people sign numbers that nobody can follow.
-fn verified(identity: &Identity) -> Result<lictor_wire::Bindings, CliError> {
+/// The newest release and its bindings, checked as an agent checks them: a manager that lies about
+/// epochs would have people sign numbers that nobody can follow.
+pub(crate) fn verified(identity: &Identity) -> Result<(VerifiedRelease, Bindings), CliError> {
     let document = identity.client.release()?.ok_or_else(|| {
         let what = "the manager has no release yet; bindings need its delegations";
         CliError::argument("--manager-dir", what)
     })?;
     let release = release::verify(&document.envelope, &identity.trust, None)?;
     let log = identity.client.bindings()?.log;
-    Ok(binding::verify(&log, &release, Epoch::default())?)
+    let bindings = binding::verify(&log, &release, Epoch::default())?;
+    Ok((release, bindings))
 }
 
-fn next_epoch(bindings: &lictor_wire::Bindings) -> Result<Epoch, CliError> {
+fn next_epoch(bindings: &Bindings) -> Result<Epoch, CliError> {
     let next = bindings.epoch().0.checked_add(1);
     next.map(Epoch)
         .ok_or_else(|| CliError::argument("--manager-dir", "the epochs are used up"))
@@ -191,8 +195,8 @@ struct Listed<'a> {
 fn guests(identity: &Identity) -> Result<Answer, CliError> {
     let inventory = identity.client.inventory()?;
     let bindings = match identity.client.release()? {
-        Some(_) => verified(identity)?,
-        None => lictor_wire::Bindings::default(),
+        Some(_) => verified(identity)?.1,
+        None => Bindings::default(),
     };
     let listed: Vec<Listed<'_>> = inventory
         .guests
@@ -294,7 +298,7 @@ impl Directory {
 
     /// Out of the manager's log, after checking it.
     pub(crate) fn verified(identity: &Identity) -> Result<Self, CliError> {
-        let bindings = verified(identity)?;
+        let (_, bindings) = verified(identity)?;
         let mut directory = Self {
             guests: BTreeMap::new(),
             addresses: BTreeMap::new(),

@@ -5,6 +5,7 @@
 
 mod audit;
 mod caller;
+mod cluster;
 mod connectivity;
 mod error;
 mod explain;
@@ -27,6 +28,7 @@ mod texts;
 
 pub use audit::AuditArgs;
 pub use caller::{Caller, EnrollArgs, TokenArgs};
+pub use cluster::{CLOCK_MS_MAX, ClusterArgs};
 pub use error::CliError;
 pub use explain::ExplainArgs;
 pub use files::{KEY_BYTES_MAX, RELEASE_BYTES_MAX, TEXT_BYTES_MAX};
@@ -59,7 +61,9 @@ pub enum Command {
     Guest(GuestArgs),
     /// List hosts; attach, detach and look at vnics of this one.
     Host(HostArgs),
-    /// Admit, watch, give up and list moves.
+    /// Compare the hosts of a cluster.
+    Cluster(ClusterArgs),
+    /// Check, admit, watch, give up and list moves.
     Move(MoveArgs),
     /// Report where guests are. For a connector of a management layer.
     Placement(PlacementArgs),
@@ -92,6 +96,7 @@ pub fn run(command: &Command, setting: &Setting, out: &mut dyn Write) -> Result<
         Command::Policy(args) => (&args.printing, policy::run(args, setting)?),
         Command::Guest(args) => (&args.printing, guest::run(args)?),
         Command::Host(args) => (&args.printing, host::run(args, setting)?),
+        Command::Cluster(args) => (&args.printing, cluster::run(args, setting.now_ms)?),
         Command::Move(args) => (&args.printing, moves::run(args, setting)?),
         Command::Placement(args) => (&args.printing, placement::run(args)?),
         Command::Audit(args) => (&args.printing, audit::run(args)?),

@@ -1,4 +1,4 @@
-//! `lictor move`: admit, watch and give up moves on their source; list what became of them.
+//! `lictor move`: check, admit, watch and give up moves on their source; list what became of them.
 
 use crate::caller::Caller;
 use crate::local::Agent;
@@ -17,7 +17,7 @@ const POLL_MS: u64 = 50;
 pub const WAIT_S_MAX: u64 = 24 * 60 * 60;
 const SECONDS: std::ops::RangeInclusive<u64> = 1..=WAIT_S_MAX;
 
-/// Admit, watch, give up and list moves.
+/// Check, admit, watch, give up and list moves.
 #[derive(Debug, Clone, Args)]
 pub struct MoveArgs {
     #[command(subcommand)]
@@ -38,6 +38,15 @@ enum Action {
         /// Who asks; whoever runs this command if not given.
         #[arg(long, value_name = "WHO")]
         asked_by: Option<String>,
+        #[command(flatten)]
+        agent: Agent,
+    },
+    /// Say every reason against a move before anyone tries. Ends with 1 if there is one.
+    Check {
+        /// The guest.
+        guest: GuestId,
+        /// The host that it may go to.
+        host: HostId,
         #[command(flatten)]
         agent: Agent,
     },
@@ -101,6 +110,13 @@ pub(crate) fn run(args: &MoveArgs, setting: &Setting) -> Result<Answer, CliError
             };
             admitted(agent, &agent.ask(&request)?)
         }
+        Action::Check { guest, host, agent } => {
+            let request = Request::MoveCheck {
+                guest: guest.clone(),
+                target: host.clone(),
+            };
+            checked(agent, &agent.ask(&request)?)
+        }
         Action::Status {
             guest,
             wait,
@@ -143,6 +159,32 @@ fn admitted(agent: &Agent, response: &Response) -> Result<Answer, CliError> {
         }
         other => Err(agent.unexpected(other)),
     }
+}
+
+fn checked(agent: &Agent, response: &Response) -> Result<Answer, CliError> {
+    let Response::Checked { reasons, controls } = response else {
+        return Err(agent.unexpected(response));
+    };
+    let possible = reasons.is_empty();
+    let page = Page::default().fields([("would be admitted", Cell::yes_no(possible))]);
+    let page = reasons.iter().fold(page, |page, reason| {
+        page.line(Cell::toned(Tone::Bad, reason))
+    });
+    let rows = controls.iter().map(|one| {
+        [
+            one.control.as_str().into(),
+            Cell::yes_no(one.healthy),
+            one.version.as_str().into(),
+        ]
+    });
+    let page = if controls.is_empty() {
+        page
+    } else {
+        page.section("the target's controls")
+            .table(["control", "healthy", "version"], rows)
+    };
+    let ending = if possible { Ending::Done } else { Ending::No };
+    Ok(Answer::new(page, response).ending(ending))
 }
 
 /// Looks until the move is far enough or over. The number of looks is the limit, not a clock.

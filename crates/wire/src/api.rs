@@ -372,6 +372,12 @@ pub struct HostEntry {
     pub key: Option<VerifyKey>,
     /// Its last report.
     pub report: Option<HostReport>,
+    /// When that was received, in milliseconds of Unix time by the manager's clock.
+    #[serde(default)]
+    pub heard_ms: Option<u64>,
+    /// Entries of its evidence that the manager has.
+    #[serde(default)]
+    pub evidence: u64,
 }
 
 /// A guest as the manager knows it.

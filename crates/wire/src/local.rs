@@ -4,6 +4,7 @@
 use crate::MoreAddress;
 use crate::Refusal;
 use crate::api::HostReport;
+use lictor_evidence::ControlFact;
 use lictor_policy::{End, Labels};
 use lictor_types::{
     Digest, Direction, Generation, GuestId, HostId, Mode, Probe, Reason, RuleId, SessionKey,
@@ -75,6 +76,13 @@ pub enum Request {
         /// Who asks, as the management layer names them.
         asked_by: String,
     },
+    /// Say every reason against a move that nobody has begun yet.
+    MoveCheck {
+        /// The guest.
+        guest: GuestId,
+        /// Where it may go.
+        target: HostId,
+    },
     /// Say how far a move is.
     MoveStatus {
         /// The guest.
@@ -137,6 +145,13 @@ pub enum Response {
         ticket: Digest,
         /// When it lapses, in milliseconds of Unix time.
         deadline_ms: u64,
+    },
+    /// What speaks against a move; with no reason it would be admitted now.
+    Checked {
+        /// All of them.
+        reasons: Vec<Refusal>,
+        /// The target's controls, as it saw them work; none if it was not heard.
+        controls: Vec<ControlFact>,
     },
     /// The move is refused, with every reason.
     Refused {

@@ -68,6 +68,24 @@ pub enum Control {
         /// All of them.
         reasons: Vec<Refusal>,
     },
+    /// The source asks what the target would have against a move, which nobody has begun.
+    Check {
+        /// [`FORMAT`].
+        format: u32,
+        /// What the source's bindings say is newest.
+        bindings: Epoch,
+        /// A ticket as it would be, signed by the source.
+        ticket: Envelope,
+    },
+    /// The answer to [`Control::Check`]: nothing is admitted by it.
+    Checked {
+        /// The ticket's digest.
+        ticket: Digest,
+        /// All of them.
+        reasons: Vec<Refusal>,
+        /// The target's controls, as it saw them work.
+        controls: Vec<ControlFact>,
+    },
     /// One step of an admitted move.
     Move {
         /// The ticket's digest.

@@ -37,21 +37,8 @@ impl Owner {
         if !reasons.is_empty() {
             return self.refuse_move(&wanted, reasons, &reply, now);
         }
-        let Some(release) = self.host.release() else {
+        let Some(ticket) = self.ticket(&wanted, now) else {
             return Ok(());
-        };
-        let ticket = Ticket {
-            deployment: release.release().deployment.clone(),
-            guest: wanted.guest.clone(),
-            source: self.host.config().host.clone(),
-            target: wanted.target.clone(),
-            custody: self.host.custody().epoch(&wanted.guest).saturating_add(1),
-            nonce: nonce(),
-            asked_by: wanted.asked_by,
-            issued_ms: now.ms,
-            deadline_ms: now.ms + TICKET_LIFE_MS,
-            generation: release.release().generation,
-            release: release.digest(),
         };
         let envelope = ticket.sign(self.host.key());
         let binding = self.host.bindings().guest(&wanted.guest);
@@ -74,8 +61,26 @@ impl Owner {
         Ok(())
     }
 
+    /// What both ends are to sign; none without a release.
+    pub(super) fn ticket(&self, wanted: &Wanted, now: Now) -> Option<Ticket> {
+        let release = self.host.release()?;
+        Some(Ticket {
+            deployment: release.release().deployment.clone(),
+            guest: wanted.guest.clone(),
+            source: self.host.config().host.clone(),
+            target: wanted.target.clone(),
+            custody: self.host.custody().epoch(&wanted.guest).saturating_add(1),
+            nonce: nonce(),
+            asked_by: wanted.asked_by.clone(),
+            issued_ms: now.ms,
+            deadline_ms: now.ms + TICKET_LIFE_MS,
+            generation: release.release().generation,
+            release: release.digest(),
+        })
+    }
+
     /// What this end knows against a move, all of it.
-    fn against(&self, wanted: &Wanted) -> Vec<Refusal> {
+    pub(super) fn against(&self, wanted: &Wanted) -> Vec<Refusal> {
         let Wanted { guest, target, .. } = wanted;
         let mut reasons = Vec::new();
         let none = |detail: &str| Refusal::NotInCustody {

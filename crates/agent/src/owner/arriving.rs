@@ -42,6 +42,13 @@ pub(super) struct Arriving {
     pub(super) cause: Option<String>,
 }
 
+/// A ticket that a source offers, and what speaks against it here.
+pub(super) struct Judged {
+    pub(super) ticket: Ticket,
+    pub(super) reasons: Vec<Refusal>,
+    pub(super) controls: Vec<ControlFact>,
+}
+
 /// What the source had signed when it fenced the guest.
 #[derive(Debug)]
 pub(super) struct Save {
@@ -115,18 +122,18 @@ impl Arriving {
 }
 
 impl Owner {
-    /// The source asks whether the guest may come.
-    pub(super) fn asked(
+    /// What this end has against a guest's coming. Nothing, if the question is not answered.
+    pub(super) fn judged(
         &mut self,
         from: &HostId,
         (format, binding): (u32, Epoch),
-        mut envelope: Envelope,
+        envelope: &Envelope,
         now: Now,
-    ) -> Result<(), AgentError> {
+    ) -> Result<Option<Judged>, AgentError> {
         let Some(release) = self.host.release().cloned() else {
-            return Ok(());
+            return Ok(None);
         };
-        let ticket = match Ticket::proposed(&envelope, &release, now.ms) {
+        let ticket = match Ticket::proposed(envelope, &release, now.ms) {
             Ok(ticket) if ticket.source == *from => ticket,
             Ok(_) | Err(_) => {
                 let what = format!("host {from} offers a ticket that is not its own, or lapsed");
@@ -139,9 +146,9 @@ impl Owner {
                 let (subject, text) = (format!("host {from}"), "it asks for moves too often");
                 let text = text.to_owned();
                 self.note(Body::Alarm { subject, text }, now);
-                return Ok(());
+                return Ok(None);
             }
-            Heard::No => return Ok(()),
+            Heard::No => return Ok(None),
         }
         // A device that went with its guest a moment ago is no fault of this host.
         self.reconcile(now)?;
@@ -164,6 +171,29 @@ impl Owner {
             binding,
         };
         let reasons = admission::reasons(&question, &standing);
+        Ok(Some(Judged {
+            ticket,
+            reasons,
+            controls,
+        }))
+    }
+
+    /// The source asks whether the guest may come.
+    pub(super) fn asked(
+        &mut self,
+        from: &HostId,
+        asked: (u32, Epoch),
+        mut envelope: Envelope,
+        now: Now,
+    ) -> Result<(), AgentError> {
+        let Some(judged) = self.judged(from, asked, &envelope, now)? else {
+            return Ok(());
+        };
+        let Judged {
+            ticket,
+            reasons,
+            controls,
+        } = judged;
         if !reasons.is_empty() {
             return self.refuse_ticket(&ticket, reasons, now);
         }

@@ -4,6 +4,7 @@
 mod admit;
 mod arrived;
 mod arriving;
+mod check;
 mod copy;
 mod doubts;
 mod leaving;
@@ -66,6 +67,7 @@ pub(crate) struct Owner {
     /// When something was noted last.
     noted_ms: u64,
     allowance: Allowance,
+    checks: BTreeMap<Digest, check::Check>,
     watched: u64,
     next_round: Now,
     next_repeat: Now,
@@ -99,6 +101,7 @@ impl Owner {
             left_out: 0,
             noted_ms: 0,
             allowance: Allowance::default(),
+            checks: BTreeMap::new(),
             watched: 0,
             next_round: now,
             next_repeat: now,
@@ -189,6 +192,7 @@ impl Owner {
     }
 
     fn deadlines(&mut self, now: Now) -> Result<(), AgentError> {
+        self.checks_due(now);
         warn("claims", self.claims_due(now));
         warn("moves away", self.leaving_due(now));
         warn("moves here", self.arriving_due(now));
@@ -386,6 +390,14 @@ impl Owner {
                 };
                 return self.admit(wanted, reply, now);
             }
+            Request::MoveCheck { guest, target } => {
+                let wanted = admit::Wanted {
+                    guest: guest.clone(),
+                    target: target.clone(),
+                    asked_by: "a check".into(),
+                };
+                return self.move_check(&wanted, reply, now);
+            }
             Request::Detach { name } => self.detach(name, now),
             Request::HostMode { mode, trial_s } => self
                 .host
@@ -441,6 +453,19 @@ impl Owner {
             Frame::Control(Control::NotAdmitted { ticket, reasons }) => {
                 self.not_admitted(from, ticket, reasons, now)
             }
+            Frame::Control(Control::Check {
+                format,
+                bindings,
+                ticket,
+            }) => self.asked_to_check(from, (format, bindings), &ticket, now),
+            Frame::Control(Control::Checked {
+                ticket,
+                reasons,
+                controls,
+            }) => {
+                self.checked(from, &ticket, (reasons, controls));
+                Ok(())
+            }
             Frame::Control(Control::Move { ticket, step }) => self.step(from, ticket, step, now),
         }
     }
@@ -463,6 +488,7 @@ impl Owner {
     }
 
     fn lost(&mut self, host: &HostId, now: Now) -> Result<(), AgentError> {
+        self.checks_lost(host);
         warn("claims", self.claim_lost(host, now));
         warn("moves away", self.leaving_lost(host, now));
         self.arriving_lost(host, now)

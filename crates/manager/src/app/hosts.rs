@@ -79,11 +79,14 @@ fn enforces(report: &HostReport) -> bool {
 fn host_entries(tx: &Tx, now_ms: u64) -> Result<Vec<HostEntry>, AppError> {
     tx.hosts()?
         .into_iter()
-        .map(|row| host_entry(row, now_ms))
+        .map(|row| {
+            let evidence = tx.host_log(&row.host)?.map_or(0, |log| log.next);
+            host_entry(row, evidence, now_ms)
+        })
         .collect()
 }
 
-fn host_entry(row: HostRow, now_ms: u64) -> Result<HostEntry, AppError> {
+fn host_entry(row: HostRow, evidence: u64, now_ms: u64) -> Result<HostEntry, AppError> {
     let broken = |what: &str| AppError::Internal(format!("the stored {what} cannot be read"));
     let key: Option<VerifyKey> = row
         .key
@@ -102,6 +105,8 @@ fn host_entry(row: HostRow, now_ms: u64) -> Result<HostEntry, AppError> {
         protected,
         key,
         report,
+        heard_ms: row.reported_ms,
+        evidence,
     })
 }
 
