@@ -99,8 +99,8 @@ fn what_the_program_begins_meanwhile_is_there_once() {
     if !privileged() {
         return;
     }
-    // Of the half-open sessions of one bucket the eighth pushes out another; with room for so many no
-    // bucket of this test has eight.
+    // Of the half-open sessions of one bucket the eighth pushes out another; with room for so many
+    // no bucket of this test has eight.
     const QUOTA: u16 = 8_192;
     const SLICE: usize = 16;
     let bench = Bench::with(QUOTA.into());

@@ -10,7 +10,7 @@ use common::{Random, guests, policy_text, today};
 use lictor_policy::syntax::{Document, format, read};
 use lictor_policy::{CompileInput, compile, parse, render};
 
-const TEXTS: u64 = 300;
+const TEXTS: u64 = 3_000;
 
 const WORDS: [&str; 28] = [
     "(",

@@ -126,9 +126,8 @@ fn scan(rest: &str) -> (Kind<'_>, usize) {
         b'"' => return quoted(rest),
         byte if is_word(byte) => return word(rest),
         _ => {
-            let known = |c: char| {
-                c.is_ascii_whitespace() || c.is_ascii_alphanumeric() || "{}()&=,;\"#".contains(c)
-            };
+            // Only what is read elsewhere ends it: a form feed is white space, but no blank here.
+            let known = |c: char| c.is_ascii_alphanumeric() || " \t\r\n{}()&=,;\"#".contains(c);
             let length = rest.find(known).unwrap_or(rest.len());
             return (Kind::Unknown(&rest[..length]), length);
         }
@@ -198,6 +197,10 @@ mod tests {
         );
         check("a#b\r\nc", "a | c");
         check("\u{feff}policy", "policy");
+        check(
+            "a\u{c} b\u{b}",
+            "a | Unknown(\"\\u{c}\") | b | Unknown(\"\\u{b}\")",
+        );
         check("\"a b\" \"c", "\"a b\" | Unclosed");
         check("\"a\nb", "Unclosed | b");
         check("a $% b é", "a | Unknown(\"$%\") | b | Unknown(\"é\")");
