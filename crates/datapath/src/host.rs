@@ -491,7 +491,25 @@ impl Datapath {
         self.vnic(vnic)?.sweep()
     }
 
-    /// How many live sessions a vnic has.
+    /// Goes on with such a sweep where the last one has left off, for a few milliseconds at most:
+    /// what a host does each second must not take longer for a guest with many sessions.
+    ///
+    /// # Errors
+    /// [`Error::UnknownVnic`], [`Error::System`].
+    pub fn sweep_part(&self, vnic: VnicId) -> Result<u64, Error> {
+        self.vnic(vnic)?.sweep_part()
+    }
+
+    /// How many sessions a vnic's tables hold, as the program counts them: also those that have
+    /// expired and were not taken out yet. Takes as long for a million as for one.
+    ///
+    /// # Errors
+    /// [`Error::UnknownVnic`].
+    pub fn sessions_held(&self, vnic: VnicId) -> Result<u64, Error> {
+        Ok(self.vnic(vnic)?.sessions_held())
+    }
+
+    /// How many live sessions a vnic has, by a look at each.
     ///
     /// # Errors
     /// [`Error::UnknownVnic`], [`Error::System`].

@@ -75,21 +75,8 @@ impl Told {
         !self.tables.is_empty()
     }
 
-    /// Notes who is in a slot.
-    fn stays(&mut self, (table, index): (u32, usize), who: Tag) {
-        let before = std::mem::replace(&mut self.slots[table as usize][index], who);
-        match (before, who) {
-            (NOBODY, NOBODY) => {}
-            (NOBODY, _) => self.count += 1,
-            (_, NOBODY) => {
-                self.count -= 1;
-                self.gone.push((table, index as u32));
-            }
-            _ => {}
-        }
-    }
-
     /// Gives what must be said before anything else: slots whose numbers mean another place now.
+    /// Nothing is read beside them, because a record may be of the same slot.
     fn begin(&mut self, now: u64, tables: impl Iterator<Item = (u32, usize)>) -> Vec<(u32, u32)> {
         self.begun = ticks(now);
         let mut sizes = [0; abi::TABLES as usize];
@@ -120,11 +107,17 @@ impl Told {
         first
     }
 
+    /// What was told of the slots of a step.
+    fn of(&mut self, step: &Step) -> &mut [Tag] {
+        let slots = step.buckets.start * abi::BUCKET_SLOTS..step.buckets.end * abi::BUCKET_SLOTS;
+        &mut self.slots[step.table as usize][slots]
+    }
+
     /// Notes what was found in a step. Says whether it was the round's last one.
-    fn take(&mut self, step: &Step, changes: Vec<(usize, Tag)>) -> bool {
-        for (index, who) in changes {
-            self.stays((step.table, index), who);
-        }
+    fn take(&mut self, step: &Step, found: Found) -> bool {
+        self.count = self.count + found.new - found.gone.len() as u64;
+        let gone = found.gone.into_iter();
+        self.gone.extend(gone.map(|index| (step.table, index)));
         self.bucket = step.buckets.end;
         let slots = &self.slots[step.table as usize];
         if self.bucket * abi::BUCKET_SLOTS >= slots.len() {
@@ -142,20 +135,29 @@ impl Told {
 
 impl Datapath {
     /// Goes on with a round of what was not told yet, until there are almost `max` records or a
-    /// table is at its end; see [`Told`].
+    /// table is at its end; see [`Told`]. `part` is overwritten and keeps its memory.
     ///
     /// # Errors
     /// [`Error::UnknownVnic`], [`Error::System`].
-    pub fn export_part(&self, vnic: VnicId, told: &mut Told, max: usize) -> Result<Part, Error> {
-        self.vnic(vnic)?.export_part(told, max)
+    pub fn export_part(
+        &self,
+        (vnic, told): (VnicId, &mut Told),
+        max: usize,
+        part: &mut Part,
+    ) -> Result<(), Error> {
+        self.vnic(vnic)?.export_part(told, max, part)
     }
 
     /// The same with all processors and of much of a table, for a guest that stands still.
     ///
     /// # Errors
     /// [`Error::UnknownVnic`], [`Error::System`].
-    pub fn export_fast(&self, vnic: VnicId, told: &mut Told) -> Result<Part, Error> {
-        self.vnic(vnic)?.export_fast(told)
+    pub fn export_fast(
+        &self,
+        (vnic, told): (VnicId, &mut Told),
+        part: &mut Part,
+    ) -> Result<(), Error> {
+        self.vnic(vnic)?.export_fast(told, part)
     }
 }
 
@@ -164,37 +166,49 @@ impl Vnic {
         self.sessions.each(|key, _| sink(key_of(key)));
     }
 
-    fn export_part(&self, told: &mut Told, max: usize) -> Result<Part, Error> {
+    fn export_part(&self, told: &mut Told, max: usize, part: &mut Part) -> Result<(), Error> {
         let now = self.now()?;
-        let mut part = self.begin_part(told, now);
+        self.begin_part(told, now, part);
+        if !part.gone.is_empty() {
+            return Ok(());
+        }
         while part.records.len() + STEP * abi::BUCKET_SLOTS <= max.max(STEP * abi::BUCKET_SLOTS) {
-            let step = step(told, STEP);
+            let (step, since) = (step(told, STEP), told.since);
             if step.table != part.table {
                 break;
             }
-            let found = self.differences(told, &step, now);
-            part.records.extend(found.records);
-            if told.take(&step, found.changes) {
-                (part.gone, part.ended) = (told.end(), true);
+            let found = self.differences(&step, told.of(&step), (since, now), &mut part.records);
+            if told.take(&step, found) {
+                part.gone.append(&mut told.end());
+                part.ended = true;
                 break;
             }
         }
-        Ok(part)
+        Ok(())
     }
 
-    fn export_fast(&self, told: &mut Told) -> Result<Part, Error> {
+    fn export_fast(&self, told: &mut Told, part: &mut Part) -> Result<(), Error> {
         let now = self.now()?;
-        let mut part = self.begin_part(told, now);
-        let step = step(told, FAST_STEP);
+        self.begin_part(told, now, part);
+        if !part.gone.is_empty() {
+            return Ok(());
+        }
+        let (step, since) = (step(told, FAST_STEP), told.since);
         let threads = *THREADS.get_or_init(threads);
         let each = step.buckets.len().div_ceil(threads).max(1);
         let starts = step.buckets.clone().step_by(each);
-        let shares: Vec<_> = starts.map(|start| step.from(start, each)).collect();
-        let look = |share: &Step| self.differences(told, share, now);
-        let found: Vec<Found> = std::thread::scope(|scope| {
-            let (first, others) = shares.split_first().unzip();
-            let others = others.into_iter().flatten();
-            let others: Vec<_> = others.map(|share| scope.spawn(|| look(share))).collect();
+        let shares = starts.map(|start| step.from(start, each));
+        let mut shares = shares.zip(told.of(&step).chunks_mut(each * abi::BUCKET_SLOTS));
+        let look = |(share, told): (Step, &mut [Tag])| {
+            let mut records = Vec::new();
+            let found = self.differences(&share, told, (since, now), &mut records);
+            (found, records)
+        };
+        let all: Vec<_> = std::thread::scope(|scope| {
+            let first = shares.next();
+            let others: Vec<_> = shares
+                .map(|share| scope.spawn(move || look(share)))
+                .collect();
             let first = first.map(look);
             let joined = others.into_iter().map(|thread| {
                 let joined = thread.join();
@@ -202,46 +216,54 @@ impl Vnic {
             });
             first.into_iter().chain(joined).collect()
         });
-        let mut changes = Vec::new();
-        for one in found {
-            part.records.extend(one.records);
-            changes.extend(one.changes);
+        let mut found = Found::default();
+        for (one, mut records) in all {
+            found.new += one.new;
+            found.gone.extend(one.gone);
+            part.records.append(&mut records);
         }
-        if told.take(&step, changes) {
-            part.gone.extend(told.end());
+        if told.take(&step, found) {
+            part.gone.append(&mut told.end());
             part.ended = true;
         }
-        Ok(part)
+        Ok(())
     }
 
-    /// The part that comes next of a round, which may be a new one.
-    fn begin_part(&self, told: &mut Told, now: u64) -> Part {
-        let gone = match told.within_round() {
+    /// Makes a part that comes next of a round, which may be a new one.
+    fn begin_part(&self, told: &mut Told, now: u64, part: &mut Part) {
+        part.records.clear();
+        part.ended = false;
+        part.gone = match told.within_round() {
             true => Vec::new(),
             false => told.begin(now, self.sessions.sizes()),
         };
-        Part {
-            table: told.tables.last().copied().unwrap_or_default(),
-            gone,
-            ..Part::default()
-        }
+        part.table = told.tables.last().copied().unwrap_or_default();
     }
 
-    fn differences(&self, told: &Told, step: &Step, now: u64) -> Found {
+    /// Looks through a step and notes what is told of it.
+    fn differences(
+        &self,
+        step: &Step,
+        told: &mut [Tag],
+        (since, now): (u32, u64),
+        records: &mut Vec<SlotRecord>,
+    ) -> Found {
         let mut found = Found::default();
-        let buckets = step.buckets.clone();
-        let slots = buckets.start * abi::BUCKET_SLOTS..buckets.end * abi::BUCKET_SLOTS;
-        let known = &told.slots[step.table as usize][slots];
-        let of_step = (step.table, buckets);
+        let of_step = (step.table, step.buckets.clone());
         self.sessions
-            .differences(of_step, known, told.since, |index, there| {
+            .differences(of_step, told, since, |index, before, there| {
                 // It may have expired, or ended while it was read.
                 let there =
                     there.and_then(|(tag, key, session)| Some((tag, record(&key, &session, now)?)));
                 let who = there.map_or(NOBODY, |(tag, _)| tag);
-                found.changes.push((index, who));
-                let record = there.map(|(_, record)| (index as u32, record));
-                found.records.extend(record);
+                match (before, who) {
+                    (NOBODY, NOBODY) => {}
+                    (NOBODY, _) => found.new += 1,
+                    (_, NOBODY) => found.gone.push(index as u32),
+                    _ => {}
+                }
+                records.extend(there.map(|(_, record)| (index as u32, record)));
+                who
             });
         found
     }
@@ -274,9 +296,11 @@ impl Step {
     }
 }
 
-/// What was found in a step: sessions, and who is in which slot now.
+/// What was found in a step.
 #[derive(Debug, Default)]
 struct Found {
-    records: Vec<SlotRecord>,
-    changes: Vec<(usize, Tag)>,
+    /// Slots of which nobody was told before.
+    new: u64,
+    /// Slots of which one was told, and which are empty.
+    gone: Vec<u32>,
 }

@@ -291,6 +291,17 @@ impl Vnic {
         Ok(self.sessions.remove_where(now, expired))
     }
 
+    /// Goes on with such a sweep for a while.
+    pub(crate) fn sweep_part(&self) -> Result<u64, Error> {
+        let now = self.now()?;
+        let expired = |session: &Session| session.expires_ns <= now;
+        Ok(self.sessions.remove_some(now, expired))
+    }
+
+    pub(crate) fn sessions_held(&self) -> u64 {
+        self.sessions.held()
+    }
+
     pub(crate) fn session_count(&self) -> Result<u64, Error> {
         let now = self.now()?;
         let mut count = 0;

@@ -4,7 +4,9 @@ mod common;
 
 use common::packets::{OUT, ip, udp};
 use common::{Bench, Bpffs, DEVICE, VNIC, privileged, spec, tables};
-use lictor_datapath::{Datapath, Error, HookState, Hooks, How, ImportRefusal, Told, VnicSpec};
+use lictor_datapath::{
+    Datapath, Error, HookState, Hooks, How, ImportRefusal, Part, Told, VnicSpec,
+};
 use lictor_types::{
     ADDRESSES_PER_HOST_MAX, DECISIONS_PER_HOST_MAX, Decision, Direction, Epoch, Generation,
     HostTables, IdentityId, RuleId, SessionKey, SessionRecord, TcpEnd, TcpState, VnicState,
@@ -160,13 +162,13 @@ type Heard = BTreeMap<(u32, u32), u16>;
 /// One round to its end in the smallest parts or fast: the local ports of what was told. Notes what
 /// was heard.
 fn round(bench: &Bench, told: &mut Told, heard: &mut Heard, fast: Fast) -> BTreeSet<u16> {
-    let mut ports = BTreeSet::new();
+    let (mut ports, mut part) = (BTreeSet::new(), Part::default());
     loop {
-        let part = match fast {
-            Fast::Yes => bench.datapath.export_fast(VNIC, told),
-            Fast::No => bench.datapath.export_part(VNIC, told, 1),
+        let exported = match fast {
+            Fast::Yes => bench.datapath.export_fast((VNIC, told), &mut part),
+            Fast::No => bench.datapath.export_part((VNIC, told), 1, &mut part),
         };
-        let part = part.expect("exports");
+        exported.expect("exports");
         for (slot, record) in &part.records {
             ports.insert(record.key.local_port);
             heard.insert((part.table, *slot), record.key.local_port);

@@ -258,3 +258,29 @@ fn what_is_refused_is_named_with_its_reason() {
     assert_eq!(ports(&found), [2_000, 2_003]);
     check_room(&bench, 64);
 }
+
+#[test]
+fn a_sweep_in_parts_comes_by_every_session_of_a_large_table() {
+    if !privileged() {
+        return;
+    }
+    const COUNT: u32 = 400_000;
+    let passing = |number: u32| {
+        let mut record = session(7);
+        record.key.remote = std::net::Ipv4Addr::from(0x6440_0000 + number).into();
+        record.expires_in_ms = 1_000;
+        record
+    };
+    let bench = Bench::with(COUNT);
+    let records: Vec<_> = (0..COUNT).map(passing).collect();
+    let receipt = bench.datapath.import(VNIC, &records).expect("imports");
+    assert_eq!(receipt.imported, COUNT.into());
+    let held = || bench.datapath.sessions_held(VNIC).expect("counts");
+    let swept = || bench.datapath.sweep_part(VNIC).expect("sweeps");
+    let by = Duration::from_secs(2);
+    bench.datapath.advance_clock(VNIC, by).expect("advances");
+    assert_eq!(held(), COUNT.into(), "expired, and not taken out");
+    let first = swept();
+    assert!((1..u64::from(COUNT)).contains(&first), "{first} at once");
+    assert_eq!((first + swept(), held()), (COUNT.into(), 0));
+}

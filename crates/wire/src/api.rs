@@ -289,7 +289,7 @@ pub struct VnicReport {
     pub mode: Mode,
     /// Its addresses.
     pub addresses: Vec<IpAddr>,
-    /// Live sessions.
+    /// Sessions in its tables, also those that have expired and were not taken out yet.
     pub sessions: u64,
     /// Packets that the program judged, from the guest and toward it.
     pub judged: [u64; 2],

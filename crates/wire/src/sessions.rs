@@ -295,9 +295,21 @@ impl Chunk {
     /// # Errors
     /// [`ChunkError::Field`] if a field is impossible.
     pub fn records(&self) -> Result<Vec<SlotRecord>, ChunkError> {
+        let mut records = Vec::new();
+        self.read_into(&mut records)?;
+        Ok(records)
+    }
+
+    /// The same into memory that is there already: the first touch of as much new memory for each
+    /// chunk would take as long as reading it.
+    ///
+    /// # Errors
+    /// As for [`Self::records`]; nothing of what was read is to be used then.
+    pub fn read_into(&self, records: &mut Vec<SlotRecord>) -> Result<(), ChunkError> {
         let count = self.count() as usize;
         let mut reader = Reader(&self.bytes[HEADER_BYTES..]);
-        let mut records = Vec::with_capacity(count);
+        records.clear();
+        records.reserve(count);
         let (mut next, mut before) = (0_u64, NOTHING);
         for index in 0..count {
             let impossible = |field| ChunkError::Field { index, field };
@@ -314,7 +326,7 @@ impl Chunk {
             let (found, expected) = (self.bytes.len(), self.bytes.len() - reader.0.len());
             return Err(ChunkError::Length { found, expected });
         }
-        Ok(records)
+        Ok(())
     }
 
     /// The table where they lie at the host that they come from.

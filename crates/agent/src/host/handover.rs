@@ -7,7 +7,7 @@ use lictor_datapath::{ImportRefusal, Mirror, Part, Told};
 use lictor_evidence::{MoveCopied, MoveSide};
 use lictor_policy::{Cause, Choice, Date};
 use lictor_types::{Counted, GuestId, RULES_PER_VNIC_MAX, Reason, Tallies, Tally, VnicId};
-use lictor_wire::sessions::Chunk;
+use lictor_wire::sessions::{Chunk, SlotRecord};
 use lictor_wire::{MoreAddress, Transcript, class_digest};
 use std::collections::BTreeMap;
 
@@ -22,6 +22,8 @@ const TALLY_ROWS_MAX: usize = 2 * (Reason::ALL.len() + 1) + RULES_PER_VNIC_MAX a
 pub struct Arrival {
     /// What is here of the source's tables.
     mirrors: BTreeMap<VnicId, Mirror>,
+    /// The memory of the chunk that is read.
+    records: Vec<SlotRecord>,
     /// What was counted of it before it came.
     pub(crate) counted: BTreeMap<VnicId, Tallies>,
     /// Everything that was said of it.
@@ -153,15 +155,20 @@ impl Host {
     /// Goes on with a round of what of a vnic's sessions was not told yet.
     pub(crate) fn export_part(
         &self,
-        (vnic, told): (VnicId, &mut Told),
+        of: (VnicId, &mut Told),
         max: usize,
-    ) -> Result<Part, AgentError> {
-        Ok(self.datapath.export_part(vnic, told, max)?)
+        part: &mut Part,
+    ) -> Result<(), AgentError> {
+        Ok(self.datapath.export_part(of, max, part)?)
     }
 
     /// The same with all processors, for a guest that stands still.
-    pub(crate) fn export_fast(&self, vnic: VnicId, told: &mut Told) -> Result<Part, AgentError> {
-        Ok(self.datapath.export_fast(vnic, told)?)
+    pub(crate) fn export_fast(
+        &self,
+        of: (VnicId, &mut Told),
+        part: &mut Part,
+    ) -> Result<(), AgentError> {
+        Ok(self.datapath.export_fast(of, part)?)
     }
 
     /// Takes sessions of a guest in, each only if one end of it is an address of that vnic. What
@@ -177,16 +184,20 @@ impl Host {
         arrival: &mut Arrival,
     ) -> Result<(), AgentError> {
         self.own_vnic(guest, vnic)?;
-        let records = chunk.records().map_err(|error| {
+        let mut records = std::mem::take(&mut arrival.records);
+        let read = chunk.read_into(&mut records);
+        read.map_err(|error| {
             AgentError::Refused(format!("sessions that arrive for vnic {vnic}: {error}"))
         })?;
         arrival.transcript.sessions(vnic, chunk);
         let own = self.own_addresses(vnic);
         let mirror = self.mirror(vnic, arrival);
         let of_table = (chunk.table(), records.as_slice());
-        Ok(self.datapath.mirror((vnic, mirror), of_table, |local| {
+        let taken = self.datapath.mirror((vnic, mirror), of_table, |local| {
             own.iter().any(|own| own.covers(local))
-        })?)
+        });
+        arrival.records = records;
+        Ok(taken?)
     }
 
     fn mirror<'a>(&self, vnic: VnicId, arrival: &'a mut Arrival) -> &'a mut Mirror {

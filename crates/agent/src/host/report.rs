@@ -45,7 +45,7 @@ impl Host {
     /// [`AgentError`].
     pub fn collect(&mut self, now_ms: u64) -> Result<(), AgentError> {
         for status in self.datapath.vnics()? {
-            self.datapath.sweep(status.spec.vnic)?;
+            self.datapath.sweep_part(status.spec.vnic)?;
         }
         // Bridges and their ports change without telling anyone.
         self.datapath.refresh_steering()?;
@@ -281,7 +281,7 @@ impl Host {
             state: status.state,
             mode: status.mode,
             addresses: self.bindings.addresses(vnic).to_vec(),
-            sessions: self.datapath.session_count(vnic)?,
+            sessions: self.datapath.sessions_held(vnic)?,
             judged: both.map(|direction| direction.seen.packets),
             allowed: both.map(|direction| direction.allowed().packets),
             device: [device.from_guest.packets, device.toward_guest.packets],

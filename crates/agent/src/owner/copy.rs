@@ -19,6 +19,9 @@ use std::collections::BTreeMap;
 #[derive(Debug, Default)]
 pub(super) struct Copied {
     pub(super) told: BTreeMap<VnicId, Told>,
+    /// The memory of what is sent next: the first touch of as much new memory for each chunk would
+    /// take as long as reading the sessions.
+    part: Part,
     /// Vnics of which this round has not told all yet.
     left: Vec<VnicId>,
     pub(super) transcript: Transcript,
@@ -162,16 +165,21 @@ impl Owner {
             return Ok(());
         };
         let told = leaving.copy.told.get_mut(&vnic).ok_or_else(gone)?;
-        let part = match pace {
-            Pace::Part => self.host.export_part((vnic, told), CHUNK_RECORDS_MAX)?,
-            Pace::Fast => self.host.export_fast(vnic, told)?,
-        };
+        let part = &mut leaving.copy.part;
+        match pace {
+            Pace::Part => self
+                .host
+                .export_part((vnic, told), CHUNK_RECORDS_MAX, part)?,
+            Pace::Fast => self.host.export_fast((vnic, told), part)?,
+        }
+        let part = std::mem::take(part);
         self.send_sessions(guest, vnic, &part)?;
         self.send_gone(guest, vnic, &part.gone);
-        if part.ended
-            && let Some(leaving) = self.leaving.get_mut(guest)
-        {
-            leaving.copy.left.pop();
+        if let Some(leaving) = self.leaving.get_mut(guest) {
+            if part.ended {
+                leaving.copy.left.pop();
+            }
+            leaving.copy.part = part;
         }
         Ok(())
     }

@@ -14,7 +14,7 @@ use std::mem::offset_of;
 use std::ops::ControlFlow;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::Ordering::{Acquire, SeqCst};
-use std::sync::atomic::fence;
+use std::sync::atomic::{AtomicUsize, fence};
 
 /// Half-open sessions of one vnic: as many as its quota, within these bounds. A flood of one-way
 /// conversations pushes out the oldest of them.
@@ -26,6 +26,9 @@ const SLOTS_PER_HUNDRED: u64 = 128;
 const BUCKETS_MIN: u32 = 2 * abi::BUCKET_STEPS;
 /// Sessions that are moved to a larger table between two waits for the running programs.
 const MOVED_AT_ONCE: usize = 16_384;
+
+/// Buckets of each table that a sweep looks through at once, if it is one in parts.
+const SWEPT_AT_ONCE: usize = 65_536;
 
 const BUCKETS: Shape = Shape {
     kind: c::BPF_MAP_TYPE_ARRAY,
@@ -86,6 +89,8 @@ pub(crate) struct Slots {
     info: Mapped<TableInfo>,
     tables: [Option<Mapped<Bucket>>; abi::TABLES as usize],
     keys: [u64; abi::HASH_WORDS + 1],
+    /// The bucket of each table with which a sweep in parts goes on.
+    hand: AtomicUsize,
 }
 
 fn buckets_for(slots: u64) -> u32 {
@@ -222,6 +227,7 @@ impl Slots {
             info,
             tables,
             keys,
+            hand: AtomicUsize::new(0),
         };
         for table in [
             slots.current() & abi::TABLE_CURRENT_MASK,
@@ -263,6 +269,21 @@ impl Slots {
     pub(crate) fn expected(&self) -> usize {
         let half_open = self.table(abi::TABLE_HALF_OPEN).len() * abi::BUCKET_SLOTS;
         self.live().load(SeqCst) as usize + half_open
+    }
+
+    /// How many sessions there are, whether or not their time is over. Only those that are half
+    /// open are looked at, and there are few of them.
+    pub(crate) fn held(&self) -> u64 {
+        let mut half_open = 0;
+        let mapped = self.table(abi::TABLE_HALF_OPEN);
+        for bucket in 0..mapped.len() {
+            let states = controls(mapped, bucket).map(state_of);
+            half_open += states
+                .into_iter()
+                .filter(|state| *state == abi::SLOT_LIVE)
+                .count();
+        }
+        u64::from(self.live().load(SeqCst)) + half_open as u64
     }
 
     /// Bytes of all tables, as the kernel allocates them.
@@ -453,6 +474,27 @@ impl Slots {
                 removed += u64::from(wanted(&row.slot.session) && self.remove_row(row, now));
             });
         }
+        removed
+    }
+
+    /// The same in as many buckets of each table as are looked at in a moment, from where the last
+    /// look has ended.
+    pub(crate) fn remove_some(&self, now: u64, wanted: impl Fn(&Session) -> bool) -> u64 {
+        let mut removed = 0;
+        let hand = self.hand.load(SeqCst);
+        let mut next = 0;
+        for table in self.in_use() {
+            let buckets = self.table(table).len();
+            let first = if hand < buckets { hand } else { 0 };
+            let end = buckets.min(first + SWEPT_AT_ONCE);
+            // It never breaks off.
+            let _ = self.scan_part((table, first..end), |row| {
+                removed += u64::from(wanted(&row.slot.session) && self.remove_row(&row, now));
+                ControlFlow::Continue(())
+            });
+            next = next.max(if end < buckets { end } else { 0 });
+        }
+        self.hand.store(next, SeqCst);
         removed
     }
 

@@ -16,6 +16,9 @@ const CONTROLS_AHEAD: usize = 16;
 /// How many buckets ahead live slots are: their control words have come by then.
 const SLOTS_AHEAD: usize = 8;
 
+/// Buckets in which something differs that are gathered before it is read.
+const GATHERED: usize = 16;
+
 /// Tells the sessions of one slot from each other: half of their hash, as in the control word.
 pub(crate) type Tag = u32;
 /// What no session's tag is.
@@ -23,6 +26,25 @@ pub(crate) const NOBODY: Tag = 0;
 
 const fn tag_of(control: u64) -> Tag {
     (control >> 32) as u32 | 1
+}
+
+/// Who is in a slot.
+fn who(control: u64) -> Tag {
+    if state_of(control) == abi::SLOT_LIVE {
+        tag_of(control)
+    } else {
+        NOBODY
+    }
+}
+
+/// Whether in each slot of a bucket is who was told of. Without a branch for each of them: that
+/// would take longer than waiting for the memory.
+fn same(controls: [u64; abi::BUCKET_SLOTS], told: &[Tag]) -> bool {
+    let differing = controls
+        .into_iter()
+        .zip(told)
+        .map(|(control, told)| who(control) ^ told);
+    differing.fold(0, |all, one| all | one) == 0
 }
 
 /// The clock is coarse: what happens within a tick counts as later.
@@ -43,69 +65,87 @@ impl Slots {
     }
 
     /// Looks through some buckets of a table for what differs from what was told of their slots: a
-    /// session that is new or was heard of since, with its tag, or none where one was. Of a bucket
-    /// that nobody has heard of only the control words are read.
+    /// session that is new or was heard of since, with its tag, or none where one was. `sink` gets
+    /// the slot's number, what was told of it and what is there, and gives what is told of it now.
+    ///
+    /// Of a bucket that nobody has heard of only the control words are read. What differs is
+    /// gathered from many buckets before it is read, so that its memory is asked for together.
     #[inline]
     pub(crate) fn differences(
         &self,
         (table, buckets): (u32, Range<usize>),
-        told: &[Tag],
+        told: &mut [Tag],
         since: u32,
-        mut sink: impl FnMut(usize, Option<(Tag, SessionKey, Session)>),
+        mut sink: impl FnMut(usize, Tag, Option<(Tag, SessionKey, Session)>) -> Tag,
     ) {
         let mapped = self.table(table);
-        let first = buckets.start;
+        let first = buckets.start * abi::BUCKET_SLOTS;
         let told_of = |bucket: usize| {
-            let start = (bucket - first) * abi::BUCKET_SLOTS;
-            told.get(start..start + abi::BUCKET_SLOTS)
+            let start = bucket * abi::BUCKET_SLOTS - first;
+            start..start + abi::BUCKET_SLOTS
         };
+        let (mut differing, mut places) = (Vec::with_capacity(GATHERED), Vec::new());
+        let last = buckets.end.saturating_sub(1);
         for bucket in buckets {
-            if let Some(told) = told_of(bucket + SLOTS_AHEAD) {
-                self.ask_for_differences((table, bucket + SLOTS_AHEAD), told, since);
+            if bucket + CONTROLS_AHEAD < mapped.len() {
+                let ahead = bucket + CONTROLS_AHEAD;
+                mapped.fetch(ahead, control_offset(0), size_of::<u64>());
             }
-            let told = told_of(bucket).unwrap_or_default();
             let quiet = self.quiet((table, bucket), since);
-            for (slot, control) in controls(mapped, bucket).into_iter().enumerate() {
-                let index = bucket * abi::BUCKET_SLOTS + slot;
-                if state_of(control) != abi::SLOT_LIVE {
-                    if told[slot] != NOBODY {
-                        sink(index, None);
-                    }
-                    continue;
-                }
-                let place = (table, bucket);
-                let same = told[slot] == tag_of(control);
-                if same && (quiet || self.silent(place, slot, since)) {
-                    continue;
-                }
-                let place = Place {
-                    table,
-                    bucket,
-                    slot,
-                };
+            if !quiet || !same(controls(mapped, bucket), &told[told_of(bucket)]) {
+                self.ask_for_seen((table, bucket), quiet);
+                differing.push((bucket, quiet));
+            }
+            if differing.len() < GATHERED && bucket < last {
+                continue;
+            }
+            for (bucket, quiet) in differing.drain(..) {
+                let of_bucket = (&told[told_of(bucket)], since);
+                self.ask_for_differing((table, bucket, quiet), of_bucket, &mut places);
+            }
+            for place in places.drain(..) {
+                let index = place.bucket * abi::BUCKET_SLOTS + place.slot;
                 let found = self.read(place).map(|row| {
                     let tag = tag_of(row.control);
                     (tag, row.slot.key, row.slot.session)
                 });
-                sink(index, found);
+                let told = &mut told[index - first];
+                *told = sink(index, *told, found);
             }
         }
     }
 
-    /// Asks for what a look at a bucket will read.
-    fn ask_for_differences(&self, (table, bucket): (u32, usize), told: &[Tag], since: u32) {
+    /// Asks for what says when each session of a bucket was heard of.
+    fn ask_for_seen(&self, (table, bucket): (u32, usize), quiet: bool) {
         let mapped = self.table(table);
-        if bucket + CONTROLS_AHEAD < mapped.len() {
-            mapped.fetch(bucket + CONTROLS_AHEAD, control_offset(0), size_of::<u64>());
+        for slot in live(mapped, bucket).filter(|_| !quiet) {
+            mapped.fetch(bucket, seen_offset(slot), size_of::<u32>());
         }
-        let quiet = self.quiet((table, bucket), since);
-        for slot in live(mapped, bucket) {
-            let control = mapped.word(bucket, control_offset(slot)).load(SeqCst);
-            if told[slot] != tag_of(control) {
-                mapped.fetch(bucket, slot_offset(slot), size_of::<Slot>());
-            } else if !quiet {
-                mapped.fetch(bucket, seen_offset(slot), size_of::<u32>());
+    }
+
+    /// Lists the slots of a bucket that differ from what was told of them, and asks for their
+    /// sessions.
+    fn ask_for_differing(
+        &self,
+        (table, bucket, quiet): (u32, usize, bool),
+        (told, since): (&[Tag], u32),
+        places: &mut Vec<Place>,
+    ) {
+        let mapped = self.table(table);
+        for (slot, control) in controls(mapped, bucket).into_iter().enumerate() {
+            let now = who(control);
+            let heard = now != NOBODY && !quiet && !self.silent((table, bucket), slot, since);
+            if now == told[slot] && !heard {
+                continue;
             }
+            if now != NOBODY {
+                mapped.fetch(bucket, slot_offset(slot), size_of::<Slot>());
+            }
+            places.push(Place {
+                table,
+                bucket,
+                slot,
+            });
         }
     }
 
@@ -164,10 +204,20 @@ impl Slots {
     pub(super) fn scan(
         &self,
         table: u32,
+        sink: impl FnMut(Row) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
+        self.scan_part((table, 0..self.table(table).len()), sink)
+    }
+
+    /// The same of some buckets.
+    #[inline]
+    pub(super) fn scan_part(
+        &self,
+        (table, buckets): (u32, Range<usize>),
         mut sink: impl FnMut(Row) -> ControlFlow<()>,
     ) -> ControlFlow<()> {
         let mapped = self.table(table);
-        for bucket in 0..mapped.len() {
+        for bucket in buckets {
             ask_for(mapped, bucket, |slot| {
                 (slot_offset(slot), size_of::<Slot>())
             });
