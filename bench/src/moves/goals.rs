@@ -31,6 +31,8 @@ pub struct Measured {
     /// Frames that no rule allows and that came through, and over how long, and whether the
     /// capture would have seen them.
     pub leaked: Option<Leaked>,
+    /// What became of guests that were moved round the protocol.
+    pub cut: Option<Cut>,
     /// Bytes of an agent's own memory over what it has when idle.
     pub memory: Option<f64>,
     /// What the last record says.
@@ -46,6 +48,17 @@ pub struct Leaked {
     pub span_ms: f64,
     /// Answers of the guest that has not: the capture and the questions work.
     pub control: u64,
+}
+
+/// Guests that were moved to a host without an agent, without their interlock.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Cut {
+    /// How many.
+    pub moves: u32,
+    /// How many of them were heard there at all.
+    pub heard: u32,
+    /// From the moment at which one ran there to the last frame of it, of the worst.
+    pub longest_s: f64,
 }
 
 /// In the order of the issue.
@@ -138,13 +151,17 @@ impl Measured {
             "unprotected" => self.leaked(|leaked| leaked.span_ms),
             "unfiltered" => self.leaked(|leaked| leaked.frames as f64),
             "mem" => (self.memory.map(|bytes| bytes / 1e6), whole, fewer(whole)),
-            // Nothing cuts such a guest yet: its interlock keeps it from running there.
-            _ => (
-                None,
-                false,
-                Some("not measured: no agent cuts a guest there yet".into()),
-            ),
+            _ => self.cut(),
         }
+    }
+
+    fn cut(&self) -> Found {
+        let Some(cut) = &self.cut else {
+            return (None, false, None);
+        };
+        let Cut { moves, heard, .. } = cut;
+        let note = format!("{heard} of {moves} were heard there");
+        (Some(cut.longest_s), *moves > 0, Some(note))
     }
 
     fn lost(&self) -> Found {
@@ -242,6 +259,16 @@ mod tests {
         };
         check(&leaked(0), "unfiltered", (Some(0.0), false));
         check(&leaked(1), "unfiltered", (Some(0.0), true));
+        let cut = |longest_s| Measured {
+            cut: Some(Cut {
+                moves: 2,
+                heard: 1,
+                longest_s,
+            }),
+            ..Measured::default()
+        };
+        check(&cut(1.5), "cut", (Some(1.5), false));
+        check(&cut(0.5), "cut", (Some(0.5), true));
         let memory = |carried| Measured {
             memory: Some(60e6),
             carried: Some(carried),

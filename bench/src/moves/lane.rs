@@ -4,13 +4,18 @@ use super::world::{DB, LIMIT, PLAIN, SERVICES, open};
 use anyhow::{Context, Result, bail, ensure};
 use lictor_evidence::{Body, Entry, MoveRecord, recover};
 use lictor_lab::site::{Agent, Arrival, Site};
-use lictor_lab::{Host, MigrateOptions, QemuGuest, wait};
+use lictor_lab::{Capture, Host, MigrateOptions, QemuGuest, wait};
 use lictor_wire::local::{MovePhase, Response};
+use serde_json::json;
 use std::net::IpAddr;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 /// How often a move is looked at while sessions are copied.
 const LOOK: Duration = Duration::from_millis(5);
+
+/// How long a guest is listened for where it should not be heard: one that is not cut has not
+/// ended by then, and its goal is missed.
+const LISTEN: Duration = Duration::from_secs(3);
 
 /// Between hosts with agents.
 pub(super) struct Guarded {
@@ -90,6 +95,29 @@ impl Guarded {
             copy,
             record,
         })
+    }
+
+    /// Somebody takes the interlock out and moves the guest to a host without an agent. Gives for
+    /// how long it was heard there; it runs nowhere afterwards.
+    pub(super) fn goes_astray(self, site: &Site) -> Result<Duration> {
+        let (fabric, there) = (site.lab().fabric(), site.lab().host("c")?);
+        let home = Capture::start(fabric, &self.here(site)?.host().fabric_port())?;
+        let astray = Capture::start(fabric, &there.fabric_port())?;
+        let heard = || Ok((!home.from_mac(DB.mac()).is_empty()).then_some(()));
+        wait::until("a guest that is heard at home", LIMIT, heard)?;
+        let interlock = json!({ "id": format!("lictor-{}", DB.name) });
+        self.guest.qmp().execute("object-del", interlock)?;
+        let target = there.receive(&DB.spec(&SERVICES), |_| Ok(()))?;
+        let report = self.guest.migrate_to(&target, &MigrateOptions::default())?;
+        ensure!(report.status == "completed", "{report:?}");
+        let resume = target
+            .qmp()
+            .wait(0, LIMIT, |event| event.name == "RESUME")?;
+        std::thread::sleep(LISTEN);
+        let since = UNIX_EPOCH + resume.at;
+        let frames = astray.from_mac(DB.mac()).into_iter();
+        let times = frames.filter_map(|frame| frame.wall.duration_since(since).ok());
+        Ok(times.max().unwrap_or_default())
     }
 
     /// The newest record at the target, with both signatures.

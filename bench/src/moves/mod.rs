@@ -1,6 +1,7 @@
 //! Every goal of moves: real guests in QEMU between real agents, beside moves of the same guest
 //! without Lictor, in turns.
 
+mod cut;
 pub mod goals;
 mod lane;
 mod lost;
@@ -35,6 +36,8 @@ pub struct Extent {
     pub sessions: u32,
     /// Of those, how many change before the guest is stopped.
     pub changed: u32,
+    /// Moves round the protocol to a host without an agent.
+    pub cuts: u32,
 }
 
 impl Extent {
@@ -46,7 +49,17 @@ impl Extent {
         pause_moves: 50,
         sessions: 1_000_000,
         changed: 10_000,
+        cuts: 10,
     };
+    /// The same with another number of moves of each part, if one is asked for.
+    #[must_use]
+    pub const fn with(mut self, moves: Option<u32>) -> Self {
+        if let Some(moves) = moves {
+            (self.pause_moves, self.lost_moves, self.cuts) = (moves, moves, moves);
+        }
+        self
+    }
+
     /// What is worth a look; about two minutes.
     pub const QUICK: Self = Self {
         thorough: false,
@@ -55,6 +68,7 @@ impl Extent {
         pause_moves: 4,
         sessions: 100_000,
         changed: 1_000,
+        cuts: 2,
     };
 }
 
@@ -115,6 +129,8 @@ pub enum Part {
     Pause,
     /// Moves after each of which every session is looked for.
     Lost,
+    /// Moves of a guest that has no interlock any more to a host without an agent.
+    Cut,
 }
 
 /// Measures the parts. Needs root; makes namespaces and removes them.
@@ -127,13 +143,17 @@ pub fn run(extent: &Extent, parts: &[Part]) -> Result<Report> {
     if parts.contains(&Part::Rate) {
         measured.conntrack_s = Some(rate::conntrack(extent.sessions)?);
     }
-    if parts.contains(&Part::Pause) || parts.contains(&Part::Lost) {
+    if parts.iter().any(|part| *part != Part::Rate) {
         let mut world = world::World::build()?;
         if parts.contains(&Part::Pause) {
             pause::measure(&mut world, extent, &mut measured)?;
         }
         if parts.contains(&Part::Lost) {
             lost::measure(&mut world, extent, &mut measured)?;
+        }
+        // The last one, because nobody comes back.
+        if parts.contains(&Part::Cut) {
+            cut::measure(world, extent, &mut measured)?;
         }
     }
     Ok(Report {

@@ -49,7 +49,7 @@ pub(super) struct World {
     pub(super) guarded: Guarded,
     pub(super) plain: Plain,
     pub(super) streams: Vec<CounterStream>,
-    _reader: NsGuest,
+    pub(super) reader: NsGuest,
     pub(super) site: Site,
 }
 
@@ -64,16 +64,13 @@ impl World {
         let plain = Plain::boot(&site)?;
         let mut streams = Vec::new();
         for guest in [DB, PLAIN] {
-            let to = SocketAddr::from((guest.address(), STREAM_PORT));
-            let stream = CounterStream::hold(reader.netns(), to)?;
-            stream.log().wait_for(20, LIMIT)?;
-            streams.push(stream);
+            streams.push(stream(&reader, &guest)?);
         }
         Ok(Self {
             guarded,
             plain,
             streams,
-            _reader: reader,
+            reader,
             site,
         })
     }
@@ -88,6 +85,14 @@ impl World {
         }
         Ok(())
     }
+}
+
+/// Reads from a guest.
+pub(super) fn stream(reader: &NsGuest, guest: &Guest) -> Result<CounterStream> {
+    let to = SocketAddr::from((guest.address(), STREAM_PORT));
+    let stream = CounterStream::hold(reader.netns(), to)?;
+    stream.log().wait_for(20, LIMIT)?;
+    Ok(stream)
 }
 
 fn site() -> Result<Site> {

@@ -19,6 +19,8 @@ use std::time::Duration;
 
 #[path = "moves/before.rs"]
 mod before;
+#[path = "moves/cut.rs"]
+mod cut;
 #[path = "moves/stages.rs"]
 mod stages;
 #[path = "moves/traps.rs"]

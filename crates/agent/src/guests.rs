@@ -5,7 +5,7 @@ use crate::AgentError;
 use crate::error::chain;
 use crate::input::{Input, Now};
 use crate::interlock::{Interlock, Keeper};
-use lictor_estate::nics::Nic;
+use lictor_estate::nics::{Link, Nic};
 use lictor_estate::qmp::{Event, Monitor, QmpError, RunState};
 use lictor_evidence::UnguardedNic;
 use lictor_types::{GuestId, LOAD_DEADLINE_MS};
@@ -31,6 +31,10 @@ pub(crate) enum News {
     Unguarded,
     /// What its NICs are plugged into, or why QEMU does not say.
     Nics(Result<Vec<Nic>, String>),
+    /// It migrates without the interlock: the NICs whose links were taken down, or why not.
+    Cut(Result<Vec<String>, String>),
+    /// Its NICs have their links.
+    Connected,
     /// How the guest runs, when asked.
     State(RunState),
     /// What QEMU says by itself.
@@ -46,6 +50,10 @@ pub(crate) enum Order {
     Guard,
     /// Take the interlock out.
     Unguard,
+    /// Take the links of its NICs down, if QEMU does not have the interlock.
+    CutUnlessGuarded,
+    /// Give its NICs their links again.
+    Connect,
     /// Say what its NICs are plugged into.
     Look,
     /// Say how the guest runs, until it runs again or has left.
@@ -146,7 +154,21 @@ impl Post {
         Ok(())
     }
 
+    /// Whoever took the interlock out has another socket of the same QEMU: only it knows.
+    fn cut_unless_guarded(&self, monitor: &Monitor) -> Result<(), QmpError> {
+        if monitor.is_interlocked(&self.guest, &self.socket)? {
+            return Ok(());
+        }
+        let cut = match monitor.set_links(Link::Down) {
+            Err(QmpError::Refused { command, text }) => Err(format!("{command}: {text}")),
+            cut => Ok(cut?),
+        };
+        self.tell(News::Cut(cut));
+        Ok(())
+    }
+
     fn serve(&self, monitor: &Monitor, orders: &Receiver<Order>) -> Result<(), QmpError> {
+        monitor.tell_of_migrations()?;
         self.tell(News::State(monitor.run_state()?));
         self.look(monitor)?;
         let mut follow = false;
@@ -164,6 +186,11 @@ impl Post {
                 Ok(Order::Unguard) => {
                     monitor.release(&self.guest)?;
                     self.tell(News::Unguarded);
+                }
+                Ok(Order::CutUnlessGuarded) => self.cut_unless_guarded(monitor)?,
+                Ok(Order::Connect) => {
+                    monitor.set_links(Link::Up)?;
+                    self.tell(News::Connected);
                 }
                 Ok(Order::Look) => self.look(monitor)?,
                 Ok(Order::Follow) => follow = true,

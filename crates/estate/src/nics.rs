@@ -39,7 +39,36 @@ pub enum Backend {
     Other(String),
 }
 
+/// Whether a NIC has a carrier. Without one QEMU passes no frame of it, either way, and the state
+/// goes along with the guest when it migrates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Link {
+    /// Frames pass.
+    Up,
+    /// None does.
+    Down,
+}
+
 impl Monitor {
+    /// Sets the link of every emulated NIC. Gives their names.
+    ///
+    /// # Errors
+    /// As for [`Self::execute`]; the others are set all the same if one is refused.
+    pub fn set_links(&self, link: Link) -> Result<Vec<String>, QmpError> {
+        let line = json!({ "command-line": "info network" });
+        let network = self.execute("human-monitor-command", &line)?;
+        let (mut names, mut refused) = (Vec::new(), None);
+        for nic in emulated(network.as_str().unwrap_or_default()) {
+            let up = link == Link::Up;
+            match self.execute("set_link", &json!({ "name": nic.name, "up": up })) {
+                Err(error @ QmpError::Refused { .. }) => refused = Some(error),
+                set => drop(set?),
+            }
+            names.push(nic.name);
+        }
+        refused.map_or(Ok(names), Err)
+    }
+
     /// All NICs of the guest now.
     ///
     /// # Errors

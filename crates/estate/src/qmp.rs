@@ -229,9 +229,38 @@ impl Monitor {
     /// As for [`Self::execute`]; QEMU refuses if nobody listens on the socket.
     pub fn interlock(&self, guest: &GuestId, socket: &Path) -> Result<(), QmpError> {
         self.release(guest)?;
-        let address = format!("unix:path={}", socket.display());
+        let address = address_of(socket);
         let object = json!({ "qom-type": "dbus-vmstate", "id": id(guest), "addr": address });
         self.execute("object-add", &object).map(drop)
+    }
+
+    /// Whether QEMU has the interlock, with this socket: somebody may have taken it out, or put
+    /// another in under its name.
+    ///
+    /// # Errors
+    /// As for [`Self::execute`].
+    pub fn is_interlocked(&self, guest: &GuestId, socket: &Path) -> Result<bool, QmpError> {
+        let path = format!("/objects/{}", id(guest));
+        let asked = json!({ "path": path, "property": "addr" });
+        match self.execute("qom-get", &asked) {
+            Ok(address) => Ok(address == address_of(socket)),
+            Err(QmpError::Refused { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Has QEMU tell of every migration, whoever begins it. It refuses while one goes on, and has
+    /// been told then, if not by this agent.
+    ///
+    /// # Errors
+    /// [`QmpError::Closed`], [`QmpError::Late`].
+    pub fn tell_of_migrations(&self) -> Result<(), QmpError> {
+        let capability = json!([{ "capability": "events", "state": true }]);
+        let arguments = json!({ "capabilities": capability });
+        match self.execute("migrate-set-capabilities", &arguments) {
+            Ok(_) | Err(QmpError::Refused { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
     /// Takes the interlock out. It is no error if there is none.
@@ -250,6 +279,10 @@ impl Monitor {
 #[must_use]
 pub fn id(guest: &GuestId) -> String {
     format!("lictor-{guest}")
+}
+
+fn address_of(socket: &Path) -> String {
+    format!("unix:path={}", socket.display())
 }
 
 fn reach(path: &Path, limit: Duration) -> Result<UnixStream, QmpError> {

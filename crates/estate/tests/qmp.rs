@@ -1,5 +1,6 @@
 //! The monitor against a socket that answers as QEMU does.
 
+use lictor_estate::nics::Link;
 use lictor_estate::qmp::{Event, Monitor, QmpError, RunState, id};
 use lictor_types::GuestId;
 use serde_json::{Value, json};
@@ -136,6 +137,61 @@ fn an_interlock_replaces_the_one_of_an_earlier_life() {
     assert_eq!(added["id"], id(&guest()));
     assert_eq!(added["qom-type"], "dbus-vmstate");
     assert_eq!(added["addr"], format!("unix:path={}", socket.display()));
+}
+
+/// What the monitor finds of an interlock whose address QEMU tells like that.
+fn check_interlocked(told: fn(&str) -> Vec<Value>, expected: bool) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("qmp");
+    let server = qemu(&path, told);
+    let (monitor, _events) = connect(&path);
+    let found = monitor.is_interlocked(&guest(), Path::new("/run/guest-web.sock"));
+    assert_eq!(found.expect("an answer"), expected);
+    drop(monitor);
+    let commands = server.join().expect("ends");
+    let asked = json!({ "path": "/objects/lictor-web", "property": "addr" });
+    assert_eq!(commands[1]["arguments"], asked);
+}
+
+#[test]
+fn an_interlock_counts_if_it_is_there_and_asks_at_the_agents_own_socket() {
+    check_interlocked(
+        |_| vec![json!({ "return": "unix:path=/run/guest-web.sock" })],
+        true,
+    );
+    check_interlocked(
+        |_| vec![json!({ "return": "unix:path=/tmp/other.sock" })],
+        false,
+    );
+    check_interlocked(
+        |name| match name {
+            "qom-get" => vec![json!({ "error": { "desc": "Device not found" } })],
+            _ => vec![json!({ "return": {} })],
+        },
+        false,
+    );
+}
+
+#[test]
+fn links_are_set_of_every_emulated_nic() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("qmp");
+    let server = qemu(&path, |name| match name {
+        "human-monitor-command" => vec![json!({
+            "return": "nic0: index=0,type=nic,model=virtio,macaddr=52:54:00:00:00:01\r\n \\ \
+                       net0: index=0,type=tap,ifname=tap0\r\n"
+        })],
+        _ => vec![json!({ "return": {} })],
+    });
+    let (monitor, _events) = connect(&path);
+    assert_eq!(monitor.set_links(Link::Down).expect("set"), ["nic0"]);
+    assert_eq!(monitor.set_links(Link::Up).expect("set"), ["nic0"]);
+    drop(monitor);
+    let commands = server.join().expect("ends");
+    let set = commands.iter().filter(|one| one["execute"] == "set_link");
+    let set: Vec<_> = set.map(|one| &one["arguments"]).collect();
+    let wanted = [false, true].map(|up| json!({ "name": "nic0", "up": up }));
+    assert_eq!(set, wanted.iter().collect::<Vec<_>>());
 }
 
 #[test]

@@ -6,6 +6,7 @@ mod arrived;
 mod arriving;
 mod check;
 mod copy;
+mod cut;
 mod doubts;
 mod leaving;
 mod nics;
@@ -59,6 +60,8 @@ pub(crate) struct Owner {
     claims: BTreeMap<GuestId, Start>,
     /// Guests that could not be opened though they run here.
     unsettled: BTreeSet<GuestId>,
+    /// Guests whose links were taken down because they migrate without their interlock.
+    cut: BTreeSet<GuestId>,
     leaving: BTreeMap<GuestId, Leaving>,
     arriving: BTreeMap<GuestId, Arriving>,
     /// Evidence that waits until no guest stands still.
@@ -95,6 +98,7 @@ impl Owner {
             blind: BTreeMap::new(),
             claims: BTreeMap::new(),
             unsettled: BTreeSet::new(),
+            cut: BTreeSet::new(),
             leaving: BTreeMap::new(),
             arriving: BTreeMap::new(),
             later: VecDeque::new(),

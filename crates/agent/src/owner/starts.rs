@@ -360,7 +360,7 @@ impl Owner {
         let moving = fenced || (ticket && !self.leaving.contains_key(guest));
         let watch = self.watches.get(guest);
         let runs = watch.map_or(!qemu, |watch| watch.state == Some(RunState::Running));
-        if !self.host.custody().held(guest) || moving || !runs {
+        if !self.host.custody().held(guest) || moving || !runs || self.is_cut(guest) {
             return Ok(());
         }
         // A custody that a restart would forget opens nothing.
@@ -413,12 +413,14 @@ impl Owner {
                 warn("the last part of a copy", self.seal(guest));
                 Ok(())
             }
-            News::Event(Event::Migration(status)) if status == "failed" => {
-                self.alarm(guest, "QEMU says that a migration failed", now);
+            News::Event(Event::Migration(status)) => {
+                self.migrates(guest, &status, now);
                 Ok(())
             }
+            News::Cut(nics) => self.cut_off(guest, &nics, now),
+            News::Connected => self.connected(guest, now),
             News::Event(Event::Closed) => self.ended(guest, now),
-            News::Event(Event::Shutdown | Event::Migration(_)) => Ok(()),
+            News::Event(Event::Shutdown) => Ok(()),
             News::Failed(text) => self.failed(guest, &text, now),
         }
     }
@@ -525,6 +527,7 @@ impl Owner {
         if !self.host.custody().held(guest) {
             return Ok(());
         }
+        self.cut.remove(guest);
         // Each for itself: a guest that is gone must not stay ours because one of them fails.
         let closed = self.host.set_state(guest, VnicState::Hold, how.text());
         let closed = closed.map(|closed| self.note_all(closed, now));

@@ -1,0 +1,93 @@
+//! Guests that somebody moves round the protocol: the interlock is taken out over another monitor,
+//! and the migration goes to a host that has no agent.
+
+use super::*;
+use lictor_lab::{Capture, Frame};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Longer than the stream is silent by itself.
+const SILENCE: Duration = Duration::from_secs(2);
+
+/// Takes the interlock out as somebody does who has the hypervisor's own monitor.
+fn disarm(guest: &QemuGuest, name: &str) -> Result<()> {
+    let object = json!({ "id": format!("lictor-{name}") });
+    guest.qmp().execute("object-del", object)?;
+    Ok(())
+}
+
+/// When the guest first ran there.
+fn resumed(guest: &QemuGuest) -> Result<SystemTime> {
+    let resume = guest.qmp().wait(0, LIMIT, |event| event.name == "RESUME")?;
+    Ok(UNIX_EPOCH + resume.at)
+}
+
+/// What the guest's own device at an unprotected host has sent since it runs there.
+fn sent(capture: &Capture, guest: &Guest, since: SystemTime) -> Vec<Frame> {
+    let frames = capture.from_mac(guest.mac());
+    frames.into_iter().filter(|one| one.wall > since).collect()
+}
+
+fn alarmed(agent: &Agent, guest: &Guest, words: &str) -> Result<()> {
+    let about = format!("guest {}", guest.name);
+    wait_body(agent, |body| {
+        matches!(body, Body::Alarm { subject, text } if *subject == about && text.contains(words))
+    })
+    .with_context(|| format!("an alarm: {words}; {}", agent.log()))
+}
+
+#[test]
+fn a_guest_moved_round_the_protocol_arrives_cut_unless_its_owner_lets_it_pass() -> Result<()> {
+    if !lictor_lab::privileged() {
+        return Ok(());
+    }
+    let world = world()?;
+    let c = world.site.lab().host("c")?;
+    disarm(&world.db, DB.name)?;
+    let target = c.receive(&DB.spec(&SERVICES), |_| Ok(()))?;
+    let capture = Capture::start(world.site.lab().fabric(), &c.fabric_port())?;
+    let report = world.db.migrate_to(&target, &MigrateOptions::default())?;
+    assert_eq!(report.status, "completed", "{report:?}");
+    let since = resumed(&target)?;
+    std::thread::sleep(SILENCE);
+    let found = sent(&capture, &DB, since);
+    assert_eq!(found.len(), 0, "{:?}; {}", found.first(), world.a().log());
+    alarmed(world.a(), &DB, "links down of ")?;
+    wait_for(world.a(), &DB, |one| {
+        one.custody == 0 && one.vnics[0].state == VnicState::Hold
+    })?;
+
+    // Its owner chose that batch may run where no agent is: the same migration, and it is heard.
+    let batch = boot(world.a(), &BATCH, &SERVICES)?;
+    let there = c.receive(&BATCH.spec(&SERVICES), |_| Ok(()))?;
+    let report = batch.migrate_to(&there, &MigrateOptions::default())?;
+    assert_eq!(report.status, "completed", "{report:?}");
+    let since = resumed(&there)?;
+    wait::until("a guest that is heard", LIMIT, || {
+        Ok((!sent(&capture, &BATCH, since).is_empty()).then_some(()))
+    })
+}
+
+#[test]
+fn a_guest_that_was_cut_and_stays_has_its_links_and_its_interlock_again() -> Result<()> {
+    if !lictor_lab::privileged() {
+        return Ok(());
+    }
+    let world = world()?;
+    let c = world.site.lab().host("c")?;
+    disarm(&world.db, DB.name)?;
+    let target = c.receive(&DB.spec(&SERVICES), |_| Ok(()))?;
+    // Slow enough to be looked at and cancelled.
+    let slow = MigrateOptions {
+        bandwidth: 1 << 20,
+        ..MigrateOptions::default()
+    };
+    world.db.start_migration(&target, &slow)?;
+    wait_for(world.a(), &DB, |one| one.vnics[0].state == VnicState::Cut)?;
+    alarmed(world.a(), &DB, "without its interlock")?;
+    world.db.qmp().execute("migrate_cancel", json!({}))?;
+    wait_for(world.a(), &DB, |one| {
+        one.interlocked && one.vnics[0].state == VnicState::Open
+    })?;
+    drop(target);
+    world.stream_goes_on()
+}
