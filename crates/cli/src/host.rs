@@ -1,6 +1,7 @@
 //! `lictor host`: hosts as the manager knows them, and the agent of this one.
 
 use crate::caller::Caller;
+use crate::install::{self, InstallArgs};
 use crate::local::Agent;
 use crate::output::{Answer, Cell, Page, Printing, Tone};
 use crate::show::list;
@@ -39,6 +40,10 @@ enum Action {
         #[command(flatten)]
         caller: Caller,
     },
+    /// Write what libvirt and systemd need to know of the agent on this host.
+    Install(InstallArgs),
+    /// Take away what `install` wrote.
+    Uninstall(InstallArgs),
     /// Attach to a device of this host before it can carry traffic.
     Attach(AttachArgs),
     /// Let go of a vnic whose device is gone or will go.
@@ -107,6 +112,8 @@ pub(crate) fn run(args: &HostArgs, setting: &Setting) -> Result<Answer, CliError
     match &args.action {
         Action::List { caller } => hosts(caller, setting.now_ms),
         Action::Roster { cluster, caller } => roster(caller, cluster),
+        Action::Install(args) => install::install(args),
+        Action::Uninstall(args) => install::uninstall(args),
         Action::Attach(attach) => self::attach(attach),
         Action::Detach { name, agent } => {
             match agent.ask(&Request::Detach { name: name.clone() })? {

@@ -10,12 +10,24 @@ use lictor_types::{
 };
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// The socket's name in the agent's run directory.
 pub const SOCKET: &str = "agent.sock";
 /// Bytes of one line. A longer one closes the connection.
 pub const LINE_BYTES_MAX: usize = 1 << 20;
+
+/// Where an agent waits for a guest's QEMU: the interlock's socket in its run directory.
+#[must_use]
+pub fn interlock_socket(run_dir: &Path, guest: &GuestId) -> PathBuf {
+    run_dir.join(format!("guest-{guest}.sock"))
+}
+
+/// Where a guest's QEMU waits for the agent, if libvirt starts it: its monitor's socket.
+#[must_use]
+pub fn monitor_socket(run_dir: &Path, guest: &GuestId) -> PathBuf {
+    run_dir.join(format!("qemu-{guest}.sock"))
+}
 
 /// What a caller on the host may ask of its agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,6 +67,11 @@ pub enum Request {
         target: HostId,
         /// Who asks, as the management layer names them.
         asked_by: String,
+    },
+    /// Say whether a guest was admitted to come here: `Admitted`, or `Unexpected`.
+    MoveExpected {
+        /// The guest.
+        guest: GuestId,
     },
     /// Say how far a move is.
     MoveStatus {
@@ -120,6 +137,8 @@ pub enum Response {
         /// All of them.
         reasons: Vec<Refusal>,
     },
+    /// No move of that guest to this host is under way.
+    Unexpected,
     /// How far a move is.
     Move(MoveStatus),
     /// The move was given up.

@@ -23,7 +23,7 @@ use lictor_estate::qmp::RunState;
 use lictor_evidence::{Body, EvidenceError};
 use lictor_policy::{Cause, Choice};
 use lictor_types::{Digest, GuestId, HostId};
-use lictor_wire::local::{MovePhase, Request, Response};
+use lictor_wire::local::{MovePhase, Request, Response, interlock_socket};
 use lictor_wire::peer::{Control, Frame, Step};
 use starts::{Departure, Start};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -399,6 +399,7 @@ impl Owner {
                 .host
                 .explain(vnic, packet, *direction)
                 .map(|one| Response::Explained(Box::new(one))),
+            Request::MoveExpected { guest } => Ok(self.move_expected(guest)),
             Request::MoveStatus { guest } => self.move_status(guest),
             Request::MoveAbandon { guest } => self.move_abandon(guest, now),
         };
@@ -482,11 +483,7 @@ impl Owner {
             guest: guest.clone(),
             number: self.watched,
             qmp: qmp.into(),
-            socket: self
-                .host
-                .config()
-                .run_dir
-                .join(format!("guest-{guest}.sock")),
+            socket: interlock_socket(&self.host.config().run_dir, guest),
             inputs: self.inputs.clone(),
         };
         let wanted = self.guards(guest, now) || self.arriving.contains_key(guest);
