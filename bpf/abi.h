@@ -10,7 +10,7 @@
 #include <linux/types.h>
 
 /* Pins live below a folder of this name: a program of another layout never adopts them. */
-#define LICTOR_ABI 6
+#define LICTOR_ABI 7
 
 /* Relative to the guest, always. */
 #define DIRECTION_EGRESS 0
@@ -530,7 +530,7 @@ _Static_assert(sizeof(struct slot) == 144, "slot");
 struct bucket {
 	__u64 control[BUCKET_SLOTS];
 	__u32 passed; /* sessions that found this bucket full; of a half-open one: whose turn it is */
-	__u32 pad;
+	__u32 heard; /* ticks, when a session was found or put in last; not of half-open ones */
 	struct slot slots[BUCKET_SLOTS];
 	__u64 pad2[2];
 };

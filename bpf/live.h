@@ -187,7 +187,7 @@ live_at(struct bucket *bucket, __u32 place, const struct live_packet *p, __u32 s
 
 /* A session that was answered and is not reset: the states between are next to each other. */
 static __always_inline struct session *
-live_session(const struct live_packet *p, __u32 segment, struct trace *trace)
+live_session(const struct live_packet *p, __u32 segment, struct trace *trace, __u64 now)
 {
 	struct bucket *bucket = live_bucket(p, segment, trace);
 	struct session *s;
@@ -199,6 +199,8 @@ live_session(const struct live_packet *p, __u32 segment, struct trace *trace)
 	if (place < BUCKET_SLOTS || *(volatile __u32 *)&bucket->passed)
 		trace->absent = 0;
 	s = live_at(bucket, place, p, segment);
+	if (s)
+		bucket_hear(bucket, now);
 	return s && s->state >= STATE_ESTABLISHED && s->state <= STATE_TIME_WAIT ? s : 0;
 }
 
@@ -305,9 +307,10 @@ static __always_inline int live_judge(struct __sk_buff *skb, const struct vnic_c
 				      struct trace *trace)
 {
 	__u32 place = TIMEOUT_UDP + 1;
-	struct session *s = live_session(p, config->segment, trace);
+	__u64 now = clock_now(config, p->zero);
+	struct session *s = live_session(p, config->segment, trace, now);
 	struct timeouts *host = bpf_map_lookup_elem(&timeouts, p->zero);
-	__u64 now, *half = 0;
+	__u64 *half = 0;
 
 	if (!s && trace->absent) {
 		s = live_half(p, config, protocol, trace, &half);
@@ -315,7 +318,6 @@ static __always_inline int live_judge(struct __sk_buff *skb, const struct vnic_c
 	}
 	if (!s || !host)
 		return LIVE_NOT;
-	now = clock_now(config, p->zero);
 	if (s->expires_ns <= now ||
 	    (p->direction == DIRECTION_INGRESS && peer_elsewhere(skb, s->peer)))
 		return LIVE_NOT;

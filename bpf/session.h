@@ -47,9 +47,9 @@ static __always_inline struct slot *session_among(struct context *c, const struc
 
 	if (slot || !(current & TABLE_DRAINING))
 		return slot;
-	slot = slot_at(!table, table_search(c, !table, info->buckets[!table], 0));
+	slot = slot_at(c, !table, table_search(c, !table, info->buckets[!table], 0));
 	/* It may have been moved meanwhile. */
-	return slot ? slot : slot_at(table, table_search(c, table, info->buckets[table], 0));
+	return slot ? slot : slot_at(c, table, table_search(c, table, info->buckets[table], 0));
 }
 
 static __always_inline struct slot *half_among(struct context *c, const struct table_info *info)

@@ -112,6 +112,15 @@ bucket_find(struct bucket *bucket, const struct session_key *key, __u64 wanted)
 	return 0;
 }
 
+/* Whoever copies a table looks into the buckets of which anything was heard meanwhile, and into no
+ * others. One store a tick, in a line that was read anyway.
+ */
+static __always_inline void bucket_hear(struct bucket *bucket, __u64 now)
+{
+	if (*(volatile __u32 *)&bucket->heard != ticks(now))
+		*(volatile __u32 *)&bucket->heard = ticks(now);
+}
+
 /* One more than the number of the key's slot in a bucket; zero if it is not there. */
 __noinline __u32 bucket_search(struct context *c, struct bucket *bucket)
 {
@@ -154,7 +163,7 @@ __noinline __u64 table_search(struct context *c, __u32 table, __u32 buckets, __u
 }
 
 /* The slot at a place that a search gave. */
-static __always_inline struct slot *slot_at(__u32 table, __u64 place)
+static __always_inline struct slot *slot_at(struct context *c, __u32 table, __u64 place)
 {
 	__u32 index = place >> 3, i = (place & 7) - 1;
 	void *inner;
@@ -169,6 +178,7 @@ static __always_inline struct slot *slot_at(__u32 table, __u64 place)
 	if (!bucket || i >= BUCKET_SLOTS)
 		return 0;
 	asm volatile("" : "+r"(bucket));
+	bucket_hear(bucket, c->now);
 	return &bucket->slots[i];
 }
 
@@ -182,9 +192,11 @@ table_find(struct context *c, __u32 table, __u32 buckets)
 	if (!bucket)
 		return 0;
 	slot = bucket_find(bucket, &c->key, control_word(hash, 0, SLOT_LIVE));
+	if (slot)
+		bucket_hear(bucket, c->now);
 	if (slot || !*(volatile __u32 *)&bucket->passed)
 		return slot;
-	return slot_at(table, table_search(c, table, buckets, 1));
+	return slot_at(c, table, table_search(c, table, buckets, 1));
 }
 
 /* Whether a slot with this control word may be taken. In need also one that should still rest: a
@@ -305,6 +317,7 @@ __noinline int bucket_insert(struct context *c, struct bucket *bucket, __u32 ste
 			continue;
 		bucket->slots[i].key = c->key;
 		bucket->slots[i].session = c->fresh;
+		bucket_hear(bucket, c->now);
 		__sync_lock_test_and_set(&bucket->control[i],
 					 control_word(c->trace.hash, step, SLOT_LIVE));
 		return INSERT_DONE;

@@ -54,7 +54,11 @@ enum Bench {
         load: Vec<Load>,
     },
     /// All goals of moves, beside moves of the same guest without Lictor.
-    Move,
+    Move {
+        /// Only these parts; the goals of the others count as not met.
+        #[arg(long, value_enum, value_delimiter = ',')]
+        part: Vec<moves::Part>,
+    },
     /// The goals of policy analysis: proofs, changes, certificates, memory.
     Policy {
         /// Only these rows; the goals of the others count as not met.
@@ -111,13 +115,13 @@ fn run(arguments: &Arguments) -> Result<()> {
                 Output::Json => print(&(serde_json::to_string(&report)? + "\n")),
             }
         }
-        Bench::Move => {
+        Bench::Move { part } => {
             let extent = if arguments.quick {
                 moves::Extent::QUICK
             } else {
                 moves::Extent::FULL
             };
-            let report = moves::run(&extent)?;
+            let report = moves::run(&extent, &parts(part))?;
             match arguments.output {
                 Output::Table => print(&report.table()),
                 Output::Json => print(&(serde_json::to_string(&report)? + "\n")),
@@ -174,8 +178,8 @@ fn load(name: &str) -> Result<Load, String> {
 }
 
 /// Without a choice all of them.
-fn parts(chosen: &[Part]) -> Vec<Part> {
-    let all = Part::value_variants();
+fn parts<P: ValueEnum + Clone>(chosen: &[P]) -> Vec<P> {
+    let all = P::value_variants();
     if chosen.is_empty() { all } else { chosen }.to_vec()
 }
 

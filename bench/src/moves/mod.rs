@@ -14,6 +14,7 @@ mod world;
 use crate::datapath::goals::Goal;
 use crate::report::{Machine, Spread};
 use anyhow::Result;
+use clap::ValueEnum;
 use goals::Measured;
 use serde::Serialize;
 use std::fmt::Write as _;
@@ -105,18 +106,36 @@ impl Report {
     }
 }
 
-/// Measures everything. Needs root; makes namespaces and removes them.
+/// What is measured; the goals of the others count as not met.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Part {
+    /// What conntrack-tools take, to which the copies of the part `pause` are compared.
+    Rate,
+    /// Moves of a large table, in turns with moves without Lictor.
+    Pause,
+    /// Moves after each of which every session is looked for.
+    Lost,
+}
+
+/// Measures the parts. Needs root; makes namespaces and removes them.
 ///
 /// # Errors
 /// Something refuses, or a move fails.
-pub fn run(extent: &Extent) -> Result<Report> {
+pub fn run(extent: &Extent, parts: &[Part]) -> Result<Report> {
     let (machine, begin) = (Machine::here()?, Instant::now());
     let mut measured = Measured::default();
-    let conntrack = rate::conntrack(extent.sessions)?;
-    measured.conntrack_s = Some(conntrack);
-    let mut world = world::World::build()?;
-    pause::measure(&mut world, extent, &mut measured)?;
-    lost::measure(&mut world, extent, &mut measured)?;
+    if parts.contains(&Part::Rate) {
+        measured.conntrack_s = Some(rate::conntrack(extent.sessions)?);
+    }
+    if parts.contains(&Part::Pause) || parts.contains(&Part::Lost) {
+        let mut world = world::World::build()?;
+        if parts.contains(&Part::Pause) {
+            pause::measure(&mut world, extent, &mut measured)?;
+        }
+        if parts.contains(&Part::Lost) {
+            lost::measure(&mut world, extent, &mut measured)?;
+        }
+    }
     Ok(Report {
         bench: "move",
         quick: !extent.thorough,

@@ -11,7 +11,9 @@ use lictor_types::{DeploymentId, Digest, Generation, HostId, Segment, VnicState}
 use lictor_wire::binding::BindingLog;
 use lictor_wire::release::{self, Floor};
 use lictor_wire::{Delegation, Proved, Release, RosterHost, SigningKey, Trust};
+use serde_json::Value;
 use std::net::{IpAddr, SocketAddr};
+use std::process::Command;
 use std::time::Duration;
 
 const LIMIT: Duration = Duration::from_secs(10);
@@ -186,6 +188,64 @@ fn rules_hold_between_guests_of_one_host_and_outlive_the_agent() -> Result<()> {
     for guest in &status.guests {
         assert_eq!(guest.vnics[0].state, VnicState::Open, "{guest:?}");
     }
+    Ok(())
+}
+
+#[test]
+fn readers_see_live_sessions_and_which_of_them_a_new_policy_would_cut() -> Result<()> {
+    if !lictor_lab::privileged() {
+        return Ok(());
+    }
+    let lab = Lab::new()?;
+    let (mut agent, _) = enrolled(&lab.host("a")?)?;
+    agent.start()?;
+    let web = start(&agent, &WEB)?;
+    let db = start(&agent, &DB)?;
+    let _server = CounterServer::start(db.netns(), 5432)?;
+    let stream = CounterStream::hold(web.netns(), SocketAddr::from((DB.address(), 5432)))?;
+    stream.log().wait_for(20, LIMIT)?;
+
+    let folder = tempfile::tempdir()?;
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let socket = agent.socket().display().to_string();
+    let lictor = |words: &[&str]| -> Result<Value> {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_lictor"));
+        let output = command.args(words).args(["--output", "json"]).output()?;
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        serde_json::from_slice(&output.stdout).context(errors)
+    };
+    let (counters, sessions) = (path("counters.json"), path("sessions.json"));
+    let counted = lictor(&["host", "counters", "--out", &counters, "--socket", &socket])?;
+    assert!(counted["pay/app-db"].as_u64() > Some(0), "{counted}");
+    assert_eq!(counted["pay/batch-db"], 0, "{counted}");
+    lictor(&["host", "sessions", "--out", &sessions, "--socket", &socket])?;
+
+    let old = include_str!("../../../examples/pci/policy.lictor");
+    let new = old.replace(
+        "from tier:web & app:pay  to tier:db",
+        "from tier:app  to tier:db",
+    );
+    for (text, expected) in [(old, 0), (&new, 2)] {
+        let policy = path("policy.lictor");
+        std::fs::write(&policy, text)?;
+        let words = [
+            "policy",
+            "simulate",
+            "--policy",
+            &policy,
+            "--sessions",
+            &sessions,
+        ];
+        let told = lictor(&words)?;
+        // Both ends of the one conversation.
+        assert_eq!(told["cut"], expected, "{told}");
+        for group in told["groups"].as_array().context("a list")? {
+            assert_eq!(group["admitted_by"], "pay/app-db", "{told}");
+            assert_eq!(group["reason"], "default-deny", "{told}");
+        }
+    }
+    let report = stream.log().report();
+    assert!(report.contiguous && report.ended.is_none(), "{report:?}");
     Ok(())
 }
 

@@ -829,6 +829,23 @@ fn the_agent_of_a_host_is_asked_on_its_own_socket() -> Result<()> {
     for part in ["tables as compiled  yes", "db-0", "10.77.0.11"] {
         assert!(shown.contains(part), "expected {part:?} in\n{shown}");
     }
+    let folder = tempfile::tempdir()?;
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let (counters, sessions) = (path("counters.json"), path("sessions.json"));
+    ok(&format!("host counters --out {counters} {socket}"));
+    // Nothing has spoken with the guest yet.
+    refused(
+        &format!("policy lint {POLICY} --counters {counters}"),
+        &["unused", "pay/app-db"],
+    );
+    let added = path("two-hosts.json");
+    ok(&format!(
+        "host counters --add {counters} --out {added} {socket}"
+    ));
+    let listed = json(&format!("host sessions --out {sessions} {socket}"));
+    assert_eq!(listed["vnics"], 1);
+    let simulate = format!("policy simulate --policy {POLICY} --sessions {sessions}");
+    assert_eq!(json(&simulate)["cut"], 0);
     // Every reason at once: there is no host b, and a container cannot be asked by QEMU.
     refused(
         &format!("move admit db --to b --asked-by alice {socket}"),

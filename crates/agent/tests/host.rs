@@ -7,16 +7,17 @@ use lictor_evidence::{Body, Entry, KeyName};
 use lictor_policy::evaluate::{Question, evaluate};
 use lictor_policy::{CompileInput, Date, End, Labels, compile, parse};
 use lictor_types::{
-    Counted, DeploymentId, Digest, Direction, Epoch, Generation, GuestId, HostId, Link, Mode,
-    Probe, RULES_PER_VNIC_MAX, Reason, RuleId, Segment, SessionKey, SessionRecord, Tally, TcpEnd,
+    Counted, DeploymentId, Direction, Epoch, Generation, GuestId, HostId, Link, Mode, Probe,
+    RULES_PER_VNIC_MAX, Reason, RuleId, Segment, SessionKey, SessionRecord, Tally, TcpEnd,
     TcpState, Timeouts, VnicId, VnicState,
 };
 use lictor_wire::binding::BindingLog;
 use lictor_wire::local::Attach;
-use lictor_wire::sessions::{Chunk, fingerprint};
+use lictor_wire::sessions::Chunk;
 use lictor_wire::{
     Binding, Delegation, Envelope, Release, RosterHost, SigningKey, Trust, VnicBinding,
 };
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -712,19 +713,18 @@ fn a_source_neither_adds_to_nor_takes_from_a_vnic_of_another_guest() {
             let report = host.report(3).expect("reported");
             report.guests[0].vnics[0].sessions
         };
-        let ticket = Digest::of(b"ticket");
-        let (vnic, mut arrival) = (VnicId(7), Arrival::new(ticket));
-        let one = session(40_000);
-        host.take_in((&db, vnic), &Chunk::of(&[one]), &mut arrival)
+        let (vnic, mut arrival) = (VnicId(7), Arrival::default());
+        let first = Chunk::of(0, &[(9, session(40_000))]);
+        host.take_in((&db, vnic), &first, &mut arrival)
             .expect("taken in");
         assert_eq!((count(&host), arrival.accepted()), (1, 1));
 
-        let mut foreign = Arrival::new(ticket);
-        let name = [fingerprint(&ticket, &one.key)];
-        let added = host.take_in((&other, vnic), &Chunk::of(&[session(1)]), &mut foreign);
-        added.expect_err("not the vnic of this guest");
-        let taken = host.note_gone((&other, vnic), &name, &mut foreign);
-        taken.expect_err("not the vnic of this guest");
+        let mut foreign = Arrival::default();
+        let one = Chunk::of(0, &[(0, session(1))]);
+        host.take_in((&other, vnic), &one, &mut foreign)
+            .expect_err("not the vnic of this guest");
+        host.take_out((&other, vnic), (0, &[9]), &mut foreign)
+            .expect_err("not the vnic of this guest");
         assert_eq!(count(&host), 1);
         let counted = |rules: std::ops::Range<u32>| {
             let rows = rules.map(|rule| (Counted::Rule(RuleId(rule)), Tally::default()));
@@ -738,21 +738,27 @@ fn a_source_neither_adds_to_nor_takes_from_a_vnic_of_another_guest() {
         host.note_counted((&db, vnic), counted(all), &mut arrival)
             .expect_err("more than it can have");
 
-        // Twice its table is the most that a source may say that it has.
-        let many: Vec<_> = (1..=4_096).map(session).collect();
-        let flood = (0..3).find_map(|round: u16| {
-            let mut many = many.clone();
-            many.iter_mut()
-                .for_each(|one| one.key.local_port = 1_000 + round);
-            let many = Chunk::of(&many);
-            host.take_in((&db, vnic), &many, &mut arrival).err()
-        });
-        assert!(flood.is_some(), "{} came in", arrival.accepted());
-        let before = (count(&host), arrival.accepted());
-        host.note_gone((&db, vnic), &name, &mut arrival)
-            .expect("noted");
-        host.settle_gone(&db, &mut arrival).expect("taken out");
-        assert_eq!((count(&host) + 1, arrival.accepted() + 1), before);
+        // A source may say that it has twice the table, and no more.
+        let beyond = Chunk::of(0, &[(1 << 20, session(2))]);
+        host.take_in((&db, vnic), &beyond, &mut arrival)
+            .expect_err("no table is so large");
+        host.take_out((&db, vnic), (7, &[0]), &mut arrival)
+            .expect_err("there is no such table");
+        let elsewhere = SessionRecord {
+            key: SessionKey {
+                local: "10.9.9.9".parse().expect("valid"),
+                ..session(3).key
+            },
+            ..session(3)
+        };
+        let stranger = Chunk::of(0, &[(10, elsewhere)]);
+        host.take_in((&db, vnic), &stranger, &mut arrival)
+            .expect("listed, not taken in");
+        let refused = BTreeMap::from([("foreign-address".to_owned(), 1)]);
+        assert_eq!((arrival.count(), arrival.refused()), (2, refused));
+        host.take_out((&db, vnic), (0, &[9, 10, 11]), &mut arrival)
+            .expect("taken out");
+        assert_eq!((count(&host), arrival.count()), (0, 0));
     });
 }
 

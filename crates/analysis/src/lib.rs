@@ -10,6 +10,7 @@ mod certificate;
 mod change;
 mod decide;
 mod diff;
+mod diff_sessions;
 mod explain;
 mod explain_reach;
 mod flow;
@@ -31,6 +32,7 @@ pub use bitset::Bits;
 pub use certificate::Document;
 pub use decide::{Because, Said};
 pub use diff::{Change, Diff, Effect, diff};
+pub use diff_sessions::{Cuts, Live, Simulation, simulate};
 pub use explain::{
     Clause, EndSays, Explanation, NEAR_MAX, NearMiss, Part, RuleStep, WouldSay, explain,
 };

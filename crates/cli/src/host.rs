@@ -1,5 +1,7 @@
 //! `lictor host`: hosts as the manager knows them, and the agent of this one.
 
+pub(crate) mod listing;
+
 use crate::caller::Caller;
 use crate::install::{self, InstallArgs};
 use crate::local::Agent;
@@ -71,6 +73,10 @@ enum Action {
         #[command(flatten)]
         agent: Agent,
     },
+    /// Write how many packets each rule has met on this host, for `lictor policy lint --counters`.
+    Counters(listing::Counters),
+    /// Write the live sessions of this host's vnics, for `lictor policy simulate`.
+    Sessions(listing::Sessions),
 }
 
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
@@ -115,6 +121,8 @@ pub(crate) fn run(args: &HostArgs, setting: &Setting) -> Result<Answer, CliError
         Action::Install(args) => install::install(args),
         Action::Uninstall(args) => install::uninstall(args),
         Action::Attach(attach) => self::attach(attach),
+        Action::Counters(args) => listing::counters(args),
+        Action::Sessions(args) => listing::sessions(args),
         Action::Detach { name, agent } => {
             match agent.ask(&Request::Detach { name: name.clone() })? {
                 Response::Detached => {

@@ -5,6 +5,7 @@ mod explain;
 mod gate;
 mod lint;
 mod prove;
+mod simulate;
 
 use crate::caller::Caller;
 use crate::connectivity::{self, Connectivity};
@@ -51,6 +52,8 @@ enum Action {
     /// Say which rules never decide, change nothing, contradict others, open too much or have no
     /// owner. Ends with 1 if there are any.
     Lint(lint::Lint),
+    /// Say which live sessions a new policy would cut. Ends with 1 if there are any.
+    Simulate(simulate::Simulate),
     /// Prove each intent over an estate. Ends with 1 if one does not hold.
     Prove(prove::Prove),
     /// Sign that an intent need not hold for a time. For an approver.
@@ -121,6 +124,7 @@ pub(crate) fn run(args: &PolicyArgs, setting: &Setting) -> Result<Answer, CliErr
         Action::Diff(args) => diff::run(args, setting.now_ms),
         Action::Explain(args) => explain::run(args, setting),
         Action::Lint(args) => lint::run(args, setting.now_ms),
+        Action::Simulate(args) => simulate::run(args, setting.now_ms),
         Action::Prove(args) => prove::run(args, setting),
         Action::Import(args) => import::run(args),
         Action::Show { release } => {

@@ -2,7 +2,7 @@
 
 use lictor_types::{MORE_MACS_MAX, SHARED_PER_VNIC_MAX, VLANS_PER_VNIC_MAX, VNICS_PER_HOST_MAX};
 
-pub(crate) const ABI: u32 = 6;
+pub(crate) const ABI: u32 = 7;
 pub(crate) const COUNTERS_PER_DIRECTION: u32 = 128;
 pub(crate) const COUNTER_STEERED: u32 = 0;
 pub(crate) const PREFIX_LENGTHS_MAX: usize = 4;
@@ -189,7 +189,7 @@ plain! {
     }
     Slot(144) { key: SessionKey, session: Session, }
     Bucket(1088) {
-        control: [u64; BUCKET_SLOTS], passed: u32, pad: u32,
+        control: [u64; BUCKET_SLOTS], passed: u32, heard: u32,
         slots: [Slot; BUCKET_SLOTS], pad2: [u64; 2],
     }
     TableInfo(192) {

@@ -80,6 +80,16 @@ pub enum Error {
         /// Why.
         why: String,
     },
+    /// Another host says that more sessions come than a table of this vnic's size has slots.
+    #[error("sessions come for vnic {vnic} from slot {slot}; a table of its size has {slots}")]
+    Slot {
+        /// The vnic.
+        vnic: VnicId,
+        /// The slot at the other host.
+        slot: u32,
+        /// How many there may be.
+        slots: usize,
+    },
     /// The tables do not fit or contradict themselves.
     #[error("the tables cannot be loaded; the last good ones stay")]
     Tables(#[from] TableError),

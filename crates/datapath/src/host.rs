@@ -1,7 +1,6 @@
 //! The data plane of one host.
 
 use crate::link::link_of;
-use crate::rounds::{Fingerprint, Part, Told};
 use crate::sessions::ImportReceipt;
 use crate::shared::{self, Features, Shared};
 use crate::sys;
@@ -93,7 +92,7 @@ impl Datapath {
         self.how = How::Clsact;
     }
 
-    fn vnic(&self, vnic: VnicId) -> Result<&Vnic, Error> {
+    pub(crate) fn vnic(&self, vnic: VnicId) -> Result<&Vnic, Error> {
         self.vnics.get(&vnic).ok_or(Error::UnknownVnic { vnic })
     }
 
@@ -447,32 +446,6 @@ impl Datapath {
     /// [`Error::UnknownVnic`], [`Error::System`].
     pub fn export(&self, vnic: VnicId) -> Result<Vec<SessionRecord>, Error> {
         self.vnic(vnic)?.export()
-    }
-
-    /// Goes on with a round of what was not told yet, until there are almost `max` records; see
-    /// [`Told`].
-    ///
-    /// # Errors
-    /// [`Error::UnknownVnic`], [`Error::System`].
-    pub fn export_part(
-        &self,
-        (vnic, told): (VnicId, &mut Told),
-        max: usize,
-        fingerprint: impl Fn(&SessionKey) -> Fingerprint,
-    ) -> Result<Part, Error> {
-        self.vnic(vnic)?.export_part(told, max, fingerprint)
-    }
-
-    /// The same with all processors, for a guest that stands still.
-    ///
-    /// # Errors
-    /// [`Error::UnknownVnic`], [`Error::System`].
-    pub fn export_fast(
-        &self,
-        (vnic, told): (VnicId, &mut Told),
-        fingerprint: impl Fn(&SessionKey) -> Fingerprint + Sync,
-    ) -> Result<Part, Error> {
-        self.vnic(vnic)?.export_fast(told, fingerprint)
     }
 
     /// The keys of a vnic's sessions, some of them perhaps twice.

@@ -4,7 +4,7 @@
 use crate::abi::{self, Session, SessionEnd, Slot, VnicConfig};
 use crate::events::key_of;
 use crate::link::has_segment;
-use crate::slots::{BATCH, Inserted, Newcomer, ticks};
+use crate::slots::{BATCH, Earlier, Inserted, Newcomer, ticks};
 use crate::sys;
 use crate::tables::mapped;
 use crate::{Error, vnic::Vnic};
@@ -16,7 +16,7 @@ use std::collections::HashSet;
 const MILLISECOND_NS: u64 = 1_000_000;
 
 /// Why a session was not taken in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ImportRefusal {
     /// It belongs to another L2 domain than the vnic.
     OtherSegment,
@@ -26,6 +26,8 @@ pub enum ImportRefusal {
     TableFull,
     /// The vnic already has a session under this key.
     Exists,
+    /// Neither end of it is an address of the vnic.
+    ForeignAddress,
 }
 
 /// What became of the records of one import.
@@ -37,7 +39,7 @@ pub struct ImportReceipt {
     pub refused: Vec<(SessionKey, ImportRefusal)>,
 }
 
-fn failed(action: &'static str) -> impl Fn(std::io::Error) -> Error {
+pub(crate) fn failed(action: &'static str) -> impl Fn(std::io::Error) -> Error {
     move |source| Error::System { action, source }
 }
 
@@ -134,6 +136,25 @@ fn raw_session(record: &SessionRecord, now: u64) -> Session {
     }
 }
 
+/// Whether a record may be taken in at all.
+pub(crate) fn refused(record: &SessionRecord, config: &VnicConfig) -> Option<ImportRefusal> {
+    if !has_segment(config, record.key.segment) {
+        return Some(ImportRefusal::OtherSegment);
+    }
+    (record.expires_in_ms == 0).then_some(ImportRefusal::Expired)
+}
+
+pub(crate) fn newcomer(record: &SessionRecord, now: u64) -> Newcomer {
+    Newcomer {
+        slot: Slot {
+            key: raw_key(&record.key),
+            session: raw_session(record, now),
+        },
+        // What was reset is on its way out; it needs no place among those that may not be lost.
+        half_open: record.state.half_open(),
+    }
+}
+
 /// The records of a batch that may be taken in, and as what.
 fn newcomers<'a>(
     batch: &'a [SessionRecord],
@@ -144,24 +165,12 @@ fn newcomers<'a>(
     let mut wanted = Vec::with_capacity(batch.len());
     let mut newcomers = Vec::with_capacity(batch.len());
     for record in batch {
-        let refusal = if !has_segment(config, record.key.segment) {
-            ImportRefusal::OtherSegment
-        } else if record.expires_in_ms == 0 {
-            ImportRefusal::Expired
-        } else {
-            wanted.push(record);
-            newcomers.push(Newcomer {
-                slot: Slot {
-                    key: raw_key(&record.key),
-                    session: raw_session(record, now),
-                },
-                // What was reset is on its way out; it needs no place among those that may not be
-                // lost.
-                half_open: record.state.half_open(),
-            });
+        if let Some(refusal) = refused(record, config) {
+            receipt.refused.push((record.key, refusal));
             continue;
-        };
-        receipt.refused.push((record.key, refusal));
+        }
+        wanted.push(record);
+        newcomers.push(newcomer(record, now));
     }
     (wanted, newcomers)
 }
@@ -230,11 +239,11 @@ impl Vnic {
         for batch in records.chunks(BATCH) {
             let (wanted, newcomers) = newcomers(batch, config, now, receipt);
             told.clear();
-            let at = (config.sessions_max, now);
+            let at = (config.sessions_max, now, Earlier::Stays);
             self.sessions.insert_batch(&newcomers, at, &mut told);
             for (record, told) in wanted.into_iter().zip(&told) {
                 let refusal = match told {
-                    Inserted::Done => {
+                    Inserted::Done | Inserted::Replaced => {
                         receipt.imported += 1;
                         continue;
                     }
@@ -269,7 +278,7 @@ impl Vnic {
         Ok(purged)
     }
 
-    fn end_rest(&self) -> Result<(), Error> {
+    pub(crate) fn end_rest(&self) -> Result<(), Error> {
         let waiting = failed("waiting for the programs that run");
         self.sessions.end_rest().map_err(waiting)
     }

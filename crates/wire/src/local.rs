@@ -4,11 +4,13 @@
 use crate::MoreAddress;
 use crate::Refusal;
 use crate::api::HostReport;
+use lictor_policy::{End, Labels};
 use lictor_types::{
-    Digest, Direction, GuestId, HostId, Mode, Probe, Reason, RuleId, Verdict, VnicId, VnicName,
-    VnicState, Would,
+    Digest, Direction, Generation, GuestId, HostId, Mode, Probe, Reason, RuleId, SessionKey,
+    TcpState, Verdict, VnicId, VnicName, VnicState, Would,
 };
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
@@ -16,6 +18,10 @@ use std::path::{Path, PathBuf};
 pub const SOCKET: &str = "agent.sock";
 /// Bytes of one line. A longer one closes the connection.
 pub const LINE_BYTES_MAX: usize = 1 << 20;
+/// Rules of one answer; the rest is asked for again.
+pub const RULES_PER_ANSWER_MAX: usize = 4_096;
+/// Bytes that the sessions of one answer may take; the rest is asked for again.
+pub const SESSIONS_BYTES_MAX: usize = LINE_BYTES_MAX / 2;
 
 /// Where an agent waits for a guest's QEMU: the interlock's socket in its run directory.
 #[must_use]
@@ -58,6 +64,19 @@ pub enum Request {
         /// Which way it goes; without it, from the guest if its source is the guest's.
         #[serde(default)]
         direction: Option<Direction>,
+    },
+    /// Say how many packets each rule of the loaded release has met on this host's vnics.
+    RuleCounters {
+        /// How many rules, in the order of their names, were told before.
+        first: usize,
+    },
+    /// List the live sessions of a vnic in the order of their keys. Nothing is changed.
+    Sessions {
+        /// The vnic's name.
+        vnic: VnicName,
+        /// The last one that was told before.
+        #[serde(default)]
+        after: Option<SessionKey>,
     },
     /// Admit a move, or say every reason against it.
     MoveAdmit {
@@ -125,6 +144,10 @@ pub enum Response {
     Status(Box<HostReport>),
     /// What the loaded program says.
     Explained(Box<Explained>),
+    /// Some rules and how many packets they have met.
+    RuleCounters(RuleCounters),
+    /// Some live sessions of a vnic.
+    Sessions(Box<SessionPage>),
     /// Both ends signed a ticket.
     Admitted {
         /// What names it in records and evidence.
@@ -148,6 +171,56 @@ pub enum Response {
         /// Place, expectation and next step.
         error: String,
     },
+}
+
+/// How many packets rules have met, since the vnics that are here were attached.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RuleCounters {
+    /// The digest of the text that the loaded release was compiled of.
+    pub source: Digest,
+    /// The release's number.
+    pub generation: Generation,
+    /// Packets by rule, `tier/rule`; also those that it would have decided in observe mode.
+    pub packets: BTreeMap<String, u64>,
+    /// How many rules there are.
+    pub total: usize,
+}
+
+/// Live sessions of one vnic.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SessionPage {
+    /// The host.
+    pub host: HostId,
+    /// The guest.
+    pub guest: GuestId,
+    /// The guest's labels, as they are bound.
+    pub labels: Labels,
+    /// The release's number.
+    pub generation: Generation,
+    /// The sessions.
+    pub sessions: Vec<LiveSession>,
+    /// Whether there are more behind the last one.
+    pub more: bool,
+}
+
+/// A live session, as a reader needs it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LiveSession {
+    /// Its key, from the guest's point of view.
+    pub key: SessionKey,
+    /// Who opened it: `egress` if the guest did.
+    pub opened: Direction,
+    /// Where it stands.
+    pub state: TcpState,
+    /// The other end: a guest with its labels, or an address.
+    pub remote: End,
+    /// The rule that admitted it, `tier/rule`; none in observe mode.
+    pub rule: Option<String>,
+    /// Packets both ways.
+    pub packets: u64,
 }
 
 /// What the loaded program of a vnic says of a packet, and what the packet met on its way.

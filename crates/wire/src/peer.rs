@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// The only format that this version speaks. An agent that speaks another refuses to admit a move.
-pub const FORMAT: u32 = 3;
+pub const FORMAT: u32 = 4;
 /// Bytes before a frame's body: its length, the kind included, and the kind.
 pub const HEADER_BYTES: usize = 5;
 /// Bytes of a session frame before its chunk: the ticket and the vnic.
@@ -19,7 +19,7 @@ const SESSIONS_HEAD_BYTES: usize = 36;
 /// Bytes of one frame after its length: the longest lists below fit. Frames of another host wait in
 /// memory for the owner, so they are no longer than they must be.
 pub const FRAME_BYTES_MAX: usize = 2 << 20;
-/// Fingerprints in one list of sessions that are gone; a longer list is sent as several.
+/// Slots in one list of those that are empty now; a longer list is sent as several.
 pub const GONE_MAX: usize = 65_536;
 /// Rows in one list of what was counted; a longer list is sent as several.
 pub const COUNTED_ROWS_MAX: usize = 4_096;
@@ -85,12 +85,14 @@ pub enum Step {
     Ready,
     /// Source: what changes while the guest runs is little enough now.
     Copied,
-    /// Source: these sessions are no longer there.
+    /// Source: these slots of a table of sessions are empty now.
     Gone {
         /// The vnic.
         vnic: VnicId,
-        /// At most [`GONE_MAX`]; see [`crate::sessions::fingerprint`].
-        fingerprints: Vec<u64>,
+        /// The table.
+        table: u32,
+        /// At most [`GONE_MAX`].
+        slots: Vec<u32>,
     },
     /// Source: this round of all vnics is complete; the guest still runs.
     Round {
@@ -308,7 +310,7 @@ impl Frame {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sessions::CHUNK_RECORDS_MAX;
+    use crate::sessions::{CHUNK_RECORDS_MAX, RECORD_BYTES_MAX};
     use lictor_types::{
         Direction, Reason, RuleId, Segment, SessionKey, SessionRecord, TcpEnd, TcpState,
     };
@@ -361,7 +363,8 @@ mod tests {
             step(Step::Ready),
             step(Step::Gone {
                 vnic: VnicId(4),
-                fingerprints: vec![1, u64::MAX],
+                table: 2,
+                slots: vec![1, u32::MAX],
             }),
             step(Step::Counted {
                 vnic: VnicId(4),
@@ -382,7 +385,7 @@ mod tests {
             Frame::Sessions {
                 ticket: Digest::of(b"ticket"),
                 vnic: VnicId(4),
-                chunk: Chunk::of(&[record(1), record(2)]),
+                chunk: Chunk::of(0, &[(1, record(1)), (2, record(2))]),
             },
             step(Step::Round { number: 1 }),
             step(Step::Taken { chunks: 9 }),
@@ -425,12 +428,16 @@ mod tests {
 
     #[test]
     fn the_longest_lists_fit_into_a_frame() {
+        const _: () = assert!(CHUNK_RECORDS_MAX * RECORD_BYTES_MAX + 1_024 <= FRAME_BYTES_MAX);
+        let widest = (0..CHUNK_RECORDS_MAX as u32).map(|slot| (slot, record(slot as u16)));
+        let widest = Vec::from_iter(widest);
         let longest = [
             Frame::Control(Control::Move {
                 ticket: Digest::of(b"ticket"),
                 step: Step::Gone {
                     vnic: VnicId(u32::MAX),
-                    fingerprints: vec![u64::MAX; GONE_MAX],
+                    table: u32::MAX,
+                    slots: vec![u32::MAX; GONE_MAX],
                 },
             }),
             Frame::Control(Control::Move {
@@ -446,7 +453,7 @@ mod tests {
             Frame::Sessions {
                 ticket: Digest::of(b"ticket"),
                 vnic: VnicId(u32::MAX),
-                chunk: Chunk::of(&vec![record(1); CHUNK_RECORDS_MAX]),
+                chunk: Chunk::of(0, &widest),
             },
         ];
         for frame in longest {

@@ -22,7 +22,7 @@ pub struct Transcript {
 impl Default for Transcript {
     fn default() -> Self {
         Self {
-            digest: Digest::of(b"lictor transcript v1"),
+            digest: Digest::of(b"lictor transcript v2"),
             chunks: 0,
             records: 0,
             bytes: 0,
@@ -45,12 +45,10 @@ impl Transcript {
         self.add(SESSIONS, vnic, chunk.digest());
     }
 
-    /// Sessions that are there no more.
-    pub fn gone(&mut self, vnic: VnicId, fingerprints: &[u64]) {
-        let bytes: Vec<u8> = fingerprints
-            .iter()
-            .flat_map(|one| one.to_le_bytes())
-            .collect();
+    /// Slots of a table that are empty now.
+    pub fn gone(&mut self, vnic: VnicId, (table, slots): (u32, &[u32])) {
+        let words = std::iter::once(&table).chain(slots);
+        let bytes: Vec<u8> = words.flat_map(|one| one.to_le_bytes()).collect();
         self.add(GONE, vnic, Digest::of(&bytes));
     }
 
@@ -69,13 +67,16 @@ mod tests {
 
     #[test]
     fn the_digest_sees_every_word_its_order_its_vnic_and_its_kind() {
-        let said = |words: &[(u32, &[u64])]| {
+        let said = |words: &[(u32, &[u32])]| {
             let mut transcript = Transcript::default();
             for (vnic, gone) in words {
-                transcript.gone(VnicId(*vnic), gone);
+                transcript.gone(VnicId(*vnic), (0, gone));
             }
             transcript.digest()
         };
+        let mut of_table_1 = Transcript::default();
+        of_table_1.gone(VnicId(1), (1, &[7]));
+        of_table_1.gone(VnicId(2), (0, &[8]));
         let one = said(&[(1, &[7]), (2, &[8])]);
         assert_eq!(one, said(&[(1, &[7]), (2, &[8])]));
         for other in [
@@ -84,11 +85,12 @@ mod tests {
             said(&[(1, &[7])]),
             said(&[(1, &[7, 8])]),
             said(&[]),
+            of_table_1.digest(),
         ] {
             assert_ne!(one, other);
         }
         let mut transcript = Transcript::default();
-        transcript.sessions(VnicId(1), &Chunk::of(&[]));
+        transcript.sessions(VnicId(1), &Chunk::of(0, &[]));
         assert_ne!(transcript.digest(), said(&[(1, &[])]));
         assert_eq!((transcript.chunks, transcript.records), (1, 0));
     }

@@ -3,36 +3,27 @@
 use super::Host;
 use crate::AgentError;
 use crate::custody::Custody;
-use lictor_datapath::{Fingerprint, Fingerprints, ImportRefusal, Part, Told};
+use lictor_datapath::{ImportRefusal, Mirror, Part, Told};
 use lictor_evidence::{MoveCopied, MoveSide};
 use lictor_policy::{Cause, Choice, Date};
-use lictor_types::{
-    Counted, Digest, GuestId, RULES_PER_VNIC_MAX, Reason, SessionKey, SessionRecord, Tallies,
-    Tally, VnicId,
-};
-use lictor_wire::sessions::{CHUNK_RECORDS_MAX, Chunk, fingerprint};
+use lictor_types::{Counted, GuestId, RULES_PER_VNIC_MAX, Reason, Tallies, Tally, VnicId};
+use lictor_wire::sessions::Chunk;
 use lictor_wire::{MoreAddress, Transcript, class_digest};
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::BTreeMap;
 
 /// A binding may have been given fewer sessions since its vnic was attached at the source.
-const ARRIVAL_FACTOR: usize = 2;
+const ARRIVAL_FACTOR: u32 = 2;
 
 /// Rows that a vnic's tally can have: each reason and what was steered, both ways, and its rules.
 const TALLY_ROWS_MAX: usize = 2 * (Reason::ALL.len() + 1) + RULES_PER_VNIC_MAX as usize;
 
 /// What has arrived of a guest so far.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Arrival {
-    /// The move's ticket, with which sessions are named.
-    ticket: Digest,
-    /// What the source has.
-    known: BTreeMap<VnicId, Fingerprints>,
-    /// What it has no more, and what is still in the kernel here.
-    gone: BTreeMap<VnicId, Fingerprints>,
+    /// What is here of the source's tables.
+    mirrors: BTreeMap<VnicId, Mirror>,
     /// What was counted of it before it came.
     pub(crate) counted: BTreeMap<VnicId, Tallies>,
-    /// What this host did not take of it.
-    refused: HashMap<(VnicId, Fingerprint), &'static str>,
     /// Everything that was said of it.
     pub(crate) transcript: Transcript,
     rounds: u64,
@@ -41,39 +32,24 @@ pub struct Arrival {
 }
 
 impl Arrival {
-    /// Nothing yet, of the move with this ticket.
-    #[must_use]
-    pub fn new(ticket: Digest) -> Self {
-        Self {
-            ticket,
-            known: BTreeMap::new(),
-            gone: BTreeMap::new(),
-            counted: BTreeMap::new(),
-            refused: HashMap::new(),
-            transcript: Transcript::default(),
-            rounds: 0,
-            until_round: 0,
-        }
-    }
-
     /// Sessions that the source has.
     #[must_use]
     pub fn count(&self) -> u64 {
-        self.known.values().map(|known| known.len() as u64).sum()
+        self.mirrors.values().map(Mirror::count).sum()
     }
 
     /// Sessions that were taken in.
     #[must_use]
     pub fn accepted(&self) -> u64 {
-        self.count() - self.refused.len() as u64
+        self.count() - self.refused().values().sum::<u64>()
     }
 
     /// Sessions that were not, by reason.
     #[must_use]
     pub fn refused(&self) -> BTreeMap<String, u64> {
         let mut counts = BTreeMap::new();
-        for reason in self.refused.values() {
-            *counts.entry((*reason).to_owned()).or_default() += 1;
+        for (refusal, count) in self.mirrors.values().flat_map(Mirror::refused) {
+            *counts.entry(reason(refusal).to_owned()).or_default() += count;
         }
         counts
     }
@@ -101,6 +77,7 @@ const fn reason(refusal: ImportRefusal) -> &'static str {
         ImportRefusal::Expired => "expired",
         ImportRefusal::TableFull => "session-table-full",
         ImportRefusal::Exists => "exists",
+        ImportRefusal::ForeignAddress => "foreign-address",
     }
 }
 
@@ -178,26 +155,21 @@ impl Host {
         &self,
         (vnic, told): (VnicId, &mut Told),
         max: usize,
-        fingerprint: impl Fn(&SessionKey) -> Fingerprint,
     ) -> Result<Part, AgentError> {
-        Ok(self.datapath.export_part((vnic, told), max, fingerprint)?)
+        Ok(self.datapath.export_part(vnic, told, max)?)
     }
 
     /// The same with all processors, for a guest that stands still.
-    pub(crate) fn export_fast(
-        &self,
-        (vnic, told): (VnicId, &mut Told),
-        fingerprint: impl Fn(&SessionKey) -> Fingerprint + Sync,
-    ) -> Result<Part, AgentError> {
-        Ok(self.datapath.export_fast((vnic, told), fingerprint)?)
+    pub(crate) fn export_fast(&self, vnic: VnicId, told: &mut Told) -> Result<Part, AgentError> {
+        Ok(self.datapath.export_fast(vnic, told)?)
     }
 
     /// Takes sessions of a guest in, each only if one end of it is an address of that vnic. What
-    /// came before under the same key is replaced.
+    /// came before of the same slots is replaced.
     ///
     /// # Errors
-    /// [`AgentError::Refused`] if the source sends more than its table can hold, or for a vnic that
-    /// is not this guest's: it may lie.
+    /// [`AgentError::Refused`] if the source sends what is no session, more than its table can
+    /// hold, or for a vnic that is not this guest's: it may lie.
     pub fn take_in(
         &self,
         (guest, vnic): (&GuestId, VnicId),
@@ -205,107 +177,41 @@ impl Host {
         arrival: &mut Arrival,
     ) -> Result<(), AgentError> {
         self.own_vnic(guest, vnic)?;
-        let (own, ticket) = (self.own_addresses(vnic), arrival.ticket);
-        let max = self.sessions_max(vnic).saturating_mul(ARRIVAL_FACTOR);
-        let known = arrival.known.entry(vnic).or_default();
-        if known.len() as u64 + chunk.count() > (max + CHUNK_RECORDS_MAX) as u64 {
-            let what = format!("more than {max} sessions arrive for vnic {vnic}");
-            return Err(AgentError::Refused(what));
-        }
-        if known.is_empty() {
-            known.reserve(self.sessions_max(vnic) / 2);
-        }
+        let records = chunk.records().map_err(|error| {
+            AgentError::Refused(format!("sessions that arrive for vnic {vnic}: {error}"))
+        })?;
         arrival.transcript.sessions(vnic, chunk);
-        let gone = arrival.gone.entry(vnic).or_default();
-        let (mut ours, mut before) = (Vec::new(), Vec::new());
-        for record in chunk.records() {
-            let name = fingerprint(&ticket, &record.key);
-            let stale = gone.remove(&name);
-            if !known.insert(name) || stale {
-                before.push(record.key);
-            }
-            arrival.refused.remove(&(vnic, name));
-            if own.iter().any(|own| own.covers(record.key.local)) {
-                ours.push(record);
-            } else {
-                arrival.refused.insert((vnic, name), "foreign-address");
-            }
-        }
-        self.datapath.remove_sessions(vnic, &before)?;
-        for (key, refusal) in self.import_newest(vnic, &ours)? {
-            let name = fingerprint(&ticket, &key);
-            arrival.refused.insert((vnic, name), reason(refusal));
-        }
-        Ok(())
+        let own = self.own_addresses(vnic);
+        let mirror = self.mirror(vnic, arrival);
+        let of_table = (chunk.table(), records.as_slice());
+        Ok(self.datapath.mirror((vnic, mirror), of_table, |local| {
+            own.iter().any(|own| own.covers(local))
+        })?)
     }
 
-    /// A session that was promoted while it was read comes twice in a row: the second one counts.
-    fn import_newest(
-        &self,
-        vnic: VnicId,
-        records: &[SessionRecord],
-    ) -> Result<Vec<(SessionKey, ImportRefusal)>, AgentError> {
-        let receipt = self.datapath.import(vnic, records)?;
-        let (twice, mut refused): (Vec<_>, Vec<_>) = receipt
-            .refused
-            .into_iter()
-            .partition(|(_, refusal)| *refusal == ImportRefusal::Exists);
-        if twice.is_empty() {
-            return Ok(refused);
-        }
-        let keys: HashSet<SessionKey> = twice.into_iter().map(|(key, _)| key).collect();
-        let newest = records.iter().map(|record| (record.key, *record));
-        let newest: HashMap<_, _> = newest.filter(|(key, _)| keys.contains(key)).collect();
-        let keys = Vec::from_iter(keys);
-        self.datapath.remove_sessions(vnic, &keys)?;
-        let newest = Vec::from_iter(newest.into_values());
-        refused.extend(self.datapath.import(vnic, &newest)?.refused);
-        Ok(refused)
+    fn mirror<'a>(&self, vnic: VnicId, arrival: &'a mut Arrival) -> &'a mut Mirror {
+        arrival
+            .mirrors
+            .entry(vnic)
+            .or_insert_with(|| Mirror::new(self.sessions_max(vnic).saturating_mul(ARRIVAL_FACTOR)))
     }
 
-    /// Notes sessions that the source has no more; see [`Host::settle_gone`].
+    /// Takes out what the source has no more in slots of a table.
     ///
     /// # Errors
     /// [`AgentError::Refused`] for a vnic that is not this guest's: the sessions of other guests
-    /// here are none of the source's business.
-    pub fn note_gone(
+    /// here are none of the source's business; [`AgentError::Datapath`] for slots that the source
+    /// cannot have.
+    pub fn take_out(
         &self,
         (guest, vnic): (&GuestId, VnicId),
-        names: &[Fingerprint],
+        (table, slots): (u32, &[u32]),
         arrival: &mut Arrival,
     ) -> Result<(), AgentError> {
         self.own_vnic(guest, vnic)?;
-        arrival.transcript.gone(vnic, names);
-        let known = arrival.known.entry(vnic).or_default();
-        let gone = arrival.gone.entry(vnic).or_default();
-        for name in names {
-            // What never came, or was refused, is not here.
-            if known.remove(name) && arrival.refused.remove(&(vnic, *name)).is_none() {
-                gone.insert(*name);
-            }
-        }
-        Ok(())
-    }
-
-    /// Removes the sessions that were noted as gone. It looks through the whole table.
-    ///
-    /// # Errors
-    /// [`AgentError::Datapath`].
-    pub fn settle_gone(&self, guest: &GuestId, arrival: &mut Arrival) -> Result<(), AgentError> {
-        for vnic in self.vnics_of(guest)? {
-            let gone = arrival.gone.remove(&vnic).unwrap_or_default();
-            if gone.is_empty() {
-                continue;
-            }
-            let mut keys = Vec::with_capacity(gone.len());
-            self.datapath.each_key(vnic, |key| {
-                if gone.contains(&fingerprint(&arrival.ticket, &key)) {
-                    keys.push(key);
-                }
-            })?;
-            self.datapath.remove_sessions(vnic, &keys)?;
-        }
-        Ok(())
+        arrival.transcript.gone(vnic, (table, slots));
+        let mirror = self.mirror(vnic, arrival);
+        Ok(self.datapath.mirror_gone((vnic, mirror), (table, slots))?)
     }
 
     /// What was counted of a guest's vnics, here and before it came here.
@@ -380,10 +286,10 @@ impl Host {
         Err(AgentError::Refused(what))
     }
 
-    fn sessions_max(&self, vnic: VnicId) -> usize {
+    fn sessions_max(&self, vnic: VnicId) -> u32 {
         let mut bound = self.bindings.guests().flat_map(|guest| &guest.vnics);
         let found = bound.find(|bound| bound.vnic == vnic);
-        found.map_or(0, |bound| bound.sessions_max as usize)
+        found.map_or(0, |bound| bound.sessions_max)
     }
 
     /// Every address and prefix that the vnic may use, in whichever of its segments.

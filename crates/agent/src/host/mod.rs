@@ -5,6 +5,7 @@ mod drift;
 mod explain;
 mod handover;
 mod links;
+mod listing;
 mod report;
 mod vnics;
 

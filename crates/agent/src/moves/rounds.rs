@@ -36,8 +36,8 @@ enum State {
 pub enum Next {
     /// Nothing, until the target says something or a moment has come.
     Wait,
-    /// Send at most so many sessions of the round.
-    Send(usize),
+    /// Send a chunk of the round.
+    Send,
     /// What changes is little, or there have been enough rounds: the migration may begin. Said
     /// once.
     Copied,
@@ -156,9 +156,9 @@ impl Rounds {
     }
 
     const fn room(&self) -> Next {
-        match WINDOW_CHUNKS.saturating_sub(self.sent - self.taken) {
-            0 => Next::Wait,
-            chunks => Next::Send(chunks as usize * CHUNK_RECORDS_MAX),
+        match self.sent - self.taken {
+            0..WINDOW_CHUNKS => Next::Send,
+            _ => Next::Wait,
         }
     }
 }
@@ -180,8 +180,8 @@ mod tests {
         let mut all = 0;
         loop {
             match rounds.next(0) {
-                Next::Send(most) => {
-                    let part = left.min(most as u64);
+                Next::Send => {
+                    let part = left.min(CHUNK);
                     left -= part;
                     let chunks = part.div_ceil(CHUNK);
                     all += chunks;
@@ -212,16 +212,21 @@ mod tests {
     fn no_more_is_on_its_way_than_the_window_and_what_a_target_makes_up_does_not_widen_it() {
         let mut rounds = Rounds::default();
         rounds.begin();
-        let whole = WINDOW_CHUNKS as usize * CHUNK_RECORDS_MAX;
-        assert_eq!(rounds.next(0), Next::Send(whole));
-        rounds.sent(WINDOW_CHUNKS, whole as u64);
-        assert_eq!(rounds.next(0), Next::Wait);
+        let chunks = |rounds: &mut Rounds| {
+            let mut sent = 0;
+            while rounds.next(0) == Next::Send {
+                rounds.sent(1, CHUNK);
+                sent += 1;
+            }
+            assert_eq!(rounds.next(0), Next::Wait);
+            sent
+        };
+        assert_eq!(chunks(&mut rounds), WINDOW_CHUNKS);
         rounds.taken(TAKEN_EVERY_CHUNKS);
-        let part = TAKEN_EVERY_CHUNKS as usize * CHUNK_RECORDS_MAX;
-        assert_eq!(rounds.next(0), Next::Send(part));
+        assert_eq!(chunks(&mut rounds), TAKEN_EVERY_CHUNKS);
         rounds.taken(u64::MAX);
         rounds.taken(0);
-        assert_eq!(rounds.next(0), Next::Send(whole));
+        assert_eq!(chunks(&mut rounds), WINDOW_CHUNKS);
     }
 
     #[test]
@@ -232,7 +237,7 @@ mod tests {
         assert_eq!(rounds.next(5), Next::Copied);
         assert_eq!(rounds.due_us(), Some(5 + REST_US));
         assert_eq!(rounds.next(4 + REST_US), Next::Wait);
-        assert!(matches!(rounds.next(5 + REST_US), Next::Send(_)));
+        assert_eq!(rounds.next(5 + REST_US), Next::Send);
         rounds.ended();
         assert_eq!(rounds.next(9 + REST_US), Next::Wait);
         assert_eq!(rounds.due_us(), Some(9 + 2 * REST_US));

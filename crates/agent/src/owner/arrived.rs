@@ -43,11 +43,6 @@ impl Owner {
     /// depend on the record, which is made later if it cannot be made now.
     pub(super) fn take_custody(&mut self, guest: &GuestId, now: Now) -> Result<(), AgentError> {
         let epoch = self.arriving.get(guest).map_or(0, |one| one.ticket.custody);
-        if let Some(arriving) = self.arriving.get_mut(guest) {
-            // Too long for the pause; until now these were sessions like others.
-            let settled = self.host.settle_gone(guest, &mut arriving.arrival);
-            warn("sessions that the source had no more", settled);
-        }
         let counted = self.arriving.get(guest).map(|one| one.came().counted);
         let added = counted.map_or(Ok(()), |counted| self.host.tallies_arrived(guest, &counted));
         let (confirm, failed) = match self.confirmation(guest) {

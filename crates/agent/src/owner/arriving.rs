@@ -30,8 +30,6 @@ pub(super) struct Arriving {
     pub(super) ticket: Ticket,
     pub(super) digest: Digest,
     pub(super) attached: bool,
-    /// The source has said that the migration may begin.
-    pub(super) copied: bool,
     pub(super) arrival: Arrival,
     /// What had come before the agent was restarted.
     pub(super) came: Option<Came>,
@@ -69,7 +67,6 @@ impl Arriving {
             digest: ticket.digest(),
             ticket,
             attached: false,
-            copied: false,
             arrival,
             came: None,
             hold_since: now,
@@ -102,9 +99,9 @@ impl Arriving {
         self.machine.may_run() && self.machine.ended() && self.record.is_none()
     }
 
-    /// Everything is in its place, and QEMU may bring the guest at any moment.
+    /// Everything is in its place: sessions come, and then QEMU brings the guest at any moment.
     pub(super) const fn is_awaited(&self) -> bool {
-        self.copied && !self.machine.ended()
+        self.attached && !self.machine.ended()
     }
 
     pub(super) fn pause_since(&self) -> Option<Now> {
@@ -243,7 +240,7 @@ impl Owner {
             controls: controls.to_vec(),
         };
         self.note(body, now);
-        let (machine, arrival) = (target::Target::default(), Arrival::new(digest));
+        let (machine, arrival) = (target::Target::default(), Arrival::default());
         let arriving = Arriving::new(machine, ticket, arrival, now);
         self.arriving.insert(guest.clone(), arriving);
         if let Some(watch) = self.watches.get(&guest)
@@ -324,18 +321,13 @@ impl Owner {
         Ok(())
     }
 
-    /// The source's round is at its end: what it has no more goes, and it hears how far this end
-    /// has come.
-    fn round_arrived(&mut self, guest: &GuestId, now: Now) -> Result<(), AgentError> {
+    /// The source's round is at its end: it hears how far this end has come.
+    fn round_arrived(&mut self, guest: &GuestId) -> Result<(), AgentError> {
         let Some(arriving) = self.arriving.get_mut(guest) else {
             return Ok(());
         };
         if !arriving.machine.takes_sessions() {
             return Ok(());
-        }
-        if let Err(error) = self.host.settle_gone(guest, &mut arriving.arrival) {
-            arriving.cause = Some(error.chain());
-            return self.arrive(guest, target::Event::Mismatch, now);
         }
         arriving.arrival.round_ends();
         let chunks = arriving.arrival.transcript.chunks;
@@ -620,16 +612,11 @@ impl Owner {
         now: Now,
     ) -> Result<(), AgentError> {
         let message = match step {
-            Step::Copied => {
-                if let Some(arriving) = self.arriving.get_mut(guest) {
-                    arriving.copied = true;
-                }
-                Message::Copied
+            Step::Copied => Message::Copied,
+            Step::Gone { vnic, table, slots } => {
+                return self.sessions_gone(guest, vnic, (table, &slots), now);
             }
-            Step::Gone { vnic, fingerprints } => {
-                return self.sessions_gone(guest, vnic, &fingerprints, now);
-            }
-            Step::Round { .. } => return self.round_arrived(guest, now),
+            Step::Round { .. } => return self.round_arrived(guest),
             Step::Counted { vnic, rows } => return self.counted(guest, vnic, rows, now),
             Step::Delta => Message::Delta,
             Step::Granted { fenced_us } => {
@@ -666,17 +653,18 @@ impl Owner {
         &mut self,
         guest: &GuestId,
         vnic: VnicId,
-        fingerprints: &[u64],
+        (table, slots): (u32, &[u32]),
         now: Now,
     ) -> Result<(), AgentError> {
         let Some(arriving) = self.arriving.get_mut(guest) else {
             return Ok(());
         };
-        if fingerprints.len() > GONE_MAX || !arriving.machine.takes_sessions() {
+        if slots.len() > GONE_MAX || !arriving.machine.takes_sessions() {
             return Ok(());
         }
         let arrival = &mut arriving.arrival;
-        if let Err(error) = self.host.note_gone((guest, vnic), fingerprints, arrival) {
+        let gone = (table, slots);
+        if let Err(error) = self.host.take_out((guest, vnic), gone, arrival) {
             arriving.cause = Some(error.chain());
             return self.arrive(guest, target::Event::Mismatch, now);
         }

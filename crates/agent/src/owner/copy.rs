@@ -6,13 +6,13 @@ use crate::AgentError;
 use crate::input::Now;
 use crate::moves::rounds::{Next, SILENCE_US};
 use crate::moves::source;
-use lictor_datapath::Told;
+use lictor_datapath::{Part, Told};
 use lictor_evidence::MoveCopied;
-use lictor_types::{Digest, GuestId, HostId, SessionKey, SessionRecord, Tallies, VnicId};
+use lictor_types::{Digest, GuestId, HostId, Tallies, VnicId};
 use lictor_wire::Transcript;
 use lictor_wire::local::MovePhase;
 use lictor_wire::peer::{COUNTED_ROWS_MAX, Frame, GONE_MAX, Step};
-use lictor_wire::sessions::{CHUNK_RECORDS_MAX, Chunk, fingerprint};
+use lictor_wire::sessions::{CHUNK_RECORDS_MAX, Chunk};
 use std::collections::BTreeMap;
 
 /// What was sent of a guest's sessions.
@@ -31,8 +31,8 @@ pub(super) struct Copied {
 /// How much of a round is sent at once.
 #[derive(Debug, Clone, Copy)]
 enum Pace {
-    /// At most so many sessions: the guest runs, and others have moves, too.
-    Part(usize),
+    /// A chunk at most: the guest runs, and others have moves, too.
+    Part,
     /// As much as possible: the guest stands still.
     Fast,
 }
@@ -130,98 +130,87 @@ impl Owner {
                     return Err(AgentError::Refused(what));
                 }
                 Next::Copied => self.leave(guest, source::Event::CopySent, now)?,
-                Next::Send(most) => self.send_part(guest, most)?,
+                Next::Send => self.send_part(guest)?,
             }
         }
         Ok(())
     }
 
-    /// Sends at most so many sessions of a round, and says so if that was its end.
-    fn send_part(&mut self, guest: &GuestId, mut most: usize) -> Result<(), AgentError> {
-        loop {
-            let Some(leaving) = self.leaving.get_mut(guest) else {
-                return Ok(());
-            };
-            if leaving.copy.left.is_empty() {
-                leaving.copy.left = leaving.copy.told.keys().copied().collect();
-            }
-            let sent = self.send_vnic(guest, Pace::Part(most))?;
-            let Some(leaving) = self.leaving.get_mut(guest) else {
-                return Ok(());
-            };
-            if leaving.copy.left.is_empty() {
-                let number = leaving.rounds.ended();
-                let (target, ticket) = (leaving.ticket.target.clone(), leaving.digest);
-                self.tell(&target, ticket, Step::Round { number });
-                return Ok(());
-            }
-            // The next vnic's records go into chunks of their own.
-            most = most.saturating_sub(sent.next_multiple_of(CHUNK_RECORDS_MAX));
-            if most == 0 {
-                return Ok(());
-            }
+    /// Sends a chunk of a round at most, and says so if that was its end.
+    fn send_part(&mut self, guest: &GuestId) -> Result<(), AgentError> {
+        let Some(leaving) = self.leaving.get_mut(guest) else {
+            return Ok(());
+        };
+        if leaving.copy.left.is_empty() {
+            leaving.copy.left = leaving.copy.told.keys().copied().collect();
         }
+        self.send_vnic(guest, Pace::Part)?;
+        let leaving = self.leaving.get_mut(guest);
+        if let Some(leaving) = leaving.filter(|one| one.copy.left.is_empty()) {
+            let number = leaving.rounds.ended();
+            let (target, ticket) = (leaving.ticket.target.clone(), leaving.digest);
+            self.tell(&target, ticket, Step::Round { number });
+        }
+        Ok(())
     }
 
-    /// Sends what is left of the round for one vnic, or a part of that. Gives how many sessions.
-    fn send_vnic(&mut self, guest: &GuestId, pace: Pace) -> Result<usize, AgentError> {
+    /// Sends what is left of the round for one vnic, or a part of that.
+    fn send_vnic(&mut self, guest: &GuestId, pace: Pace) -> Result<(), AgentError> {
         let gone = || AgentError::Refused(format!("no move of guest {guest} is under way"));
         let leaving = self.leaving.get_mut(guest).ok_or_else(gone)?;
-        let ticket = leaving.digest;
         let Some(vnic) = leaving.copy.left.last().copied() else {
-            return Ok(0);
+            return Ok(());
         };
         let told = leaving.copy.told.get_mut(&vnic).ok_or_else(gone)?;
-        let name = |key: &SessionKey| fingerprint(&ticket, key);
         let part = match pace {
-            Pace::Part(most) => self.host.export_part((vnic, told), most, name)?,
-            Pace::Fast => self.host.export_fast((vnic, told), name)?,
+            Pace::Part => self.host.export_part((vnic, told), CHUNK_RECORDS_MAX)?,
+            Pace::Fast => self.host.export_fast(vnic, told)?,
         };
-        let target = leaving.ticket.target.clone();
-        self.send_sessions(guest, (&target, ticket, vnic), &part.records)?;
-        if let Some(gone) = part.gone {
-            self.send_gone(guest, (&target, ticket, vnic), &gone);
-            if let Some(leaving) = self.leaving.get_mut(guest) {
-                leaving.copy.left.pop();
-            }
+        self.send_sessions(guest, vnic, &part)?;
+        self.send_gone(guest, vnic, &part.gone);
+        if part.ended
+            && let Some(leaving) = self.leaving.get_mut(guest)
+        {
+            leaving.copy.left.pop();
         }
-        Ok(part.records.len())
+        Ok(())
     }
 
     fn send_sessions(
         &mut self,
         guest: &GuestId,
-        (target, ticket, vnic): (&HostId, Digest, VnicId),
-        records: &[SessionRecord],
+        vnic: VnicId,
+        part: &Part,
     ) -> Result<(), AgentError> {
-        for records in records.chunks(CHUNK_RECORDS_MAX) {
-            let chunk = Chunk::of(records);
-            if let Some(leaving) = self.leaving.get_mut(guest) {
-                leaving.copy.transcript.sessions(vnic, &chunk);
-                leaving.rounds.sent(1, records.len() as u64);
-            }
+        let Some(leaving) = self.leaving.get_mut(guest) else {
+            return Ok(());
+        };
+        for records in part.records.chunks(CHUNK_RECORDS_MAX) {
+            let chunk = Chunk::of(part.table, records);
+            leaving.copy.transcript.sessions(vnic, &chunk);
+            leaving.rounds.sent(1, records.len() as u64);
             let frame = Frame::Sessions {
-                ticket,
+                ticket: leaving.digest,
                 vnic,
                 chunk,
             };
-            self.links.send(target, frame)?;
+            self.links.send(&leaving.ticket.target, frame)?;
         }
         Ok(())
     }
 
-    fn send_gone(
-        &mut self,
-        guest: &GuestId,
-        (target, ticket, vnic): (&HostId, Digest, VnicId),
-        gone: &[u64],
-    ) {
-        for fingerprints in gone.chunks(GONE_MAX) {
-            if let Some(leaving) = self.leaving.get_mut(guest) {
-                leaving.copy.transcript.gone(vnic, fingerprints);
+    fn send_gone(&mut self, guest: &GuestId, vnic: VnicId, gone: &[(u32, u32)]) {
+        for of_table in gone.chunk_by(|one, next| one.0 == next.0) {
+            let table = of_table.first().map_or(0, |(table, _)| *table);
+            for slots in of_table.chunks(GONE_MAX) {
+                let slots: Vec<u32> = slots.iter().map(|(_, slot)| *slot).collect();
+                let Some(leaving) = self.leaving.get_mut(guest) else {
+                    return;
+                };
+                leaving.copy.transcript.gone(vnic, (table, &slots));
+                let (target, ticket) = (leaving.ticket.target.clone(), leaving.digest);
+                self.tell(&target, ticket, Step::Gone { vnic, table, slots });
             }
-            let fingerprints = fingerprints.to_vec();
-            self.tell(target, ticket, Step::Gone { vnic, fingerprints });
         }
     }
 

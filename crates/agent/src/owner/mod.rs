@@ -177,11 +177,12 @@ impl Owner {
         leaving || self.arriving.values().any(|one| recent(one.pause_since()))
     }
 
-    /// Whether a guest may be stopped at any moment. What takes long is then done seldom, because
-    /// the guest would stand still for it.
+    /// Whether sessions are copied, or a guest may be stopped at any moment. What takes long is
+    /// done seldom then, because the copy would wait for it, or the guest stand still.
     fn waits_for_pause(&self, now: Now) -> bool {
         let overdue = now.us.saturating_sub(self.next_round.us) >= PAUSE_MAX_US;
-        let leaves = |one: &Leaving| one.machine.phase() == MovePhase::Copied;
+        let phases = [MovePhase::Copying, MovePhase::Copied];
+        let leaves = |one: &Leaving| phases.contains(&one.machine.phase());
         let awaited =
             self.leaving.values().any(leaves) || self.arriving.values().any(Arriving::is_awaited);
         awaited && !overdue
@@ -400,6 +401,14 @@ impl Owner {
                 .explain(vnic, packet, *direction)
                 .map(|one| Response::Explained(Box::new(one))),
             Request::MoveExpected { guest } => Ok(self.move_expected(guest)),
+            Request::RuleCounters { first } => {
+                let counters = self.host.rule_counters(*first);
+                counters.map(Response::RuleCounters)
+            }
+            Request::Sessions { vnic, after } => self
+                .host
+                .sessions(vnic, after.as_ref())
+                .map(|page| Response::Sessions(Box::new(page))),
             Request::MoveStatus { guest } => self.move_status(guest),
             Request::MoveAbandon { guest } => self.move_abandon(guest, now),
         };

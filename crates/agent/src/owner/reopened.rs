@@ -75,7 +75,6 @@ impl Owner {
         let arriving = Arriving {
             came: Some(opening.came()),
             attached: true,
-            copied: true,
             hold_since: at(opening.hold_since_ms),
             save: Some(Save {
                 envelope: opening.save,
@@ -87,7 +86,7 @@ impl Owner {
             }),
             opened: Some(at(opening.opened_ms)),
             fenced_us: opening.fenced_us,
-            ..Arriving::new(machine, opening.ticket, Arrival::new(digest), now)
+            ..Arriving::new(machine, opening.ticket, Arrival::default(), now)
         };
         self.arriving.insert(guest.clone(), arriving);
         Ok(())

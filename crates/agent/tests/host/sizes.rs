@@ -30,9 +30,10 @@ fn arrived(quota: u32, count: usize) -> (u64, u64, Vec<(String, u64)>) {
         host.attach(&attach("tap-db", "10.1.0.7"), 3)
             .expect("bound");
         let (db, vnic) = (GuestId::new("db").expect("valid"), VnicId(7));
-        let mut arrival = Arrival::new(Digest::of(b"ticket"));
-        for part in sessions(count).chunks(CHUNK_RECORDS_MAX) {
-            host.take_in((&db, vnic), &Chunk::of(part), &mut arrival)
+        let mut arrival = Arrival::default();
+        let slots: Vec<_> = (0..).zip(sessions(count)).collect();
+        for part in slots.chunks(CHUNK_RECORDS_MAX) {
+            host.take_in((&db, vnic), &Chunk::of(0, part), &mut arrival)
                 .expect("no more than twice the quota");
         }
         assert_eq!(arrival.count(), count as u64);

@@ -88,7 +88,7 @@ fn row(change: &Change) -> [Cell; 7] {
     ]
 }
 
-fn packet(packet: &Question) -> String {
+pub(super) fn packet(packet: &Question) -> String {
     let end = |end: &End| match end {
         End::Address(address) => address.to_string(),
         End::Guest(labels) if labels.is_empty() => "a guest without labels".to_owned(),

@@ -3,10 +3,10 @@
 //! a whole batch goes is asked for before the first of it is looked at.
 
 use super::{
-    MATCH, Place, Row, Slots, control_offset, control_word, controls, free, preferred, slot_offset,
-    stamp, state_of, ticks,
+    HEARD_OFFSET, MATCH, Place, Row, Slots, control_offset, control_word, controls, free,
+    preferred, session_offset, slot_offset, stamp, state_of, ticks,
 };
-use crate::abi::{self, Slot};
+use crate::abi::{self, SessionKey, Slot};
 use crate::sys;
 use std::io;
 use std::ops::ControlFlow;
@@ -16,15 +16,29 @@ use std::sync::atomic::fence;
 /// Sessions of one batch: their lines are about as many as a processor can wait for at once.
 pub(crate) const BATCH: usize = 16;
 
+/// The least name of a session; what is less may mean something else.
+pub(crate) const NAMES_FROM: u64 = 2;
+
 /// What became of an insertion.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Inserted {
     Done,
     Exists,
+    /// It has taken the place of one of its own key.
+    Replaced,
     /// The quota has no room.
     QuotaFull,
     /// The quota has room, but every slot is taken or rests.
     NoPlace,
+}
+
+/// What becomes of a session that is there already under a newcomer's key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Earlier {
+    /// The newcomer is turned away: programs may be using the session.
+    Stays,
+    /// The newcomer takes its place. No packet passes, so nothing that a program writes is lost.
+    GivesWay,
 }
 
 /// A session on its way in.
@@ -36,15 +50,15 @@ pub(crate) struct Newcomer {
 }
 
 impl Slots {
-    /// Puts sessions in, each if there is none of its key and the quota has room. Says what became
-    /// of each, in their order.
+    /// Puts sessions in, each if there is none of its key, or in place of that one, and the quota
+    /// has room. Says what became of each, in their order.
     ///
     /// As in the program, whoever puts a session in looks along its whole way again after it was
     /// published: of two that publish the same key at once, at least one sees the other.
     pub(crate) fn insert_batch(
         &self,
         newcomers: &[Newcomer],
-        (quota, now): (u32, u64),
+        (quota, now, earlier): (u32, u64, Earlier),
         told: &mut Vec<Inserted>,
     ) {
         let first = told.len();
@@ -58,16 +72,16 @@ impl Slots {
         let mut room = self.reserve(lasting.count() as u32, quota);
         for (newcomer, hash) in newcomers.iter().zip(&hashes) {
             let (key, hash) = (&newcomer.slot.key, *hash);
-            told.push(
-                if tables
-                    .iter()
-                    .any(|table| self.find(*table, key, hash).is_some())
-                {
-                    Inserted::Exists
-                } else {
-                    self.insert(newcomer, (main, hash), now, &mut room)
-                },
-            );
+            let mut there = tables
+                .iter()
+                .filter_map(|table| self.find(*table, key, hash));
+            told.push(match (there.next(), earlier) {
+                (None, _) => self.insert(newcomer, (main, hash), now, &mut room),
+                (Some(_), Earlier::Stays) => Inserted::Exists,
+                (Some(row), Earlier::GivesWay) => {
+                    self.replace((&row, newcomer), (main, hash), now, &mut room)
+                }
+            });
         }
         self.live().fetch_sub(room, SeqCst);
         fence(SeqCst);
@@ -117,6 +131,57 @@ impl Slots {
         }
         *room -= u32::from(!newcomer.half_open);
         Inserted::Done
+    }
+
+    fn replace(
+        &self,
+        (row, newcomer): (&Row, &Newcomer),
+        (main, hash): (u32, u64),
+        now: u64,
+        room: &mut u32,
+    ) -> Inserted {
+        let Place {
+            table,
+            bucket,
+            slot,
+        } = row.place;
+        if table != table_of(newcomer, main) {
+            self.remove_row(row, now);
+            return match self.insert(newcomer, (main, hash), now, room) {
+                Inserted::Done => Inserted::Replaced,
+                refused => refused,
+            };
+        }
+        let session = &newcomer.slot.session;
+        let mapped = self.table(table);
+        mapped.store(bucket, session_offset(slot), session);
+        mapped.half(bucket, HEARD_OFFSET).store(ticks(now), SeqCst);
+        if newcomer.half_open {
+            let word = row.control & !stamp(abi::CONTROL_STAMP_MASK) | stamp(session.seen);
+            self.control(row.place).store(word, Release);
+        }
+        Inserted::Replaced
+    }
+
+    /// What a table of this vnic calls a session. No guest can make two of one name, because none
+    /// knows the keys of the hash.
+    pub(crate) fn name(&self, key: &SessionKey) -> u64 {
+        self.hash(key).max(NAMES_FROM)
+    }
+
+    /// Takes out the session of a name. Returns whether it was there.
+    pub(crate) fn remove_named(&self, name: u64, now: u64) -> bool {
+        let mut removed = false;
+        for table in self.in_use() {
+            // It never breaks off.
+            let _ = self.along(table, name, |row| {
+                if self.name(&row.slot.key) == name {
+                    removed |= self.remove_row(&row, now);
+                }
+                ControlFlow::Continue(())
+            });
+        }
+        removed
     }
 
     /// Takes out every copy of a session behind that which lies first. Returns how many went.
@@ -187,6 +252,7 @@ impl Slots {
             } else {
                 0
             };
+            mapped.half(bucket, HEARD_OFFSET).store(ticks(now), SeqCst);
             control.store(control_word(hash, step, abi::SLOT_LIVE) | heard, Release);
             return true;
         }

@@ -57,7 +57,8 @@ pub(crate) fn ticks(ns: u64) -> u32 {
     (ns >> 20) as u32
 }
 
-pub(crate) use intake::{BATCH, Inserted, Newcomer};
+pub(crate) use intake::{BATCH, Earlier, Inserted, NAMES_FROM, Newcomer};
+pub(crate) use scan::{NOBODY, Tag};
 
 /// What of a control word tells a live slot of a key: the hash's tag and the state.
 const MATCH: u64 = 0xffff_ffff << 32 | abi::CONTROL_STATE_MASK;
@@ -96,6 +97,14 @@ fn buckets_of_quota(quota: u32) -> u32 {
     buckets_for((u64::from(quota) * SLOTS_PER_HUNDRED).div_ceil(100))
 }
 
+/// The most slots of each table of a vnic that has had this quota and no larger one.
+pub(crate) fn slots_of_quota(quota: u32) -> [usize; abi::TABLES as usize] {
+    let slots = |buckets: u32| buckets as usize * abi::BUCKET_SLOTS;
+    let mut most = [slots(buckets_of_quota(quota)); abi::TABLES as usize];
+    most[abi::TABLE_HALF_OPEN as usize] = slots(buckets_for((*HALF_OPEN.end()).into()));
+    most
+}
+
 fn create(buckets: u32) -> io::Result<OwnedFd> {
     let shape = Shape {
         entries: buckets,
@@ -103,6 +112,8 @@ fn create(buckets: u32) -> io::Result<OwnedFd> {
     };
     sys::map_create(&shape, None)
 }
+
+const HEARD_OFFSET: usize = offset_of!(Bucket, heard);
 
 const fn control_offset(slot: usize) -> usize {
     offset_of!(Bucket, control) + slot * size_of::<u64>()
@@ -329,11 +340,25 @@ impl Slots {
     }
 
     /// Every copy of a key in a table, that which lies first before the others, until the sink has
-    /// enough. A bucket that is full counts who passed it; in the half-open table a key has one.
+    /// enough.
     fn copies(
         &self,
         table: u32,
         (key, hash): (&SessionKey, u64),
+        mut sink: impl FnMut(Row) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
+        self.along(table, hash, |row| match row.slot.key == *key {
+            true => sink(row),
+            false => ControlFlow::Continue(()),
+        })
+    }
+
+    /// Every session along a hash's way that has its tag, until the sink has enough. A bucket that
+    /// is full counts who passed it; in the half-open table a key has one.
+    fn along(
+        &self,
+        table: u32,
+        hash: u64,
         mut sink: impl FnMut(Row) -> ControlFlow<()>,
     ) -> ControlFlow<()> {
         let mapped = self.table(table);
@@ -349,7 +374,7 @@ impl Slots {
                     bucket,
                     slot,
                 };
-                if let Some(row) = self.read(place).filter(|row| row.slot.key == *key) {
+                if let Some(row) = self.read(place) {
                     sink(row)?;
                 }
             }

@@ -1,7 +1,10 @@
 //! Whole tables, read in the order of their memory. Most buckets of a table that has room have one
 //! session or none, so that reading is waiting for memory: what is read soon is asked for now.
 
-use super::{Place, Row, Slots, control_offset, controls, session_offset, slot_offset, state_of};
+use super::{
+    HEARD_OFFSET, Place, Row, Slots, control_offset, controls, session_offset, slot_offset,
+    state_of,
+};
 use crate::abi::{self, Bucket, Session, SessionKey, Slot};
 use crate::sys::Mapped;
 use std::mem::offset_of;
@@ -12,6 +15,20 @@ use std::sync::atomic::Ordering::SeqCst;
 const CONTROLS_AHEAD: usize = 16;
 /// How many buckets ahead live slots are: their control words have come by then.
 const SLOTS_AHEAD: usize = 8;
+
+/// Tells the sessions of one slot from each other: half of their hash, as in the control word.
+pub(crate) type Tag = u32;
+/// What no session's tag is.
+pub(crate) const NOBODY: Tag = 0;
+
+const fn tag_of(control: u64) -> Tag {
+    (control >> 32) as u32 | 1
+}
+
+/// The clock is coarse: what happens within a tick counts as later.
+fn earlier(ticks: u32, since: u32) -> bool {
+    ticks.wrapping_sub(since).cast_signed() < 0
+}
 
 const fn seen_offset(slot: usize) -> usize {
     session_offset(slot) + offset_of!(Session, seen)
@@ -26,41 +43,83 @@ impl Slots {
     }
 
     /// Looks through some buckets of a table for what differs from what was told of their slots: a
-    /// session that is new or was heard of since, or none where one was. Of a session that nobody
-    /// has heard of only one word is read.
+    /// session that is new or was heard of since, with its tag, or none where one was. Of a bucket
+    /// that nobody has heard of only the control words are read.
     #[inline]
     pub(crate) fn differences(
         &self,
         (table, buckets): (u32, Range<usize>),
-        told: &[u64],
+        told: &[Tag],
         since: u32,
-        mut sink: impl FnMut(usize, Option<(SessionKey, Session)>),
+        mut sink: impl FnMut(usize, Option<(Tag, SessionKey, Session)>),
     ) {
         let mapped = self.table(table);
-        for (bucket, told) in buckets.zip(told.chunks_exact(abi::BUCKET_SLOTS)) {
-            ask_for(mapped, bucket, |slot| (seen_offset(slot), size_of::<u32>()));
+        let first = buckets.start;
+        let told_of = |bucket: usize| {
+            let start = (bucket - first) * abi::BUCKET_SLOTS;
+            told.get(start..start + abi::BUCKET_SLOTS)
+        };
+        for bucket in buckets {
+            if let Some(told) = told_of(bucket + SLOTS_AHEAD) {
+                self.ask_for_differences((table, bucket + SLOTS_AHEAD), told, since);
+            }
+            let told = told_of(bucket).unwrap_or_default();
+            let quiet = self.quiet((table, bucket), since);
             for (slot, control) in controls(mapped, bucket).into_iter().enumerate() {
                 let index = bucket * abi::BUCKET_SLOTS + slot;
                 if state_of(control) != abi::SLOT_LIVE {
-                    if told[slot] != 0 {
+                    if told[slot] != NOBODY {
                         sink(index, None);
                     }
                     continue;
                 }
-                let seen = mapped.half(bucket, seen_offset(slot)).load(SeqCst);
-                // The clock is coarse: a packet within the round's own tick counts as later.
-                let later = seen.wrapping_sub(since).cast_signed() >= 0;
-                if told[slot] == 0 || later {
-                    let place = Place {
-                        table,
-                        bucket,
-                        slot,
-                    };
-                    let row = self.read(place);
-                    sink(index, row.map(|row| (row.slot.key, row.slot.session)));
+                let place = (table, bucket);
+                let same = told[slot] == tag_of(control);
+                if same && (quiet || self.silent(place, slot, since)) {
+                    continue;
                 }
+                let place = Place {
+                    table,
+                    bucket,
+                    slot,
+                };
+                let found = self.read(place).map(|row| {
+                    let tag = tag_of(row.control);
+                    (tag, row.slot.key, row.slot.session)
+                });
+                sink(index, found);
             }
         }
+    }
+
+    /// Asks for what a look at a bucket will read.
+    fn ask_for_differences(&self, (table, bucket): (u32, usize), told: &[Tag], since: u32) {
+        let mapped = self.table(table);
+        if bucket + CONTROLS_AHEAD < mapped.len() {
+            mapped.fetch(bucket + CONTROLS_AHEAD, control_offset(0), size_of::<u64>());
+        }
+        let quiet = self.quiet((table, bucket), since);
+        for slot in live(mapped, bucket) {
+            let control = mapped.word(bucket, control_offset(slot)).load(SeqCst);
+            if told[slot] != tag_of(control) {
+                mapped.fetch(bucket, slot_offset(slot), size_of::<Slot>());
+            } else if !quiet {
+                mapped.fetch(bucket, seen_offset(slot), size_of::<u32>());
+            }
+        }
+    }
+
+    /// Whether nobody has heard of any session of a bucket since then. Half-open sessions say that
+    /// each for itself.
+    fn quiet(&self, (table, bucket): (u32, usize), since: u32) -> bool {
+        let heard = self.table(table).half(bucket, HEARD_OFFSET).load(SeqCst);
+        table != abi::TABLE_HALF_OPEN && earlier(heard, since)
+    }
+
+    /// Whether nobody has heard of a session since then.
+    fn silent(&self, (table, bucket): (u32, usize), slot: usize, since: u32) -> bool {
+        let seen = self.table(table).half(bucket, seen_offset(slot));
+        earlier(seen.load(SeqCst), since)
     }
 
     /// Hands over every session, the half-open ones first. One that is promoted meanwhile may come

@@ -1,0 +1,214 @@
+//! `lictor policy simulate`: which live sessions a new policy would cut.
+
+use crate::host::listing::OfVnic;
+use crate::output::{Answer, Cell, Ending, Page, Tone};
+use crate::policy::diff::packet;
+use crate::texts::{self, Files};
+use crate::{CliError, files};
+use clap::Args;
+use lictor_analysis::{Live, simulate};
+use lictor_policy::evaluate::Question;
+use lictor_policy::{Date, End};
+use lictor_types::{Direction, Protocol, words};
+use lictor_wire::local::LiveSession;
+use serde_json::json;
+use std::path::PathBuf;
+
+/// What `lictor policy simulate` takes.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Simulate {
+    /// The new policy: a file, a directory of files, or several files by repeating this.
+    #[arg(long = "policy", value_name = "FILE", required = true)]
+    policy: Vec<PathBuf>,
+    /// What `lictor host sessions` wrote on a host. Once for each host.
+    #[arg(long, value_name = "FILE", required = true)]
+    sessions: Vec<PathBuf>,
+    /// The day for which rules count as expired or not; today if not given.
+    #[arg(long)]
+    date: Option<Date>,
+}
+
+pub(crate) fn run(args: &Simulate, now_ms: u64) -> Result<Answer, CliError> {
+    let policy = texts::read_sound(&Files::of(args.policy.clone()))?;
+    let date = args.date.unwrap_or(Date::from_unix_seconds(now_ms / 1_000));
+    let mut vnics: Vec<OfVnic> = Vec::new();
+    for path in &args.sessions {
+        let what = "live sessions as `lictor host sessions` writes them";
+        let of_host: Vec<OfVnic> = files::read_json(path, what)?;
+        vnics.extend(of_host);
+    }
+    let (mut live, mut skipped) = (Vec::new(), 0_u64);
+    for vnic in &vnics {
+        for session in &vnic.sessions {
+            match question(vnic, session, date) {
+                Some(one) => live.push(one),
+                None => skipped += 1,
+            }
+        }
+    }
+    let found = simulate(&policy, live.into_iter());
+    let cut: u64 = found.cut.iter().map(|one| one.sessions).sum();
+    let rows = found.cut.iter().map(|one| {
+        [
+            (&one.guest).into(),
+            Cell::toned(Tone::Bad, one.sessions),
+            words::way(one.opened).into(),
+            words::by(one.admitted_by.as_deref()).into(),
+            words::by(one.cut_by.as_deref()).into(),
+            one.reason.into(),
+            packet(&one.example).into(),
+        ]
+    });
+    let head = [
+        "guest",
+        "sessions",
+        "begun",
+        "admitted by",
+        "cut by",
+        "reason",
+        "for instance",
+    ];
+    let page = Page::default()
+        .fields([
+            (
+                "policy",
+                format!("{} version {}", policy.name, policy.version).into(),
+            ),
+            ("as of", date.into()),
+            ("go on", found.kept.into()),
+            ("would be cut", Cell::toned(Tone::good_if(cut == 0), cut)),
+            ("not judged", skipped.into()),
+        ])
+        .section("would be cut")
+        .table(head, rows);
+    let value = json!({
+        "policy": policy.name, "version": policy.version, "date": date,
+        "kept": found.kept, "cut": cut, "not_judged": skipped, "groups": found.cut,
+    });
+    let ending = match cut {
+        0 => Ending::Done,
+        _ => Ending::No,
+    };
+    Ok(Answer::new(page, &value).ending(ending))
+}
+
+/// The first packet of a session. Of an answered ICMP error, or of a protocol whose session is not
+/// told by its ports, nothing more is known than the class.
+fn question(vnic: &OfVnic, session: &LiveSession, date: Date) -> Option<Live> {
+    let key = &session.key;
+    let (own, other) = (End::Guest(vnic.labels.clone()), session.remote.clone());
+    let egress = session.opened == Direction::Egress;
+    let (source, destination) = if egress { (own, other) } else { (other, own) };
+    let port = if egress {
+        key.remote_port
+    } else {
+        key.local_port
+    };
+    let (protocol, port) = match key.protocol {
+        6 => (Protocol::Tcp, port),
+        17 => (Protocol::Udp, port),
+        132 => (Protocol::Sctp, port),
+        136 => (Protocol::UdpLite, port),
+        // Only an echo makes a session: RFC 792 and RFC 4443.
+        1 => (Protocol::Icmp, Protocol::icmp_port(8, 0)),
+        58 => (Protocol::Icmpv6, Protocol::icmp_port(128, 0)),
+        0 => return None,
+        number => (Protocol::Other, number.into()),
+    };
+    Some(Live {
+        guest: vnic.guest.to_string(),
+        question: Question {
+            source,
+            destination,
+            protocol,
+            port,
+            date,
+        },
+        opened: session.opened,
+        rule: session.rule.clone(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lictor_types::{Segment, SessionKey, TcpState};
+    use std::fs;
+
+    const POLICY: &str = "policy \"p\" version 2
+label zone : one-of web db
+tier guard ordered { deny old from zone:web to zone:db service tcp/3306 }
+tier t allow-only { allow pg from zone:web to zone:db service tcp/5432, icmp/echo }
+";
+
+    fn session(opened: Direction, protocol: u8, port: u16, remote: &str) -> LiveSession {
+        let egress = opened == Direction::Egress;
+        let ports = if egress {
+            [40_000, port]
+        } else {
+            [port, 40_000]
+        };
+        LiveSession {
+            key: SessionKey {
+                segment: Segment(1),
+                protocol,
+                local: [10, 0, 0, 1].into(),
+                remote: [10, 0, 0, 2].into(),
+                local_port: ports[0],
+                remote_port: ports[1],
+            },
+            opened,
+            state: TcpState::Established,
+            remote: End::Guest([("zone".into(), remote.into())].into()),
+            rule: Some("t/any".into()),
+            packets: 9,
+        }
+    }
+
+    #[test]
+    fn sessions_that_the_new_policy_does_not_allow_are_told_by_guest_and_rule() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = |name: &str| folder.path().join(name);
+        fs::write(file("p"), POLICY).expect("written");
+        let of = |guest: &str, zone: &str, sessions: Vec<LiveSession>| OfVnic {
+            host: "a".parse().expect("a host"),
+            guest: guest.parse().expect("a guest"),
+            labels: [("zone".into(), zone.into())].into(),
+            generation: lictor_types::Generation(1),
+            sessions,
+        };
+        let (egress, ingress) = (Direction::Egress, Direction::Ingress);
+        let web = vec![
+            session(egress, 6, 5_432, "db"),
+            session(egress, 6, 3_306, "db"),
+            session(egress, 6, 3_306, "db"),
+            session(egress, 1, 2, "db"),
+        ];
+        let db = vec![
+            session(ingress, 6, 22, "web"),
+            session(ingress, 6, 5_432, "web"),
+        ];
+        let listing = [of("web", "web", web), of("db", "db", db)];
+        fs::write(file("s"), serde_json::to_vec(&listing).expect("plain")).expect("written");
+        let args = Simulate {
+            policy: vec![file("p")],
+            sessions: vec![file("s")],
+            date: None,
+        };
+        let answer = run(&args, 1_790_000_000_000).expect("an answer");
+        assert_eq!(answer.ending, Ending::No);
+        let told = (&answer.value["kept"], &answer.value["cut"]);
+        assert_eq!(told, (&json!(3), &json!(3)));
+        let groups = answer.value["groups"].as_array().expect("a list");
+        let groups: Vec<_> = groups
+            .iter()
+            .map(|one| (&one["guest"], &one["sessions"], &one["cut_by"]))
+            .collect();
+        let expected = [
+            (json!("web"), json!(2), json!("guard/old")),
+            (json!("db"), json!(1), json!(null)),
+        ];
+        let expected: Vec<_> = expected.iter().map(|(a, b, c)| (a, b, c)).collect();
+        assert_eq!(groups, expected);
+    }
+}
