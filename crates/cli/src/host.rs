@@ -3,6 +3,7 @@
 pub(crate) mod listing;
 
 use crate::caller::Caller;
+use crate::install::{self, InstallArgs};
 use crate::local::Agent;
 use crate::output::{Answer, Cell, Page, Printing, Tone};
 use crate::show::list;
@@ -41,6 +42,10 @@ enum Action {
         #[command(flatten)]
         caller: Caller,
     },
+    /// Write what libvirt and systemd need to know of the agent on this host.
+    Install(InstallArgs),
+    /// Take away what `install` wrote.
+    Uninstall(InstallArgs),
     /// Attach to a device of this host before it can carry traffic.
     Attach(AttachArgs),
     /// Let go of a vnic whose device is gone or will go.
@@ -113,6 +118,8 @@ pub(crate) fn run(args: &HostArgs, setting: &Setting) -> Result<Answer, CliError
     match &args.action {
         Action::List { caller } => hosts(caller, setting.now_ms),
         Action::Roster { cluster, caller } => roster(caller, cluster),
+        Action::Install(args) => install::install(args),
+        Action::Uninstall(args) => install::uninstall(args),
         Action::Attach(attach) => self::attach(attach),
         Action::Counters(args) => listing::counters(args),
         Action::Sessions(args) => listing::sessions(args),

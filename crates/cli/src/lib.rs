@@ -7,13 +7,16 @@ mod audit;
 mod caller;
 mod cluster;
 mod connectivity;
+mod domain;
 mod error;
 mod explain;
 mod files;
 mod guest;
 mod help;
+mod hook;
 mod host;
 mod import;
+mod install;
 mod key;
 mod loaded;
 mod local;
@@ -34,6 +37,7 @@ pub use explain::ExplainArgs;
 pub use files::{KEY_BYTES_MAX, RELEASE_BYTES_MAX, TEXT_BYTES_MAX};
 pub use guest::GuestArgs;
 pub use help::{HelpArgs, help};
+pub use hook::HookArgs;
 pub use host::HostArgs;
 pub use key::KeyArgs;
 pub use local::{ANSWER_MS_MAX, Agent};
@@ -63,6 +67,8 @@ pub enum Command {
     Host(HostArgs),
     /// Compare the hosts of a cluster.
     Cluster(ClusterArgs),
+    /// Answer hooks of a management layer on this host.
+    Hook(HookArgs),
     /// Check, admit, watch, give up and list moves.
     Move(MoveArgs),
     /// Report where guests are. For a connector of a management layer.
@@ -97,6 +103,7 @@ pub fn run(command: &Command, setting: &Setting, out: &mut dyn Write) -> Result<
         Command::Guest(args) => (&args.printing, guest::run(args)?),
         Command::Host(args) => (&args.printing, host::run(args, setting)?),
         Command::Cluster(args) => (&args.printing, cluster::run(args, setting.now_ms)?),
+        Command::Hook(args) => (&args.printing, hook::run(args, &mut std::io::stdin())?),
         Command::Move(args) => (&args.printing, moves::run(args, setting)?),
         Command::Placement(args) => (&args.printing, placement::run(args)?),
         Command::Audit(args) => (&args.printing, audit::run(args)?),

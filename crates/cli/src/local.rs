@@ -5,7 +5,7 @@ use clap::Args;
 use lictor_wire::local::{LINE_BYTES_MAX, Request, Response, SOCKET};
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Milliseconds that an answer may take: admitting a move asks another host.
@@ -32,6 +32,14 @@ impl Agent {
                 "its answer cannot be read: {error}; is it of the same version?"
             ))),
         }
+    }
+
+    /// The agent's run directory, where sockets of guests are too.
+    pub(crate) fn run_dir(&self) -> Result<&Path, CliError> {
+        let parent = self.socket.parent().filter(|dir| dir.is_absolute());
+        parent.ok_or_else(|| {
+            self.error("expected an absolute path: QEMU is told of sockets beside this one")
+        })
     }
 
     /// The agent answered, but something else than what this question has for answers.

@@ -13,7 +13,7 @@ use lictor_types::{
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// The socket's name in the agent's run directory.
 pub const SOCKET: &str = "agent.sock";
@@ -23,6 +23,18 @@ pub const LINE_BYTES_MAX: usize = 1 << 20;
 pub const RULES_PER_ANSWER_MAX: usize = 4_096;
 /// Bytes that the sessions of one answer may take; the rest is asked for again.
 pub const SESSIONS_BYTES_MAX: usize = LINE_BYTES_MAX / 2;
+
+/// Where an agent waits for a guest's QEMU: the interlock's socket in its run directory.
+#[must_use]
+pub fn interlock_socket(run_dir: &Path, guest: &GuestId) -> PathBuf {
+    run_dir.join(format!("guest-{guest}.sock"))
+}
+
+/// Where a guest's QEMU waits for the agent, if libvirt starts it: its monitor's socket.
+#[must_use]
+pub fn monitor_socket(run_dir: &Path, guest: &GuestId) -> PathBuf {
+    run_dir.join(format!("qemu-{guest}.sock"))
+}
 
 /// What a caller on the host may ask of its agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -82,6 +94,11 @@ pub enum Request {
         guest: GuestId,
         /// Where it may go.
         target: HostId,
+    },
+    /// Say whether a guest was admitted to come here: `Admitted`, or `Unexpected`.
+    MoveExpected {
+        /// The guest.
+        guest: GuestId,
     },
     /// Say how far a move is.
     MoveStatus {
@@ -158,6 +175,8 @@ pub enum Response {
         /// All of them.
         reasons: Vec<Refusal>,
     },
+    /// No move of that guest to this host is under way.
+    Unexpected,
     /// How far a move is.
     Move(MoveStatus),
     /// The move was given up.

@@ -13,6 +13,7 @@ use lictor_evidence::{
 };
 use lictor_types::{Counted, Digest, GuestId, HostId, Tallies, VnicId};
 use lictor_wire::Envelope;
+use lictor_wire::local::Response;
 use lictor_wire::peer::{Step, counted_digest};
 use std::collections::BTreeMap;
 
@@ -27,6 +28,17 @@ fn move_counted(counted: &BTreeMap<VnicId, Tallies>) -> MoveCounted {
 }
 
 impl Owner {
+    /// Whether the management layer may let the guest come: a hook of it asks before it makes
+    /// anything.
+    pub(super) fn move_expected(&self, guest: &GuestId) -> Response {
+        let arriving = self.arriving.get(guest);
+        let expected = arriving.filter(|one| !one.machine.ended());
+        expected.map_or(Response::Unexpected, |one| Response::Admitted {
+            ticket: one.digest,
+            deadline_ms: one.ticket.deadline_ms,
+        })
+    }
+
     /// The guest runs here: it is ours from now on, durably, and a record says so. Custody does not
     /// depend on the record, which is made later if it cannot be made now.
     pub(super) fn take_custody(&mut self, guest: &GuestId, now: Now) -> Result<(), AgentError> {

@@ -25,7 +25,7 @@ use lictor_estate::qmp::RunState;
 use lictor_evidence::{Body, EvidenceError};
 use lictor_policy::{Cause, Choice};
 use lictor_types::{Digest, GuestId, HostId};
-use lictor_wire::local::{MovePhase, Request, Response};
+use lictor_wire::local::{MovePhase, Request, Response, interlock_socket};
 use lictor_wire::peer::{Control, Frame, Step};
 use starts::{Departure, Start};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -416,6 +416,7 @@ impl Owner {
                 .host
                 .explain(vnic, packet, *direction)
                 .map(|one| Response::Explained(Box::new(one))),
+            Request::MoveExpected { guest } => Ok(self.move_expected(guest)),
             Request::RuleCounters { first } => {
                 let counters = self.host.rule_counters(*first);
                 counters.map(Response::RuleCounters)
@@ -521,11 +522,7 @@ impl Owner {
             guest: guest.clone(),
             number: self.watched,
             qmp: qmp.into(),
-            socket: self
-                .host
-                .config()
-                .run_dir
-                .join(format!("guest-{guest}.sock")),
+            socket: interlock_socket(&self.host.config().run_dir, guest),
             inputs: self.inputs.clone(),
         };
         let wanted = self.guards(guest, now) || self.arriving.contains_key(guest);

@@ -1,0 +1,252 @@
+//! `lictor hook`: what libvirt asks before it starts a guest. A hook must never call libvirt, which
+//! waits for it; it asks the agent, and what it refuses libvirt does not do.
+
+use crate::CliError;
+use crate::domain::{Domain, QemuArgument};
+use crate::local::Agent;
+use crate::output::{Answer, Page, Printing};
+use clap::{Args, Subcommand};
+use lictor_types::GuestId;
+use lictor_wire::local::{Attach, Request, Response, interlock_socket, monitor_socket};
+use serde_json::{Value, json};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+/// Bytes of one domain's XML.
+const DOMAIN_BYTES_MAX: usize = 4 << 20;
+
+/// Answer hooks of a management layer on this host.
+#[derive(Debug, Clone, Args)]
+pub struct HookArgs {
+    #[command(subcommand)]
+    action: Action,
+    #[command(flatten)]
+    pub(crate) printing: Printing,
+}
+
+#[derive(Debug, Clone, Subcommand)]
+enum Action {
+    /// Answer libvirt's hook for QEMU; the domain's XML comes on standard input. Ends with 1, and
+    /// says why, if the guest must not start or come.
+    Qemu(Qemu),
+    /// Add the agent's monitor to a domain's XML on standard input, for `virsh define`.
+    Domain {
+        #[command(flatten)]
+        agent: Agent,
+    },
+}
+
+/// The arguments of libvirt's hook, in its order.
+#[derive(Debug, Clone, Args)]
+struct Qemu {
+    /// The domain's name.
+    domain: String,
+    /// What libvirt is about to do.
+    operation: String,
+    /// At which point of that.
+    sub_operation: String,
+    /// More about it, or `-`.
+    extra: Option<String>,
+    #[command(flatten)]
+    agent: Agent,
+}
+
+/// What a hook has to do at one of libvirt's points.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Point {
+    /// A guest wants to come; its XML may still be changed.
+    Coming,
+    /// Nothing was made yet.
+    Preparing,
+    /// The taps are there, and QEMU is not.
+    Starting,
+    /// Nothing to say.
+    Other,
+}
+
+impl Point {
+    fn of(operation: &str, sub_operation: &str) -> Self {
+        match (operation, sub_operation) {
+            ("migrate", "begin") => Self::Coming,
+            ("prepare", "begin") => Self::Preparing,
+            ("start", "begin") => Self::Starting,
+            _ => Self::Other,
+        }
+    }
+}
+
+pub(crate) fn run(args: &HookArgs, input: &mut dyn Read) -> Result<Answer, CliError> {
+    match &args.action {
+        Action::Qemu(qemu) => answer(qemu, input),
+        Action::Domain { agent } => {
+            let (mut domain, guest) = read(input)?;
+            rewritten(&mut domain, &[monitor(agent.run_dir()?, &guest)])
+        }
+    }
+}
+
+fn answer(qemu: &Qemu, input: &mut dyn Read) -> Result<Answer, CliError> {
+    let agent = &qemu.agent;
+    match Point::of(&qemu.operation, &qemu.sub_operation) {
+        Point::Other => Ok(Answer::new(Page::default(), &Value::Null)),
+        Point::Coming => {
+            let (mut domain, guest) = read(input)?;
+            if !expected(agent, &guest)? {
+                return Err(agent.error(format!(
+                    "guest {guest} was not admitted to come here; first `lictor move admit \
+                     {guest} --to THIS-HOST` where it runs"
+                )));
+            }
+            let run_dir = agent.run_dir()?;
+            let arguments = [interlock(run_dir, &guest), monitor(run_dir, &guest)];
+            rewritten(&mut domain, &arguments)
+        }
+        Point::Preparing => {
+            let (_, guest) = read(input)?;
+            // Without an agent nothing would come of it, so it ends before anything is made.
+            let incoming = expected(agent, &guest)?;
+            Ok(quiet(&guest, incoming))
+        }
+        Point::Starting => {
+            let (domain, guest) = read(input)?;
+            let incoming = expected(agent, &guest)?;
+            for device in domain.taps().map_err(of_domain)? {
+                attach(agent, &guest, device, incoming)?;
+            }
+            Ok(quiet(&guest, incoming))
+        }
+    }
+}
+
+/// Libvirt takes what a hook prints for a new domain, so it prints nothing.
+fn quiet(guest: &GuestId, incoming: bool) -> Answer {
+    Answer::new(
+        Page::default(),
+        &json!({ "guest": guest, "incoming": incoming }),
+    )
+}
+
+fn of_domain(what: String) -> CliError {
+    CliError::file(Path::new("standard input"), what)
+}
+
+fn read(input: &mut dyn Read) -> Result<(Domain, GuestId), CliError> {
+    let mut xml = Vec::new();
+    let mut limited = input.take(DOMAIN_BYTES_MAX as u64 + 1);
+    let read = limited.read_to_end(&mut xml);
+    read.map_err(|error| CliError::io(Path::new("standard input"), &error))?;
+    if xml.len() > DOMAIN_BYTES_MAX {
+        return Err(of_domain(format!(
+            "expected a domain of at most {DOMAIN_BYTES_MAX} bytes"
+        )));
+    }
+    let domain = Domain::parse(&xml).map_err(of_domain)?;
+    let guest = domain.guest().map_err(of_domain)?;
+    Ok((domain, guest))
+}
+
+fn rewritten(domain: &mut Domain, arguments: &[QemuArgument]) -> Result<Answer, CliError> {
+    domain.add(arguments).map_err(of_domain)?;
+    let xml = domain.print().map_err(of_domain)?;
+    let value = json!({ "domain": xml });
+    Ok(Answer::new(Page::default().text(xml), &value))
+}
+
+fn expected(agent: &Agent, guest: &GuestId) -> Result<bool, CliError> {
+    let guest = guest.clone();
+    match agent.ask(&Request::MoveExpected { guest })? {
+        Response::Admitted { .. } => Ok(true),
+        Response::Unexpected => Ok(false),
+        other => Err(agent.unexpected(&other)),
+    }
+}
+
+fn attach(agent: &Agent, guest: &GuestId, device: String, incoming: bool) -> Result<(), CliError> {
+    let request = Request::Attach(Attach {
+        device: device.clone(),
+        name: None,
+        qmp: Some(monitor_socket(agent.run_dir()?, guest)),
+        addresses: Vec::new(),
+        more: Vec::new(),
+        incoming,
+    });
+    match agent.ask(&request)? {
+        Response::Attached(attached) if attached.guest == *guest => Ok(()),
+        Response::Attached(attached) => Err(agent.error(format!(
+            "{device} is bound to guest {}, but the domain is {guest}; name its tap as its own \
+             binding does",
+            attached.guest
+        ))),
+        other => Err(agent.unexpected(&other)),
+    }
+}
+
+/// A comma ends a value of QEMU's options; twice it is one.
+fn escaped(path: PathBuf) -> String {
+    path.display().to_string().replace(',', ",,")
+}
+
+/// Where QEMU lets the agent ask it, beside libvirt's own monitor.
+fn monitor(run_dir: &Path, guest: &GuestId) -> QemuArgument {
+    let path = escaped(monitor_socket(run_dir, guest));
+    QemuArgument {
+        option: "-qmp",
+        value: format!("unix:{path},server=on,wait=off"),
+    }
+}
+
+/// QEMU does not even start with it where no agent listens.
+fn interlock(run_dir: &Path, guest: &GuestId) -> QemuArgument {
+    let path = escaped(interlock_socket(run_dir, guest));
+    QemuArgument {
+        option: "-object",
+        value: format!("dbus-vmstate,id=lictor-{guest},addr=unix:path={path}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hook_speaks_only_before_a_guest_starts() {
+        let check = |operation, sub, expected| assert_eq!(Point::of(operation, sub), expected);
+        check("migrate", "begin", Point::Coming);
+        check("prepare", "begin", Point::Preparing);
+        check("start", "begin", Point::Starting);
+        check("started", "begin", Point::Other);
+        check("stopped", "end", Point::Other);
+        check("release", "end", Point::Other);
+        check("reconnect", "begin", Point::Other);
+    }
+
+    #[derive(Debug, clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        hook: HookArgs,
+    }
+
+    #[test]
+    fn without_an_agent_nothing_starts_or_comes() {
+        use clap::Parser as _;
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let socket = folder.path().join("agent.sock").display().to_string();
+        let check = |operation: &str, vetoed: bool| {
+            let line = format!("hook qemu db {operation} begin - --socket {socket}");
+            let line = Line::try_parse_from(line.split(' ')).expect("a hook's arguments");
+            let mut xml = &b"<domain><name>db</name></domain>"[..];
+            match run(&line.hook, &mut xml) {
+                Ok(answer) => {
+                    assert!(!vetoed, "{operation}");
+                    assert_eq!(answer.page.render(crate::Colour::Off), "");
+                }
+                Err(error) => assert!(vetoed, "{operation}: {error}"),
+            }
+        };
+        check("migrate", true);
+        check("prepare", true);
+        check("start", true);
+        check("started", false);
+        check("reconnect", false);
+    }
+}
