@@ -4,7 +4,8 @@
 use crate::AgentError;
 use crate::error::chain;
 use crate::input::{Input, Now};
-use crate::interlock::{Interlock, Keeper};
+use crate::interlock::{Connected, Interlock, Keeper};
+use crate::libvirt::QemuGroup;
 use lictor_estate::nics::Nic;
 use lictor_estate::qmp::{Event, Monitor, QmpError, RunState};
 use lictor_evidence::UnguardedNic;
@@ -78,6 +79,8 @@ pub(crate) struct Post {
     pub(crate) qmp: PathBuf,
     /// The agent's socket for this guest.
     pub(crate) socket: PathBuf,
+    /// Who may connect to it.
+    pub(crate) group: QemuGroup,
     pub(crate) inputs: SyncSender<Input>,
 }
 
@@ -87,7 +90,8 @@ impl Watch {
         let keeper = Door {
             inputs: post.inputs.clone(),
         };
-        let interlock = Interlock::serve(&post.guest, &post.socket, Arc::new(keeper))?;
+        let interlock = Interlock::serve(&post.guest, &post.socket, post.group, Arc::new(keeper))?;
+        let connected = interlock.connected();
         let (orders, receiver) = channel();
         let number = post.number;
         let watch = Self {
@@ -100,7 +104,7 @@ impl Watch {
             _interlock: interlock,
         };
         first.into_iter().for_each(|order| watch.order(order));
-        std::thread::spawn(move || post.run(&receiver));
+        std::thread::spawn(move || post.run(&receiver, &connected));
         Ok(watch)
     }
 
@@ -122,7 +126,7 @@ impl Post {
         let _ = self.inputs.send(input);
     }
 
-    fn run(&self, orders: &Receiver<Order>) {
+    fn run(&self, orders: &Receiver<Order>, connected: &Connected) {
         let sink = {
             let post = self.clone();
             move |event| post.tell(News::Event(event))
@@ -131,7 +135,7 @@ impl Post {
             Ok(monitor) => monitor,
             Err(error) => return self.tell(News::Failed(chain(&error))),
         };
-        if let Err(error) = self.serve(&monitor, orders) {
+        if let Err(error) = self.serve(&monitor, orders, connected) {
             self.tell(News::Failed(chain(&error)));
         }
     }
@@ -146,7 +150,12 @@ impl Post {
         Ok(())
     }
 
-    fn serve(&self, monitor: &Monitor, orders: &Receiver<Order>) -> Result<(), QmpError> {
+    fn serve(
+        &self,
+        monitor: &Monitor,
+        orders: &Receiver<Order>,
+        connected: &Connected,
+    ) -> Result<(), QmpError> {
         self.tell(News::State(monitor.run_state()?));
         self.look(monitor)?;
         let mut follow = false;
@@ -158,11 +167,16 @@ impl Post {
             };
             match order {
                 Ok(Order::Guard) => {
-                    monitor.interlock(&self.guest, &self.socket)?;
+                    // One that its command line has brought stays: a state that is loaded at this
+                    // moment must not find it taken out.
+                    if !connected.is() {
+                        monitor.interlock(&self.guest, &self.socket)?;
+                    }
                     self.tell(News::Guarded);
                 }
                 Ok(Order::Unguard) => {
                     monitor.release(&self.guest)?;
+                    connected.set(false);
                     self.tell(News::Unguarded);
                 }
                 Ok(Order::Look) => self.look(monitor)?,
