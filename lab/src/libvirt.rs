@@ -4,7 +4,7 @@
 use crate::command::Process;
 use crate::guest::{GuestSpec, MEMORY_KIB, QEMU, UP};
 use crate::host::{Host, TENANT_BRIDGE};
-use crate::image::Image;
+use crate::image::{self, Image};
 use crate::site::{command, vnic_name};
 use crate::wait;
 use anyhow::{Context, Result, bail};
@@ -32,14 +32,12 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 const KERNEL: &str = "vmlinux";
 const INITRAMFS: &str = "initramfs";
-const EMULATOR: &str = "qemu";
 
 /// Folders of a host that stand where libvirt looks.
-const FOLDERS: [(&str, &str); 5] = [
+const FOLDERS: [(&str, &str); 4] = [
     ("etc/libvirt", "/etc/libvirt"),
     ("lib", "/var/lib/libvirt"),
     ("log", "/var/log/libvirt"),
-    ("cache", "/var/cache/libvirt"),
     ("run", "/run/libvirt"),
 ];
 
@@ -77,9 +75,12 @@ impl Host {
         let image = Image::load()?;
         fs::copy(&image.kernel, images.join(KERNEL))?;
         fs::copy(&image.initramfs, images.join(INITRAMFS))?;
-        executable(&images.join(EMULATOR), &emulator_script())?;
+        // What every QEMU of this machine can do is the same for all labs, and takes long to ask.
+        let cache = image::cache().join("libvirt");
+        fs::create_dir_all(&cache)?;
+        let cache = cache.canonicalize()?;
         let init = folder.join("init");
-        executable(&init, &init_script(self, &folder))?;
+        executable(&init, &init_script(self, &folder, &cache))?;
         let mut daemon = self.node().command("unshare");
         daemon
             .args("--mount --uts --pid --fork --kill-child=KILL --mount-proc".split(' '))
@@ -91,8 +92,8 @@ impl Host {
             _process: Process::start(&format!("libvirt of {}", self.node().name()), daemon)?,
         };
         wait::until("libvirt", LIMIT, || {
-            let version = libvirt.virsh(&["version"])?;
-            Ok(version.status.success().then_some(()))
+            let answer = libvirt.virsh(&["uri"])?;
+            Ok(answer.status.success().then_some(()))
         })
         .with_context(|| libvirt.log())?;
         Ok(libvirt)
@@ -138,34 +139,48 @@ fn configure(host: &Host, folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Libvirt rounds a guest's memory up to a MiB, and the lab's guests need a little more than that;
-/// see [`MEMORY_KIB`].
-fn emulator_script() -> String {
-    let (rounded, wanted) = (memory_mib() << 20, u64::from(MEMORY_KIB) << 10);
-    format!(
-        "#!/bin/bash\nargs=(\"${{@//{rounded}/{wanted}}}\")\n\
-         for ((i = 0; i < ${{#args[@]}}; i++)); do\n  \
-         [ \"${{args[i]}}\" = -m ] && args[i+1]={MEMORY_KIB}K\ndone\nexec {QEMU} \"${{args[@]}}\"\n"
-    )
+/// Libvirt gives a guest whole MiB of memory; the lab's guests need a little more for a reason that
+/// [`MEMORY_KIB`] tells. So libvirt's own memory is left unused.
+fn memory() -> (String, String) {
+    let words = [
+        "-object".into(),
+        format!("memory-backend-ram,id=odd,size={MEMORY_KIB}K"),
+        "-machine".into(),
+        "memory-backend=odd".into(),
+        "-m".into(),
+        format!("{MEMORY_KIB}K"),
+    ];
+    let words = words
+        .map(|word| format!("<q:arg value='{word}'/>"))
+        .concat();
+    let unused = format!("<memory unit='MiB'>{}</memory>", MEMORY_KIB >> 10);
+    let schema = "http://libvirt.org/schemas/domain/qemu/1.0";
+    let commandline = format!("<q:commandline xmlns:q='{schema}'>{words}</q:commandline>");
+    (unused, commandline)
 }
 
-fn memory_mib() -> u64 {
-    u64::from(MEMORY_KIB) >> 10
-}
+/// Devices of libvirt's host. KVM is not among them: the lab's guests do without it everywhere, and
+/// where QEMU's user may not open it libvirt would ask QEMU anew what it can, at every command.
+const DEVICES: &str = "null zero full random urandom tty net/tun";
 
 /// The first process of its namespace must reap every QEMU that has made itself a daemon, which
 /// bash does. A name that cannot be looked up would stall libvirt.
-fn init_script(host: &Host, folder: &Path) -> String {
-    let folder = folder.display();
+fn init_script(host: &Host, folder: &Path, cache: &Path) -> String {
+    let own = FOLDERS.map(|(own, there)| (folder.join(own), there));
+    let cache = (cache.to_path_buf(), "/var/cache/libvirt");
     let mut binds = String::new();
-    for (own, there) in FOLDERS {
-        let _ = writeln!(
-            binds,
-            "mkdir -p {there}\nmount --bind {folder}/{own} {there}"
-        );
+    for (own, there) in own.into_iter().chain([cache]) {
+        let own = own.display();
+        let _ = writeln!(binds, "mkdir -p {there}\nmount --bind '{own}' {there}");
     }
+    let folder = folder.display();
     format!(
         "#!/bin/bash\nset -e\nhostname {name}\nmount --make-rprivate /\n{binds}\
+         mkdir {folder}/dev\nmount -t tmpfs dev {folder}/dev\n\
+         mkdir {folder}/dev/net {folder}/dev/pts {folder}/dev/shm\n\
+         for device in {DEVICES}; do\n  touch {folder}/dev/$device\n  \
+         mount --bind /dev/$device {folder}/dev/$device\ndone\n\
+         mount --rbind /dev/pts {folder}/dev/pts\nmount --rbind {folder}/dev /dev\n\
          mount --bind {folder}/hosts /etc/hosts\nmount --bind {folder}/resolv.conf \
          /etc/resolv.conf\nexport PATH=/usr/sbin:/usr/bin:/sbin:/bin\nset +e\n\
          libvirtd --listen --pid-file /run/libvirt/libvirtd.pid &\nwait $!\n",
@@ -247,6 +262,7 @@ impl Libvirt {
     /// The guest's name is too long.
     pub fn domain(&self, spec: &GuestSpec, devices: &str) -> Result<String> {
         let vnic = vnic_name(&spec.name)?;
+        let (memory, commandline) = memory();
         let mut addresses = String::new();
         for (address, _) in &spec.addresses {
             let _ = write!(addresses, "<l:address vnic='{vnic}'>{address}</l:address>");
@@ -255,19 +271,18 @@ impl Libvirt {
             "<domain type='qemu'><name>{name}</name>\
              <uuid>6c696374-6f72-4001-8000-{uuid}</uuid>\
              <metadata><l:addresses xmlns:l='urn:lictor:guest'>{addresses}</l:addresses></metadata>\
-             <memory unit='MiB'>{memory}</memory><vcpu>1</vcpu>\
+             {memory}<vcpu>1</vcpu>\
              <os><type arch='x86_64' machine='q35'>hvm</type><kernel>{IMAGES}/{KERNEL}</kernel>\
              <initrd>{IMAGES}/{INITRAMFS}</initrd><cmdline>{words}</cmdline></os>\
              <features><acpi/></features>\
-             <on_reboot>destroy</on_reboot><devices><emulator>{IMAGES}/{EMULATOR}</emulator>\
+             <on_reboot>destroy</on_reboot><devices><emulator>/usr/bin/{QEMU}</emulator>\
              <controller type='usb' model='none'/><interface type='bridge'>\
              <mac address='{mac}'/><source bridge='{TENANT_BRIDGE}'/><target dev='{vnic}'/>\
              <model type='virtio'/><rom enabled='no'/></interface>\
              <serial type='file'><source path='{IMAGES}/{name}.serial'/></serial>\
-             <memballoon model='none'/>{devices}</devices></domain>",
+             <memballoon model='none'/>{devices}</devices>{commandline}</domain>",
             name = spec.name,
             uuid = spec.mac.to_string().replace(':', ""),
-            memory = memory_mib(),
             words = spec.kernel_words(),
             mac = spec.mac,
         ))
