@@ -7,7 +7,7 @@ use crate::input::{Input, Now};
 use crate::interlock::{Connected, Interlock, Keeper};
 use crate::libvirt::QemuGroup;
 use lictor_estate::nics::Nic;
-use lictor_estate::qmp::{Event, Monitor, QmpError, RunState};
+use lictor_estate::qmp::{Event, Monitor, QmpError, RunState, Way};
 use lictor_evidence::UnguardedNic;
 use lictor_types::{GuestId, LOAD_DEADLINE_MS};
 use std::path::PathBuf;
@@ -36,6 +36,8 @@ pub(crate) enum News {
     State(RunState),
     /// What QEMU says by itself.
     Event(Event),
+    /// How a migration goes that has begun.
+    Way(Way),
     /// The monitor cannot be used.
     Failed(String),
 }
@@ -51,6 +53,10 @@ pub(crate) enum Order {
     Look,
     /// Say how the guest runs, until it runs again or has left.
     Follow,
+    /// Say how the migration goes that has begun.
+    Way,
+    /// End the migration.
+    Cancel,
 }
 
 /// One guest's QEMU, as the owner knows it. Dropping it hangs up and changes nothing in QEMU.
@@ -157,6 +163,13 @@ impl Post {
         connected: &Connected,
     ) -> Result<(), QmpError> {
         self.tell(News::State(monitor.run_state()?));
+        match monitor.announce_migrations() {
+            Err(QmpError::Refused { text, .. }) => {
+                let guest = &self.guest;
+                tracing::warn!(%guest, text, "its QEMU does not say when it migrates");
+            }
+            announced => announced?,
+        }
         self.look(monitor)?;
         let mut follow = false;
         loop {
@@ -181,6 +194,8 @@ impl Post {
                 }
                 Ok(Order::Look) => self.look(monitor)?,
                 Ok(Order::Follow) => follow = true,
+                Ok(Order::Way) => self.tell(News::Way(monitor.way()?)),
+                Ok(Order::Cancel) => monitor.cancel_migration()?,
                 Err(RecvTimeoutError::Timeout) => {
                     let state = monitor.run_state()?;
                     follow = !matches!(state, RunState::Running | RunState::Migrated);

@@ -1,6 +1,7 @@
 //! Guests of real libvirt daemons, whose hooks are those that `lictor host install` writes. Libvirt
 //! makes the taps, and QEMU runs as the user that Debian's libvirt has for it.
 
+use super::before::given_up;
 use super::*;
 use lictor_lab::Libvirt;
 use lictor_lab::libvirt::{IMAGES, qemu_uid};
@@ -135,6 +136,7 @@ fn virsh_migrates_a_guest_with_its_sessions_and_is_refused_with_the_reason() -> 
     let answer = a.migrate(DB.name, b, &[])?;
     refused(&answer, "guest db was not admitted to come here");
     world.stream_goes_on()?;
+    no_way_back(&world)?;
 
     // QEMU is not root, and has made the socket on which the agent asks it.
     let monitor = world.agent(a)?.folder().join("run/qemu/db.sock");
@@ -144,17 +146,30 @@ fn virsh_migrates_a_guest_with_its_sessions_and_is_refused_with_the_reason() -> 
     world.moves((b, a), &["--p2p"])?;
     assert!(a.runs(DB.name)? && !b.runs(DB.name)?);
     let (at_a, at_b) = (
-        wait_recorded(world.agent(a)?, 2)?,
+        wait_recorded(world.agent(a)?, 3)?,
         wait_recorded(world.agent(b)?, 2)?,
     );
-    assert_eq!(at_a, at_b, "both ends keep the same records");
-    for (record, signatures) in &at_a {
+    // What was given up is recorded by its source alone.
+    assert_eq!(at_a[1..], at_b, "both ends keep the same records");
+    for (record, signatures) in &at_b {
         assert_eq!(*signatures, 2, "{record:?}");
         assert_eq!(record.outcome, MoveOutcome::Committed);
         assert!(record.sessions.sent >= 1, "{record:?}");
         assert_eq!(record.sessions.accepted, record.sessions.sent, "{record:?}");
     }
     Ok(())
+}
+
+/// Libvirt migrates without a way back when it tunnels.
+fn no_way_back(world: &Virtual) -> Result<()> {
+    let (a, b) = (&world.a, &world.b);
+    let agent = world.agent(a)?;
+    admitted(agent, &DB, "b")?;
+    let answer = a.migrate(DB.name, b, &["--p2p", "--tunnelled"])?;
+    assert!(!answer.status.success(), "{answer:?}");
+    assert!(a.runs(DB.name)? && !b.runs(DB.name)?);
+    world.stream_goes_on()?;
+    given_up(agent, "without return-path")
 }
 
 #[test]

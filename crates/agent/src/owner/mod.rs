@@ -12,6 +12,7 @@ mod nics;
 mod record;
 mod reopened;
 mod starts;
+mod way;
 
 use crate::allowance::Allowance;
 use crate::guests::{Order, Post, Watch};
