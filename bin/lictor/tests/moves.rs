@@ -19,6 +19,8 @@ use std::time::Duration;
 
 #[path = "moves/before.rs"]
 mod before;
+#[path = "moves/hostile.rs"]
+mod hostile;
 #[path = "moves/libvirt.rs"]
 mod libvirt;
 #[path = "moves/stages.rs"]
