@@ -85,6 +85,29 @@ impl RunState {
     }
 }
 
+/// How migrations of a guest go, as its QEMU is set now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Way {
+    /// The target can say that it did not take the guest.
+    pub return_path: bool,
+    /// The guest may run at the target before all of it is there.
+    pub post_copy: bool,
+}
+
+impl Way {
+    fn of(answer: &Value) -> Self {
+        let capabilities = answer.as_array();
+        let is = |name: &str| {
+            let mut all = capabilities.into_iter().flatten();
+            all.any(|one| one["capability"] == name && one["state"] == true)
+        };
+        Self {
+            return_path: is("return-path"),
+            post_copy: is("postcopy-ram"),
+        }
+    }
+}
+
 /// What QEMU says without being asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
@@ -221,6 +244,34 @@ impl Monitor {
         Ok(RunState::of(&answer))
     }
 
+    /// Makes QEMU say of migrations when they begin and end.
+    ///
+    /// # Errors
+    /// As for [`Self::execute`]; QEMU refuses while one is under way.
+    pub fn announce_migrations(&self) -> Result<(), QmpError> {
+        let events = json!([{ "capability": "events", "state": true }]);
+        let capabilities = json!({ "capabilities": events });
+        self.execute("migrate-set-capabilities", &capabilities)
+            .map(drop)
+    }
+
+    /// How a migration goes that has begun.
+    ///
+    /// # Errors
+    /// As for [`Self::execute`].
+    pub fn way(&self) -> Result<Way, QmpError> {
+        let answer = self.execute("query-migrate-capabilities", &json!({}))?;
+        Ok(Way::of(&answer))
+    }
+
+    /// Ends a migration; the guest goes on here. It is no error if there is none.
+    ///
+    /// # Errors
+    /// As for [`Self::execute`].
+    pub fn cancel_migration(&self) -> Result<(), QmpError> {
+        self.execute("migrate_cancel", &json!({})).map(drop)
+    }
+
     /// Makes QEMU hand the guest's state through the agent's socket: from then on the guest cannot
     /// leave without being asked for, and cannot arrive where nobody answers. An object of an
     /// earlier life of the agent is replaced: QEMU never connects again to a socket that went away.
@@ -245,20 +296,6 @@ impl Monitor {
         match self.execute("qom-get", &asked) {
             Ok(address) => Ok(address == address_of(socket)),
             Err(QmpError::Refused { .. }) => Ok(false),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Has QEMU tell of every migration, whoever begins it. It refuses while one goes on, and has
-    /// been told then, if not by this agent.
-    ///
-    /// # Errors
-    /// [`QmpError::Closed`], [`QmpError::Late`].
-    pub fn tell_of_migrations(&self) -> Result<(), QmpError> {
-        let capability = json!([{ "capability": "events", "state": true }]);
-        let arguments = json!({ "capabilities": capability });
-        match self.execute("migrate-set-capabilities", &arguments) {
-            Ok(_) | Err(QmpError::Refused { .. }) => Ok(()),
             Err(error) => Err(error),
         }
     }

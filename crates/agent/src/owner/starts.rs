@@ -414,11 +414,15 @@ impl Owner {
                 Ok(())
             }
             News::Event(Event::Migration(status)) => {
+                if status == "setup" {
+                    watch.order(Order::Way);
+                }
                 self.migrates(guest, &status, now);
                 Ok(())
             }
             News::Cut(nics) => self.cut_off(guest, &nics, now),
             News::Connected => self.connected(guest, now),
+            News::Way(way) => self.way_told(guest, way, now),
             News::Event(Event::Closed) => self.ended(guest, now),
             News::Event(Event::Shutdown) => Ok(()),
             News::Failed(text) => self.failed(guest, &text, now),
