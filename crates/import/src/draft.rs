@@ -41,6 +41,8 @@ pub(crate) struct Draft {
     tiers: Vec<Tier>,
     pub(crate) guests: Vec<EstateGuest>,
     pub(crate) has_estate: bool,
+    /// The networks of guests whose addresses the source does not tell.
+    networks: BTreeMap<String, Vec<IpNet>>,
     notes: BTreeSet<Note>,
 }
 
@@ -103,8 +105,15 @@ impl Draft {
         }
         let set = self.set(hint, prefixes.iter().copied());
         let inside = |address: &IpAddr| prefixes.iter().any(|net| net.contains(address));
-        let own = |guest: &EstateGuest| guest.addresses.iter().any(inside);
+        let whole = |one: &IpNet| prefixes.iter().any(|net| net.contains(one));
+        let networks = std::mem::take(&mut self.networks);
+        let own = |guest: &EstateGuest| {
+            let lives = networks.get(&guest.name).filter(|nets| !nets.is_empty());
+            let lives = lives.is_some_and(|nets| nets.iter().all(whole));
+            guest.addresses.iter().any(inside) || guest.addresses.is_empty() && lives
+        };
         if !self.guests.iter().any(own) {
+            self.networks = networks;
             return set;
         }
         let label = format!("in.{}", set.trim_start_matches("set:"));
@@ -112,8 +121,18 @@ impl Draft {
         for guest in self.guests.iter_mut().filter(|guest| own(guest)) {
             guest.labels.insert(label.clone(), "yes".into());
         }
+        self.networks = networks;
         let inside = self.has(&label, "yes");
         format!("({set} or {inside})")
+    }
+
+    /// A guest whose addresses the source does not tell lies in these networks.
+    pub(crate) fn lives_in(&mut self, guest: &str, networks: Vec<IpNet>) {
+        if !networks.is_empty() {
+            let what = "its addresses are not told: it is where its segment's subnet is";
+            self.note(Effect::None, &format!("guest {guest}"), what);
+            self.networks.insert(guest.to_owned(), networks);
+        }
     }
 
     /// A network of a source that has no guests: outside addresses, and guests that are given the
@@ -404,4 +423,35 @@ pub(crate) fn numbered(number: u8) -> PortRange {
         first: number.into(),
         last: number.into(),
     }
+}
+
+/// An IP protocol by its name or number: a class, or the number of one without a class.
+pub(crate) fn ip_protocol(name: &str) -> Option<Result<Protocol, u8>> {
+    let number = match name {
+        "tcp" => 6,
+        "udp" => 17,
+        "icmp" => 1,
+        "icmpv6" | "ipv6-icmp" => 58,
+        "sctp" => 132,
+        "udplite" => 136,
+        "esp" => 50,
+        "ah" => 51,
+        "gre" => 47,
+        "igmp" => 2,
+        "ipip" | "ipencap" => 4,
+        "egp" => 8,
+        "rsvp" => 46,
+        "eigrp" => 88,
+        "l2tp" => 115,
+        "dccp" => 33,
+        "ipv6" => 41,
+        "ospf" => 89,
+        "pim" => 103,
+        "vrrp" => 112,
+        other => other.parse().ok()?,
+    };
+    Some(match Protocol::from_ip(number) {
+        Protocol::Other => Err(number),
+        class => Ok(class),
+    })
 }

@@ -5,7 +5,8 @@
 #![forbid(unsafe_code)]
 
 mod aerleon;
-mod cloud;
+mod aws;
+mod azure;
 mod draft;
 mod iptables;
 mod k8s;
@@ -156,8 +157,8 @@ pub fn import(format: Format, name: &str, sources: &[Source]) -> Result<Imported
     let draft = match format {
         Format::K8s => k8s::import(sources),
         Format::Nsx => nsx::import(sources),
-        Format::Sg => cloud::aws(sources),
-        Format::Nsg => cloud::azure(sources),
+        Format::Sg => aws::import(sources),
+        Format::Nsg => azure::import(sources),
         Format::Iptables => iptables::import(sources),
         Format::Proxmox => proxmox::import(sources),
         Format::Aerleon => aerleon::import(sources),

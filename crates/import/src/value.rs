@@ -40,6 +40,15 @@ pub(crate) fn json_values(source: &Source) -> Result<Vec<Value>, ImportError> {
     values.map_err(|error| file(source, error.to_string()))
 }
 
+/// The values of all files, in order.
+pub(crate) fn all_json(sources: &[Source]) -> Result<Vec<Value>, ImportError> {
+    let mut found = Vec::new();
+    for source in sources {
+        found.extend(json_values(source)?);
+    }
+    Ok(found)
+}
+
 /// A JSON file.
 pub(crate) fn json(source: &Source) -> Result<Value, ImportError> {
     serde_json::from_str(text(source)?).map_err(|error| file(source, error.to_string()))

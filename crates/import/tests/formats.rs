@@ -2,52 +2,8 @@
 
 mod support;
 
-use lictor_import::{Effect, Format, Imported, NOTES_MAX, import};
-use lictor_policy::evaluate::{Question, evaluate};
-use lictor_policy::{Date, End, Labels, PortRange};
-use lictor_types::Verdict;
-use support::{archive, imported, policy, shared, source};
-
-/// A guest of the estate by its name, labels such as `machine:yes`, or an address.
-fn end(imported: &Imported, text: &str) -> End {
-    if let Ok(address) = text.parse() {
-        return End::Address(address);
-    }
-    let guests = imported.estate.iter().flat_map(|estate| &estate.guests);
-    let found = guests.into_iter().find(|guest| guest.name == text);
-    let labels = || {
-        let pairs = text.split(',').filter_map(|pair| pair.split_once(':'));
-        pairs
-            .map(|(name, value)| (name.to_owned(), value.to_owned()))
-            .collect::<Labels>()
-    };
-    End::Guest(found.map_or_else(labels, |guest| guest.labels.clone()))
-}
-
-/// `from to service`, and the verdicts at egress and ingress.
-fn check(imported: &Imported, question: &str, expected: &str) {
-    let words: Vec<&str> = question.split(' ').collect();
-    let range: PortRange = words[2].parse().expect("a service");
-    let date: Date = "2026-11-27".parse().expect("a date");
-    let question_asked = Question {
-        source: end(imported, words[0]),
-        destination: end(imported, words[1]),
-        protocol: range.protocol,
-        port: range.first,
-        date,
-    };
-    let answer = evaluate(&policy(imported), &question_asked);
-    let word = |verdict: Option<Verdict>| verdict.map_or("-".to_owned(), |one| one.to_string());
-    let said = [answer.egress, answer.ingress].map(|one| word(one.map(|one| one.verdict)));
-    assert_eq!(said.join(" "), expected, "{question}\n{}", imported.policy);
-}
-
-fn noted(imported: &Imported, effect: Effect, part: &str) {
-    let found = imported.notes.iter().any(|note| {
-        note.effect == effect && (note.what.contains(part) || note.place.contains(part))
-    });
-    assert!(found, "{part:?} is not noted: {:?}", imported.notes);
-}
+use lictor_import::{Effect, Format, NOTES_MAX, import};
+use support::{archive, check, imported, noted, policy, shared, source};
 
 #[test]
 fn iptables_chains_are_written_out_and_what_can_not_be_said_closes() {
@@ -215,7 +171,8 @@ fn aerleon_samples_are_imported_with_their_owners_and_last_days() {
     assert_eq!(rule.owner.as_deref(), Some("web@example.com"));
     assert_eq!(
         rule.expires.map(|day| day.to_string()).as_deref(),
-        Some("2029-12-31")
+        Some("2029-12-30"),
+        "on the day of its expiration a term is left out there"
     );
     noted(&found, Effect::Closes, "odd");
     let Some(bytes) = shared("aerleon/samples.tar.gz") else {
@@ -325,6 +282,44 @@ spec:
         "{:?}",
         found.notes
     );
+}
+
+#[test]
+fn ports_of_one_name_are_told_apart_and_unknown_fields_widen_nothing() {
+    let yaml = "
+kind: Pod
+apiVersion: v1
+metadata: {generateName: dns-, namespace: a, labels: {app: dns}}
+spec:
+  containers:
+  - {name: c, ports: [{name: dns, containerPort: 5353, protocol: UDP}]}
+  - {name: d, ports: [{name: dns, containerPort: 8053}, {name: dns, containerPort: 1}]}
+---
+kind: ClusterNetworkPolicy
+apiVersion: policy.networking.k8s.io/v1alpha2
+metadata: {name: c}
+spec:
+  tier: Admin
+  priority: 1
+  subject: {namespaces: {}}
+  ingress:
+  - {action: Accept, from: [{namespaces: {}}], protocols: [{destinationNamedPort: dns}]}
+  - action: Accept
+    from: [{namespaces: {sameLabels: [x]}}]
+    protocols: [{tcp: {destinationPort: {number: 9}}}]
+  - {action: Deny, from: [{namespaces: {sameLabels: [x]}}]}
+";
+    let found = imported(Format::K8s, &[source("x.yaml", yaml.as_bytes())]);
+    let dns = "a/dns-[Pod]";
+    for (port, expected) in [
+        ("udp/5353", "allow allow"),
+        ("tcp/8053", "allow allow"),
+        ("tcp/1", "allow deny"),
+        ("tcp/9", "allow deny"),
+    ] {
+        check(&found, &format!("{dns} {dns} {port}"), expected);
+    }
+    noted(&found, Effect::Closes, "sameLabels");
 }
 
 #[test]

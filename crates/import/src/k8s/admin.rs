@@ -51,7 +51,7 @@ pub(super) fn rules(draft: &mut Draft, cluster: &Cluster, policies: &[Object], l
             draft,
             cluster,
             place: policy.place.clone(),
-            effect: Effect::Closes,
+            effect: Effect::None,
         };
         reading.known(spec, &["priority", "subject", "ingress", "egress", "tier"]);
         let subject = pods(&mut reading, &spec["subject"]);
@@ -121,7 +121,9 @@ fn pods(reading: &mut Reading<'_>, value: &Value) -> String {
     if pods.is_null() {
         return NOBODY.to_owned();
     }
-    reading.known(pods, &["namespaceSelector", "podSelector"]);
+    if !reading.narrow(pods, &["namespaceSelector", "podSelector"]) {
+        return NOBODY.to_owned();
+    }
     let spaces = reading.labels("ns", &pods["namespaceSelector"]);
     let own = reading.labels("pod", &pods["podSelector"]);
     match (spaces.as_str(), own.as_str()) {
@@ -132,10 +134,10 @@ fn pods(reading: &mut Reading<'_>, value: &Value) -> String {
 }
 
 fn peer(reading: &mut Reading<'_>, value: &Value) -> String {
-    reading.known(
-        value,
-        &["namespaces", "pods", "networks", "nodes", "domainNames"],
-    );
+    let fields = ["namespaces", "pods", "networks", "nodes", "domainNames"];
+    if !reading.narrow(value, &fields) {
+        return NOBODY.to_owned();
+    }
     if !value["nodes"].is_null() {
         reading.lost("nodes as peers are not imported: bind the hosts' own devices and name them");
     }
@@ -167,26 +169,7 @@ fn ports(reading: &mut Reading<'_>, rule: &Value) -> Vec<Ports> {
         } else if !range.is_null() {
             reading.port(str(range, "protocol"), &range["start"], &range["end"])
         } else if !named.is_null() {
-            let mut any = Vec::new();
-            let protocols = ["TCP", "UDP", "SCTP"];
-            let known = reading
-                .cluster
-                .named
-                .get(&scalar(named))
-                .cloned()
-                .unwrap_or_default();
-            for protocol in protocols {
-                if known.iter().any(|(own, _)| own == protocol) {
-                    any.extend(reading.port(protocol, named, &null));
-                }
-            }
-            if any.is_empty() {
-                reading.lost(format!(
-                    "no pod has a port with the name {:?}",
-                    scalar(named)
-                ));
-            }
-            any
+            named_port(reading, named)
         } else {
             reading.lost("a port that is neither a number, a range nor a name is left out");
             Vec::new()
@@ -205,8 +188,28 @@ fn ports(reading: &mut Reading<'_>, rule: &Value) -> Vec<Ports> {
             });
         }
         if !one["destinationNamedPort"].is_null() {
-            reading.lost("a named port without its protocol is left out");
+            found.extend(named_port(reading, &one["destinationNamedPort"]));
         }
+        reading.known(one, &["tcp", "udp", "sctp", "destinationNamedPort"]);
     }
     joined(found)
+}
+
+/// A port by its name alone: of every protocol for which a pod has one of this name.
+fn named_port(reading: &mut Reading<'_>, name: &Value) -> Vec<Ports> {
+    let known = reading.cluster.named.get(&scalar(name));
+    let known = known.cloned().unwrap_or_default();
+    let mut any = Vec::new();
+    for protocol in ["TCP", "UDP", "SCTP"] {
+        if known.iter().any(|(own, _)| own == protocol) {
+            any.extend(reading.port(protocol, name, &Value::Null));
+        }
+    }
+    if any.is_empty() {
+        reading.lost(format!(
+            "no pod has a port with the name {:?}",
+            scalar(name)
+        ));
+    }
+    any
 }

@@ -46,8 +46,12 @@ pub(super) fn port_value((protocol, number): &Named) -> String {
     format!("{}-{number}", protocol.to_lowercase())
 }
 
-pub(super) fn port_label(name: &str) -> String {
-    label("port", name)
+/// The label of a named port. A pod may have one name twice, for different protocols.
+pub(super) fn port_label(name: &str, protocol: &str) -> String {
+    match protocol {
+        "TCP" => label("port", name),
+        other => label("port", &format!("{name}.{}", other.to_lowercase())),
+    }
 }
 
 struct Workload {
@@ -96,7 +100,9 @@ fn labels(found: &Workload, space: Vec<(String, String)>) -> Labels {
         labels.insert(label("ns", &key), word(&value));
     }
     for (name, port) in &found.ports {
-        labels.insert(port_label(name), port_value(port));
+        // Of two containers' ports of one name and protocol, the first one's is used.
+        let label = port_label(name, &port.0);
+        labels.entry(label).or_insert_with(|| port_value(port));
     }
     labels
 }

@@ -166,7 +166,11 @@ fn collect(value: Value, path: &str, into: (&mut Draft, &mut Vec<Object>)) {
         return;
     }
     let meta = &value["metadata"];
-    let name = str(meta, "name").to_owned();
+    let name = match str(meta, "name") {
+        "" => str(meta, "generateName"),
+        given => given,
+    }
+    .to_owned();
     let namespace = match str(meta, "namespace") {
         "" => "default",
         given => given,

@@ -3,7 +3,7 @@
 use super::select::{Ports, Reading, every, joined};
 use super::{Object, estate::Cluster};
 use crate::Effect;
-use crate::draft::{Draft, Rule, all, either, every_port};
+use crate::draft::{Draft, NOBODY, Rule, all, either, every_port};
 use crate::value::{list, str};
 use serde_json::Value;
 
@@ -15,11 +15,12 @@ pub(super) fn rules(draft: &mut Draft, cluster: &Cluster, policies: &[Object]) {
             draft,
             cluster,
             place: policy.place.clone(),
-            effect: Effect::Closes,
+            effect: Effect::None,
         };
         reading.known(spec, &["podSelector", "policyTypes", "ingress", "egress"]);
         let space = reading.namespace(&policy.namespace);
         let pods = reading.labels("pod", &spec["podSelector"]);
+        reading.effect = Effect::Closes;
         let pods = all(&[space, pods]).replace(" & guests", "");
         for (at, ends, field) in [("ingress", "from", "ingress"), ("egress", "to", "egress")] {
             if !affects(spec, at) {
@@ -80,7 +81,9 @@ fn peers(reading: &mut Reading<'_>, policy: &Object, rule: &Value, field: &str) 
 }
 
 fn one(reading: &mut Reading<'_>, policy: &Object, peer: &Value) -> String {
-    reading.known(peer, &["podSelector", "namespaceSelector", "ipBlock"]);
+    if !reading.narrow(peer, &["podSelector", "namespaceSelector", "ipBlock"]) {
+        return NOBODY.to_owned();
+    }
     let block = &peer["ipBlock"];
     if !block.is_null() {
         reading.known(block, &["cidr", "except"]);

@@ -40,9 +40,30 @@ impl Reading<'_> {
         }
     }
 
+    /// Whether all that narrows a selection is known. What is not known leaves out what allows,
+    /// and is left out of what denies, which then denies more. Subjects, of which both is said,
+    /// hold without it.
+    pub(super) fn narrow(&mut self, value: &Value, fields: &[&str]) -> bool {
+        let allows = self.effect == Effect::Closes;
+        let (effect, what) = match self.effect {
+            Effect::Closes => (Effect::Closes, "nothing matches what it narrows"),
+            Effect::Opens => (Effect::Closes, "what it narrows holds without it"),
+            Effect::None => (Effect::Opens, "what it narrows holds without it"),
+        };
+        let lost = unknown(value, fields);
+        for field in &lost {
+            let place = self.place.clone();
+            let what = format!("the field {field} is not known here, and {what}");
+            self.draft.note(effect, &place, what);
+        }
+        !allows || lost.is_empty()
+    }
+
     /// Pods by their labels, or by those of their namespace.
     pub(super) fn labels(&mut self, prefix: &str, selector: &Value) -> String {
-        self.known(selector, &["matchLabels", "matchExpressions"]);
+        if !self.narrow(selector, &["matchLabels", "matchExpressions"]) {
+            return NOBODY.to_owned();
+        }
         let mut parts = Vec::new();
         for (key, value) in pairs(&selector["matchLabels"]) {
             parts.push(self.pair(prefix, &key, &value));
@@ -63,7 +84,7 @@ impl Reading<'_> {
                     self.lost(format!(
                         "the operator {other:?} is not known; nothing matches it"
                     ));
-                    NOBODY.to_owned()
+                    return NOBODY.to_owned();
                 }
             });
         }
@@ -168,7 +189,9 @@ impl Reading<'_> {
         for named in known {
             found.push(Ports {
                 ranges: vec![range(named.1, named.1)],
-                only: self.draft.has(&port_label(&name), &port_value(&named)),
+                only: self
+                    .draft
+                    .has(&port_label(&name, &named.0), &port_value(&named)),
             });
         }
         found

@@ -65,7 +65,11 @@ impl Groups {
                     labels.insert(groups.label(key), "yes".into());
                 }
             }
-            draft.guest(str(machine, "display_name").to_owned(), labels, addresses);
+            let name = str(machine, "display_name");
+            if addresses.is_empty() {
+                draft.lives_in(name, resolver.networks(&id));
+            }
+            draft.guest(name.to_owned(), labels, addresses);
         }
         groups
     }
@@ -129,12 +133,19 @@ fn id(machine: &Value) -> String {
     }
 }
 
+/// A segment's subnet: the network as it is printed, or that of its gateway.
+fn subnet(value: &Value) -> Option<IpNet> {
+    prefix(str(value, "network")).or_else(|| prefix(str(value, "gateway_address")))
+}
+
 /// The file, as the members of groups are found in it.
 struct Resolver<'a> {
     groups: BTreeMap<String, &'a Value>,
     machines: &'a [Value],
     addresses: BTreeMap<String, Vec<IpAddr>>,
     segments: BTreeMap<String, BTreeSet<String>>,
+    /// The subnets of segments.
+    subnets: BTreeMap<String, Vec<IpNet>>,
 }
 
 impl<'a> Resolver<'a> {
@@ -153,18 +164,29 @@ impl<'a> Resolver<'a> {
             ports.insert(str(vnic, "lport_attachment_id"), owner);
         }
         let mut segments: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        let mut subnets = BTreeMap::new();
         for segment in list(value, "segments") {
             let own = list(segment, "segment_ports").iter();
             let ids = own.map(|port| str(&port["attachment"], "id"));
             let guests = ids.filter_map(|id| ports.get(id).cloned()).collect();
             segments.insert(key(segment), guests);
+            let nets = list(segment, "subnets").iter().filter_map(subnet);
+            subnets.insert(key(segment), nets.collect());
         }
         Self {
             groups,
             machines: list(value, "virtual_machines"),
             addresses,
             segments,
+            subnets,
         }
+    }
+
+    /// The subnets of the segments that a machine is attached to.
+    fn networks(&self, id: &str) -> Vec<IpNet> {
+        let own = self.segments.iter().filter(|(_, own)| own.contains(id));
+        let nets = own.filter_map(|(key, _)| self.subnets.get(key));
+        nets.flatten().copied().collect()
     }
 
     fn of_segment(&self, path: &str) -> BTreeSet<String> {

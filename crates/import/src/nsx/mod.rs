@@ -4,8 +4,9 @@
 
 mod groups;
 mod services;
+mod tree;
 
-use crate::draft::{Draft, NOBODY, Rule, all, either, not};
+use crate::draft::{Draft, NOBODY, Rule, all, either, not, prefix};
 use crate::value::{file, json, list, scalar, str, unknown};
 use crate::{Effect, ImportError, Source};
 use groups::Groups;
@@ -19,7 +20,7 @@ const APPLICATION: &str = "Application";
 const EVERY: &str = "ANY";
 
 /// Fields of a rule that are read, or that say nothing about who may talk with whom.
-const RULE_FIELDS: [&str; 34] = [
+const RULE_FIELDS: [&str; 37] = [
     "action",
     "description",
     "destination_groups",
@@ -54,27 +55,37 @@ const RULE_FIELDS: [&str; 34] = [
     "tags",
     "profiles",
     "marked_as_default",
+    "children",
+    "is_policy_default",
+    "origin_site_id",
 ];
 
 pub(crate) fn import(sources: &[Source]) -> Result<Draft, ImportError> {
     let mut draft = Draft::default();
+    let mut printed = Vec::new();
     let mut found = false;
     for source in sources {
         let value = json(source)?;
-        if !value["domains"].is_array() {
-            let what = "no `domains`: expected groups and security policies as the policy API \
-                        prints them, with virtual_machines and services";
-            return Err(file(source, what));
+        if value["domains"].is_array() {
+            found = true;
+            one(&mut draft, &value, &source.path);
+        } else {
+            printed.push((source, value));
         }
-        found = true;
-        one(&mut draft, &value, &source.path);
     }
-    match found {
-        true => Ok(draft),
-        false => Err(ImportError::Nothing {
+    let Some((first, _)) = printed.first() else {
+        let nothing = ImportError::Nothing {
             what: "NSX domains",
-        }),
-    }
+        };
+        return if found { Ok(draft) } else { Err(nothing) };
+    };
+    let Some(value) = tree::gathered(printed.iter().map(|(_, value)| value)) else {
+        let what = "no `domains`: expected groups and security policies as the policy API \
+                    prints them, with virtual_machines and services";
+        return Err(file(first, what));
+    };
+    one(&mut draft, &value, &first.path);
+    Ok(draft)
 }
 
 fn one(draft: &mut Draft, value: &Value, path: &str) {
@@ -126,10 +137,7 @@ fn policy_rules(
     let mut rules: Vec<&Value> = list(policy, "rules").iter().collect();
     rules.sort_by_key(|rule| rule["sequence_number"].as_i64().unwrap_or(0));
     for rule in rules {
-        let name = match str(rule, "display_name") {
-            "" => scalar(&rule["rule_id"]),
-            given => given.to_owned(),
-        };
+        let name = rule_name(rule);
         let place = format!("{path}: {section}: rule {name}");
         if rule["disabled"] == true {
             draft.note(Effect::None, &place, "disabled, and left out");
@@ -146,10 +154,9 @@ fn policy_rules(
                 continue;
             }
         };
-        let effect = if action == "allow" {
-            Effect::Closes
-        } else {
-            Effect::Opens
+        let effect = match action {
+            "allow" => Effect::Closes,
+            _ => Effect::Opens,
         };
         for field in unknown(rule, &RULE_FIELDS) {
             draft.note(
@@ -158,13 +165,16 @@ fn policy_rules(
                 format!("the field {field} is not known, and is left out"),
             );
         }
+        if !sayable(draft, (policy, rule), (&place, action == "allow")) {
+            continue;
+        }
         let mut end = |names: &str, excluded: &str| {
             let ends = groups.ends(draft, &list_of(rule, names), (&place, effect));
-            if rule[excluded] == true {
-                not(&ends)
-            } else {
-                ends
-            }
+            let ends = match rule[excluded] == true {
+                true => not(&ends),
+                false => ends,
+            };
+            of_family(draft, rule, ends)
         };
         let from = end("source_groups", "sources_excluded");
         let to = end("destination_groups", "destinations_excluded");
@@ -184,6 +194,54 @@ fn policy_rules(
             },
         );
     }
+}
+
+fn rule_name(rule: &Value) -> String {
+    match str(rule, "display_name") {
+        "" => scalar(&rule["rule_id"]),
+        given => given.to_owned(),
+    }
+}
+
+/// Whether nothing narrows a rule that can't be said: such a rule is left out if it allows, and
+/// holds without that condition if it denies.
+fn sayable(
+    draft: &mut Draft,
+    (policy, rule): (&Value, &Value),
+    (place, allows): (&str, bool),
+) -> bool {
+    let mut unsaid = Vec::new();
+    let profiles = list_of(rule, "profiles");
+    if profiles.iter().any(|name| name != EVERY) {
+        unsaid.push("the context profiles");
+    }
+    if !str(policy, "scheduler_path").is_empty() {
+        unsaid.push("the hours of the policy");
+    }
+    for what in &unsaid {
+        let end = match allows {
+            true => "left out, as it would allow more",
+            false => "holds without that condition: it denies more",
+        };
+        let what = format!("{what} can't be said: {end}");
+        draft.note(Effect::Closes, place, what);
+    }
+    unsaid.is_empty() || !allows
+}
+
+/// A rule of one family: outside addresses are of that family, guests are matched by labels only.
+fn of_family(draft: &mut Draft, rule: &Value, ends: String) -> String {
+    let whole = match str(rule, "ip_protocol") {
+        "IPV4" => "0.0.0.0/0",
+        "IPV6" => "::/0",
+        _ => return ends,
+    };
+    let whole: Vec<_> = prefix(whole).into_iter().collect();
+    let family = draft.everybody(&whole).unwrap_or_default();
+    let what = "a rule of one family: between guests it holds for both, as guests are matched by \
+                labels";
+    draft.note(Effect::None, "rules of one family", what);
+    all(&[ends, family])
 }
 
 /// Names of groups; none means any.

@@ -73,11 +73,21 @@ impl Services {
     ) {
         let mut note = |what: String| draft.note(at.1, at.0, what);
         if !list(entry, "source_ports").is_empty() {
-            note("source ports can't be said: the rule holds for any".into());
+            // `at.1` is what becomes of traffic if the entry is left out.
+            let allows = at.1 == Effect::Closes;
+            let what = match allows {
+                true => "source ports can't be said: the entry is left out, as it would allow more",
+                false => "source ports can't be said: it holds for any, and denies more",
+            };
+            draft.note(Effect::Closes, at.0, what);
+            if allows {
+                return;
+            }
+            return self.entry(draft, &without(entry, "source_ports"), ranges, (at, depth));
         }
         match str(entry, "resource_type") {
             "L4PortSetServiceEntry" => match class(str(entry, "l4_protocol")) {
-                Some(class) => ports(entry, class, ranges),
+                Some(class) => ports(entry, class, ranges, note),
                 None => note(format!(
                     "the protocol {:?} is not known",
                     str(entry, "l4_protocol")
@@ -100,7 +110,7 @@ impl Services {
                 note(format!(
                     "{alg}: the sessions that its sessions agree on are not followed"
                 ));
-                ports(entry, class, ranges);
+                ports(entry, class, ranges, note);
             }
             "ICMPTypeServiceEntry" => ranges.push(icmp(entry)),
             "IGMPTypeServiceEntry" => ranges.push(numbered(2)),
@@ -122,6 +132,14 @@ impl Services {
     }
 }
 
+fn without(entry: &Value, field: &str) -> Value {
+    let mut entry = entry.clone();
+    if let Some(object) = entry.as_object_mut() {
+        object.remove(field);
+    }
+    entry
+}
+
 fn class(name: &str) -> Option<Protocol> {
     match name {
         "TCP" => Some(Protocol::Tcp),
@@ -131,19 +149,25 @@ fn class(name: &str) -> Option<Protocol> {
 }
 
 /// No port is every port.
-fn ports(entry: &Value, protocol: Protocol, ranges: &mut Vec<PortRange>) {
+fn ports(
+    entry: &Value,
+    protocol: Protocol,
+    ranges: &mut Vec<PortRange>,
+    mut note: impl FnMut(String),
+) {
     let given = list(entry, "destination_ports");
     if given.is_empty() {
         ranges.push(PortRange::all(protocol));
     }
     for text in given.iter().map(scalar) {
         let (first, last) = text.split_once('-').unwrap_or((&text, &text));
-        if let (Ok(first), Ok(last)) = (first.trim().parse(), last.trim().parse()) {
-            ranges.push(PortRange {
+        match (first.trim().parse(), last.trim().parse()) {
+            (Ok(first), Ok(last)) if first <= last => ranges.push(PortRange {
                 protocol,
                 first,
                 last,
-            });
+            }),
+            _ => note(format!("{text:?} is no range of ports, and is left out")),
         }
     }
 }

@@ -3,11 +3,13 @@
 
 #![allow(dead_code, reason = "each test program uses a part")]
 
-use lictor_import::{Format, Imported, Source, import};
+use lictor_import::{Effect, Format, Imported, Source, import};
+use lictor_policy::evaluate::{Question, evaluate};
 use lictor_policy::{
-    CompileInput, Connection, Date, Estate, Policy, Service, compile, connectivity, parse, render,
+    CompileInput, Connection, Date, End, Estate, Labels, Policy, PortRange, Service, compile,
+    connectivity, parse, render,
 };
-use lictor_types::Protocol;
+use lictor_types::{Protocol, Verdict};
 use std::collections::BTreeMap;
 use std::io::Read as _;
 use std::path::PathBuf;
@@ -100,4 +102,45 @@ pub(crate) fn ports(service: &Service) -> String {
     } else {
         text
     }
+}
+
+/// A guest of the estate by its name, labels such as `machine:yes`, or an address.
+fn end(imported: &Imported, text: &str) -> End {
+    if let Ok(address) = text.parse() {
+        return End::Address(address);
+    }
+    let guests = imported.estate.iter().flat_map(|estate| &estate.guests);
+    let found = guests.into_iter().find(|guest| guest.name == text);
+    let labels = || {
+        let pairs = text.split(',').filter_map(|pair| pair.split_once(':'));
+        pairs
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .collect::<Labels>()
+    };
+    End::Guest(found.map_or_else(labels, |guest| guest.labels.clone()))
+}
+
+/// `from to service`, and the verdicts at egress and ingress.
+pub(crate) fn check(imported: &Imported, question: &str, expected: &str) {
+    let words: Vec<&str> = question.split(' ').collect();
+    let range: PortRange = words[2].parse().expect("a service");
+    let date: Date = "2026-11-27".parse().expect("a date");
+    let question_asked = Question {
+        source: end(imported, words[0]),
+        destination: end(imported, words[1]),
+        protocol: range.protocol,
+        port: range.first,
+        date,
+    };
+    let answer = evaluate(&policy(imported), &question_asked);
+    let word = |verdict: Option<Verdict>| verdict.map_or("-".to_owned(), |one| one.to_string());
+    let said = [answer.egress, answer.ingress].map(|one| word(one.map(|one| one.verdict)));
+    assert_eq!(said.join(" "), expected, "{question}\n{}", imported.policy);
+}
+
+pub(crate) fn noted(imported: &Imported, effect: Effect, part: &str) {
+    let found = imported.notes.iter().any(|note| {
+        note.effect == effect && (note.what.contains(part) || note.place.contains(part))
+    });
+    assert!(found, "{part:?} is not noted: {:?}", imported.notes);
 }

@@ -1,51 +1,24 @@
 //! Proxmox VE's firewall files: `cluster.fw`, `VMID.fw` and `host.fw`. A guest is `vm:VMID`; its
-//! rules speak at its own end. What concerns hosts speaks at their own devices.
+//! rules speak at its own end. What concerns hosts speaks at their own devices: first the rules of
+//! a host, then those of the cluster, then what the management network may always do.
 
-use crate::draft::{Draft, NOBODY, Rule, address_run, either, every_port, not, prefix};
+mod macros;
+
+use crate::draft::{
+    self, Draft, NOBODY, Rule, address_run, either, every_port, not, numbered, prefix,
+};
 use crate::value::{file, text};
 use crate::{Effect, ImportError, Source};
 use ipnet::IpNet;
 use lictor_policy::{Labels, PortRange};
 use lictor_types::Protocol;
+use macros::MACROS;
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
-/// Macros of pve-firewall that are protocols and ports.
-const MACROS: [(&str, &str); 34] = [
-    ("SSH", "tcp/22"),
-    ("HTTP", "tcp/80"),
-    ("HTTPS", "tcp/443"),
-    ("Web", "tcp/80 tcp/443"),
-    ("DNS", "tcp/53 udp/53"),
-    ("NTP", "udp/123"),
-    ("SMTP", "tcp/25"),
-    ("SMTPS", "tcp/465"),
-    ("Submission", "tcp/587"),
-    ("IMAP", "tcp/143"),
-    ("IMAPS", "tcp/993"),
-    ("POP3", "tcp/110"),
-    ("POP3S", "tcp/995"),
-    ("FTP", "tcp/21"),
-    ("TFTP", "udp/69"),
-    ("Telnet", "tcp/23"),
-    ("LDAP", "tcp/389"),
-    ("LDAPS", "tcp/636"),
-    ("MySQL", "tcp/3306"),
-    ("PostgreSQL", "tcp/5432"),
-    ("RDP", "tcp/3389"),
-    ("SMB", "udp/135 udp/445 udp/137-139 tcp/135 tcp/139 tcp/445"),
-    ("SNMP", "udp/161-162 tcp/161"),
-    ("Syslog", "udp/514 tcp/514"),
-    ("Ping", "icmp/8"),
-    ("Trcrt", "udp/33434-33524 icmp/8"),
-    ("Rsync", "tcp/873"),
-    ("Git", "tcp/9418"),
-    ("VNC", "tcp/5900-5909"),
-    ("DHCPfwd", "udp/67-68"),
-    ("MSSQL", "tcp/1433"),
-    ("Squid", "tcp/3128"),
-    ("Munin", "tcp/4949"),
-    ("Ceph", "tcp/6789 tcp/3300 tcp/6800-7300"),
-];
+/// What the management network may ask of hosts, whatever the rules say: the pages and the API,
+/// consoles, SSH, migrations.
+const MANAGEMENT: &str = "tcp/8006 tcp/5900-5999 tcp/3128 tcp/22 tcp/60000-60050";
 
 /// A file in its sections: the section's name and its argument, and its lines.
 type Sections = Vec<(String, String, Vec<String>)>;
@@ -81,17 +54,21 @@ pub(crate) fn import(sources: &[Source]) -> Result<Draft, ImportError> {
         shared.read(&mut draft, path, sections);
     }
     let guest = |stem: &str| stem.bytes().all(|byte| byte.is_ascii_digit());
-    for (stem, ..) in files.iter().filter(|(stem, ..)| guest(stem)) {
+    for (stem, _, sections) in files.iter().filter(|(stem, ..)| guest(stem)) {
         let labels = Labels::from([("vm".to_owned(), stem.clone())]);
-        draft.guest(format!("vm-{stem}"), labels, Vec::new());
+        draft.guest(format!("vm-{stem}"), labels, own_addresses(sections));
     }
+    // The rules of a host come before those of the cluster.
+    files.sort_by_key(|(stem, ..)| stem == "cluster");
     draft.tier("firewall");
     for (stem, path, sections) in &files {
         let mut names = shared.clone();
         names.read(&mut draft, path, sections);
-        let own = match guest(stem) {
-            true => draft.has("vm", stem),
-            false => "hosts".to_owned(),
+        let kind = Kind::of(stem);
+        let own = match kind {
+            Kind::Guest => draft.has("vm", stem),
+            Kind::Host => host(path),
+            Kind::Cluster => "hosts".to_owned(),
         };
         File {
             draft: &mut draft,
@@ -100,9 +77,47 @@ pub(crate) fn import(sources: &[Source]) -> Result<Draft, ImportError> {
             own,
             stem,
         }
-        .rules(sections, guest(stem));
+        .rules(sections, kind);
     }
     Ok(draft)
+}
+
+/// Whose file it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Guest,
+    Host,
+    Cluster,
+}
+
+impl Kind {
+    fn of(stem: &str) -> Self {
+        match stem {
+            "host" => Self::Host,
+            "cluster" => Self::Cluster,
+            _ => Self::Guest,
+        }
+    }
+}
+
+/// The host of `nodes/NAME/host.fw`; without such a folder, all of them.
+fn host(path: &str) -> String {
+    let mut parts = path.rsplit('/').skip(1);
+    match (parts.next(), parts.next()) {
+        (Some(name), Some("nodes")) => format!("host:{}", crate::names::word(name)),
+        _ => "hosts".to_owned(),
+    }
+}
+
+/// The addresses that a guest's filter lets it use.
+fn own_addresses(sections: &Sections) -> Vec<IpAddr> {
+    let filters = sections
+        .iter()
+        .filter(|(name, set, _)| name == "IPSET" && set.to_lowercase().starts_with("ipfilter-"));
+    let lines = filters.flat_map(|(_, _, lines)| lines);
+    let nets = lines.filter_map(|line| prefix(plain(line)));
+    let single = nets.filter(|net| net.prefix_len() == net.max_prefix_len());
+    single.map(|net| net.addr()).collect()
 }
 
 fn sections(source: &Source) -> Result<Sections, ImportError> {
@@ -230,7 +245,7 @@ struct File<'a> {
 }
 
 impl File<'_> {
-    fn rules(&mut self, sections: &Sections, guest: bool) {
+    fn rules(&mut self, sections: &Sections, kind: Kind) {
         let mut options: BTreeMap<String, String> = BTreeMap::new();
         for (_, _, lines) in sections.iter().filter(|(name, ..)| name == "OPTIONS") {
             for line in lines {
@@ -239,19 +254,25 @@ impl File<'_> {
                 }
             }
         }
-        let on = options.get("enable").is_some_and(|value| value != "0");
-        if !on && guest {
-            let what = "the firewall of this guest is off there: everything is allowed at its end";
-            self.draft.note(Effect::None, self.path, what);
-            self.end("off", "IN", "allow");
-            self.end("off", "OUT", "allow");
-            return;
+        let enable = options.get("enable").map(|value| value != "0");
+        match kind {
+            Kind::Guest if enable != Some(true) => return self.off("this guest"),
+            Kind::Host if enable == Some(false) => return self.off("this host"),
+            Kind::Cluster if enable != Some(true) => {
+                let what = "the firewall of the data centre is off there, and everything is \
+                            allowed; here the rules hold as if it were on";
+                self.draft.note(Effect::Closes, self.path, what);
+            }
+            _ => {}
         }
         let lines = sections.iter().filter(|(name, ..)| name == "RULES");
         for (index, line) in lines.flat_map(|(_, _, lines)| lines).enumerate() {
             self.line(line, &format!("{}.{}", self.stem, index + 1), true);
         }
-        if guest {
+        if kind == Kind::Cluster {
+            self.management();
+        }
+        if kind != Kind::Host {
             for (option, way, fallback) in
                 [("policy_in", "IN", "DROP"), ("policy_out", "OUT", "ACCEPT")]
             {
@@ -261,13 +282,58 @@ impl File<'_> {
                 }
             }
         }
+        self.others(&options);
+    }
+
+    fn off(&mut self, whose: &str) {
+        let what =
+            format!("the firewall of {whose} is off there: everything is allowed at its end");
+        self.draft.note(Effect::None, self.path, what);
+        self.end("off", "IN", "allow");
+        self.end("off", "OUT", "allow");
+    }
+
+    /// What the set `management` may do at hosts. Hosts' own networks are in it there, and not in
+    /// these files.
+    fn management(&mut self) {
+        let from = match self.names.sets.contains_key("management") {
+            true => {
+                let at = (self.path, Effect::Closes);
+                self.names.ends(self.draft, "+management", at)
+            }
+            false => NOBODY.to_owned(),
+        };
+        let what = "the management network of the hosts is always let in there: name it in the IP \
+                    set `management`";
+        self.draft.note(Effect::Closes, self.path, what);
+        let ports = MANAGEMENT.split(' ').filter_map(|item| item.parse().ok());
+        let found = Options {
+            from,
+            to: "any".into(),
+            ports: ports.collect(),
+            log: false,
+            unsaid: false,
+        };
+        self.write(("cluster.management", "IN", "allow"), found, "");
+    }
+
+    /// Options that are not read. Some let something in.
+    fn others(&mut self, options: &BTreeMap<String, String>) {
         let known = ["enable", "policy_in", "policy_out"];
         for (key, value) in options
             .iter()
             .filter(|(key, _)| !known.contains(&key.as_str()))
         {
-            let what = format!("the option {key}: {value} is not about rules, and is left out");
-            self.draft.note(Effect::None, self.path, what);
+            let opens = ["dhcp", "radv"].contains(&key.as_str()) && value != "0";
+            let (effect, what) = match opens {
+                true => (
+                    Effect::Closes,
+                    "lets in what no rule here does, and is left out",
+                ),
+                false => (Effect::None, "is not about rules, and is left out"),
+            };
+            let what = format!("the option {key}: {value} {what}");
+            self.draft.note(effect, self.path, what);
         }
     }
 
@@ -319,15 +385,16 @@ impl File<'_> {
         }
         let words: Vec<&str> = text.split_whitespace().collect();
         match words.as_slice() {
-            ["GROUP", group, rest @ ..] if groups => {
+            [head, group, rest @ ..] if groups && head.eq_ignore_ascii_case("GROUP") => {
                 if !rest.is_empty() {
                     self.draft
                         .note(Effect::Opens, &place, "the interface can't be said");
                 }
                 self.group(group, name, &place);
             }
-            [way @ ("IN" | "OUT"), target, options @ ..] => {
-                self.one((*way, *target, options), (name, &place), comment.trim());
+            [way, target, options @ ..] if is_way(way) => {
+                let way = way.to_uppercase();
+                self.one((&way, *target, options), (name, &place), comment.trim());
             }
             _ => {
                 self.draft.note(
@@ -423,6 +490,11 @@ impl File<'_> {
         if found.from == NOBODY || found.to == NOBODY {
             return None;
         }
+        if macro_name.is_some() && (protocol.is_some() || ports.is_some()) {
+            found.unsaid = true;
+            let what = "ports besides those of a macro can't be said";
+            self.draft.note(Effect::None, at.0, what);
+        }
         found.ports = match macro_name {
             Some(name) => macro_ports(name),
             None => own_ports(protocol, ports, kind),
@@ -444,8 +516,14 @@ struct Options {
     unsaid: bool,
 }
 
+fn is_way(word: &str) -> bool {
+    ["IN", "OUT"]
+        .iter()
+        .any(|way| word.eq_ignore_ascii_case(way))
+}
+
 fn action(name: &str) -> Option<&'static str> {
-    match name {
+    match name.to_uppercase().as_str() {
         "ACCEPT" => Some("allow"),
         "DROP" => Some("deny"),
         "REJECT" => Some("reject"),
@@ -468,26 +546,16 @@ fn own_ports(
 ) -> Option<Vec<PortRange>> {
     let class = match protocol.map(str::to_lowercase).as_deref() {
         None => return Some(every_port()),
-        Some("tcp" | "6") => Protocol::Tcp,
-        Some("udp" | "17") => Protocol::Udp,
-        Some("sctp") => Protocol::Sctp,
-        Some("icmp" | "1") => Protocol::Icmp,
-        Some("icmpv6" | "ipv6-icmp" | "58") => Protocol::Icmpv6,
-        Some(name @ ("gre" | "esp" | "ah" | "igmp" | "ospf")) => {
-            return name.parse().ok().map(|range| vec![range]);
-        }
-        Some(_) => return None,
+        Some(name) => match draft::ip_protocol(name)? {
+            Ok(class) => class,
+            Err(number) => return Some(vec![numbered(number)]),
+        },
     };
     if matches!(class, Protocol::Icmp | Protocol::Icmpv6) {
-        let text = match kind.or(ports) {
-            None => return Some(vec![PortRange::all(class)]),
-            Some("echo-request") => "echo",
-            Some(other) => other,
+        return match kind.or(ports) {
+            None | Some("any") => Some(vec![PortRange::all(class)]),
+            Some(text) => crate::iptables::icmp(Some(class), text),
         };
-        return format!("{class}/{text}")
-            .parse()
-            .ok()
-            .map(|range| vec![range]);
     }
     let Some(ports) = ports else {
         return Some(vec![PortRange::all(class)]);

@@ -1,9 +1,13 @@
 //! Policies and definitions of Aerleon and Capirca: `.pol` and YAML policies, `.net`, `.svc` and
 //! YAML definitions. A filter becomes an ordered tier; its terms speak of addresses, as sets.
 
-use crate::draft::{Draft, Rule, every_port, not, prefix};
+mod icmp;
+mod pol;
+
+use crate::draft::{Draft, Rule, every_port, ip_protocol, not, numbered, prefix};
 use crate::value::{list, scalar, str, text, yaml};
 use crate::{Effect, ImportError, Source};
+use icmp::TYPES;
 use ipnet::IpNet;
 use lictor_policy::{Date, PortRange};
 use lictor_types::Protocol;
@@ -40,7 +44,7 @@ pub(crate) fn import(sources: &[Source]) -> Result<Draft, ImportError> {
         match source.path.rsplit('.').next().unwrap_or_default() {
             "net" => definitions(text(source)?, &mut names.networks),
             "svc" => definitions(text(source)?, &mut names.services),
-            "pol" => pol(&mut draft, source, &includes, &mut filters)?,
+            "pol" => pol::read(&mut draft, source, &includes, &mut filters)?,
             "yaml" | "yml" => {
                 for value in yaml(source)? {
                     document(
@@ -104,7 +108,11 @@ fn document(
     for (name, network) in value["networks"].as_object().into_iter().flatten() {
         let items = list(network, "values").iter();
         let words = items.map(|item| match str(item, "address") {
-            "" => str(item, "name").to_owned(),
+            "" => [str(item, "ip"), str(item, "name"), str(item, "fqdn")]
+                .into_iter()
+                .find(|text| !text.is_empty())
+                .unwrap_or_default()
+                .to_owned(),
             address => address.to_owned(),
         });
         names
@@ -132,7 +140,7 @@ fn document(
         let place = format!("{}: filter {}", source.path, index + 1);
         let mut terms = Vec::new();
         for one in list(filter, "terms") {
-            yaml_term(draft, one, (&place, includes), &mut terms)?;
+            yaml_term(draft, one, (&place, includes, 0), &mut terms)?;
         }
         filters.push(Filter { place, terms });
     }
@@ -142,22 +150,22 @@ fn document(
 fn yaml_term(
     draft: &mut Draft,
     value: &Value,
-    (place, includes): (&str, &BTreeMap<&str, &Source>),
+    (place, includes, depth): (&str, &BTreeMap<&str, &Source>, usize),
     terms: &mut Vec<(String, Fields)>,
 ) -> Result<(), ImportError> {
     let include = str(value, "include");
     if !include.is_empty() {
-        let Some(source) = includes.get(base(include)) else {
-            let what = format!("the included file {include} is not among the files; left out");
+        let Some(source) = includes.get(base(include)).filter(|_| depth < DEPTH_MAX) else {
+            let what = format!(
+                "the included file {include} is not among the files, or they include each other; \
+                 left out"
+            );
             draft.note(Effect::Opens, place, what);
             return Ok(());
         };
         for document in yaml(source)? {
             for one in list(&document, "terms") {
-                // An included file includes no further ones.
-                if one["include"].is_null() {
-                    yaml_term(draft, one, (place, includes), terms)?;
-                }
+                yaml_term(draft, one, (place, includes, depth + 1), terms)?;
             }
         }
         return Ok(());
@@ -172,71 +180,6 @@ fn yaml_term(
         fields.insert(field.clone(), words);
     }
     terms.push((str(value, "name").to_owned(), fields));
-    Ok(())
-}
-
-/// The text form: `header { .. }` begins a filter, `term NAME { field:: words }` follow.
-fn pol(
-    draft: &mut Draft,
-    source: &Source,
-    includes: &BTreeMap<&str, &Source>,
-    filters: &mut Vec<Filter>,
-) -> Result<(), ImportError> {
-    let (mut header, mut open): (bool, Option<(String, Fields)>) = (false, None);
-    let mut lines: Vec<String> = Vec::new();
-    for line in text(source)?.lines() {
-        let Some(include) = line.trim().strip_prefix("#include") else {
-            lines.push(line.to_owned());
-            continue;
-        };
-        let name = include.trim().trim_matches(['\'', '"']);
-        match includes.get(base(name)) {
-            Some(included) => lines.extend(text(included)?.lines().map(str::to_owned)),
-            None => {
-                let what = format!("the included file {name} is not among the files; left out");
-                draft.note(Effect::Opens, &source.path, what);
-            }
-        }
-    }
-    let mut count = 0;
-    let mut last = String::new();
-    for line in &lines {
-        let quoted = line.contains('"');
-        let line = match quoted {
-            true => line.trim(),
-            false => line.split('#').next().unwrap_or_default().trim(),
-        };
-        if let Some(name) = line.strip_prefix("term ") {
-            let name = name.trim_end_matches('{').trim().to_owned();
-            open = Some((name, Fields::new()));
-        } else if line.starts_with("header") {
-            header = true;
-            count += 1;
-            let place = format!("{}: filter {count}", source.path);
-            filters.push(Filter {
-                place,
-                terms: Vec::new(),
-            });
-        } else if line.starts_with('}') {
-            if let (Some(done), Some(filter)) = (open.take(), filters.last_mut()) {
-                filter.terms.push(done);
-            }
-            header = false;
-        } else if let (Some((_, fields)), false) = (&mut open, header) {
-            let (field, words) = match line.split_once("::") {
-                Some((field, words)) if !field.contains(' ') => {
-                    last = field.to_owned();
-                    (field, words)
-                }
-                _ => (last.as_str(), line),
-            };
-            let own = fields.entry(field.to_owned()).or_default();
-            match quoted {
-                true => own.push(words.trim().trim_matches('"').to_owned()),
-                false => own.extend(words.split_whitespace().map(str::to_owned)),
-            }
-        }
-    }
     Ok(())
 }
 
@@ -299,7 +242,7 @@ impl Names {
 }
 
 /// Fields that are read, or say nothing about who may talk with whom.
-const KNOWN: [&str; 24] = [
+const KNOWN: [&str; 37] = [
     "name",
     "comment",
     "owner",
@@ -317,14 +260,30 @@ const KNOWN: [&str; 24] = [
     "option",
     "expiration",
     "logging",
+    "log-limit",
+    "log_name",
+    "log-name",
     "counter",
     "policer",
     "platform",
     "platform-exclude",
     "verbatim",
     "stateless-reply",
-    "target-resources",
+    "qos",
+    "loss-priority",
+    "forwarding-class",
+    "traffic-class-count",
+    "dscp-set",
+    "timeout",
+    "priority",
+    "port-mirror",
+    "profile-settings",
+    "version",
+    "restrict-address-family",
 ];
+
+/// Options that narrow nothing for packets that begin sessions.
+const OPTIONS: [&str; 5] = ["sample", "initial", "tcp-initial", "syn", "inactive"];
 
 fn term(draft: &mut Draft, names: &Names, (place, name): (&str, &str), fields: &Fields) {
     let place = format!("{place}: term {name}");
@@ -341,10 +300,9 @@ fn term(draft: &mut Draft, names: &Names, (place, name): (&str, &str), fields: &
         }
     };
     let allows = action == "allow";
-    let effect = if allows {
-        Effect::Closes
-    } else {
-        Effect::Opens
+    let effect = match allows {
+        true => Effect::Closes,
+        false => Effect::Opens,
     };
     if !sayable(draft, fields, (&place, allows)) {
         return;
@@ -352,177 +310,242 @@ fn term(draft: &mut Draft, names: &Names, (place, name): (&str, &str), fields: &
     let at = (place.as_str(), effect);
     let protocols = protocols(draft, get("protocol"), at);
     let service = ports(draft, names, fields, (&protocols, at));
-    let from = ends(draft, names, fields, ("source", at));
-    let to = ends(draft, names, fields, ("destination", at));
-    let last_day = get("expiration")
-        .first()
-        .and_then(|text| text.parse::<Date>().ok());
-    draft.rule(Rule {
-        name: name.to_owned(),
-        action,
-        from,
-        to,
-        service,
-        owner: get("owner").join(" "),
-        comment: get("comment").join(" "),
-        expires: last_day.map_or(String::new(), |day| day.to_string()),
-        log: !get("logging").is_empty(),
-        ..Rule::default()
-    });
+    let expires = last_day(draft, get("expiration"), (&place, allows));
+    // `address` is either side's: one rule for each.
+    let sides: &[(&str, &str)] = match get("address").is_empty() {
+        true => &[("source-address", "destination-address")],
+        false => &[
+            ("address", "destination-address"),
+            ("source-address", "address"),
+        ],
+    };
+    for (source, destination) in sides {
+        let from = ends(draft, names, fields, ((*source, "source-exclude"), at));
+        let to = ends(
+            draft,
+            names,
+            fields,
+            ((*destination, "destination-exclude"), at),
+        );
+        draft.rule(Rule {
+            name: name.to_owned(),
+            action,
+            from,
+            to,
+            service: service.clone(),
+            owner: get("owner").join(" "),
+            comment: get("comment").join(" "),
+            expires: expires.clone(),
+            log: !get("logging").is_empty(),
+            ..Rule::default()
+        });
+    }
+}
+
+/// The last day on which a term holds: the one before its expiration, on which it is left out
+/// there. What denies goes on here.
+fn last_day(draft: &mut Draft, words: &[String], (place, allows): (&str, bool)) -> String {
+    let Some(word) = words.first() else {
+        return String::new();
+    };
+    let Some(day) = word.parse::<Date>().ok().and_then(before) else {
+        let what = format!("the expiration {word:?} is no date, and is left out");
+        draft.note(Effect::Opens, place, what);
+        return String::new();
+    };
+    if !allows {
+        let what = "the term ends there; here what denies goes on";
+        draft.note(Effect::Closes, place, what);
+    }
+    day.to_string()
+}
+
+/// The day before. A policy's dates begin in 1970.
+fn before(day: Date) -> Option<Date> {
+    let since = day.days_after(Date::from_unix_seconds(0));
+    let seconds = u64::try_from(since - 1).ok()?.checked_mul(86_400)?;
+    Some(Date::from_unix_seconds(seconds))
 }
 
 /// Whether a term can be a rule, with notes of what it would lose.
 fn sayable(draft: &mut Draft, fields: &Fields, (place, allows): (&str, bool)) -> bool {
-    let given = |field: &str| fields.get(field).is_some_and(|words| !words.is_empty());
-    let mut options = fields.get("option").into_iter().flatten();
-    if options.any(|word| word.contains("established")) {
+    let empty = Vec::new();
+    let get = |field: &str| fields.get(field).unwrap_or(&empty);
+    let options = get("option");
+    if options.iter().any(|word| word.contains("established")) {
         let what = "about sessions that are there already: answers pass here without a rule";
         draft.note(Effect::None, place, what);
         return false;
     }
-    let mut unsaid = given("source-port");
-    for field in fields
+    if options.iter().any(|word| word == "inactive") {
+        draft.note(Effect::None, place, "inactive, and left out");
+        return false;
+    }
+    if !get("platform").is_empty() || !get("platform-exclude").is_empty() {
+        let effect = match allows {
+            true => Effect::Opens,
+            false => Effect::Closes,
+        };
+        let what = "only for some platforms there; here for all";
+        draft.note(effect, place, what);
+    }
+    let unknown = fields
         .keys()
-        .filter(|field| !KNOWN.contains(&field.as_str()))
-    {
-        unsaid = true;
+        .filter(|field| !KNOWN.contains(&field.as_str()));
+    let mut unsaid: Vec<String> = unknown.cloned().collect();
+    let odd = options
+        .iter()
+        .filter(|word| !OPTIONS.contains(&word.as_str()));
+    unsaid.extend(odd.map(|word| format!("option {word}")));
+    for field in ["source-port", "restrict-address-family"] {
+        if !get(field).is_empty() {
+            unsaid.push(field.to_owned());
+        }
+    }
+    for what in &unsaid {
         draft.note(
             Effect::None,
             place,
-            format!("the condition {field} can't be said"),
+            format!("the condition {what} can't be said"),
         );
     }
-    if unsaid {
+    if !unsaid.is_empty() {
         let what = match allows {
             true => "left out, as it would allow more without a condition",
             false => "holds without that condition: it denies more",
         };
         draft.note(Effect::Closes, place, what);
     }
-    !(unsaid && allows)
+    unsaid.is_empty() || !allows
 }
 
 fn ends(
     draft: &mut Draft,
     names: &Names,
     fields: &Fields,
-    (side, at): (&str, (&str, Effect)),
+    ((field, exclude), at): ((&str, &str), (&str, Effect)),
 ) -> String {
-    let words = |field: String| fields.get(&field).cloned().unwrap_or_default();
-    let mut given = words(format!("{side}-address"));
-    given.extend(words("address".into()));
-    let everything = given.iter().any(|word| word == "ANY");
+    let empty = Vec::new();
+    let given = fields.get(field).unwrap_or(&empty);
+    let everything = given.iter().any(|word| word == "ANY" || word == "any");
     let inside = match given.is_empty() || everything {
         true => "any".to_owned(),
         false => {
-            let nets = names.prefixes(draft, &given, at);
-            let hint = if given.len() == 1 {
-                given[0].clone()
-            } else {
-                String::new()
+            let nets = names.prefixes(draft, given, at);
+            let hint = match given.as_slice() {
+                [only] => only.clone(),
+                _ => String::new(),
             };
             draft.named_network(&hint, &nets)
         }
     };
-    let holes = words(format!("{side}-exclude"));
+    let holes = fields.get(exclude).unwrap_or(&empty);
     if holes.is_empty() {
         return inside;
     }
-    let nets = names.prefixes(draft, &holes, at);
+    // What is not excluded for want of its addresses is the other way round.
+    let effect = match at.1 {
+        Effect::Closes => Effect::Opens,
+        _ => Effect::Closes,
+    };
+    let nets = names.prefixes(draft, holes, (at.0, effect));
     let holes = draft.named_network("", &nets);
     crate::draft::all(&[inside, not(&holes)])
 }
 
-fn protocols(draft: &mut Draft, words: &[String], at: (&str, Effect)) -> Vec<Protocol> {
+/// The protocols of a term, each with all its ports.
+fn protocols(draft: &mut Draft, words: &[String], at: (&str, Effect)) -> Vec<PortRange> {
     let mut found = Vec::new();
     for word in words {
-        match word.as_str() {
-            "tcp" => found.push(Protocol::Tcp),
-            "udp" => found.push(Protocol::Udp),
-            "sctp" => found.push(Protocol::Sctp),
-            "icmp" => found.push(Protocol::Icmp),
-            "icmpv6" | "ipv6-icmp" => found.push(Protocol::Icmpv6),
-            "gre" | "esp" | "ah" | "igmp" | "ospf" => {}
-            other => draft.note(
+        match ip_protocol(word) {
+            Some(Ok(class)) => found.push(PortRange::all(class)),
+            Some(Err(number)) => found.push(numbered(number)),
+            None => draft.note(
                 at.1,
                 at.0,
-                format!("the protocol {other:?} is not known here"),
+                format!("the protocol {word:?} is not known here"),
             ),
         }
     }
     found
 }
 
-/// Types of ICMP by the names of the RFCs.
-const TYPES: [(&str, u8, u8); 12] = [
-    ("echo-reply", 0, 129),
-    ("unreachable", 3, 1),
-    ("source-quench", 4, 0),
-    ("redirect", 5, 0),
-    ("echo-request", 8, 128),
-    ("time-exceeded", 11, 3),
-    ("parameter-problem", 12, 4),
-    ("destination-unreachable", 3, 1),
-    ("packet-too-big", 0, 2),
-    ("router-solicit", 0, 133),
-    ("router-advertisement", 9, 134),
-    ("redirect-message", 0, 137),
-];
+/// Whether a protocol has ports.
+fn has_ports(range: &PortRange) -> bool {
+    use Protocol::{Sctp, Tcp, Udp, UdpLite};
+    [Tcp, Udp, Sctp, UdpLite].contains(&range.protocol)
+}
 
 fn ports(
     draft: &mut Draft,
     names: &Names,
     fields: &Fields,
-    (protocols, at): (&[Protocol], (&str, Effect)),
+    (protocols, at): (&[PortRange], (&str, Effect)),
 ) -> Vec<PortRange> {
     let words = |field: &str| fields.get(field).cloned().unwrap_or_default();
     let mut wanted = words("destination-port");
     wanted.extend(words("port"));
     if !words("port").is_empty() {
-        draft.note(
-            Effect::Closes,
-            at.0,
-            "`port` is either side's there; here the asked one's",
-        );
+        let what = "`port` is either side's there; here the asked one's";
+        draft.note(at.1, at.0, what);
     }
-    let named = words("protocol");
-    let mut ranges: Vec<PortRange> = named.iter().filter_map(|name| name.parse().ok()).collect();
+    let named = !words("protocol").is_empty();
     if !wanted.is_empty() {
-        let with: Vec<Protocol> = match protocols.is_empty() {
-            true => vec![Protocol::Tcp, Protocol::Udp],
-            false => protocols.to_vec(),
+        let with: Vec<Protocol> = match named {
+            false => vec![Protocol::Tcp, Protocol::Udp],
+            true => protocols
+                .iter()
+                .filter(|one| has_ports(one))
+                .map(|one| one.protocol)
+                .collect(),
         };
+        let mut ranges: Vec<PortRange> = protocols
+            .iter()
+            .filter(|one| !has_ports(one))
+            .copied()
+            .collect();
         ranges.extend(names.ports(draft, (&wanted, &with), at));
         return ranges;
     }
     let types = words("icmp-type");
-    for protocol in protocols.iter().copied() {
-        let icmp = matches!(protocol, Protocol::Icmp | Protocol::Icmpv6);
-        if !icmp || types.is_empty() {
-            ranges.push(PortRange::all(protocol));
-            continue;
+    let mut ranges = Vec::new();
+    for own in protocols {
+        let icmp = matches!(own.protocol, Protocol::Icmp | Protocol::Icmpv6);
+        match icmp && !types.is_empty() {
+            true => ranges.extend(icmp_ranges(draft, (&types, own.protocol), at)),
+            false => ranges.push(*own),
         }
-        for name in &types {
-            let found = TYPES.iter().find(|(known, ..)| known == name);
-            let Some((_, v4, v6)) = found else {
-                draft.note(
-                    at.1,
-                    at.0,
-                    format!("the ICMP type {name:?} is not known here"),
-                );
-                continue;
-            };
-            let kind = if protocol == Protocol::Icmp { *v4 } else { *v6 };
-            ranges.push(PortRange {
+    }
+    match named {
+        true => ranges,
+        false => every_port(),
+    }
+}
+
+fn icmp_ranges(
+    draft: &mut Draft,
+    (types, protocol): (&[String], Protocol),
+    at: (&str, Effect),
+) -> Vec<PortRange> {
+    let mut ranges = Vec::new();
+    for name in types {
+        let known = TYPES.iter().find(|(known, ..)| known == name);
+        let kind = known.and_then(|(_, v4, v6)| match protocol {
+            Protocol::Icmp => *v4,
+            _ => *v6,
+        });
+        match kind {
+            Some(kind) => ranges.push(PortRange {
                 protocol,
                 first: Protocol::icmp_port(kind, 0),
                 last: Protocol::icmp_port(kind, u8::MAX),
-            });
+            }),
+            None => draft.note(
+                at.1,
+                at.0,
+                format!("the {protocol} type {name:?} is not known here"),
+            ),
         }
     }
-    if ranges.is_empty() && named.is_empty() {
-        every_port()
-    } else {
-        ranges
-    }
+    ranges
 }

@@ -1,0 +1,441 @@
+//! Network security groups of Azure. A group becomes a label; its rules speak at the end of its
+//! members only. Where an interface and its subnet have a group each, both must allow: the subnet's
+//! is a tier of its own above, in which what it allows is handed over.
+
+use crate::draft::{Draft, NOBODY, Rule, all, either, every_port, numbered, prefix};
+use crate::names::label;
+use crate::value::{all_json, scalar, str};
+use crate::{Effect, ImportError, Source};
+use ipnet::IpNet;
+use lictor_policy::{Labels, PortRange};
+use lictor_types::Protocol;
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+const YES: &str = "yes";
+
+/// Azure's rules that stand in every group if the file does not list them: name, priority, way,
+/// access, source, destination.
+const AZURE_DEFAULTS: [(&str, i64, &str, &str, &str, &str); 6] = [
+    (
+        "AllowVnetInBound",
+        65_000,
+        "Inbound",
+        "Allow",
+        "VirtualNetwork",
+        "VirtualNetwork",
+    ),
+    (
+        "AllowAzureLoadBalancerInBound",
+        65_001,
+        "Inbound",
+        "Allow",
+        "AzureLoadBalancer",
+        "*",
+    ),
+    ("DenyAllInBound", 65_500, "Inbound", "Deny", "*", "*"),
+    (
+        "AllowVnetOutBound",
+        65_000,
+        "Outbound",
+        "Allow",
+        "VirtualNetwork",
+        "VirtualNetwork",
+    ),
+    (
+        "AllowInternetOutBound",
+        65_001,
+        "Outbound",
+        "Allow",
+        "*",
+        "Internet",
+    ),
+    ("DenyAllOutBound", 65_500, "Outbound", "Deny", "*", "*"),
+];
+
+/// The load balancer's probes come from here.
+const AZURE_PROBE: &str = "168.63.129.16/32";
+
+/// What the files have.
+#[derive(Debug, Default)]
+struct Found {
+    groups: Vec<Group>,
+    nics: Vec<Value>,
+    /// Subnets by their id, with the id of their group; ids differ in case as they like.
+    subnets: BTreeMap<String, String>,
+    /// The prefixes of service tags, as the file that Azure publishes has them.
+    tags: BTreeMap<String, Vec<IpNet>>,
+}
+
+/// A group, by the name that labels have.
+#[derive(Debug)]
+struct Group {
+    id: String,
+    name: String,
+    value: Value,
+}
+
+/// What a rule is read for: its place, and what becomes of traffic if a part of it is left out.
+type At<'a> = (&'a str, Effect);
+
+/// What `az network nsg list`, `nic list`, `vnet list` print, the API's form of it, templates, and
+/// the published service tags.
+pub(crate) fn import(sources: &[Source]) -> Result<Draft, ImportError> {
+    let mut found = Found::default();
+    for value in all_json(sources)? {
+        found.walk(&value);
+    }
+    if found.groups.is_empty() {
+        return Err(ImportError::Nothing {
+            what: "network security groups",
+        });
+    }
+    found.name_apart();
+    let mut draft = Draft::default();
+    let above = guests(&mut draft, &found);
+    if !above.is_empty() {
+        draft.tier("subnets");
+        for group in found.groups.iter().filter(|one| above.contains(&one.name)) {
+            group_rules(&mut draft, group, (&found.tags, Level::Subnet));
+        }
+    }
+    draft.tier("security-groups");
+    for group in &found.groups {
+        group_rules(&mut draft, group, (&found.tags, Level::Only));
+    }
+    Ok(draft)
+}
+
+impl Found {
+    fn walk(&mut self, value: &Value) {
+        if let Value::Array(items) = value {
+            return items.iter().for_each(|item| self.walk(item));
+        }
+        for wrapper in ["value", "resources"] {
+            if let Some(items) = value[wrapper].as_array() {
+                return items.iter().for_each(|item| self.walk(item));
+            }
+        }
+        let own = |field: &str| !property(value, field).is_null();
+        if own("securityRules") || own("defaultSecurityRules") {
+            let name = str(value, "name").to_owned();
+            let id = match str(value, "id") {
+                "" => name.to_lowercase(),
+                id => id.to_lowercase(),
+            };
+            self.subnets_of(value, &id);
+            let value = value.clone();
+            self.groups.push(Group { id, name, value });
+        } else if own("ipConfigurations") {
+            self.nics.push(value.clone());
+        } else if own("subnets") {
+            for subnet in list_of(value, "subnets") {
+                let group = str(property(subnet, "networkSecurityGroup"), "id");
+                if !group.is_empty() {
+                    let id = str(subnet, "id").to_lowercase();
+                    self.subnets.insert(id, group.to_lowercase());
+                }
+            }
+        } else {
+            for tag in value["values"].as_array().into_iter().flatten() {
+                let nets = list_of(tag, "addressPrefixes").iter();
+                let nets = nets.filter_map(|one| prefix(&scalar(one)));
+                self.tags
+                    .insert(str(tag, "name").to_lowercase(), nets.collect());
+            }
+        }
+    }
+
+    fn subnets_of(&mut self, group: &Value, id: &str) {
+        for subnet in list_of(group, "subnets") {
+            let subnet = str(subnet, "id").to_lowercase();
+            self.subnets.insert(subnet, id.to_owned());
+        }
+    }
+
+    /// Groups of one name in different places are different groups.
+    fn name_apart(&mut self) {
+        let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+        for group in &self.groups {
+            *counts.entry(group.name.to_lowercase()).or_default() += 1;
+        }
+        for group in &mut self.groups {
+            if counts[&group.name.to_lowercase()] > 1 && !group.id.is_empty() {
+                group.name = group.id.clone();
+            }
+        }
+    }
+
+    /// The name of a group by its id; the last part of the id if it is not in the files.
+    fn name(&self, id: &str) -> Option<String> {
+        let id = id.to_lowercase();
+        let last = id.rsplit('/').next().filter(|last| !last.is_empty())?;
+        let mut own = self.groups.iter();
+        let exact = own.find(|group| group.id == id);
+        let mut alike = self.groups.iter();
+        let exact = exact.or_else(|| alike.find(|group| group.name.eq_ignore_ascii_case(last)));
+        Some(exact.map_or_else(|| last.to_owned(), |group| group.name.clone()))
+    }
+}
+
+/// A list, flat or under `properties`.
+fn list_of<'a>(value: &'a Value, field: &str) -> &'a [Value] {
+    property(value, field).as_array().map_or(&[], Vec::as_slice)
+}
+
+/// Fields are flat as the command line prints them, and under `properties` as the API does.
+fn property<'a>(value: &'a Value, field: &str) -> &'a Value {
+    match &value[field] {
+        Value::Null => &value["properties"][field],
+        found => found,
+    }
+}
+
+/// The last part of a resource's id.
+fn short(value: &Value) -> String {
+    let id = str(value, "id");
+    id.rsplit('/').next().unwrap_or(id).to_owned()
+}
+
+/// Guests with their groups' labels. Gives the groups of subnets that stand above those of
+/// interfaces.
+fn guests(draft: &mut Draft, found: &Found) -> BTreeSet<String> {
+    let mut above = BTreeSet::new();
+    for nic in &found.nics {
+        let own = found.name(str(property(nic, "networkSecurityGroup"), "id"));
+        let mut labels = Labels::new();
+        let mut addresses = Vec::new();
+        let mut of_subnets = BTreeSet::new();
+        for config in list_of(nic, "ipConfigurations") {
+            let address = property(config, "privateIPAddress").as_str();
+            let address = address.or_else(|| property(config, "privateIpAddress").as_str());
+            addresses.extend(address.and_then(|text| text.parse::<IpAddr>().ok()));
+            for asg in list_of(config, "applicationSecurityGroups") {
+                labels.insert(label("asg", &short(asg)), YES.into());
+            }
+            let subnet = str(property(config, "subnet"), "id").to_lowercase();
+            let group = found.subnets.get(&subnet);
+            of_subnets.extend(group.and_then(|id| found.name(id)));
+        }
+        let name = match short(property(nic, "virtualMachine")) {
+            machine if machine.is_empty() => str(nic, "name").to_owned(),
+            machine => machine,
+        };
+        if own.is_none() && of_subnets.is_empty() {
+            let what = "no group is about this guest: there everything is allowed, here nothing";
+            draft.note(Effect::Closes, &format!("guest {name}"), what);
+        }
+        for group in of_subnets {
+            let both = own.as_ref().is_some_and(|own| *own != group);
+            let level = if both { Level::Subnet } else { Level::Only };
+            labels.insert(level.label(&group), YES.into());
+            if both {
+                above.insert(group);
+            }
+        }
+        if let Some(own) = own {
+            labels.insert(Level::Only.label(&own), YES.into());
+        }
+        draft.guest(name, labels, addresses);
+    }
+    above
+}
+
+/// Where a group decides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Level {
+    /// For a subnet, above the group of an interface.
+    Subnet,
+    /// Alone.
+    Only,
+}
+
+impl Level {
+    fn label(self, group: &str) -> String {
+        let kind = match self {
+            Self::Subnet => "subnet-nsg",
+            Self::Only => "nsg",
+        };
+        label(kind, group)
+    }
+}
+
+fn group_rules(
+    draft: &mut Draft,
+    group: &Group,
+    (tags, level): (&BTreeMap<String, Vec<IpNet>>, Level),
+) {
+    let own = draft.has(&level.label(&group.name), YES);
+    let mut rules = list_of(&group.value, "securityRules").to_vec();
+    let defaults = list_of(&group.value, "defaultSecurityRules");
+    if defaults.is_empty() {
+        rules.extend(
+            AZURE_DEFAULTS.map(|(name, priority, way, access, from, to)| {
+                serde_json::json!({
+                    "name": name, "priority": priority, "direction": way, "access": access,
+                    "protocol": "*", "sourceAddressPrefix": from, "destinationAddressPrefix": to,
+                    "sourcePortRange": "*", "destinationPortRange": "*",
+                })
+            }),
+        );
+    }
+    rules.extend_from_slice(defaults);
+    rules.sort_by_key(|rule| property(rule, "priority").as_i64().unwrap_or(i64::MAX));
+    for rule in &rules {
+        one_rule(draft, rule, (group, &own), (tags, level));
+    }
+}
+
+fn one_rule(
+    draft: &mut Draft,
+    rule: &Value,
+    (group, own): (&Group, &str),
+    (tags, level): (&BTreeMap<String, Vec<IpNet>>, Level),
+) {
+    let name = &group.name;
+    let place = format!("network security group {name}: rule {}", str(rule, "name"));
+    let text = |field: &str| scalar(property(rule, field));
+    let allows = text("access").eq_ignore_ascii_case("allow");
+    let effect = match allows {
+        true => Effect::Closes,
+        false => Effect::Opens,
+    };
+    let sources = both(rule, "sourcePortRange");
+    if sources.iter().any(|port| port != "*") {
+        let what = match allows {
+            true => "source ports can't be said: left out, as it would allow more",
+            false => "source ports can't be said: holds for any, and denies more",
+        };
+        draft.note(Effect::Closes, &place, what);
+        if allows {
+            return;
+        }
+    }
+    let inbound = text("direction").eq_ignore_ascii_case("inbound");
+    let from = ends(draft, rule, ("source", tags), (&place, effect));
+    let to = ends(draft, rule, ("destination", tags), (&place, effect));
+    let service = azure_ports(draft, rule, (&place, effect));
+    let mut ends = [from, to];
+    let side = usize::from(inbound);
+    ends[side] = all(&[ends[side].clone(), own.to_owned()]);
+    let [from, to] = ends;
+    draft.rule(Rule {
+        name: format!("{name}.{}", str(rule, "name")),
+        action: match (allows, level) {
+            (true, Level::Only) => "allow",
+            (true, Level::Subnet) => "pass",
+            (false, _) => "deny",
+        },
+        from,
+        to,
+        service,
+        at: if inbound { "ingress" } else { "egress" },
+        comment: text("description"),
+        ..Rule::default()
+    });
+}
+
+/// A field and its plural.
+fn both(rule: &Value, field: &str) -> Vec<String> {
+    let plural = if field.ends_with("Prefix") {
+        format!("{field}es")
+    } else {
+        format!("{field}s")
+    };
+    let many = property(rule, &plural).as_array();
+    let mut found: Vec<String> = many.into_iter().flatten().map(scalar).collect();
+    let one = scalar(property(rule, field));
+    if !one.is_empty() {
+        found.push(one);
+    }
+    found
+}
+
+fn ends(
+    draft: &mut Draft,
+    rule: &Value,
+    (side, tags): (&str, &BTreeMap<String, Vec<IpNet>>),
+    at: At<'_>,
+) -> String {
+    let mut parts = Vec::new();
+    let mut nets = Vec::new();
+    let given = both(rule, &format!("{side}AddressPrefix"));
+    // Several in one text, as the portal lets one write them.
+    for text in given.iter().flat_map(|text| text.split(',')).map(str::trim) {
+        match text.to_lowercase().as_str() {
+            "*" | "any" => parts.push("any".into()),
+            "internet" => parts.push("outside".into()),
+            "virtualnetwork" => {
+                let what =
+                    "VirtualNetwork is taken as all guests: peered networks are outside here";
+                draft.note(Effect::None, at.0, what);
+                parts.push("guests".into());
+            }
+            "azureloadbalancer" => nets.extend(prefix(AZURE_PROBE)),
+            other => match (prefix(text), tags.get(other)) {
+                (Some(net), _) => nets.push(net),
+                (None, Some(own)) => nets.extend(own),
+                (None, None) => {
+                    let what = format!("the service tag {text:?} has no addresses in these files");
+                    draft.note(at.1, at.0, what);
+                }
+            },
+        }
+    }
+    if !nets.is_empty() {
+        parts.push(draft.addresses("", &nets));
+    }
+    let field = format!("{side}ApplicationSecurityGroups");
+    for group in list_of(rule, &field) {
+        parts.push(draft.has(&label("asg", &short(group)), YES));
+    }
+    if parts.is_empty() {
+        return NOBODY.to_owned();
+    }
+    either(&parts)
+}
+
+fn azure_ports(draft: &mut Draft, rule: &Value, at: At<'_>) -> Vec<PortRange> {
+    let name = scalar(property(rule, "protocol")).to_lowercase();
+    let protocols: &[Protocol] = match name.as_str() {
+        "*" | "any" => &[Protocol::Tcp, Protocol::Udp],
+        "tcp" => &[Protocol::Tcp],
+        "udp" => &[Protocol::Udp],
+        "icmp" => return vec![PortRange::all(Protocol::Icmp)],
+        "icmpv6" => return vec![PortRange::all(Protocol::Icmpv6)],
+        "esp" => return vec![numbered(50)],
+        "ah" => return vec![numbered(51)],
+        other => {
+            draft.note(at.1, at.0, format!("the protocol {other:?} is not known"));
+            return Vec::new();
+        }
+    };
+    let given = both(rule, "destinationPortRange");
+    let given = given.iter().flat_map(|text| text.split(','));
+    let ports: Vec<&str> = given.map(str::trim).collect();
+    let every = ports.is_empty() || ports.contains(&"*");
+    if every && protocols.len() > 1 {
+        return every_port();
+    }
+    let mut ranges = Vec::new();
+    for protocol in protocols.iter().copied() {
+        if every {
+            ranges.push(PortRange::all(protocol));
+        }
+        for text in ports.iter().filter(|port| **port != "*") {
+            let (first, last) = text.split_once('-').unwrap_or((*text, *text));
+            match (first.parse(), last.parse()) {
+                (Ok(first), Ok(last)) if first <= last => {
+                    ranges.push(PortRange {
+                        protocol,
+                        first,
+                        last,
+                    });
+                }
+                _ => draft.note(at.1, at.0, format!("{text:?} is no range of ports")),
+            }
+        }
+    }
+    ranges
+}

@@ -1,0 +1,163 @@
+//! Security groups of clouds and of NSX in the forms in which their tools print them.
+
+mod support;
+
+use lictor_import::{Effect, Format};
+use support::{check, imported, noted, source};
+
+#[test]
+fn answers_of_aws_are_read_whatever_wraps_them() {
+    // `--query` leaves bare lists; rules may be printed apart; prefix lists have their own answer.
+    let groups = r#"[{"GroupId":"sg-1","GroupName":"web","Description":"w",
+        "IpPermissions":[{"IpProtocol":"tcp","FromPort":22,"ToPort":22,
+            "PrefixListIds":[{"PrefixListId":"pl-1"}]}]}]"#;
+    let rules = r#"{"SecurityGroupRules":[
+        {"SecurityGroupRuleId":"sgr-1","GroupId":"sg-2","IsEgress":false,"IpProtocol":"udp",
+         "FromPort":53,"ToPort":53,"ReferencedGroupInfo":{"GroupId":"sg-1"}},
+        {"SecurityGroupRuleId":"sgr-2","GroupId":"sg-2","IsEgress":true,"IpProtocol":"-1",
+         "FromPort":-1,"ToPort":-1,"CidrIpv4":"0.0.0.0/0"},
+        {"SecurityGroupRuleId":"sgr-3","GroupId":"sg-1","IsEgress":true,"IpProtocol":"-1",
+         "CidrIpv4":"10.0.0.0/8"}]}"#;
+    let lists = r#"{"PrefixLists":[{"PrefixListId":"pl-1","PrefixListName":"office",
+        "Cidrs":["192.0.2.0/24"]}]}"#;
+    let machines = r#"[[{"InstanceId":"i-1","State":{"Name":"running"},
+        "PrivateIpAddress":"10.0.0.4","SecurityGroups":[{"GroupId":"sg-1"}]},
+       {"InstanceId":"i-gone","State":{"Name":"terminated"},"SecurityGroups":[]}]]"#;
+    let vnics = r#"{"NetworkInterfaces":[
+        {"NetworkInterfaceId":"eni-2","PrivateIpAddress":"10.0.0.5",
+         "Groups":[{"GroupId":"sg-2"}],"Attachment":{"InstanceId":"i-2"}},
+        {"NetworkInterfaceId":"eni-3","PrivateIpAddress":"10.0.0.6",
+         "Groups":[{"GroupId":"sg-1"}],"Attachment":{"InstanceId":"i-2"}}]}"#;
+    let files = [groups, rules, lists, machines, vnics];
+    let files: Vec<_> = files.iter().zip(0..).collect();
+    let files: Vec<_> = files
+        .iter()
+        .map(|(text, n)| source(&format!("{n}.json"), text.as_bytes()))
+        .collect();
+    let found = imported(Format::Sg, &files);
+    check(&found, "192.0.2.9 i-1 tcp/22", "- allow");
+    check(&found, "192.0.3.9 i-1 tcp/22", "- deny");
+    check(&found, "i-1 i-2 udp/53", "allow allow");
+    check(&found, "i-1 i-2 udp/54", "allow deny");
+    check(&found, "i-2 203.0.113.1 tcp/1", "allow -");
+    check(&found, "i-1 203.0.113.1 tcp/1", "deny -");
+    noted(&found, Effect::Opens, "different groups");
+    let estate = found.estate.expect("machines");
+    let names: Vec<_> = estate.guests.iter().map(|one| one.name.as_str()).collect();
+    assert_eq!(names, ["i-1", "i-2"], "what is terminated is no guest");
+}
+
+#[test]
+fn groups_of_a_subnet_and_of_an_interface_must_both_allow() {
+    let rule = |name: &str, way: &str, port: &str| {
+        format!(
+            r#"{{"name":"{name}","properties":{{"priority":100,"direction":"{way}",
+            "access":"Allow","protocol":"Tcp","sourceAddressPrefix":"Storage",
+            "sourcePortRange":"*","destinationAddressPrefix":"*",
+            "destinationPortRanges":["{port}"]}}}}"#
+        )
+    };
+    let nsg = |id: &str, name: &str, rules: &str| {
+        format!(
+            r#"{{"id":"{id}","name":"{name}",
+            "properties":{{"securityRules":[{rules}]}}}}"#
+        )
+    };
+    let groups = format!(
+        r#"{{"value":[{},{},{}]}}"#,
+        nsg("/a/Web", "Web", &rule("in", "Inbound", "80-90")),
+        nsg("/a/net", "net", &rule("in", "Inbound", "85-95")),
+        nsg("/b/web", "web", &rule("other", "Inbound", "7")),
+    );
+    let nets = r#"{"name":"v","properties":{"subnets":[{"id":"/a/v/S1",
+        "properties":{"networkSecurityGroup":{"id":"/a/net"}}}]}}"#;
+    let nics = r#"[{"name":"both","networkSecurityGroup":{"id":"/A/WEB"},
+         "ipConfigurations":[{"privateIpAddress":"10.0.0.4","subnet":{"id":"/a/v/s1"}}]},
+        {"name":"subnet","ipConfigurations":[{"subnet":{"id":"/a/V/s1"}}]},
+        {"name":"none","ipConfigurations":[{"subnet":{"id":"/a/v/s2"}}]}]"#;
+    let tags = r#"{"values":[{"name":"Storage","id":"Storage",
+        "properties":{"addressPrefixes":["192.0.2.0/24","2001:db8::/32"]}}]}"#;
+    let found = imported(
+        Format::Nsg,
+        &[
+            source("nsg.json", groups.as_bytes()),
+            source("vnet.json", nets.as_bytes()),
+            source("nic.json", nics.as_bytes()),
+            source("tags.json", tags.as_bytes()),
+        ],
+    );
+    check(&found, "192.0.2.1 both tcp/80", "- deny");
+    check(&found, "192.0.2.1 both tcp/87", "- allow");
+    check(&found, "192.0.2.1 both tcp/95", "- deny");
+    check(&found, "192.0.2.1 subnet tcp/95", "- allow");
+    check(&found, "192.0.2.1 subnet tcp/7", "- deny");
+    check(&found, "203.0.113.1 both tcp/87", "- deny");
+    check(&found, "both subnet udp/1", "allow allow");
+    noted(&found, Effect::Closes, "no group is about this guest");
+    assert!(!found.notes.iter().any(|note| note.effect == Effect::Opens));
+}
+
+#[test]
+fn a_rule_of_azure_with_source_ports_widens_nothing() {
+    let group = r#"[{"name":"g","id":"/g","securityRules":[
+        {"name":"ntp","priority":100,"direction":"Inbound","access":"Allow","protocol":"Udp",
+         "sourceAddressPrefix":"*","sourcePortRange":"123","destinationAddressPrefix":"*",
+         "destinationPortRange":"*"}]}]"#;
+    let found = imported(Format::Nsg, &[source("g.json", group.as_bytes())]);
+    check(&found, "192.0.2.1 nsg.g:yes udp/5", "- deny");
+    noted(&found, Effect::Closes, "source ports");
+}
+
+#[test]
+fn the_tree_and_the_lists_of_nsx_are_one_configuration() {
+    let tree = r#"{"resource_type":"Infra","children":[
+      {"resource_type":"ChildService","Service":{"resource_type":"Service","path":"/infra/s/web",
+        "service_entries":[{"resource_type":"L4PortSetServiceEntry","l4_protocol":"TCP",
+          "destination_ports":["80","8000-8010"]},
+         {"resource_type":"L4PortSetServiceEntry","l4_protocol":"UDP","source_ports":["53"]}]}},
+      {"resource_type":"ChildDomain","Domain":{"resource_type":"Domain","children":[
+        {"resource_type":"ChildGroup","Group":{"resource_type":"Group","path":"/d/g/web",
+          "display_name":"web","expression":[{"resource_type":"Condition",
+            "member_type":"VirtualMachine","key":"Tag","operator":"EQUALS","value":"app|web"}]}},
+        {"resource_type":"ChildSecurityPolicy","SecurityPolicy":{
+          "resource_type":"SecurityPolicy","display_name":"p","category":"Application",
+          "children":[
+           {"resource_type":"ChildRule","Rule":{"display_name":"in","action":"ALLOW",
+            "source_groups":["10.9.0.0/16"],"destination_groups":["/d/g/web"],
+            "services":["/infra/s/web"],"sequence_number":1}},
+           {"resource_type":"ChildRule","Rule":{"display_name":"l7","action":"ALLOW",
+            "source_groups":["ANY"],"destination_groups":["ANY"],"services":["ANY"],
+            "profiles":["/infra/context-profiles/SSL"],"sequence_number":2}},
+           {"resource_type":"ChildRule","Rule":{"display_name":"v4","action":"ALLOW",
+            "source_groups":["ANY"],"destination_groups":["ANY"],"services":["ANY"],
+            "direction":"OUT","ip_protocol":"IPV4","sequence_number":3}}]}}]}}]}"#;
+    let machines = r#"{"results":[
+        {"resource_type":"VirtualMachine","external_id":"1","display_name":"a",
+         "tags":[{"scope":"app","tag":"web"}]},
+        {"resource_type":"VirtualMachine","external_id":"2","display_name":"b"}]}"#;
+    let vnics = r#"{"results":[{"resource_type":"VirtualNetworkInterface","owner_vm_id":"2",
+        "lport_attachment_id":"p2"}]}"#;
+    let segments = r#"{"results":[{"resource_type":"Segment","path":"/s/1","display_name":"s",
+        "subnets":[{"gateway_address":"10.9.1.1/24"}]},
+        {"resource_type":"SegmentPort","parent_path":"/s/1","attachment":{"id":"p2"}}]}"#;
+    let found = imported(
+        Format::Nsx,
+        &[
+            source("infra.json", tree.as_bytes()),
+            source("vms.json", machines.as_bytes()),
+            source("vifs.json", vnics.as_bytes()),
+            source("segments.json", segments.as_bytes()),
+        ],
+    );
+    check(&found, "10.9.0.1 a tcp/8005", "- allow");
+    check(&found, "10.8.0.1 a tcp/8005", "- deny");
+    // The addresses of `b` are not told; its segment's subnet lies inside of the rule's.
+    check(&found, "b a tcp/80", "allow allow");
+    // The entry with a source port and the rule with a context profile would allow more.
+    check(&found, "10.9.0.1 a udp/9", "- deny");
+    check(&found, "a 192.0.2.1 udp/9", "allow -");
+    check(&found, "a 2001:db8::1 udp/9", "deny -");
+    noted(&found, Effect::Closes, "context profiles");
+    noted(&found, Effect::Closes, "source ports");
+    noted(&found, Effect::None, "its segment's subnet");
+}
