@@ -23,11 +23,11 @@ pub const NAME_MAX: usize = 11;
 /// A guest's memory: 96 MiB and a little more. The little matters: QEMU before 9.0 takes a fast
 /// path through its dirty bitmap for memory of a multiple of 256 KiB, and on that path TCG forgets
 /// pages that a guest writes during a migration; the guest then crashes at the target.
-const MEMORY_KIB: u32 = 96 * 1_024 + 136;
-const QEMU: &str = "qemu-system-x86_64";
+pub(crate) const MEMORY_KIB: u32 = 96 * 1_024 + 136;
+pub(crate) const QEMU: &str = "qemu-system-x86_64";
 const CONNECT_LIMIT: Duration = Duration::from_secs(20);
 const SNAPSHOT_LIMIT: Duration = Duration::from_secs(60);
-const UP: &str = "LICTOR-GUEST-UP";
+pub(crate) const UP: &str = "LICTOR-GUEST-UP";
 
 /// What a QEMU guest runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,7 +66,7 @@ pub struct GuestSpec {
 }
 
 impl GuestSpec {
-    fn kernel_words(&self) -> String {
+    pub(crate) fn kernel_words(&self) -> String {
         let join = |words: Vec<String>| words.join(",");
         let addresses = self
             .addresses

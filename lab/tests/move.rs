@@ -2,6 +2,7 @@
 //! leaves and whether it runs. These tests need root; see `lictor_lab::privileged`.
 
 use lictor_agent::interlock::{Interlock, Keeper};
+use lictor_agent::libvirt::QemuGroup;
 use lictor_estate::qmp::{Event, Monitor, RunState};
 use lictor_lab::*;
 use lictor_types::{GuestId, Mac};
@@ -66,7 +67,8 @@ impl End {
         let notes = Arc::new(notes);
         let socket = guest.host().node().folder().join("guest-web.sock");
         let keeper: Arc<dyn Keeper> = notes.clone();
-        let interlock = Interlock::serve(&name(), &socket, keeper).expect("listens");
+        let interlock =
+            Interlock::serve(&name(), &socket, QemuGroup::default(), keeper).expect("listens");
         let path = guest.vnic().qmp.clone().expect("QEMU offers a socket");
         let (sender, events) = channel();
         let sink = move |event| drop(sender.send(event));
@@ -85,7 +87,8 @@ impl End {
     fn again(&mut self) {
         self.interlock = None;
         let keeper: Arc<dyn Keeper> = self.notes.clone();
-        let interlock = Interlock::serve(&name(), &self.socket, keeper).expect("listens");
+        let group = QemuGroup::default();
+        let interlock = Interlock::serve(&name(), &self.socket, group, keeper).expect("listens");
         self.monitor
             .interlock(&name(), &self.socket)
             .expect("QEMU connects again");

@@ -2,11 +2,16 @@
 
 use anyhow::{Context, Result, bail};
 use lictor_lab::Image;
+use lictor_lab::libvirt::QEMU_USER;
 use std::path::Path;
 use std::process::Command;
 
 /// Debian's name of a package, and what it is for.
-const PACKAGES: [(&str, &str); 15] = [
+const PACKAGES: [(&str, &str); 19] = [
+    (
+        "apparmor",
+        "parses what `lictor host install` writes for it",
+    ),
     ("busybox-static", "everything inside the lab's guests"),
     ("clang", "compiles the BPF programs"),
     ("conntrack", "moves sessions as the bench's rival does"),
@@ -15,6 +20,9 @@ const PACKAGES: [(&str, &str); 15] = [
     ("iptables", "the bench's rival on many hypervisors"),
     ("iproute2", "namespaces, links and bridges of the lab"),
     ("libelf-dev", "libbpf reads object files with it"),
+    ("libvirt-clients", "migrates guests as people do"),
+    ("libvirt-daemon", "starts guests as hypervisors do"),
+    ("libvirt-daemon-driver-qemu", "the same"),
     (
         "linux-libc-dev",
         "the kernel's headers for the BPF programs",
@@ -33,6 +41,9 @@ pub(crate) fn run() -> Result<()> {
     if !missing.is_empty() {
         install(&missing)?;
     }
+    if !succeeds(&["getent", "passwd", QEMU_USER])? {
+        make_qemu_user()?;
+    }
     let cache = lictor_lab::image::cache();
     if Image::cached(&cache).is_some() {
         eprintln!(
@@ -48,6 +59,36 @@ pub(crate) fn run() -> Result<()> {
     build_image(&cache)?;
     eprintln!("setup: done");
     Ok(())
+}
+
+/// Without its user libvirt's driver refuses to begin. Debian's package that makes it brings much
+/// else that a lab has no use for.
+fn make_qemu_user() -> Result<()> {
+    eprintln!("setup: making the user {QEMU_USER}, as whom libvirt runs QEMU");
+    let shell = "/usr/sbin/nologin";
+    let made = succeeds(&[
+        "useradd",
+        "--system",
+        "--user-group",
+        "--shell",
+        shell,
+        QEMU_USER,
+    ]);
+    if !made.context("Debian's package `passwd` has useradd")? {
+        bail!(
+            "the user {QEMU_USER} cannot be made; run `cargo xtask setup` as root, or first: sudo \
+             useradd --system --user-group --shell {shell} {QEMU_USER}"
+        );
+    }
+    Ok(())
+}
+
+fn succeeds(words: &[&str]) -> Result<bool> {
+    let mut command = Command::new(words[0]);
+    // What it prints is no result of this task.
+    let output = command.args(&words[1..]).output();
+    let output = output.with_context(|| format!("cannot run {}", words[0]))?;
+    Ok(output.status.success())
 }
 
 /// The lists of packages may be absent or old on a machine that needed no package from us.

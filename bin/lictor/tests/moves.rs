@@ -19,6 +19,10 @@ use std::time::Duration;
 
 #[path = "moves/before.rs"]
 mod before;
+#[path = "moves/hostile.rs"]
+mod hostile;
+#[path = "moves/libvirt.rs"]
+mod libvirt;
 #[path = "moves/stages.rs"]
 mod stages;
 #[path = "moves/traps.rs"]
@@ -44,17 +48,28 @@ fn site() -> Result<Site> {
 
 /// A site with these guests bound; each may run on either host.
 fn site_of(guests: &[Guest]) -> Result<Site> {
+    let mut site = empty_site()?;
+    site.protected_host("a")?;
+    site.protected_host("b")?;
+    publish(&site, guests)?;
+    Ok(site)
+}
+
+/// A manager and people, and no host.
+fn empty_site() -> Result<Site> {
     Image::build(&image::cache())?;
     let programs = Programs {
         lictor: env!("CARGO_BIN_EXE_lictor").into(),
         // No test here verifies a pack.
         verify: "lictor-verify".into(),
     };
-    let mut site = Site::new(programs, "moves")?;
-    site.protected_host("a")?;
-    site.protected_host("b")?;
+    Site::new(programs, "moves")
+}
+
+/// Brings a release and the bindings of these guests to every agent.
+fn publish(site: &Site, guests: &[Guest]) -> Result<()> {
     let policy = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/pci/policy.lictor");
-    let release = Draft::compile(&site, &policy, 1, guests)?.sign(&site, Signed::ByBoth)?;
+    let release = Draft::compile(site, &policy, 1, guests)?.sign(site, Signed::ByBoth)?;
     site.publish(&release)?.done()?;
     guests.iter().try_for_each(|guest| site.bind(guest))?;
     for agent in site.agents() {
@@ -65,7 +80,7 @@ fn site_of(guests: &[Guest]) -> Result<Site> {
         })
         .with_context(|| format!("{:?}; {}", agent.status(), agent.log()))?;
     }
-    Ok(site)
+    Ok(())
 }
 
 fn world() -> Result<World> {

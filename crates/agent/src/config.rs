@@ -16,6 +16,9 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// The control socket.
     pub run_dir: PathBuf,
+    /// The group of the user as which QEMU runs, such as `libvirt-qemu`. Without it QEMU is root's.
+    #[serde(default)]
+    pub qemu_group: Option<String>,
     /// A folder on a BPF file system: what is pinned there outlives the agent.
     pub pin_root: PathBuf,
     /// Where other agents reach this one.

@@ -4,9 +4,10 @@
 use crate::AgentError;
 use crate::error::chain;
 use crate::input::{Input, Now};
-use crate::interlock::{Interlock, Keeper};
+use crate::interlock::{Connected, Interlock, Keeper};
+use crate::libvirt::QemuGroup;
 use lictor_estate::nics::Nic;
-use lictor_estate::qmp::{Event, Monitor, QmpError, RunState};
+use lictor_estate::qmp::{Event, Monitor, QmpError, RunState, Way};
 use lictor_evidence::UnguardedNic;
 use lictor_types::{GuestId, LOAD_DEADLINE_MS};
 use std::path::PathBuf;
@@ -35,6 +36,8 @@ pub(crate) enum News {
     State(RunState),
     /// What QEMU says by itself.
     Event(Event),
+    /// How a migration goes that has begun.
+    Way(Way),
     /// The monitor cannot be used.
     Failed(String),
 }
@@ -50,6 +53,10 @@ pub(crate) enum Order {
     Look,
     /// Say how the guest runs, until it runs again or has left.
     Follow,
+    /// Say how the migration goes that has begun.
+    Way,
+    /// End the migration.
+    Cancel,
 }
 
 /// One guest's QEMU, as the owner knows it. Dropping it hangs up and changes nothing in QEMU.
@@ -78,6 +85,8 @@ pub(crate) struct Post {
     pub(crate) qmp: PathBuf,
     /// The agent's socket for this guest.
     pub(crate) socket: PathBuf,
+    /// Who may connect to it.
+    pub(crate) group: QemuGroup,
     pub(crate) inputs: SyncSender<Input>,
 }
 
@@ -87,7 +96,8 @@ impl Watch {
         let keeper = Door {
             inputs: post.inputs.clone(),
         };
-        let interlock = Interlock::serve(&post.guest, &post.socket, Arc::new(keeper))?;
+        let interlock = Interlock::serve(&post.guest, &post.socket, post.group, Arc::new(keeper))?;
+        let connected = interlock.connected();
         let (orders, receiver) = channel();
         let number = post.number;
         let watch = Self {
@@ -100,7 +110,7 @@ impl Watch {
             _interlock: interlock,
         };
         first.into_iter().for_each(|order| watch.order(order));
-        std::thread::spawn(move || post.run(&receiver));
+        std::thread::spawn(move || post.run(&receiver, &connected));
         Ok(watch)
     }
 
@@ -122,7 +132,7 @@ impl Post {
         let _ = self.inputs.send(input);
     }
 
-    fn run(&self, orders: &Receiver<Order>) {
+    fn run(&self, orders: &Receiver<Order>, connected: &Connected) {
         let sink = {
             let post = self.clone();
             move |event| post.tell(News::Event(event))
@@ -131,7 +141,7 @@ impl Post {
             Ok(monitor) => monitor,
             Err(error) => return self.tell(News::Failed(chain(&error))),
         };
-        if let Err(error) = self.serve(&monitor, orders) {
+        if let Err(error) = self.serve(&monitor, orders, connected) {
             self.tell(News::Failed(chain(&error)));
         }
     }
@@ -146,8 +156,20 @@ impl Post {
         Ok(())
     }
 
-    fn serve(&self, monitor: &Monitor, orders: &Receiver<Order>) -> Result<(), QmpError> {
+    fn serve(
+        &self,
+        monitor: &Monitor,
+        orders: &Receiver<Order>,
+        connected: &Connected,
+    ) -> Result<(), QmpError> {
         self.tell(News::State(monitor.run_state()?));
+        match monitor.announce_migrations() {
+            Err(QmpError::Refused { text, .. }) => {
+                let guest = &self.guest;
+                tracing::warn!(%guest, text, "its QEMU does not say when it migrates");
+            }
+            announced => announced?,
+        }
         self.look(monitor)?;
         let mut follow = false;
         loop {
@@ -158,15 +180,22 @@ impl Post {
             };
             match order {
                 Ok(Order::Guard) => {
-                    monitor.interlock(&self.guest, &self.socket)?;
+                    // One that its command line has brought stays: a state that is loaded at this
+                    // moment must not find it taken out.
+                    if !connected.is() {
+                        monitor.interlock(&self.guest, &self.socket)?;
+                    }
                     self.tell(News::Guarded);
                 }
                 Ok(Order::Unguard) => {
                     monitor.release(&self.guest)?;
+                    connected.set(false);
                     self.tell(News::Unguarded);
                 }
                 Ok(Order::Look) => self.look(monitor)?,
                 Ok(Order::Follow) => follow = true,
+                Ok(Order::Way) => self.tell(News::Way(monitor.way()?)),
+                Ok(Order::Cancel) => monitor.cancel_migration()?,
                 Err(RecvTimeoutError::Timeout) => {
                     let state = monitor.run_state()?;
                     follow = !matches!(state, RunState::Running | RunState::Migrated);

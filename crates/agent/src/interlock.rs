@@ -3,9 +3,11 @@
 //! still. There is no bus: QEMU's `dbus-vmstate` connects to a socket of the guest's own.
 
 use crate::AgentError;
+use crate::libvirt::QemuGroup;
 use lictor_types::{GuestId, VMSTATE_BYTES_MAX};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::net::UnixListener;
 use tokio::sync::oneshot;
 use zbus::connection::Builder;
@@ -30,7 +32,22 @@ pub trait Keeper: Send + Sync + 'static {
 #[derive(Debug)]
 pub struct Interlock {
     path: PathBuf,
+    connected: Connected,
     stop: Option<oneshot::Sender<()>>,
+}
+
+/// Whether a QEMU has connected to a guest's socket since it was made or since that was forgotten.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Connected(Arc<AtomicBool>);
+
+impl Connected {
+    pub(crate) fn is(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set(&self, connected: bool) {
+        self.0.store(connected, Ordering::Release);
+    }
 }
 
 impl Drop for Interlock {
@@ -42,13 +59,14 @@ impl Drop for Interlock {
 }
 
 impl Interlock {
-    /// Listens on the socket; QEMU may be told of it from now on.
+    /// Listens on the socket; a QEMU of this group may be told of it from now on.
     ///
     /// # Errors
     /// [`AgentError::File`] if the socket cannot be made.
     pub fn serve(
         guest: &GuestId,
         path: &Path,
+        group: QemuGroup,
         keeper: Arc<dyn Keeper>,
     ) -> Result<Self, AgentError> {
         let failed = |error: std::io::Error| AgentError::file(path, error.to_string());
@@ -66,12 +84,15 @@ impl Interlock {
             let _inside = runtime.enter();
             UnixListener::bind(path).map_err(failed)?
         };
+        group.admit(path)?;
         let (stop, stopped) = oneshot::channel();
         let guest = guest.clone();
+        let connected = Connected::default();
+        let seen = connected.clone();
         std::thread::spawn(move || {
             runtime.block_on(async {
                 tokio::select! {
-                    () = accept(listener, guest, keeper) => {}
+                    () = accept(listener, guest, (keeper, seen)) => {}
                     _ = stopped => {}
                 }
             });
@@ -80,13 +101,22 @@ impl Interlock {
         });
         Ok(Self {
             path: path.into(),
+            connected,
             stop: Some(stop),
         })
+    }
+
+    pub(crate) fn connected(&self) -> Connected {
+        self.connected.clone()
     }
 }
 
 /// One QEMU connects, and again when the object was replaced: the newest connection counts.
-async fn accept(listener: UnixListener, guest: GuestId, keeper: Arc<dyn Keeper>) {
+async fn accept(
+    listener: UnixListener,
+    guest: GuestId,
+    (keeper, connected): (Arc<dyn Keeper>, Connected),
+) {
     let mut current = None;
     loop {
         let stream = match listener.accept().await {
@@ -102,7 +132,10 @@ async fn accept(listener: UnixListener, guest: GuestId, keeper: Arc<dyn Keeper>)
             keeper: Arc::clone(&keeper),
         };
         match connect(stream, state).await {
-            Ok(connection) => drop(current.replace(connection)),
+            Ok(connection) => {
+                drop(current.replace(connection));
+                connected.set(true);
+            }
             Err(error) => tracing::warn!(%guest, %error, "what connected is no QEMU"),
         }
     }

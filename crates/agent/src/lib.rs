@@ -16,6 +16,7 @@ mod guests;
 mod host;
 mod input;
 pub mod interlock;
+pub mod libvirt;
 mod manager;
 pub mod moves;
 mod nics;

@@ -2,6 +2,7 @@
 //! host and takes everything from one queue.
 
 use crate::input::{Input, Now};
+use crate::libvirt::QemuGroup;
 use crate::owner::{Owner, Parts};
 use crate::peer::{Incoming, Links, Roster};
 use crate::uplink::Uplink;
@@ -34,9 +35,11 @@ fn now(began: Instant) -> Now {
 pub fn run(config: Config) -> Result<(), AgentError> {
     let began = Instant::now();
     let (inputs, queue) = sync_channel(QUEUE_MAX);
+    let qemu = QemuGroup::named(config.qemu_group.as_deref())?;
     let host = Host::open(config, now(began).ms)?;
     // Only now: an agent that cannot begin must not take the socket from one that runs.
     listen(host.config(), &inputs)?;
+    qemu.open_monitors(&host.config().run_dir)?;
     let roster = Roster::default();
     let (links, incoming) = Links::open(host.key(), host.config().peer, roster.clone())?;
     pass_on(incoming, inputs.clone());
@@ -48,6 +51,7 @@ pub fn run(config: Config) -> Result<(), AgentError> {
         host,
         links,
         roster,
+        qemu,
         inputs,
     };
     let mut owner = Owner::new(parts, now(began));

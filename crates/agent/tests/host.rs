@@ -139,6 +139,7 @@ impl Ground {
             host: host_name(),
             state_dir: self.path("state"),
             run_dir: self.path("run"),
+            qemu_group: None,
             pin_root: self.path("bpf"),
             peer: "127.0.0.1:7443".parse().expect("valid"),
             manager: None,

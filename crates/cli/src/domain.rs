@@ -1,20 +1,39 @@
 //! A domain of libvirt as an XML tree: what a hook reads of it, and what is added to it.
 
 use lictor_types::GuestId;
+use std::net::IpAddr;
 use xmltree::{Element, EmitterConfig, Namespace, XMLNode};
 
 /// The namespace of arguments that libvirt passes to QEMU as they are.
 const QEMU: &str = "http://libvirt.org/schemas/domain/qemu/1.0";
 const DBUS_VMSTATE: &str = "dbus-vmstate";
+/// The namespace of the addresses in a domain's metadata.
+const ADDRESSES: &str = "urn:lictor:guest";
 
 /// Kinds of interfaces that libvirt makes a tap for, which carries the programs.
 const WITH_TAP: [&str; 3] = ["bridge", "network", "ethernet"];
 
-/// One argument of QEMU with its value.
+/// One argument of QEMU with its value. What begins and ends like that is the same one, as another
+/// host or an earlier version of this program has written it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct QemuArgument {
     pub(crate) option: &'static str,
     pub(crate) value: String,
+    pub(crate) begins: String,
+    pub(crate) ends: String,
+}
+
+impl QemuArgument {
+    fn is(&self, value: &str) -> bool {
+        value.starts_with(&self.begins) && value.ends_with(&self.ends)
+    }
+}
+
+/// An interface and what the management layer knows about it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Tap {
+    pub(crate) device: String,
+    pub(crate) addresses: Vec<IpAddr>,
 }
 
 /// A domain.
@@ -43,16 +62,30 @@ impl Domain {
         })
     }
 
-    /// The taps of all interfaces, or all interfaces that have none.
-    pub(crate) fn taps(&self) -> Result<Vec<String>, String> {
+    /// The taps of all interfaces with their addresses, or every reason why there is one without.
+    pub(crate) fn taps(&self) -> Result<Vec<Tap>, String> {
         let devices = self.0.get_child("devices").into_iter();
-        let devices = devices.flat_map(|devices| &devices.children);
-        let interfaces = devices.filter_map(XMLNode::as_element);
+        let devices = devices.flat_map(elements);
         let (mut taps, mut faults) = (Vec::new(), Vec::new());
-        for interface in interfaces.filter(|one| one.name == "interface") {
+        for interface in devices.filter(|one| one.name == "interface") {
             match tap(interface) {
-                Ok(tap) => taps.push(tap),
+                Ok(device) => taps.push(Tap {
+                    device,
+                    addresses: Vec::new(),
+                }),
                 Err(fault) => faults.push(fault),
+            }
+        }
+        for address in self.addresses() {
+            match addressed(address) {
+                Err(fault) => faults.push(fault),
+                Ok((vnic, address)) => match taps.iter_mut().find(|tap| tap.device == vnic) {
+                    Some(tap) => tap.addresses.push(address),
+                    None if faults.is_empty() => faults.push(format!(
+                        "{address} is of vnic {vnic}, and no interface has <target dev='{vnic}'/>"
+                    )),
+                    None => {}
+                },
             }
         }
         if faults.is_empty() {
@@ -62,49 +95,54 @@ impl Domain {
         }
     }
 
-    /// Adds arguments for QEMU, except those that are there already.
+    fn addresses(&self) -> impl Iterator<Item = &Element> {
+        let metadata = self.0.get_child("metadata").into_iter();
+        let ours = metadata
+            .flat_map(elements)
+            .filter(|one| is_of(one, ADDRESSES));
+        let ours = ours.filter(|one| one.name == "addresses");
+        ours.flat_map(elements).filter(|one| one.name == "address")
+    }
+
+    /// Adds arguments for QEMU. One that is there already is the same afterwards as if it had not
+    /// been: another host may have written it.
     pub(crate) fn add(&mut self, arguments: &[QemuArgument]) -> Result<(), String> {
-        let present = self.values();
-        let ours = |value: &String| arguments.iter().any(|one| one.value == *value);
-        let foreign = present
-            .iter()
-            .find(|value| value.contains(DBUS_VMSTATE) && !ours(value));
+        let foreign = self.values().into_iter().find(|value| {
+            value.contains(DBUS_VMSTATE) && !arguments.iter().any(|one| one.is(value))
+        });
         if let Some(value) = foreign {
             return Err(format!(
                 "the domain passes {value:?} to QEMU, which takes one {DBUS_VMSTATE} only; take \
                  it out of the definition"
             ));
         }
-        let missing = arguments
-            .iter()
-            .filter(|one| !present.contains(&one.value))
-            .flat_map(|one| [one.option, &one.value]);
-        let missing: Vec<_> = missing.map(ToOwned::to_owned).collect();
-        if missing.is_empty() {
-            return Ok(());
-        }
         let command_line = self.command_line();
         let prefix = command_line.prefix.clone();
-        let argument = |value| {
-            let mut argument = Element::new("arg");
-            argument.prefix.clone_from(&prefix);
-            argument.namespace = Some(QEMU.into());
-            argument.attributes.insert("value".into(), value);
-            XMLNode::Element(argument)
-        };
-        command_line
-            .children
-            .extend(missing.into_iter().map(argument));
+        for argument in arguments {
+            let mut present = command_line.children.iter_mut();
+            let same = present.find_map(|node| {
+                let value = node.as_mut_element()?.attributes.get_mut("value")?;
+                argument.is(value).then_some(value)
+            });
+            if let Some(value) = same {
+                value.clone_from(&argument.value);
+                continue;
+            }
+            for value in [argument.option, &argument.value] {
+                let mut element = Element::new("arg");
+                element.prefix.clone_from(&prefix);
+                element.namespace = Some(QEMU.into());
+                element.attributes.insert("value".into(), value.into());
+                command_line.children.push(XMLNode::Element(element));
+            }
+        }
         Ok(())
     }
 
     /// Values of all arguments that the domain passes to QEMU.
     fn values(&self) -> Vec<String> {
-        let elements = self.0.children.iter().filter_map(XMLNode::as_element);
-        let arguments = elements
-            .filter(|one| is_command_line(one))
-            .flat_map(|one| &one.children)
-            .filter_map(XMLNode::as_element);
+        let arguments = elements(&self.0).filter(|one| is_command_line(one));
+        let arguments = arguments.flat_map(elements);
         arguments
             .filter_map(|one| one.attributes.get("value").cloned())
             .collect()
@@ -141,8 +179,29 @@ impl Domain {
     }
 }
 
+fn elements(element: &Element) -> impl Iterator<Item = &Element> {
+    element.children.iter().filter_map(XMLNode::as_element)
+}
+
+fn is_of(element: &Element, namespace: &str) -> bool {
+    element.namespace.as_deref() == Some(namespace)
+}
+
 fn is_command_line(element: &Element) -> bool {
-    element.name == "commandline" && element.namespace.as_deref() == Some(QEMU)
+    element.name == "commandline" && is_of(element, QEMU)
+}
+
+/// One address of the metadata, with its vnic's name.
+fn addressed(element: &Element) -> Result<(String, IpAddr), String> {
+    let text = element.get_text().unwrap_or_default();
+    let address = text.trim().parse();
+    let address = address.map_err(|_| {
+        format!("the metadata has {text:?} for an address; expected one of IPv4 or IPv6")
+    })?;
+    let vnic = element.attributes.get("vnic").cloned();
+    vnic.map(|vnic| (vnic, address)).ok_or_else(|| {
+        format!("address {address} of the metadata has no vnic='...'; name the tap that has it")
+    })
 }
 
 fn tap(interface: &Element) -> Result<String, String> {
@@ -179,9 +238,18 @@ mod tests {
     }
 
     fn monitor() -> [QemuArgument; 1] {
-        let value = "unix:/run/lictor/qemu-db.sock,server=on,wait=off".into();
-        let option = "-qmp";
-        [QemuArgument { option, value }]
+        let (begins, ends) = ("unix:", "/db.sock,server=on,wait=off");
+        [QemuArgument {
+            option: "-qmp",
+            value: format!("{begins}/run/lictor/qemu{ends}"),
+            begins: begins.into(),
+            ends: ends.into(),
+        }]
+    }
+
+    fn without_addresses(device: &str) -> Tap {
+        let (device, addresses) = (device.into(), Vec::new());
+        Tap { device, addresses }
     }
 
     #[test]
@@ -201,7 +269,7 @@ mod tests {
 
     #[test]
     fn every_interface_needs_a_tap_and_all_without_one_are_named() {
-        assert_eq!(domain(NIC, "").taps(), Ok(vec!["db-0".to_owned()]));
+        assert_eq!(domain(NIC, "").taps(), Ok(vec![without_addresses("db-0")]));
         assert_eq!(domain("<disk type='file'/>", "").taps(), Ok(vec![]));
         let faults = domain(
             "<interface type='hostdev'><mac address='52:54:00:77:00:11'/></interface>\
@@ -215,6 +283,50 @@ mod tests {
     }
 
     #[test]
+    fn addresses_of_the_metadata_belong_to_the_tap_that_they_name() {
+        let metadata = |addresses: &str| {
+            let more = format!(
+                "<metadata><x:note xmlns:x='urn:x'><x:address>1</x:address></x:note>\
+                 <l:addresses xmlns:l='urn:lictor:guest'>{addresses}</l:addresses></metadata>"
+            );
+            domain(NIC, &more).taps()
+        };
+        let found = metadata(
+            "<l:address vnic='db-0'>10.77.0.11</l:address>\
+             <l:address vnic='db-0'> fd00::11 </l:address>",
+        );
+        let addresses = ["10.77.0.11", "fd00::11"];
+        let addresses = addresses.map(|one| one.parse().expect("an address")).into();
+        let device = "db-0".to_owned();
+        assert_eq!(found, Ok(vec![Tap { device, addresses }]));
+        let check = |addresses: &str, part: &str| {
+            let fault = metadata(addresses).expect_err(addresses);
+            assert!(fault.contains(part), "{fault}");
+        };
+        check("<l:address vnic='db-0'>10.77</l:address>", "\"10.77\"");
+        check("<l:address>10.77.0.11</l:address>", "has no vnic=");
+        check(
+            "<l:address vnic='web-0'>10.77.0.11</l:address>",
+            "vnic web-0",
+        );
+    }
+
+    #[test]
+    fn an_argument_of_another_host_is_replaced() {
+        let mut domain = domain(
+            "",
+            "<qemu:commandline xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>\
+             <qemu:arg value='-qmp'/>\
+             <qemu:arg value='unix:/run/there/qemu/db.sock,server=on,wait=off'/>\
+             <qemu:arg value='-S'/></qemu:commandline>",
+        );
+        domain.add(&monitor()).expect("added");
+        let monitor = monitor();
+        let expected = ["-qmp", monitor[0].value.as_str(), "-S"];
+        assert_eq!(domain.values(), expected);
+    }
+
+    #[test]
     fn arguments_are_added_once_and_the_rest_is_kept() {
         let check = |more: &str, before: &[&str]| {
             let mut domain = domain(NIC, more);
@@ -225,7 +337,7 @@ mod tests {
             let added = ["-qmp", monitor[0].value.as_str()];
             assert_eq!(again.values(), [before, &added].concat(), "{xml}");
             assert!(xml.contains("<!-- kept -->"), "{xml}");
-            assert_eq!(again.taps(), Ok(vec!["db-0".to_owned()]));
+            assert_eq!(again.taps(), Ok(vec![without_addresses("db-0")]));
             again.add(&monitor).expect("it is there");
             assert_eq!(again.print().expect("printed"), xml);
         };

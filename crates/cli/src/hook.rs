@@ -2,18 +2,25 @@
 //! waits for it; it asks the agent, and what it refuses libvirt does not do.
 
 use crate::CliError;
-use crate::domain::{Domain, QemuArgument};
+use crate::domain::{Domain, QemuArgument, Tap};
 use crate::local::Agent;
 use crate::output::{Answer, Page, Printing};
 use clap::{Args, Subcommand};
 use lictor_types::GuestId;
-use lictor_wire::local::{Attach, Request, Response, interlock_socket, monitor_socket};
+use lictor_wire::local::{
+    Attach, MovePhase, MoveStatus, Request, Response, interlock_socket, monitor_socket,
+};
 use serde_json::{Value, json};
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::time::Duration;
 
 /// Bytes of one domain's XML.
 const DOMAIN_BYTES_MAX: usize = 4 << 20;
+/// Milliseconds between two looks at sessions that come ahead of their guest.
+const LOOK_MS: u64 = 20;
+/// How often it is looked: for 30 s, in which many millions of sessions come.
+const LOOKS_MAX: u64 = 30_000 / LOOK_MS;
 
 /// Answer hooks of a management layer on this host.
 #[derive(Debug, Clone, Args)]
@@ -29,8 +36,12 @@ enum Action {
     /// Answer libvirt's hook for QEMU; the domain's XML comes on standard input. Ends with 1, and
     /// says why, if the guest must not start or come.
     Qemu(Qemu),
-    /// Add the agent's monitor to a domain's XML on standard input, for `virsh define`.
+    /// Add the agent's monitor and the interlock to a domain's XML on standard input, for `virsh
+    /// define`.
     Domain {
+        /// Leave the interlock out, for a guest that its owner lets run where no agent is.
+        #[arg(long)]
+        monitor_only: bool,
         #[command(flatten)]
         agent: Agent,
     },
@@ -56,10 +67,14 @@ struct Qemu {
 enum Point {
     /// A guest wants to come; its XML may still be changed.
     Coming,
+    /// A guest is started from a file; its XML may still be changed.
+    Restoring,
     /// Nothing was made yet.
     Preparing,
     /// The taps are there, and QEMU is not.
     Starting,
+    /// QEMU is there and waits; of a guest that comes, nothing has come yet.
+    Started,
     /// Nothing to say.
     Other,
 }
@@ -68,8 +83,10 @@ impl Point {
     fn of(operation: &str, sub_operation: &str) -> Self {
         match (operation, sub_operation) {
             ("migrate", "begin") => Self::Coming,
+            ("restore", "begin") => Self::Restoring,
             ("prepare", "begin") => Self::Preparing,
             ("start", "begin") => Self::Starting,
+            ("started", "begin") => Self::Started,
             _ => Self::Other,
         }
     }
@@ -78,44 +95,77 @@ impl Point {
 pub(crate) fn run(args: &HookArgs, input: &mut dyn Read) -> Result<Answer, CliError> {
     match &args.action {
         Action::Qemu(qemu) => answer(qemu, input),
-        Action::Domain { agent } => {
+        Action::Domain {
+            monitor_only,
+            agent,
+        } => {
             let (mut domain, guest) = read(input)?;
-            rewritten(&mut domain, &[monitor(agent.run_dir()?, &guest)])
+            let run_dir = agent.run_dir()?;
+            let monitor = monitor(run_dir, &guest);
+            if *monitor_only {
+                return rewritten(&mut domain, &[monitor]);
+            }
+            rewritten(&mut domain, &[interlock(run_dir, &guest), monitor])
         }
     }
 }
 
 fn answer(qemu: &Qemu, input: &mut dyn Read) -> Result<Answer, CliError> {
     let agent = &qemu.agent;
-    match Point::of(&qemu.operation, &qemu.sub_operation) {
-        Point::Other => Ok(Answer::new(Page::default(), &Value::Null)),
-        Point::Coming => {
-            let (mut domain, guest) = read(input)?;
-            if !expected(agent, &guest)? {
-                return Err(agent.error(format!(
-                    "guest {guest} was not admitted to come here; first `lictor move admit \
-                     {guest} --to THIS-HOST` where it runs"
-                )));
-            }
+    let point = Point::of(&qemu.operation, &qemu.sub_operation);
+    if point == Point::Other {
+        return Ok(Answer::new(Page::default(), &Value::Null));
+    }
+    let (mut domain, guest) = read(input)?;
+    // Without an agent nothing would come of it, so it ends before anything is made.
+    let coming = coming(agent, &guest)?;
+    match (point, &coming) {
+        (Point::Coming, None) => {
+            return Err(agent.error(format!(
+                "guest {guest} was not admitted to come here; first `lictor move admit {guest} \
+                 --to THIS-HOST` where it runs"
+            )));
+        }
+        (Point::Coming | Point::Restoring, _) => {
             let run_dir = agent.run_dir()?;
             let arguments = [interlock(run_dir, &guest), monitor(run_dir, &guest)];
-            rewritten(&mut domain, &arguments)
+            return rewritten(&mut domain, &arguments);
         }
-        Point::Preparing => {
-            let (_, guest) = read(input)?;
-            // Without an agent nothing would come of it, so it ends before anything is made.
-            let incoming = expected(agent, &guest)?;
-            Ok(quiet(&guest, incoming))
-        }
-        Point::Starting => {
-            let (domain, guest) = read(input)?;
-            let incoming = expected(agent, &guest)?;
-            for device in domain.taps().map_err(of_domain)? {
-                attach(agent, &guest, device, incoming)?;
+        (Point::Starting, _) => {
+            for tap in domain.taps().map_err(of_domain)? {
+                attach(agent, &guest, tap, coming.is_some())?;
             }
-            Ok(quiet(&guest, incoming))
         }
+        (Point::Started, Some(_)) => wait_for_sessions(agent, &guest)?,
+        (Point::Started, None) | (Point::Preparing | Point::Other, _) => {}
     }
+    Ok(quiet(&guest, coming.is_some()))
+}
+
+/// The guest's sessions come first: stopped before they are here, it would not be let in.
+fn wait_for_sessions(agent: &Agent, guest: &GuestId) -> Result<(), CliError> {
+    let mut last = None;
+    for _ in 0..LOOKS_MAX {
+        let Some(status) = coming(agent, guest)? else {
+            break;
+        };
+        if status.phase >= MovePhase::Copied {
+            return Ok(());
+        }
+        last = Some(status);
+        std::thread::sleep(Duration::from_millis(LOOK_MS));
+    }
+    let last = last.map_or_else(
+        || "given up".into(),
+        |last| {
+            let (phase, sessions) = (last.phase, last.sessions_sent);
+            format!("{phase:?} with {sessions} sessions")
+        },
+    );
+    Err(agent.error(format!(
+        "the sessions of guest {guest} have not come, its move is {last}; `lictor move status \
+         {guest}` where it runs says why"
+    )))
 }
 
 /// Libvirt takes what a hook prints for a new domain, so it prints nothing.
@@ -152,21 +202,23 @@ fn rewritten(domain: &mut Domain, arguments: &[QemuArgument]) -> Result<Answer, 
     Ok(Answer::new(Page::default().text(xml), &value))
 }
 
-fn expected(agent: &Agent, guest: &GuestId) -> Result<bool, CliError> {
+/// How far the guest is that was admitted to come here.
+fn coming(agent: &Agent, guest: &GuestId) -> Result<Option<MoveStatus>, CliError> {
     let guest = guest.clone();
     match agent.ask(&Request::MoveExpected { guest })? {
-        Response::Admitted { .. } => Ok(true),
-        Response::Unexpected => Ok(false),
+        Response::Move(status) => Ok(Some(status)),
+        Response::Unexpected => Ok(None),
         other => Err(agent.unexpected(&other)),
     }
 }
 
-fn attach(agent: &Agent, guest: &GuestId, device: String, incoming: bool) -> Result<(), CliError> {
+fn attach(agent: &Agent, guest: &GuestId, tap: Tap, incoming: bool) -> Result<(), CliError> {
+    let device = tap.device;
     let request = Request::Attach(Attach {
         device: device.clone(),
         name: None,
         qmp: Some(monitor_socket(agent.run_dir()?, guest)),
-        addresses: Vec::new(),
+        addresses: tap.addresses,
         more: Vec::new(),
         incoming,
     });
@@ -182,25 +234,31 @@ fn attach(agent: &Agent, guest: &GuestId, device: String, incoming: bool) -> Res
 }
 
 /// A comma ends a value of QEMU's options; twice it is one.
-fn escaped(path: PathBuf) -> String {
+fn escaped(path: &Path) -> String {
     path.display().to_string().replace(',', ",,")
 }
 
 /// Where QEMU lets the agent ask it, beside libvirt's own monitor.
 fn monitor(run_dir: &Path, guest: &GuestId) -> QemuArgument {
-    let path = escaped(monitor_socket(run_dir, guest));
+    let path = |run_dir: &Path| escaped(&monitor_socket(run_dir, guest));
+    let (begins, open) = ("unix:", ",server=on,wait=off");
     QemuArgument {
         option: "-qmp",
-        value: format!("unix:{path},server=on,wait=off"),
+        value: format!("{begins}{}{open}", path(run_dir)),
+        begins: begins.into(),
+        ends: format!("{}{open}", path(Path::new("/"))),
     }
 }
 
 /// QEMU does not even start with it where no agent listens.
 fn interlock(run_dir: &Path, guest: &GuestId) -> QemuArgument {
-    let path = escaped(interlock_socket(run_dir, guest));
+    let begins = format!("dbus-vmstate,id=lictor-{guest},addr=unix:path=");
+    let path = escaped(&interlock_socket(run_dir, guest));
     QemuArgument {
         option: "-object",
-        value: format!("dbus-vmstate,id=lictor-{guest},addr=unix:path={path}"),
+        value: format!("{begins}{path}"),
+        begins,
+        ends: String::new(),
     }
 }
 
@@ -214,7 +272,8 @@ mod tests {
         check("migrate", "begin", Point::Coming);
         check("prepare", "begin", Point::Preparing);
         check("start", "begin", Point::Starting);
-        check("started", "begin", Point::Other);
+        check("started", "begin", Point::Started);
+        check("restore", "begin", Point::Restoring);
         check("stopped", "end", Point::Other);
         check("release", "end", Point::Other);
         check("reconnect", "begin", Point::Other);
@@ -246,7 +305,9 @@ mod tests {
         check("migrate", true);
         check("prepare", true);
         check("start", true);
-        check("started", false);
+        check("restore", true);
+        check("started", true);
+        check("stopped", false);
         check("reconnect", false);
     }
 }

@@ -3,6 +3,7 @@
 
 use crate::CliError;
 use crate::files::{self, TEXT_BYTES_MAX};
+use crate::local::Agent;
 use crate::output::{Answer, Cell, Page};
 use clap::Args;
 use serde::Serialize;
@@ -23,6 +24,8 @@ pub(crate) struct InstallArgs {
     /// Where the `lictor` program is on that host.
     #[arg(long, value_name = "FILE", default_value = "/usr/bin/lictor")]
     program: PathBuf,
+    #[command(flatten)]
+    agent: Agent,
 }
 
 /// What becomes of a file when it is taken away.
@@ -41,11 +44,25 @@ struct Entry {
     text: String,
 }
 
-fn entries(program: &Path) -> [Entry; 3] {
-    let program = program.display();
+/// A path as a shell, systemd and AppArmor all take it: without a character that is more than
+/// itself to one of them.
+fn plain<'a>(argument: &'static str, path: &'a Path) -> Result<&'a str, CliError> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || "/._+-".contains(c);
+    let text = path.to_str().filter(|text| text.chars().all(allowed));
+    text.filter(|_| path.is_absolute()).ok_or_else(|| {
+        let what = "expected an absolute path, of letters, digits and ._+- only: it goes into a \
+                    script and into AppArmor's rules";
+        CliError::argument(argument, what)
+    })
+}
+
+fn entries(args: &InstallArgs) -> Result<[Entry; 3], CliError> {
+    let program = plain("--program", &args.program)?;
+    let socket = plain("--socket", args.agent.socket())?;
+    let run_dir = plain("--socket", args.agent.run_dir()?)?;
     let hook = format!(
         "#!/bin/sh\n{MARK}\n# Libvirt does not start a guest, or let one come, that the agent \
-         refuses.\nexec {program} hook qemu \"$@\"\n"
+         refuses.\nexec {program} hook qemu --socket {socket} \"$@\"\n"
     );
     let unit = format!(
         "{MARK}\n[Unit]\nDescription=Firewall of this host's guests\n\
@@ -57,7 +74,7 @@ fn entries(program: &Path) -> [Entry; 3] {
     );
     let apparmor = format!(
         "{MARK}\n# The interlock, where QEMU calls the agent, and the monitor, where the agent \
-         calls QEMU.\n/run/lictor/guest-*.sock rw,\n/run/lictor/qemu-*.sock rw,\n"
+         calls QEMU.\n{run_dir}/guest-*.sock rw,\n{run_dir}/qemu/*.sock rw,\n"
     );
     let entry = |path, mode, without, text| Entry {
         path,
@@ -65,7 +82,7 @@ fn entries(program: &Path) -> [Entry; 3] {
         without,
         text,
     };
-    [
+    Ok([
         entry(
             "etc/libvirt/hooks/qemu.d/lictor",
             0o755,
@@ -84,7 +101,7 @@ fn entries(program: &Path) -> [Entry; 3] {
             Without::Empty,
             apparmor,
         ),
-    ]
+    ])
 }
 
 /// What is done to one file.
@@ -199,11 +216,7 @@ fn carry_out(
     args: &InstallArgs,
     decide: fn(&Entry, &Path) -> Result<Deed, CliError>,
 ) -> Result<Answer, CliError> {
-    if !args.program.is_absolute() {
-        let what = "expected an absolute path: hooks run in another directory";
-        return Err(CliError::argument("--program", what));
-    }
-    let entries = entries(&args.program);
+    let entries = entries(args)?;
     let decided = entries.iter().map(|entry| {
         let path = args.root.join(entry.path);
         let deed = decide(entry, &path)?;
@@ -232,8 +245,11 @@ mod tests {
     use super::*;
 
     fn args(root: &Path) -> InstallArgs {
-        let (root, program) = (root.into(), "/usr/bin/lictor".into());
-        InstallArgs { root, program }
+        InstallArgs {
+            root: root.into(),
+            program: "/usr/bin/lictor".into(),
+            agent: Agent::at("/run/lictor/agent.sock"),
+        }
     }
 
     #[track_caller]
@@ -261,10 +277,32 @@ mod tests {
     }
 
     #[test]
+    fn a_path_that_a_script_would_take_for_more_than_itself_is_refused() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let check = |program: &str, socket: &str, part: &str| {
+            let args = InstallArgs {
+                program: program.into(),
+                agent: Agent::at(socket),
+                ..args(folder.path())
+            };
+            let error = install(&args).err().expect("it is refused").to_string();
+            assert!(error.contains(part), "{error}");
+        };
+        let (program, socket) = ("/usr/bin/lictor", "/run/lictor/agent.sock");
+        check("lictor", socket, "--program");
+        check("/opt/my programs/lictor", socket, "--program");
+        check(program, "/run/$(reboot)/agent.sock", "--socket");
+        check(program, "agent.sock", "--socket");
+        assert!(!folder.path().join("etc").exists());
+    }
+
+    #[test]
     fn what_somebody_else_wrote_is_left_alone_and_nothing_else_is_written() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let args = args(folder.path());
-        let [_, unit, apparmor] = entries(&args.program).map(|one| folder.path().join(one.path));
+        let [_, unit, apparmor] = entries(&args)
+            .expect("plain paths")
+            .map(|one| folder.path().join(one.path));
         fs::create_dir_all(apparmor.parent().expect("a folder")).expect("made");
         fs::write(&apparmor, "/srv/** r,\n").expect("written");
         let error = install(&args).err().expect("it is not ours").to_string();

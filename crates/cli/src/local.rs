@@ -20,6 +20,13 @@ pub struct Agent {
 }
 
 impl Agent {
+    #[cfg(test)]
+    pub(crate) fn at(socket: &str) -> Self {
+        Self {
+            socket: socket.into(),
+        }
+    }
+
     /// Asks. An answer that says what is wrong becomes an error.
     pub(crate) fn ask(&self, request: &Request) -> Result<Response, CliError> {
         let answer = self
@@ -32,6 +39,10 @@ impl Agent {
                 "its answer cannot be read: {error}; is it of the same version?"
             ))),
         }
+    }
+
+    pub(crate) fn socket(&self) -> &Path {
+        &self.socket
     }
 
     /// The agent's run directory, where sockets of guests are too.

@@ -85,6 +85,29 @@ impl RunState {
     }
 }
 
+/// How migrations of a guest go, as its QEMU is set now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Way {
+    /// The target can say that it did not take the guest.
+    pub return_path: bool,
+    /// The guest may run at the target before all of it is there.
+    pub post_copy: bool,
+}
+
+impl Way {
+    fn of(answer: &Value) -> Self {
+        let capabilities = answer.as_array();
+        let is = |name: &str| {
+            let mut all = capabilities.into_iter().flatten();
+            all.any(|one| one["capability"] == name && one["state"] == true)
+        };
+        Self {
+            return_path: is("return-path"),
+            post_copy: is("postcopy-ram"),
+        }
+    }
+}
+
 /// What QEMU says without being asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
@@ -219,6 +242,34 @@ impl Monitor {
     pub fn run_state(&self) -> Result<RunState, QmpError> {
         let answer = self.execute("query-status", &json!({}))?;
         Ok(RunState::of(&answer))
+    }
+
+    /// Makes QEMU say of migrations when they begin and end.
+    ///
+    /// # Errors
+    /// As for [`Self::execute`]; QEMU refuses while one is under way.
+    pub fn announce_migrations(&self) -> Result<(), QmpError> {
+        let events = json!([{ "capability": "events", "state": true }]);
+        let capabilities = json!({ "capabilities": events });
+        self.execute("migrate-set-capabilities", &capabilities)
+            .map(drop)
+    }
+
+    /// How a migration goes that has begun.
+    ///
+    /// # Errors
+    /// As for [`Self::execute`].
+    pub fn way(&self) -> Result<Way, QmpError> {
+        let answer = self.execute("query-migrate-capabilities", &json!({}))?;
+        Ok(Way::of(&answer))
+    }
+
+    /// Ends a migration; the guest goes on here. It is no error if there is none.
+    ///
+    /// # Errors
+    /// As for [`Self::execute`].
+    pub fn cancel_migration(&self) -> Result<(), QmpError> {
+        self.execute("migrate_cancel", &json!({})).map(drop)
     }
 
     /// Makes QEMU hand the guest's state through the agent's socket: from then on the guest cannot

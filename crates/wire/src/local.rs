@@ -30,10 +30,16 @@ pub fn interlock_socket(run_dir: &Path, guest: &GuestId) -> PathBuf {
     run_dir.join(format!("guest-{guest}.sock"))
 }
 
+/// The folder of monitors in an agent's run directory: QEMU itself makes sockets there.
+#[must_use]
+pub fn monitors(run_dir: &Path) -> PathBuf {
+    run_dir.join("qemu")
+}
+
 /// Where a guest's QEMU waits for the agent, if libvirt starts it: its monitor's socket.
 #[must_use]
 pub fn monitor_socket(run_dir: &Path, guest: &GuestId) -> PathBuf {
-    run_dir.join(format!("qemu-{guest}.sock"))
+    monitors(run_dir).join(format!("{guest}.sock"))
 }
 
 /// What a caller on the host may ask of its agent.
@@ -95,7 +101,7 @@ pub enum Request {
         /// Where it may go.
         target: HostId,
     },
-    /// Say whether a guest was admitted to come here: `Admitted`, or `Unexpected`.
+    /// Say how far a guest is that was admitted to come here: `Move`, or `Unexpected`.
     MoveExpected {
         /// The guest.
         guest: GuestId,
@@ -310,7 +316,7 @@ pub enum MovePhase {
     Aborted,
 }
 
-/// A move as its source knows it.
+/// A move as one of its ends knows it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MoveStatus {
@@ -318,7 +324,7 @@ pub struct MoveStatus {
     pub guest: GuestId,
     /// How far.
     pub phase: MovePhase,
-    /// Sessions sent so far, the last delta included.
+    /// Sessions sent or received so far, the last delta included.
     pub sessions_sent: u64,
     /// Why it was given up, if it was.
     #[serde(default)]

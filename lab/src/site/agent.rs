@@ -36,6 +36,8 @@ pub struct Agent {
     host: Host,
     program: PathBuf,
     process: Option<Process>,
+    /// Further lines of its configuration.
+    more: String,
 }
 
 impl Agent {
@@ -46,7 +48,15 @@ impl Agent {
             host: host.clone(),
             program: programs.lictor.clone(),
             process: None,
+            more: String::new(),
         }
+    }
+
+    /// Whether the guests' QEMUs will run as somebody else than root: as a member of this group.
+    #[must_use]
+    pub fn with_qemu_group(mut self, group: &str) -> Self {
+        self.more = format!("qemu_group = \"{group}\"\n");
+        self
     }
 
     /// Writes the configuration file; `manager` is the URL to report to, if any.
@@ -59,12 +69,13 @@ impl Agent {
         let manager = manager.map_or_else(String::new, |url| format!("manager = \"{url}\"\n"));
         let text = format!(
             "host = \"{}\"\nstate_dir = \"{state}\"\nrun_dir = \"{run}\"\npin_root = \"{pins}\"\n\
-             peer = \"{}:{PEER_PORT}\"\nround_ms = {ROUND_MS}\n{manager}",
+             peer = \"{}:{PEER_PORT}\"\nround_ms = {ROUND_MS}\n{manager}{more}",
             self.name(),
             self.host.node().management(),
             state = self.state_dir().display(),
             run = folder.join("run").display(),
             pins = self.host.node().bpffs().display(),
+            more = self.more,
         );
         std::fs::write(self.config(), text)?;
         Ok(())

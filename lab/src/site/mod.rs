@@ -15,6 +15,7 @@ pub use people::{Answer, Person};
 pub use release::{Draft, Guest, Keys, Signed, key, key_file, read_key};
 
 use crate::host::{Host, Lab, Node};
+use crate::libvirt::{self, Libvirt};
 use crate::wait;
 use anyhow::{Context, Result};
 use lictor_evidence::Entry;
@@ -116,7 +117,31 @@ impl Site {
     /// The agent cannot be enrolled or does not start.
     pub fn protected_host(&mut self, name: &str) -> Result<Host> {
         let host = self.lab.host(name)?;
-        let mut agent = Agent::new(&host, &self.programs);
+        self.protect(name, Agent::new(&host, &self.programs))?;
+        Ok(host)
+    }
+
+    /// The same with libvirt, and its hooks as `lictor host install` writes them.
+    ///
+    /// # Errors
+    /// As for [`Site::protected_host`], or libvirt does not start.
+    pub fn libvirt_host(&mut self, name: &str) -> Result<Libvirt> {
+        let host = self.lab.host(name)?;
+        let agent = Agent::new(&host, &self.programs).with_qemu_group(libvirt::QEMU_USER);
+        let mut install = host.node().command(&self.programs.lictor.to_string_lossy());
+        install
+            .args(["host", "install", "--root"])
+            .arg(host.libvirt_root())
+            .arg("--program")
+            .arg(&self.programs.lictor)
+            .arg("--socket")
+            .arg(agent.socket());
+        command::output(install)?;
+        self.protect(name, agent)?;
+        host.libvirt()
+    }
+
+    fn protect(&mut self, name: &str, mut agent: Agent) -> Result<()> {
         agent.enrol(&self.manager)?;
         agent.start()?;
         self.agents.insert(name.into(), agent);
@@ -125,8 +150,7 @@ impl Site {
         wait::until("a host in the roster", LIMIT, || {
             let roster = author.types(&["host", "roster"])?;
             Ok(roster.contains(&entry).then_some(()))
-        })?;
-        Ok(host)
+        })
     }
 
     /// The agent of a protected host.
@@ -137,6 +161,17 @@ impl Site {
         self.agents
             .get(host)
             .with_context(|| format!("host {host} has no agent"))
+    }
+
+    /// Kills an agent at once.
+    ///
+    /// # Errors
+    /// There is none on this host.
+    pub fn kill_agent(&mut self, host: &str) -> Result<()> {
+        let agent = self.agents.get_mut(host);
+        agent
+            .with_context(|| format!("host {host} has no agent"))?
+            .kill()
     }
 
     /// Kills an agent at once and starts it again.

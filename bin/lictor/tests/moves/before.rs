@@ -77,3 +77,35 @@ fn alike(site: &Site) -> Result<()> {
     })
     .with_context(|| last)
 }
+
+/// Whether a move of db was given up for this cause, and an alarm says so.
+pub(super) fn given_up(agent: &Agent, part: &str) -> Result<()> {
+    let status = agent.wait_for_phase(DB.name, &[MovePhase::Aborted], LIMIT)?;
+    let cause = status.cause.unwrap_or_default();
+    assert!(cause.contains(part), "{cause}");
+    wait_body(agent, |body| match body {
+        Body::Alarm { subject, text } => subject == "guest db" && *text == cause,
+        _ => false,
+    })
+}
+
+#[test]
+fn a_post_copy_is_ended_before_its_guest_is_stopped() -> Result<()> {
+    if !lictor_lab::privileged() {
+        return Ok(());
+    }
+    let world = world()?;
+    admitted(world.a(), &DB, "b")?;
+    let target = receive(world.b(), &DB)?;
+    (world.a()).wait_for_phase(DB.name, &[MovePhase::Copied], LIMIT)?;
+    // Of the source alone: not every kernel lets a target take memory like that.
+    let capability = json!([{ "capability": "postcopy-ram", "state": true }]);
+    let capabilities = json!({ "capabilities": capability });
+    (world.db.qmp()).execute("migrate-set-capabilities", capabilities)?;
+    let report = world.db.migrate_to(&target, &MigrateOptions::default())?;
+    assert_ne!(report.status, "completed", "{report:?}");
+    world.stream_goes_on()?;
+    given_up(world.a(), "as a post-copy")?;
+    assert_eq!(state(world.a(), &DB)?, (1, VnicState::Open));
+    Ok(())
+}

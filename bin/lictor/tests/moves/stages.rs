@@ -118,6 +118,33 @@ fn stays(world: &mut World, (stage, fault): (Stage, Fault), number: usize) -> Re
     })
 }
 
+/// The same guest, there and back again and again. Each stay is an epoch of its own.
+#[test]
+fn a_guest_that_moves_again_and_again_keeps_its_stream() -> Result<()> {
+    if !lictor_lab::privileged() {
+        return Ok(());
+    }
+    let moves = if lictor_lab::full() { 20 } else { 4 };
+    let mut world = world()?;
+    for number in 1..=moves {
+        let hosts = if number % 2 == 1 {
+            (world.a(), world.b())
+        } else {
+            (world.b(), world.a())
+        };
+        let there =
+            migrate(&world.db, hosts.0, hosts.1).with_context(|| format!("move {number}"))?;
+        assert_eq!(state(hosts.1, &DB)?, (number + 1, VnicState::Open));
+        world.db = there;
+        world.stream_goes_on()?;
+    }
+    let records = wait_recorded(world.a(), usize::try_from(moves)?)?;
+    assert!(records.iter().all(|(record, signatures)| {
+        record.outcome == MoveOutcome::Committed && *signatures == 2
+    }));
+    Ok(())
+}
+
 #[test]
 fn a_target_whose_agent_is_killed_before_the_guest_runs_there_completes_the_move() -> Result<()> {
     if !lictor_lab::privileged() {

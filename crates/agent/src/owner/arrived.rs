@@ -1,20 +1,21 @@
 //! Guests that have arrived: custody, the target's part of the move record, and what the source
 //! must hear of it.
 
+use super::arriving::{Arriving, Opened};
 use super::leaving::parse;
 use super::{Owner, warn};
 use crate::AgentError;
 use crate::custody::Confirm;
 use crate::guests::Order;
 use crate::host::judged_of;
-use crate::input::Now;
+use crate::input::{Now, Reply};
 use lictor_evidence::{
     Body, MOVE_RECORD_TYPE, MoveCounted, MoveOutcome, MoveRecord, MoveSessions, PlacedBy,
 };
 use lictor_types::{Counted, Digest, GuestId, HostId, Tallies, VnicId};
 use lictor_wire::Envelope;
-use lictor_wire::local::Response;
-use lictor_wire::peer::{Step, counted_digest};
+use lictor_wire::local::{MovePhase, MoveStatus, Response};
+use lictor_wire::peer::{SaveRecord, Step, counted_digest};
 use std::collections::BTreeMap;
 
 fn move_counted(counted: &BTreeMap<VnicId, Tallies>) -> MoveCounted {
@@ -27,16 +28,70 @@ fn move_counted(counted: &BTreeMap<VnicId, Tallies>) -> MoveCounted {
     }
 }
 
+impl Arriving {
+    /// How far the move is, as far as a hook of the management layer must know.
+    fn status(&self) -> MoveStatus {
+        let phase = match (self.attached, self.copied) {
+            (false, _) => MovePhase::Admitted,
+            (true, false) => MovePhase::Copying,
+            (true, true) => MovePhase::Copied,
+        };
+        MoveStatus {
+            guest: self.ticket.guest.clone(),
+            phase,
+            sessions_sent: self.arrival.count(),
+            cause: self.cause.clone(),
+        }
+    }
+}
+
 impl Owner {
-    /// Whether the management layer may let the guest come: a hook of it asks before it makes
-    /// anything.
+    /// Whether the management layer may let the guest come, and how far its sessions are: a hook of
+    /// it asks before it makes anything, and before the guest's memory comes.
     pub(super) fn move_expected(&self, guest: &GuestId) -> Response {
         let arriving = self.arriving.get(guest);
         let expected = arriving.filter(|one| !one.machine.ended());
-        expected.map_or(Response::Unexpected, |one| Response::Admitted {
-            ticket: one.digest,
-            deadline_ms: one.ticket.deadline_ms,
-        })
+        expected.map_or(Response::Unexpected, |one| Response::Move(one.status()))
+    }
+
+    /// A state that no move brought: of a snapshot taken here, which begins another epoch and keeps
+    /// no session, or of something that must not run here.
+    pub(super) fn load_unasked(
+        &mut self,
+        guest: &GuestId,
+        saved: Result<Opened, AgentError>,
+        reply: &Reply<Result<(), String>>,
+        now: Now,
+    ) -> Result<(), AgentError> {
+        let answer = match saved {
+            Ok(Opened {
+                record: SaveRecord::Snapshot { .. },
+                signers,
+                ..
+            }) if self.host.custody().held(guest)
+                && signers.contains(&self.host.key().verify_key()) =>
+            {
+                self.host.purge(guest)?;
+                let next = self.host.custody().epoch(guest).saturating_add(1);
+                self.host
+                    .change_custody(|custody| custody.take(guest, next))?;
+                let reverted = Body::GuestPlaced {
+                    guest: guest.clone(),
+                    at: self.host.config().host.clone(),
+                    by: PlacedBy::Revert,
+                    protected: true,
+                };
+                self.note(reverted, now);
+                Ok(())
+            }
+            Ok(_) => Err("this host has not admitted a move of the guest".to_owned()),
+            Err(error) => Err(error.chain()),
+        };
+        if let Err(cause) = &answer {
+            self.alarm(guest, format!("its state was refused: {cause}"), now);
+        }
+        let _ = reply.send(answer);
+        Ok(())
     }
 
     /// The guest runs here: it is ours from now on, durably, and a record says so. Custody does not

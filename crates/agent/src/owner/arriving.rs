@@ -13,7 +13,7 @@ use crate::moves::rounds::TAKEN_EVERY_CHUNKS;
 use crate::moves::{Message, target};
 use crate::opening::Came;
 use lictor_estate::qmp::RunState;
-use lictor_evidence::{Body, ControlFact, MoveSide, PlacedBy};
+use lictor_evidence::{Body, ControlFact, MoveSide};
 use lictor_types::{
     Counted, Digest, Epoch, GuestId, HostId, LOAD_DEADLINE_MS, Tally, VnicId, VnicState,
 };
@@ -30,6 +30,8 @@ pub(super) struct Arriving {
     pub(super) ticket: Ticket,
     pub(super) digest: Digest,
     pub(super) attached: bool,
+    /// The first full copy is here.
+    pub(super) copied: bool,
     pub(super) arrival: Arrival,
     /// What had come before the agent was restarted.
     pub(super) came: Option<Came>,
@@ -61,10 +63,10 @@ pub(super) struct Save {
 }
 
 /// What Save() returned, with whoever of the roster has signed it.
-struct Opened {
+pub(super) struct Opened {
     envelope: Envelope,
-    record: SaveRecord,
-    signers: Vec<VerifyKey>,
+    pub(super) record: SaveRecord,
+    pub(super) signers: Vec<VerifyKey>,
 }
 
 impl Arriving {
@@ -74,6 +76,7 @@ impl Arriving {
             digest: ticket.digest(),
             ticket,
             attached: false,
+            copied: false,
             arrival,
             came: None,
             hold_since: now,
@@ -456,46 +459,6 @@ impl Owner {
         Ok(())
     }
 
-    /// A state that no move brought: of a snapshot taken here, which begins another epoch and keeps
-    /// no session, or of something that must not run here.
-    fn load_unasked(
-        &mut self,
-        guest: &GuestId,
-        saved: Result<Opened, AgentError>,
-        reply: &Reply<Result<(), String>>,
-        now: Now,
-    ) -> Result<(), AgentError> {
-        let answer = match saved {
-            Ok(Opened {
-                record: SaveRecord::Snapshot { .. },
-                signers,
-                ..
-            }) if self.host.custody().held(guest)
-                && signers.contains(&self.host.key().verify_key()) =>
-            {
-                self.host.purge(guest)?;
-                let next = self.host.custody().epoch(guest).saturating_add(1);
-                self.host
-                    .change_custody(|custody| custody.take(guest, next))?;
-                let reverted = Body::GuestPlaced {
-                    guest: guest.clone(),
-                    at: self.host.config().host.clone(),
-                    by: PlacedBy::Revert,
-                    protected: true,
-                };
-                self.note(reverted, now);
-                Ok(())
-            }
-            Ok(_) => Err("this host has not admitted a move of the guest".to_owned()),
-            Err(error) => Err(error.chain()),
-        };
-        if let Err(cause) = &answer {
-            self.alarm(guest, format!("its state was refused: {cause}"), now);
-        }
-        let _ = reply.send(answer);
-        Ok(())
-    }
-
     /// Gives the target's machine an event and does what it says.
     pub(super) fn arrive(
         &mut self,
@@ -642,7 +605,12 @@ impl Owner {
         now: Now,
     ) -> Result<(), AgentError> {
         let message = match step {
-            Step::Copied => Message::Copied,
+            Step::Copied => {
+                if let Some(arriving) = self.arriving.get_mut(guest) {
+                    arriving.copied = true;
+                }
+                Message::Copied
+            }
             Step::Gone { vnic, table, slots } => {
                 return self.sessions_gone(guest, vnic, (table, &slots), now);
             }

@@ -12,10 +12,12 @@ mod nics;
 mod record;
 mod reopened;
 mod starts;
+mod way;
 
 use crate::allowance::Allowance;
 use crate::guests::{Order, Post, Watch};
 use crate::input::{Fetched, Input, Now, Reply, Upload};
+use crate::libvirt::QemuGroup;
 use crate::peer::{Incoming, Links, Roster};
 use crate::{AgentError, Host, Offered};
 use arriving::Arriving;
@@ -52,6 +54,7 @@ pub(crate) struct Owner {
     host: Host,
     links: Links,
     roster: Roster,
+    qemu: QemuGroup,
     inputs: SyncSender<Input>,
     watches: BTreeMap<GuestId, Watch>,
     /// Guests whose QEMU could not be asked, and when to try again.
@@ -80,6 +83,7 @@ pub(crate) struct Parts {
     pub(crate) host: Host,
     pub(crate) links: Links,
     pub(crate) roster: Roster,
+    pub(crate) qemu: QemuGroup,
     pub(crate) inputs: SyncSender<Input>,
 }
 
@@ -90,6 +94,7 @@ impl Owner {
             host: parts.host,
             links: parts.links,
             roster: parts.roster,
+            qemu: parts.qemu,
             inputs: parts.inputs,
             watches: BTreeMap::new(),
             blind: BTreeMap::new(),
@@ -519,6 +524,7 @@ impl Owner {
             number: self.watched,
             qmp: qmp.into(),
             socket: interlock_socket(&self.host.config().run_dir, guest),
+            group: self.qemu,
             inputs: self.inputs.clone(),
         };
         let wanted = self.guards(guest, now) || self.arriving.contains_key(guest);

@@ -417,6 +417,11 @@ impl Owner {
                 self.alarm(guest, "QEMU says that a migration failed", now);
                 Ok(())
             }
+            News::Event(Event::Migration(status)) if status == "setup" => {
+                watch.order(Order::Way);
+                Ok(())
+            }
+            News::Way(way) => self.way_told(guest, way, now),
             News::Event(Event::Closed) => self.ended(guest, now),
             News::Event(Event::Shutdown | Event::Migration(_)) => Ok(()),
             News::Failed(text) => self.failed(guest, &text, now),

@@ -1,0 +1,278 @@
+//! A source that lies: a host of the roster with a key of its own, whose agent is not ours any
+//! more. It speaks to a real agent with a real QEMU that waits for the guest. Truncated and
+//! overlong frames end the connection before anything is read: see the tests of `lictor-wire`.
+
+use super::*;
+use lictor_agent::peer::{Incoming, Links, Roster};
+use lictor_agent::state::StateDir;
+use lictor_lab::site::PEER_PORT;
+use lictor_types::{
+    Counted, Digest, Direction, Epoch, Generation, GuestId, HostId, RuleId, Segment, SessionKey,
+    SessionRecord, Tally, TcpEnd, TcpState, VnicId,
+};
+use lictor_wire::peer::{Control, FORMAT, Frame, Step};
+use lictor_wire::sessions::{CHUNK_RECORDS_MAX, Chunk};
+use lictor_wire::{Envelope, Release, SigningKey, Ticket};
+use std::sync::mpsc::Receiver;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Host a, taken over.
+struct Liar {
+    host: lictor_lab::Host,
+    key: SigningKey,
+    links: Links,
+    incoming: Receiver<Incoming>,
+    generation: Generation,
+    release: Digest,
+    deployment: lictor_types::DeploymentId,
+}
+
+fn name(host: &str) -> HostId {
+    HostId::new(host).expect("a valid name")
+}
+
+impl Liar {
+    /// Takes the place of the agent of a.
+    fn take_over(site: &mut Site) -> Result<Self> {
+        let status = site.agent("a")?.status()?;
+        let state = site.agent("a")?.state_dir();
+        let host = site.agent("a")?.host().clone();
+        site.kill_agent("a")?;
+        let envelope: Envelope =
+            serde_json::from_slice(&std::fs::read(state.join("release.json"))?)?;
+        let release: Release = serde_json::from_slice(&envelope.unverified_payload()?)?;
+        let (key, roster) = (StateDir::new(&state).key()?, Roster::default());
+        roster.set(release.roster);
+        let address = SocketAddr::from((host.node().management(), PEER_PORT));
+        let opened = host
+            .netns()
+            .run(|| Ok(Links::open(&key, address, roster.clone())?))?;
+        let (links, incoming) = opened;
+        Ok(Self {
+            host,
+            key,
+            links,
+            incoming,
+            generation: status.generation,
+            release: status.release.context("a release is loaded")?,
+            deployment: site.deployment().clone(),
+        })
+    }
+
+    fn ticket(&self, nonce: u8) -> Result<Ticket> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis();
+        let now_ms = u64::try_from(now)?;
+        Ok(Ticket {
+            deployment: self.deployment.clone(),
+            guest: GuestId::new(DB.name)?,
+            source: name("a"),
+            target: name("b"),
+            custody: 1,
+            nonce: format!("{nonce:032x}"),
+            asked_by: "nobody".into(),
+            issued_ms: now_ms,
+            deadline_ms: now_ms + 600_000,
+            generation: self.generation,
+            release: self.release,
+        })
+    }
+
+    fn send(&self, frame: Frame) -> Result<()> {
+        let (to, links) = (name("b"), &self.links);
+        self.host.netns().run(|| Ok(links.send(&to, frame)?))
+    }
+
+    fn step(&self, ticket: Digest, step: Step) -> Result<()> {
+        self.send(Frame::Control(Control::Move { ticket, step }))
+    }
+
+    /// What b says next that matters here.
+    fn hear<T>(&self, wanted: impl Fn(Control) -> Option<T>) -> Result<T> {
+        loop {
+            let next = self.incoming.recv_timeout(LIMIT);
+            match next.context("b says nothing more")? {
+                Incoming::Frame(_, frame) => {
+                    if let Frame::Control(control) = *frame
+                        && let Some(found) = wanted(control)
+                    {
+                        return Ok(found);
+                    }
+                }
+                Incoming::Lost(host) => bail!("the connection to {host} is lost"),
+            }
+        }
+    }
+
+    /// Offers a ticket. Gives the reasons against it.
+    fn offer(&self, ticket: &Ticket) -> Result<Vec<Refusal>> {
+        let offered = Control::Admit {
+            format: FORMAT,
+            bindings: Epoch(0),
+            ticket: ticket.sign(&self.key),
+        };
+        self.send(Frame::Control(offered))?;
+        self.hear(|control| match control {
+            Control::Admitted { .. } => Some(Vec::new()),
+            Control::NotAdmitted { reasons, .. } => Some(reasons),
+            _ => None,
+        })
+    }
+
+    /// Waits until b has everything in its place for the guest.
+    fn ready(&self) -> Result<()> {
+        self.hear(|control| match control {
+            Control::Move {
+                step: Step::Ready, ..
+            } => Some(()),
+            _ => None,
+        })
+    }
+
+    /// Why b has given the move up.
+    fn nack(&self) -> Result<String> {
+        self.hear(|control| match control {
+            Control::Move {
+                step: Step::Nack { cause },
+                ..
+            } => Some(cause),
+            _ => None,
+        })
+    }
+}
+
+fn session(guest: &Guest, port: u16, number: u16) -> SessionRecord {
+    SessionRecord {
+        key: SessionKey {
+            segment: Segment(1),
+            protocol: 6,
+            local: guest.address().into(),
+            remote: WEB.address().into(),
+            local_port: port,
+            remote_port: number,
+        },
+        opened: Direction::Ingress,
+        state: TcpState::Established,
+        rule: RuleId(1),
+        generation: Generation(1),
+        local_epoch: Epoch(1),
+        remote_epoch: Epoch(1),
+        idle_ms: 0,
+        expires_in_ms: 60_000,
+        packets: [1, 1],
+        bytes: [1, 1],
+        tcp: [TcpEnd::default(); 2],
+    }
+}
+
+/// What a liar does.
+#[derive(Debug, Clone, Copy)]
+enum Lie {
+    /// Sessions that never end.
+    Endless,
+    /// Sessions for a vnic of another guest.
+    OtherVnic,
+    /// Sessions that went, of a vnic of another guest.
+    OtherGone,
+    /// Counters for a vnic of another guest.
+    OtherCounters,
+}
+
+const LIES: [(Lie, &str); 4] = [
+    (Lie::Endless, "a table of its size has"),
+    (Lie::OtherVnic, "is none that guest db has here"),
+    (Lie::OtherGone, "is none that guest db has here"),
+    (Lie::OtherCounters, "is none that guest db has here"),
+];
+
+impl Liar {
+    fn lie(&self, ticket: Digest, lie: Lie) -> Result<()> {
+        let (own, other) = (VnicId(DB.number.into()), VnicId(WEB.number.into()));
+        match lie {
+            Lie::Endless => {
+                // A few more than it takes, or this test would never end either.
+                for part in 0..12 {
+                    let slots = part * CHUNK_RECORDS_MAX as u32..;
+                    let numbers = 0..CHUNK_RECORDS_MAX as u16;
+                    let many = numbers.map(|number| session(&DB, 1_000 + part as u16, number));
+                    let many: Vec<_> = slots.zip(many).collect();
+                    let chunk = Chunk::of(0, &many);
+                    let (ticket, vnic) = (ticket, own);
+                    self.send(Frame::Sessions {
+                        ticket,
+                        vnic,
+                        chunk,
+                    })?;
+                }
+                Ok(())
+            }
+            Lie::OtherVnic => self.send(Frame::Sessions {
+                ticket,
+                vnic: other,
+                chunk: Chunk::of(0, &[(0, session(&WEB, PG, 1))]),
+            }),
+            Lie::OtherGone => {
+                let (vnic, table, slots) = (other, 0, vec![0]);
+                self.step(ticket, Step::Gone { vnic, table, slots })
+            }
+            Lie::OtherCounters => {
+                let rows = vec![(Counted::Rule(RuleId(1)), Tally::default())];
+                self.step(ticket, Step::Counted { vnic: other, rows })
+            }
+        }
+    }
+}
+
+fn sessions_at(agent: &Agent) -> Result<u64> {
+    let report = agent.guest(DB.name)?;
+    let vnics = report.into_iter().flat_map(|one| one.vnics);
+    Ok(vnics.map(|vnic| vnic.sessions).sum())
+}
+
+#[test]
+fn a_source_that_lies_gets_nothing_past_its_target_and_no_ticket_twice() -> Result<()> {
+    if !lictor_lab::privileged() {
+        return Ok(());
+    }
+    let mut site = site()?;
+    let liar = Liar::take_over(&mut site)?;
+    for (nonce, (lie, cause)) in (1..).zip(LIES) {
+        let ticket = liar.ticket(nonce)?;
+        assert_eq!(liar.offer(&ticket)?, [], "{lie:?}");
+        let b = site.agent("b")?;
+        let waits = receive(b, &DB)?;
+        let digest = ticket.digest();
+        liar.ready()?;
+        liar.lie(digest, lie)?;
+        let said = liar.nack()?;
+        assert!(said.contains(cause), "{lie:?}: {said}");
+        assert_eq!(sessions_at(b)?, 0, "{lie:?}");
+        assert_eq!(state(b, &DB)?, (0, VnicState::Hold), "{lie:?}");
+        drop(waits);
+    }
+    // A session of another address is refused by name; the guest's own is taken.
+    let ticket = liar.ticket(9)?;
+    assert_eq!(liar.offer(&ticket)?, []);
+    let waits = receive(site.agent("b")?, &DB)?;
+    liar.ready()?;
+    let mixed = [(0, session(&DB, PG, 1)), (1, session(&WEB, PG, 2))];
+    liar.send(Frame::Sessions {
+        ticket: ticket.digest(),
+        vnic: VnicId(DB.number.into()),
+        chunk: Chunk::of(0, &mixed),
+    })?;
+    wait::until("the guest's own session", LIMIT, || {
+        Ok((sessions_at(site.agent("b")?)? == 1).then_some(()))
+    })?;
+    drop(waits);
+    // The same ticket again, and after a restart of the target too.
+    let twice = |liar: &Liar| -> Result<()> {
+        let reasons = liar.offer(&ticket)?;
+        let busy = |one: &Refusal| matches!(one, Refusal::Busy { .. });
+        assert!(reasons.iter().any(busy), "{reasons:?}");
+        Ok(())
+    };
+    twice(&liar)?;
+    site.restart_agent("b")?;
+    while liar.incoming.try_recv().is_ok() {}
+    twice(&liar)
+}
