@@ -204,7 +204,35 @@ live_session(const struct live_packet *p, __u32 segment, struct trace *trace, __
 	return s && s->state >= STATE_ESTABLISHED && s->state <= STATE_TIME_WAIT ? s : 0;
 }
 
-/* One without an answer: this is another datagram, as of a log that is sent, or answers a SYN. */
+/* Begins to fetch the slot that is likely to be the next session's, so that it is there when the
+ * policy has been asked.
+ */
+static __always_inline void half_fetch(struct bucket *bucket)
+{
+	__u32 at = *(volatile __u32 *)&bucket->passed % BUCKET_SLOTS;
+	const volatile __u64 *words;
+
+	asm volatile("" : "+r"(at));
+	if (at >= BUCKET_SLOTS)
+		return;
+	words = (const volatile __u64 *)&bucket->slots[at];
+	(void)words[0];
+	(void)words[8];
+	(void)words[16];
+}
+
+/* Another datagram, as of a log that is sent, or the answer to a SYN, or the end of a handshake. */
+static __always_inline int
+live_half_goes_on(const struct session *s, __u8 direction, __u8 protocol)
+{
+	int opener = s->opened == direction;
+
+	if (protocol == IP_UDP)
+		return opener && s->state == STATE_UNREPLIED;
+	return s->state == (opener ? STATE_SYN_RECEIVED : STATE_UNREPLIED);
+}
+
+/* One that is not established. */
 static __always_inline struct session *
 live_half(const struct live_packet *p, const struct vnic_config *config, __u8 protocol,
 	  struct trace *trace, __u64 **control)
@@ -222,11 +250,11 @@ live_half(const struct live_packet *p, const struct vnic_config *config, __u8 pr
 	place = live_place(bucket, trace->hash);
 	if (place >= BUCKET_SLOTS) {
 		trace->absent |= TRACE_ABSENT_HALF_OPEN;
+		half_fetch(bucket);
 		return 0;
 	}
 	s = live_at(bucket, place, p, config->segment);
-	if (!s || s->state != STATE_UNREPLIED ||
-	    (s->opened == p->direction) != (protocol == IP_UDP))
+	if (!s || !live_half_goes_on(s, p->direction, protocol))
 		return 0;
 	*control = &bucket->control[place];
 	return s;
@@ -278,17 +306,67 @@ __noinline int live_segment(struct __sk_buff *skb, struct session *s, __u32 v6, 
 	return 1;
 }
 
+static __always_inline void
+live_tell(struct __sk_buff *skb, const struct session *s, __u8 direction)
+{
+	count(direction, REASON_SESSION, skb->len);
+	skb->cb[CB_REASON] = REASON_SESSION;
+	skb->cb[CB_RULE] = s->rule;
+	skb->cb[CB_WOULD_RULE] = 0;
+	skb->cb[CB_WOULD] = VERDICT_NONE;
+}
+
 /* What the packet did to its session, and what is counted and told of it. */
 static __always_inline void
 live_pass(struct __sk_buff *skb, struct session *s, __u8 direction, __u32 seconds, __u64 now)
 {
 	session_update(s, direction, skb->len, now);
 	s->expires_ns = now + seconds * SECOND_NS;
-	count(direction, REASON_SESSION, skb->len);
-	skb->cb[CB_REASON] = REASON_SESSION;
-	skb->cb[CB_RULE] = s->rule;
-	skb->cb[CB_WOULD_RULE] = 0;
-	skb->cb[CB_WOULD] = VERDICT_NONE;
+	live_tell(skb, s, direction);
+}
+
+static __always_inline const struct slot *live_slot(const struct session *s)
+{
+	return (const void *)s - offsetof(struct slot, session);
+}
+
+/* The opener's segment that ends the handshake: one more than where the other end is, or zero. As
+ * answered() in firewall.bpf.c does, with a copy; and what the long way fetches anew is known here.
+ */
+__noinline int
+live_opened(struct __sk_buff *skb, const struct slot *half, __u32 v6, __u64 hash, __u64 now)
+{
+	const void *data = (const void *)(long)skb->data + ETHER_BYTES;
+	const void *end = (const void *)(long)skb->data_end;
+	const struct ipv4 *ip4 = data;
+	const struct ipv6 *ip6 = data;
+	const struct tcp *header = v6 ? (const void *)(ip6 + 1) : (const void *)(ip4 + 1);
+	__u32 zero = 0;
+	struct vnic_config *config = bpf_map_lookup_elem(&vnic, &zero);
+	struct table_info *info = bpf_map_lookup_elem(&session_table, &zero);
+	struct context *c = bpf_map_lookup_elem(&scratch, &zero);
+	struct session *s;
+	__u32 bytes;
+
+	if (!half || !config || !info || !c || (const void *)(header + 1) > end)
+		return 0;
+	bytes = v6 ? bpf_ntohs(ip6->length) : bpf_ntohs(ip4->length) - sizeof(*ip4);
+	fast_segment(&c->packet, header, bytes - (header->offset >> 4) * 4);
+	c->packet.protocol = IP_TCP;
+	c->key = half->key;
+	c->fresh = half->session;
+	s = &c->fresh;
+	if (c->packet.flags & (FLAG_SYN | FLAG_RST) || s->state != STATE_SYN_RECEIVED ||
+	    session_track(s, &c->packet, s->opened) != TRACK_OK || s->state <= STATE_SYN_RECEIVED)
+		return 0;
+	c->trace.hash = hash;
+	c->now = now;
+	session_update(s, s->opened, skb->len, now);
+	s->expires_ns = now + session_timeout_ns(IP_TCP, s->state);
+	if (!session_promote(c, info, config->sessions_max))
+		return 0;
+	live_tell(skb, s, s->opened);
+	return s->peer + 1;
 }
 
 /* On, or straight to the other end's device. */
@@ -302,35 +380,48 @@ live_way(struct __sk_buff *skb, const struct vnic_config *config, const struct w
 	return steered ? steered : RETURN_ALLOW;
 }
 
+/* One more than where the other end is, if the packet passes; zero if that is not for here. */
+static __always_inline __u32
+live_passes(struct __sk_buff *skb, const struct live_packet *p, __u8 protocol, struct session *s,
+	    __u32 place, __u64 now)
+{
+	struct timeouts *host = bpf_map_lookup_elem(&timeouts, p->zero);
+
+	if (!host)
+		return 0;
+	if (protocol == IP_TCP) {
+		if (!live_segment(skb, s, p->v6, p->direction))
+			return 0;
+		place = TIMEOUT_TCP + (s->state & 7);
+	}
+	live_pass(skb, s, p->direction, host->seconds[place], now);
+	return s->peer + 1;
+}
+
 static __always_inline int live_judge(struct __sk_buff *skb, const struct vnic_config *config,
 				      const struct live_packet *p, __u8 protocol,
 				      struct trace *trace)
 {
-	__u32 place = TIMEOUT_UDP + 1;
 	__u64 now = clock_now(config, p->zero);
 	struct session *s = live_session(p, config->segment, trace, now);
-	struct timeouts *host = bpf_map_lookup_elem(&timeouts, p->zero);
 	__u64 *half = 0;
+	__u32 peer;
 
-	if (!s && trace->absent) {
+	if (!s && trace->absent)
 		s = live_half(p, config, protocol, trace, &half);
-		place = TIMEOUT_UDP;
-	}
-	if (!s || !host)
-		return LIVE_NOT;
-	if (s->expires_ns <= now ||
+	if (!s || s->expires_ns <= now ||
 	    (p->direction == DIRECTION_INGRESS && peer_elsewhere(skb, s->peer)))
 		return LIVE_NOT;
-	if (protocol == IP_TCP) {
-		if (!live_segment(skb, s, p->v6, p->direction))
-			return LIVE_NOT;
-		place = TIMEOUT_TCP + (s->state & 7);
-	}
+	if (half && s->state == STATE_SYN_RECEIVED)
+		peer = live_opened(skb, live_slot(s), p->v6, trace->hash, now);
+	else
+		peer = live_passes(skb, p, protocol, s, TIMEOUT_UDP + !half, now);
+	if (!peer)
+		return LIVE_NOT;
 	if (half)
 		half_hear(half, trace->hash, now);
-	live_pass(skb, s, p->direction, host->seconds[place], now);
 	if (p->direction == DIRECTION_EGRESS)
-		return live_way(skb, config, &(struct way){ s->peer, now });
+		return live_way(skb, config, &(struct way){ peer - 1, now });
 	steer_seen(config, now);
 	return RETURN_ALLOW;
 }

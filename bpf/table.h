@@ -246,6 +246,18 @@ __noinline int table_unpass(__u32 table, __u32 buckets, __u64 hash, __u32 steps)
 	return 0;
 }
 
+/* Whether more than one live slot of a bucket may be the key's. */
+static __always_inline int bucket_twice(const struct bucket *bucket, __u64 hash)
+{
+	__u64 wanted = control_word(hash, 0, SLOT_LIVE);
+	__u32 found = 0;
+
+#pragma unroll
+	for (__u32 i = 0; i < BUCKET_SLOTS; i++)
+		found += (*(volatile const __u64 *)&bucket->control[i] & CONTROL_MATCH) == wanted;
+	return found > 1;
+}
+
 /* Takes out the live slots of the key in one bucket, after the first `keep` of them. */
 __noinline int bucket_remove(struct context *c, struct bucket *bucket, __u32 keep)
 {
@@ -348,6 +360,7 @@ __noinline int table_place(struct context *c, __u32 table, __u32 buckets)
 /* Puts the session of the context into the table, unless one of its key is there. */
 __noinline int table_insert(struct context *c, __u32 table, __u32 buckets)
 {
+	struct bucket *first;
 	int placed;
 
 	if (!c)
@@ -360,6 +373,11 @@ __noinline int table_insert(struct context *c, __u32 table, __u32 buckets)
 	}
 	if (placed == INSERT_FULL)
 		return INSERT_FULL;
+	/* A way that nobody went further has no other copy than in its first bucket. */
+	first = bucket_at(table, buckets, c->trace.hash, 0);
+	c->removed = 0;
+	if (first && !*(volatile __u32 *)&first->passed && !bucket_twice(first, c->trace.hash))
+		return INSERT_DONE;
 	/* Whatever lies behind the first copy of this key goes. */
 	c->removed = table_remove(c, table, buckets, 1);
 	return c->removed ? INSERT_EXISTS : INSERT_DONE;
@@ -486,6 +504,8 @@ __noinline int half_insert(struct context *c, __u32 buckets)
 	bucket->slots[at].session = c->fresh;
 	__sync_lock_test_and_set(&bucket->control[at], half_word(c->trace.hash, now));
 	/* Another processor may have done the same: whoever takes a copy out has begun nothing. */
+	if (!bucket_twice(bucket, c->trace.hash))
+		return INSERT_DONE;
 	bucket_remove(c, bucket, 1);
 	return c->removed ? INSERT_EXISTS : INSERT_DONE;
 }

@@ -120,8 +120,8 @@ impl Extent {
         },
         loads: load::Extent {
             rounds: 4,
-            repeats: 5,
-            lasting: Duration::from_millis(60),
+            repeats: 10,
+            lasting: Duration::from_millis(40),
         },
         transfer: 5,
         flood: flood::Extent {

@@ -8,8 +8,9 @@ use common::{Bench, DEVICE, GUEST_MAC, PEER_MAC, VNIC, privileged, run, spec, ta
 use lictor_datapath::{Datapath, How};
 use lictor_types::{Direction, HostTables, IdentityId, Mac, Protocol, Reason, Verdict, VnicState};
 use nix::libc;
+use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use Direction::{Egress, Ingress};
 
@@ -187,10 +188,23 @@ fn answers_have_a_limit_for_each_second() {
     assert!(answered(&bench, Egress, &syn(9)).is_some());
 }
 
+/// The port of a listener before, whose client gave up, may be taken for a moment.
+fn listen(address: SocketAddr) -> TcpListener {
+    let begin = Instant::now();
+    loop {
+        match TcpListener::bind(address) {
+            Err(error) if error.kind() == ErrorKind::AddrInUse && begin.elapsed() < WAIT => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            listener => return listener.expect("binds"),
+        }
+    }
+}
+
 /// What a client hears that connects to where somebody listens.
 fn connects(client: &Guest, server: &Guest, to: &str) -> Option<i32> {
     let address: SocketAddr = to.parse().expect("a valid address");
-    let listener = server.run(move || TcpListener::bind(address).expect("binds"));
+    let listener = server.run(move || listen(address));
     let heard = client.run(move || match TcpStream::connect_timeout(&address, WAIT) {
         Ok(_) => None,
         Err(error) => Some(error.raw_os_error().unwrap_or(libc::ETIMEDOUT)),
