@@ -1,11 +1,15 @@
 //! `lictor policy connectivity`: every allowed pair of an estate with its ports.
 
-use crate::output::{Answer, Page};
+use crate::output::{self, Answer, Cell, Page, Rows, Tone};
 use crate::texts::{self, Files};
-use crate::{CliError, files};
+use crate::{CliError, Colour, files};
 use clap::Args;
-use lictor_policy::{CompileInput, Date, Estate, Peer, compile, connectivity};
+use lictor_policy::{
+    CompileInput, Compiled, Connections, Date, Estate, Peer, PortRange, Service, compile,
+};
+use serde::Serialize;
 use serde_json::{Value, json};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 /// What `lictor policy connectivity` takes.
@@ -40,38 +44,118 @@ pub(crate) fn run(args: &Connectivity, now_ms: u64) -> Result<Answer, CliError> 
     let date = args.date.unwrap_or(Date::from_unix_seconds(now_ms / 1_000));
     let label_sets = estate.label_sets();
     let compiled = compile(&policy, &CompileInput { label_sets, date })?;
-    let wrong =
-        |error: lictor_policy::ConnectivityError| CliError::file(&args.estate, error.to_string());
-    let list = connectivity(&compiled, &estate, date).map_err(wrong)?;
-    let rows = list
-        .iter()
-        .map(|one| [(&one.from).into(), (&one.to).into(), (&one.service).into()]);
-    let quarantined: Vec<&str> = estate.quarantined(&policy).collect();
-    let mut page = Page::default().table(["from", "to", "ports"], rows);
-    if !quarantined.is_empty() {
-        page = page.line(format!("in quarantine: {}", quarantined.join(", ")));
+    let quarantined = estate.quarantined(&policy).map(str::to_owned).collect();
+    let listed = Listed {
+        head: json!({"policy": policy.name, "version": policy.version, "date": date}),
+        compiled,
+        estate,
+        date,
+        path: args.estate.clone(),
+        quarantined,
+    };
+    // What can't be listed is told before a byte is printed.
+    listed.connections()?;
+    Ok(Answer::rows(Box::new(listed)))
+}
+
+/// All pairs, which are found again for each print: there may be millions.
+struct Listed {
+    head: Value,
+    compiled: Compiled,
+    estate: Estate,
+    date: Date,
+    path: PathBuf,
+    quarantined: Vec<String>,
+}
+
+/// A pair as programs read it.
+#[derive(Serialize)]
+struct Row<'a> {
+    from: String,
+    from_kind: &'static str,
+    ranges: &'a [PortRange],
+    services: &'a [String],
+    to: String,
+    to_kind: &'static str,
+}
+
+impl Listed {
+    fn connections(&self) -> Result<Connections<'_>, CliError> {
+        let found = Connections::of(&self.compiled, &self.estate, self.date);
+        found.map_err(|error| CliError::file(&self.path, error.to_string()))
     }
-    let connections: Vec<Value> = list
-        .iter()
-        .map(|one| {
-            let services = one.service.ranges().iter().map(ToString::to_string);
-            json!({
-                "from": one.from.to_string(), "from_kind": kind(&one.from),
-                "to": one.to.to_string(), "to_kind": kind(&one.to),
-                "services": if one.service == lictor_policy::Service::any() {
-                    vec!["any".to_owned()]
-                } else {
-                    services.collect()
-                },
-                "ranges": one.service.ranges(),
-            })
-        })
-        .collect();
-    let value = json!({
-        "policy": policy.name, "version": policy.version, "date": date,
-        "connections": connections, "quarantined": quarantined,
-    });
-    Ok(Answer::new(page, &value))
+}
+
+impl Rows for Listed {
+    fn table(&self, out: &mut dyn Write, colour: Colour) -> Result<(), CliError> {
+        let mut found = self.connections()?;
+        let mut widths = ["from".len(), "to".len()];
+        let mut any = false;
+        let measure: Result<(), CliError> = found.each(|from, to, _| {
+            any = true;
+            for (width, peer) in widths.iter_mut().zip([from, to]) {
+                *width = Cell::from(peer).width().max(*width);
+            }
+            Ok(())
+        });
+        measure?;
+        let mut row = |cells: [Cell; 3]| {
+            let mut text = String::new();
+            output::write_row(&mut text, &cells, &widths, colour);
+            out.write_all(text.as_bytes()).map_err(CliError::Output)
+        };
+        if any {
+            row(["from", "to", "ports"].map(|name| Cell::toned(Tone::Head, name)))?;
+        }
+        found.each(|from, to, service| row([from.into(), to.into(), service.into()]))?;
+        let mut page = Page::default();
+        if !any {
+            page = page.line("none");
+        }
+        if !self.quarantined.is_empty() {
+            page = page.line(format!("in quarantine: {}", self.quarantined.join(", ")));
+        }
+        let below = page.render(colour);
+        out.write_all(below.as_bytes()).map_err(CliError::Output)
+    }
+
+    fn json(&self, out: &mut dyn Write) -> Result<(), CliError> {
+        let mut found = self.connections()?;
+        let mut before = "\n    ";
+        // Runs of pairs mostly share their ports.
+        let mut last = (Service::any(), vec!["any".to_owned()]);
+        out.write_all(b"{\n  \"connections\": [")
+            .map_err(CliError::Output)?;
+        found.each(|from, to, service| {
+            if last.0 != *service {
+                let names = service.ranges().iter().map(ToString::to_string);
+                last = (service.clone(), names.collect());
+                if *service == Service::any() {
+                    last.1 = vec!["any".to_owned()];
+                }
+            }
+            let row = Row {
+                from: from.to_string(),
+                from_kind: kind(from),
+                ranges: service.ranges(),
+                services: &last.1,
+                to: to.to_string(),
+                to_kind: kind(to),
+            };
+            let text = serde_json::to_string(&row).expect("a row has only string keys");
+            let written = write!(out, "{before}{text}").map_err(CliError::Output);
+            before = ",\n    ";
+            written
+        })?;
+        let (head, quarantined) = (&self.head, json!(self.quarantined));
+        writeln!(
+            out,
+            "\n  ],\n  \"date\": {},\n  \"policy\": {},\n  \"quarantined\": {quarantined},\n  \
+             \"version\": {}\n}}",
+            head["date"], head["policy"], head["version"]
+        )
+        .map_err(CliError::Output)
+    }
 }
 
 const fn kind(peer: &Peer) -> &'static str {

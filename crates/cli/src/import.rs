@@ -150,6 +150,7 @@ fn gather(path: &Path, depth: usize, sources: &mut Vec<Source>) -> Result<(), Cl
 mod tests {
     use super::*;
     use crate::connectivity::{self, Connectivity};
+    use crate::output::{Colour, Output};
 
     const DAY_MS: u64 = 20_784 * 24 * 60 * 60 * 1_000;
 
@@ -180,7 +181,11 @@ mod tests {
         assert!(error.contains("choose another path"), "{error}");
         let asked = Connectivity::of(path("out/policy.lictor"), path("out/estate.json"));
         let listed = connectivity::run(&asked, DAY_MS);
-        let listed = listed.expect("compiles").value;
+        let mut printed = Vec::new();
+        let listed = listed.expect("compiles");
+        let json = (Output::Json, Colour::Off);
+        listed.write(&mut printed, json).expect("printed");
+        let listed: serde_json::Value = serde_json::from_slice(&printed).expect("JSON");
         let pairs = listed["connections"].as_array().expect("a list").iter();
         let guests = pairs.filter(|one| one["to_kind"] == "guest" && one["from_kind"] == "guest");
         let shown: Vec<String> = guests

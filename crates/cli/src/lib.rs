@@ -109,7 +109,6 @@ pub fn run(command: &Command, setting: &Setting, out: &mut dyn Write) -> Result<
         Command::Audit(args) => (&args.printing, audit::run(args)?),
         Command::Explain(args) => (&args.printing, explain::run(args, setting)?),
     };
-    let text = answer.text(printing.output, setting.colour)?;
-    output::print(out, text.as_bytes())?;
+    answer.write(out, (printing.output, setting.colour))?;
     Ok(answer.ending)
 }

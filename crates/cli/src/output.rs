@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::Value;
 use std::ffi::OsStr;
 use std::fmt::Write as _;
-use std::io::{self, Write};
+use std::io::{self, BufWriter, Write};
 
 /// How a result is printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -97,7 +97,7 @@ impl Cell {
         Self::toned(Tone::good_if(yes), if yes { "yes" } else { "no" })
     }
 
-    fn width(&self) -> usize {
+    pub(crate) fn width(&self) -> usize {
         self.text.chars().count()
     }
 
@@ -200,7 +200,7 @@ impl Page {
     }
 }
 
-fn write_row(text: &mut String, cells: &[Cell], widths: &[usize], colour: Colour) {
+pub(crate) fn write_row(text: &mut String, cells: &[Cell], widths: &[usize], colour: Colour) {
     for (column, cell) in cells.iter().enumerate() {
         cell.write(text, colour);
         if column + 1 < cells.len() {
@@ -227,9 +227,25 @@ pub(crate) struct Answer {
     pub(crate) ending: Ending,
     /// Faults in files, if the command is one that finds them.
     sarif: Option<Value>,
+    /// Rows that are written one by one, instead of the page and the value.
+    rows: Option<Box<dyn Rows>>,
+}
+
+/// What is too long to be held: it is written as it is found.
+pub(crate) trait Rows {
+    /// For people.
+    fn table(&self, out: &mut dyn Write, colour: Colour) -> Result<(), CliError>;
+    /// For programs.
+    fn json(&self, out: &mut dyn Write) -> Result<(), CliError>;
 }
 
 impl Answer {
+    pub(crate) fn rows(rows: Box<dyn Rows>) -> Self {
+        let mut answer = Self::new(Page::default(), &Value::Null);
+        answer.rows = Some(rows);
+        answer
+    }
+
     pub(crate) fn new(page: Page, value: &impl Serialize) -> Self {
         let value = serde_json::to_value(value).expect("results have only string keys");
         let ending = Ending::Done;
@@ -238,6 +254,7 @@ impl Answer {
             value,
             ending,
             sarif: None,
+            rows: None,
         }
     }
 
@@ -249,6 +266,26 @@ impl Answer {
     pub(crate) fn ending(mut self, ending: Ending) -> Self {
         self.ending = ending;
         self
+    }
+
+    /// Writes it. A reader who closes the pipe early has seen enough; that is no failure.
+    pub(crate) fn write(
+        &self,
+        out: &mut dyn Write,
+        (output, colour): (Output, Colour),
+    ) -> Result<(), CliError> {
+        let (Some(rows), Output::Table | Output::Json) = (&self.rows, output) else {
+            return print(out, self.text(output, colour)?.as_bytes());
+        };
+        let mut out = BufWriter::new(out);
+        let written = match output {
+            Output::Json => rows.json(&mut out),
+            _ => rows.table(&mut out, colour),
+        };
+        match written.and_then(|()| out.flush().map_err(CliError::Output)) {
+            Err(CliError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            other => other,
+        }
     }
 
     pub(crate) fn text(&self, output: Output, colour: Colour) -> Result<String, CliError> {

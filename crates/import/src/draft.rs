@@ -41,6 +41,8 @@ pub(crate) struct Draft {
     tiers: Vec<Tier>,
     pub(crate) guests: Vec<EstateGuest>,
     pub(crate) has_estate: bool,
+    /// Rules that were put into tiers.
+    rules: usize,
     /// The networks of guests whose addresses the source does not tell.
     networks: BTreeMap<String, Vec<IpNet>>,
     notes: BTreeSet<Note>,
@@ -189,6 +191,11 @@ impl Draft {
             self.note(Effect::None, &place, "it matches nothing, and is left out");
             return;
         }
+        self.rules += 1;
+        // What passes the limit is refused at the end; until then it takes no room.
+        if self.rules > lictor_types::RULES_MAX {
+            return;
+        }
         if let Some(tier) = self.tiers.last_mut() {
             let name = tier.names.name(&rule.name);
             tier.rules.push(Rule { name, ..rule });
@@ -208,6 +215,9 @@ impl Draft {
 
     /// The text, checked, with the estate.
     pub(crate) fn finish(mut self, name: &str) -> Result<Imported, ImportError> {
+        if self.rules > lictor_types::RULES_MAX {
+            return Err(ImportError::Rules(self.rules));
+        }
         self.merge_guests();
         let text = self.text(name);
         let (policy, diagnostics) = parse(name, text.as_bytes());

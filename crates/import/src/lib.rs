@@ -140,6 +140,12 @@ pub enum ImportError {
         /// What was looked for.
         what: &'static str,
     },
+    /// There are more rules than a policy can have.
+    #[error(
+        "{0} rules; a policy has at most {max}: import a part of them",
+        max = lictor_types::RULES_MAX
+    )]
+    Rules(usize),
     /// The policy would pass a limit of the language.
     #[error("the imported policy is refused:\n{0}")]
     Policy(String),

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 /// Documents of one YAML file: a cluster has thousands of objects.
 const DOCUMENTS_MAX: usize = 1_000_000;
-/// Lists, maps and scalars of one YAML file.
+/// Lists, maps and scalars of one YAML or JSON file: a tree takes many times the bytes of its text.
 const NODES_MAX: usize = 4_000_000;
 
 /// The documents of a YAML file. Aliases are bounded: a short text can't become a large tree.
@@ -35,7 +35,7 @@ pub(crate) fn documents(source: &Source) -> Result<Vec<Value>, ImportError> {
 
 /// The values of a JSON file, one or one after the other.
 pub(crate) fn json_values(source: &Source) -> Result<Vec<Value>, ImportError> {
-    let values = serde_json::Deserializer::from_str(text(source)?).into_iter();
+    let values = serde_json::Deserializer::from_str(bounded(source)?).into_iter();
     let values: Result<Vec<Value>, _> = values.collect();
     values.map_err(|error| file(source, error.to_string()))
 }
@@ -51,7 +51,30 @@ pub(crate) fn all_json(sources: &[Source]) -> Result<Vec<Value>, ImportError> {
 
 /// A JSON file.
 pub(crate) fn json(source: &Source) -> Result<Value, ImportError> {
-    serde_json::from_str(text(source)?).map_err(|error| file(source, error.to_string()))
+    serde_json::from_str(bounded(source)?).map_err(|error| file(source, error.to_string()))
+}
+
+/// A JSON text whose tree is not too large. Each value but the first of a list or map has a comma
+/// or colon before it, or a bracket, so that those are counted, outside of texts.
+fn bounded(source: &Source) -> Result<&str, ImportError> {
+    let text = text(source)?;
+    let (mut nodes, mut quoted, mut escaped) = (0, false, false);
+    for byte in text.bytes() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if quoted => escaped = true,
+            b'"' => quoted = !quoted,
+            b',' | b':' | b'[' | b'{' if !quoted => nodes += 1,
+            _ => {}
+        }
+    }
+    match nodes > NODES_MAX {
+        true => {
+            let what = format!("more than {NODES_MAX} values; import a part of the file");
+            Err(file(source, what))
+        }
+        false => Ok(text),
+    }
 }
 
 /// The text of a file, without the mark that some editors put before it.

@@ -414,3 +414,26 @@ fn what_iptables_can_not_be_told_widens_no_rule() {
     let error = import(Format::Iptables, "n", &[source("x", other.as_bytes())]);
     assert!(error.is_err_and(|error| error.to_string().contains("line 3")));
 }
+
+#[test]
+fn what_is_too_much_is_refused_before_it_takes_room() {
+    let json = format!("[{}1]", "1,".repeat(4_000_000));
+    let pol = format!(
+        "header {{ }}\n{}",
+        "term a { action:: deny }\n".repeat(700_000)
+    );
+    let fw = format!("[RULES]\n{}", "IN ACCEPT -p tcp\n".repeat(70_000));
+    let rules = "-A INPUT -j DROP\n".repeat(262_145);
+    let rules = format!("*filter\n:INPUT DROP [0:0]\n{rules}COMMIT\n");
+    for (format, name, text, part) in [
+        (Format::Sg, "x.json", json.as_str(), "4000000 values"),
+        (Format::Nsx, "x.json", json.as_str(), "4000000 values"),
+        (Format::Aerleon, "x.pol", pol.as_str(), "4000000 words"),
+        (Format::Proxmox, "cluster.fw", fw.as_str(), "70002 rules"),
+        (Format::Iptables, "x", rules.as_str(), "262144 rules"),
+    ] {
+        let error = import(format, "n", &[source(name, text.as_bytes())]);
+        let error = error.expect_err(name).to_string();
+        assert!(error.contains(part), "{format}: {error}");
+    }
+}

@@ -10,7 +10,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::rc::Rc;
 
-/// Pairs that are listed at most.
+/// Pairs that [`connectivity`] collects at most; [`Connections::each`] has no such limit.
 pub const CONNECTIONS_MAX: usize = 4_194_304;
 
 /// One end of a pair.
@@ -53,11 +53,11 @@ pub enum ConnectivityError {
     #[error(transparent)]
     Broken(#[from] BrokenTables),
     /// The list would be too long.
-    #[error("more than {CONNECTIONS_MAX} pairs are allowed; list a part of the estate")]
+    #[error("more than {CONNECTIONS_MAX} pairs are allowed; take them one by one")]
     TooMany,
 }
 
-/// Lists every allowed pair of an estate on a day, sorted. Guests in quarantine are in none.
+/// Collects every allowed pair of an estate on a day, sorted. Guests in quarantine are in none.
 ///
 /// # Errors
 /// [`ConnectivityError`] if a guest was not compiled in or there are too many pairs.
@@ -66,62 +66,105 @@ pub fn connectivity(
     estate: &Estate,
     date: Date,
 ) -> Result<Vec<Connection>, ConnectivityError> {
-    let tables = Tables::of(compiled)?;
-    let known = tables.by_labels();
-    let mut ends: BTreeMap<IdentityId, Vec<&str>> = BTreeMap::new();
-    for (name, labels) in estate.ends() {
-        let unknown = || ConnectivityError::Unknown(name.to_owned());
-        let id = known.get(&labels).copied().ok_or_else(unknown)?;
-        ends.entry(id).or_default().push(name);
-    }
-    let runs = runs(compiled);
-    let mut open = Opened::of(&tables, date, ends.keys().copied());
     let mut list = Vec::new();
-    for (id, names) in &ends {
-        for (peer, others) in &ends {
-            let service = open.both(*id, *peer);
-            if service.ranges().is_empty() {
-                continue;
-            }
-            let pairs = names
-                .iter()
-                .flat_map(|from| others.iter().map(move |to| (from, to)));
-            for (from, to) in pairs {
-                if from != to {
-                    let (from, to) = (Peer::Guest((*from).into()), Peer::Guest((*to).into()));
-                    push(&mut list, from, to, service)?;
-                }
-            }
+    Connections::of(compiled, estate, date)?.each(|from, to, service| {
+        if list.len() >= CONNECTIONS_MAX {
+            return Err(ConnectivityError::TooMany);
         }
-        for direction in [Direction::Egress, Direction::Ingress] {
-            for (first, last, service) in outside(&mut open, &runs, *id, direction) {
-                for name in names {
-                    let own = Peer::Guest((*name).into());
-                    let out = Peer::Outside(first, last);
-                    match direction {
-                        Direction::Egress => push(&mut list, own, out, &service)?,
-                        Direction::Ingress => push(&mut list, out, own, &service)?,
-                    }
-                }
-            }
-        }
-    }
-    list.sort();
+        list.push(Connection {
+            from: from.clone(),
+            to: to.clone(),
+            service: service.clone(),
+        });
+        Ok(())
+    })?;
     Ok(list)
 }
 
-fn push(
-    list: &mut Vec<Connection>,
-    from: Peer,
-    to: Peer,
-    service: &Service,
-) -> Result<(), ConnectivityError> {
-    if list.len() >= CONNECTIONS_MAX {
-        return Err(ConnectivityError::TooMany);
+/// The allowed pairs of an estate, one after the other: what is kept grows with the classes and
+/// with the names of guests, not with the pairs, of which there may be millions.
+pub struct Connections<'a> {
+    open: Opened<'a>,
+    runs: Vec<(IpAddr, IpAddr, IdentityId)>,
+    /// Guests and bound hosts, by name.
+    ends: Vec<(Peer, IdentityId)>,
+}
+
+impl<'a> Connections<'a> {
+    /// Makes the tables of every class that the estate has.
+    ///
+    /// # Errors
+    /// [`ConnectivityError`] if a guest was not compiled in, or the tables do not hold together.
+    pub fn of(
+        compiled: &'a Compiled,
+        estate: &Estate,
+        date: Date,
+    ) -> Result<Self, ConnectivityError> {
+        let tables = Tables::of(compiled)?;
+        let known = tables.by_labels();
+        let mut ends = Vec::new();
+        for (name, labels) in estate.ends() {
+            let unknown = || ConnectivityError::Unknown(name.to_owned());
+            let id = known.get(&labels).copied().ok_or_else(unknown)?;
+            ends.push((Peer::Guest(name.to_owned()), id));
+        }
+        ends.sort();
+        let ids: BTreeSet<IdentityId> = ends.iter().map(|(_, id)| *id).collect();
+        let open = Opened::of(&tables, date, ids.into_iter());
+        let runs = runs(compiled);
+        Ok(Self { open, runs, ends })
     }
-    let service = service.clone();
-    list.push(Connection { from, to, service });
-    Ok(())
+
+    /// Calls `f` with every pair in order: by who begins, then by who is asked.
+    ///
+    /// # Errors
+    /// The first error of `f`, which ends it.
+    pub fn each<E>(
+        &mut self,
+        mut f: impl FnMut(&Peer, &Peer, &Service) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut out: HashMap<IdentityId, Vec<Run>> = HashMap::new();
+        for (from, id) in &self.ends {
+            for (to, peer) in self.ends.iter().filter(|(to, _)| to != from) {
+                let service = self.open.both(*id, *peer);
+                if !service.ranges().is_empty() {
+                    f(from, to, service)?;
+                }
+            }
+            let runs = out
+                .entry(*id)
+                .or_insert_with(|| outside(&mut self.open, &self.runs, *id, Direction::Egress));
+            for (first, last, service) in runs.iter() {
+                f(from, &Peer::Outside(*first, *last), service)?;
+            }
+        }
+        self.incoming(f)
+    }
+
+    /// What comes from outside: runs of each class, and for each run the guests of its classes.
+    fn incoming<E>(
+        &mut self,
+        mut f: impl FnMut(&Peer, &Peer, &Service) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let ids: BTreeSet<IdentityId> = self.ends.iter().map(|(_, id)| *id).collect();
+        let mut found: BTreeMap<(IpAddr, IpAddr), HashMap<IdentityId, Service>> = BTreeMap::new();
+        for id in ids {
+            for (first, last, service) in
+                outside(&mut self.open, &self.runs, id, Direction::Ingress)
+            {
+                found.entry((first, last)).or_default().insert(id, service);
+            }
+        }
+        for ((first, last), services) in found {
+            let from = Peer::Outside(first, last);
+            for (to, id) in &self.ends {
+                if let Some(service) = services.get(id) {
+                    f(&from, to, service)?;
+                }
+            }
+        }
+        Ok(())
+    }
 }
 
 /// A list of atoms, by its place. 0 is everything: the end is only observed.
@@ -222,6 +265,9 @@ impl<'a> Opened<'a> {
     }
 }
 
+/// Outside addresses from the first to the last, and what may pass.
+type Run = (IpAddr, IpAddr, Service);
+
 /// Outside addresses in runs of one class, both families, in order.
 fn runs(compiled: &Compiled) -> Vec<(IpAddr, IpAddr, IdentityId)> {
     let mut runs = Vec::new();
@@ -297,9 +343,9 @@ fn outside(
     runs: &[(IpAddr, IpAddr, IdentityId)],
     local: IdentityId,
     direction: Direction,
-) -> Vec<(IpAddr, IpAddr, Service)> {
+) -> Vec<Run> {
     let mut known: HashMap<IdentityId, Service> = HashMap::new();
-    let mut found: Vec<(IpAddr, IpAddr, Service)> = Vec::new();
+    let mut found: Vec<Run> = Vec::new();
     let mut joined = false;
     for (first, last, peer) in runs {
         let service = known

@@ -34,7 +34,9 @@ pub use compiled::{
     ChoiceRow, Compiled, ControlRow, Cut, Expired, ExpiredAction, Identity, IntentText, LineRow,
     ObserveRow, PrefixRow, RuleInfo, ScopeMembers, ServiceRow,
 };
-pub use connectivity::{CONNECTIONS_MAX, Connection, ConnectivityError, Peer, connectivity};
+pub use connectivity::{
+    CONNECTIONS_MAX, Connection, Connections, ConnectivityError, Peer, connectivity,
+};
 pub use date::{Date, DateError};
 pub use delegation::Delegation;
 pub use delta::{Delta, RowsDelta};

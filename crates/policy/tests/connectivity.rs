@@ -2,8 +2,8 @@
 
 use lictor_policy::evaluate::{Question, evaluate};
 use lictor_policy::{
-    CompileInput, Connection, Date, End, Estate, EstateGuest, EstateHost, Labels, Peer, compile,
-    connectivity, parse, render,
+    CONNECTIONS_MAX, CompileInput, Connection, Connections, ConnectivityError, Date, End, Estate,
+    EstateGuest, EstateHost, Labels, Peer, compile, connectivity, parse, render,
 };
 use lictor_types::{Protocol, Verdict};
 use std::net::IpAddr;
@@ -177,4 +177,35 @@ fn an_estate_that_contradicts_itself_is_refused_whole() {
     ] {
         assert!(faults.contains(part), "{faults}");
     }
+}
+
+#[test]
+fn millions_of_pairs_are_listed_one_by_one_in_the_order_of_the_list() {
+    let (policy, list) = list("2026-11-27");
+    assert!(list.is_sorted());
+    let date: Date = "2026-11-27".parse().expect("a date");
+    let mut large = estate();
+    let one = large.guests[2].clone();
+    // With the host's own device and outside addresses these are more pairs than are collected.
+    let count = 2_049;
+    large.guests = (0..count)
+        .map(|number| EstateGuest {
+            name: format!("d{number}"),
+            ..one.clone()
+        })
+        .collect();
+    let label_sets = large.label_sets();
+    let compiled = compile(&policy, &CompileInput { label_sets, date }).expect("small");
+    assert!(count * (count - 1) > CONNECTIONS_MAX);
+    let refused = connectivity(&compiled, &large, date);
+    assert_eq!(refused, Err(ConnectivityError::TooMany));
+    let mut pairs = 0;
+    let mut found = Connections::of(&compiled, &large, date).expect("compiled");
+    let all: Result<(), ()> = found.each(|from, to, _| {
+        pairs += usize::from(matches!((from, to), (Peer::Guest(_), Peer::Guest(_))));
+        Ok(())
+    });
+    assert_eq!((all, pairs), (Ok(()), count * (count - 1)));
+    let ended = found.each(|from, _, _| Err(from.clone()));
+    assert!(ended.is_err(), "the first error ends it");
 }

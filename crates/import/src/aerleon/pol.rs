@@ -7,6 +7,9 @@ use crate::value::{file, text};
 use crate::{Effect, ImportError, Source};
 use std::collections::BTreeMap;
 
+/// Words and signs of a policy with all that it includes.
+const TOKENS_MAX: usize = 4_000_000;
+
 #[derive(Debug, PartialEq, Eq)]
 enum Token {
     Open,
@@ -143,6 +146,10 @@ fn lex(
             continue;
         }
         words(line, &mut quoted, tokens);
+        if tokens.len() > TOKENS_MAX {
+            let what = format!("more than {TOKENS_MAX} words; import a part of the policy");
+            return Err(file(source, what));
+        }
     }
     Ok(())
 }

@@ -38,6 +38,8 @@ pub(super) struct Set {
 
 /// Sets inside of each other.
 const DEPTH_MAX: usize = 8;
+/// Rules of one file, those of chains that nobody calls included.
+const LINES_MAX: usize = 262_144;
 
 impl Sets {
     /// Reads `create` and `add` lines. Gives whether the file has such lines.
@@ -96,6 +98,7 @@ pub(super) fn tables(source: &Source, draft: &mut Draft) -> Result<Vec<Table>, I
         source,
         tables: Vec::new(),
         table: String::new(),
+        rules: 0,
         v6: ["ip6", "v6"].iter().any(|part| path.contains(part)),
     };
     for (number, line) in (1..).zip(text(source)?.lines()) {
@@ -108,6 +111,7 @@ struct Reader<'a> {
     source: &'a Source,
     tables: Vec<Table>,
     table: String,
+    rules: usize,
     /// What the file's name and the comment above a table say of its family.
     v6: bool,
 }
@@ -165,7 +169,12 @@ impl Reader<'_> {
         let found = words(line);
         match found.iter().map(String::as_str).collect::<Vec<_>>()[..] {
             [] => {}
+            ["-A" | "--append", ..] if self.rules >= LINES_MAX => {
+                let what = format!("more than {LINES_MAX} rules; import a part of the file");
+                return Err(file(self.source, what));
+            }
             ["-A" | "--append", name, ..] => {
+                self.rules += 1;
                 let what = format!("line {number}: no chain {name:?}; expected `:{name} -` above");
                 let chain = table.chains.get_mut(name);
                 let chain = chain.ok_or_else(|| file(self.source, what))?;
