@@ -269,6 +269,8 @@ impl Host {
 
     fn vnic_report(&self, status: &VnicStatus) -> Result<Option<VnicReport>, AgentError> {
         let vnic = status.spec.vnic;
+        // Before what was judged here, of which it is never to tell more.
+        let counted = judged_of(&self.datapath.tally(vnic)?);
         let counters = self.datapath.counters(vnic)?;
         let both = [&counters.egress, &counters.ingress];
         let Some(device) = self.device_counters(vnic)? else {
@@ -285,7 +287,7 @@ impl Host {
             judged: both.map(|direction| direction.seen.packets),
             allowed: both.map(|direction| direction.allowed().packets),
             device: [device.from_guest.packets, device.toward_guest.packets],
-            counted: judged_of(&self.datapath.tally(vnic)?),
+            counted,
         }))
     }
 }
