@@ -2,7 +2,7 @@
 
 use crate::draft::{Draft, Rule, either, every_port, numbered, prefix};
 use crate::names::label;
-use crate::value::{all_json, list, scalar, str};
+use crate::value::{all_json, list, objects, scalar, str};
 use crate::{Effect, ImportError, Source};
 use ipnet::IpNet;
 use lictor_policy::{Labels, PortRange};
@@ -34,16 +34,8 @@ struct Instance {
 }
 
 impl Found {
-    /// JSON is read at most 128 levels deep, so this is too.
-    fn walk(&mut self, value: &Value) {
-        match value {
-            Value::Array(items) => items.iter().for_each(|item| self.walk(item)),
-            Value::Object(fields) => self.object(value, fields),
-            _ => {}
-        }
-    }
-
-    fn object(&mut self, value: &Value, fields: &Map<String, Value>) {
+    /// Takes an object, if it is one of ours.
+    fn object(&mut self, value: &Value, fields: &Map<String, Value>) -> bool {
         let has = |name: &str| fields.contains_key(name);
         let permits = has("IpPermissions") || has("IpPermissionsEgress");
         if has("SecurityGroupRuleId") {
@@ -63,8 +55,9 @@ impl Found {
             let own = self.lists.entry(str(value, "PrefixListId").to_owned());
             own.or_default().extend(nets);
         } else {
-            fields.values().for_each(|inner| self.walk(inner));
+            return false;
         }
+        true
     }
 
     /// Rules that are printed apart, as those of their groups are.
@@ -116,7 +109,7 @@ fn joined(rule: &Value) -> Value {
 pub(crate) fn import(sources: &[Source]) -> Result<Draft, ImportError> {
     let mut found = Found::default();
     for value in all_json(sources)? {
-        found.walk(&value);
+        objects(&value, &mut |value, fields| found.object(value, fields));
     }
     found.join_rules();
     if found.groups.is_empty() {

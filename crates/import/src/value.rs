@@ -2,7 +2,7 @@
 
 use crate::ImportError;
 use crate::Source;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 /// Documents of one YAML file: a cluster has thousands of objects.
 const DOCUMENTS_MAX: usize = 1_000_000;
@@ -47,6 +47,18 @@ pub(crate) fn all_json(sources: &[Source]) -> Result<Vec<Value>, ImportError> {
         found.extend(json_values(source)?);
     }
     Ok(found)
+}
+
+/// Gives the objects of a tree to `take`, each before what it holds. What is inside of one that was
+/// taken is not looked at. JSON is read at most 128 levels deep, so this is too.
+pub(crate) fn objects(value: &Value, take: &mut impl FnMut(&Value, &Map<String, Value>) -> bool) {
+    match value {
+        Value::Array(items) => items.iter().for_each(|item| objects(item, take)),
+        Value::Object(fields) if !take(value, fields) => {
+            fields.values().for_each(|inner| objects(inner, take));
+        }
+        _ => {}
+    }
 }
 
 /// A JSON file.

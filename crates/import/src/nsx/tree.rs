@@ -2,6 +2,7 @@
 //! policies, `services`, `segments`, `virtual_machines`. It prints trees of `children`, as the
 //! hierarchical API does, or lists of `results`, each in a file of its own.
 
+use crate::value::objects;
 use serde_json::{Map, Value, json};
 
 /// Objects by what they are.
@@ -21,7 +22,7 @@ struct Found {
 pub(super) fn gathered<'a>(values: impl Iterator<Item = &'a Value>) -> Option<Value> {
     let mut found = Found::default();
     for value in values {
-        found.walk(value);
+        objects(value, &mut |value, fields| found.object(value, fields));
     }
     if found.groups.is_empty() && found.policies.is_empty() {
         return None;
@@ -51,16 +52,8 @@ fn push(object: &mut Value, field: &str, item: Value) {
 }
 
 impl Found {
-    /// JSON is read at most 128 levels deep, so this is too.
-    fn walk(&mut self, value: &Value) {
-        match value {
-            Value::Array(items) => items.iter().for_each(|item| self.walk(item)),
-            Value::Object(fields) => self.object(value, fields),
-            _ => {}
-        }
-    }
-
-    fn object(&mut self, value: &Value, fields: &Map<String, Value>) {
+    /// Takes an object, if it is one of ours.
+    fn object(&mut self, value: &Value, fields: &Map<String, Value>) -> bool {
         let list = match fields.get("resource_type").and_then(Value::as_str) {
             Some("Group") => &mut self.groups,
             Some("SecurityPolicy") => {
@@ -69,7 +62,7 @@ impl Found {
                     push(&mut policy, "rules", rule);
                 }
                 self.policies.push(policy);
-                return;
+                return true;
             }
             Some("GatewayPolicy") => &mut self.gateway,
             Some("Service") => &mut self.services,
@@ -80,12 +73,10 @@ impl Found {
             Some("SegmentPort") => &mut self.ports,
             Some("VirtualMachine") => &mut self.machines,
             Some("VirtualNetworkInterface") => &mut self.vnics,
-            _ => {
-                fields.values().for_each(|inner| self.walk(inner));
-                return;
-            }
+            _ => return false,
         };
         list.push(value.clone());
+        true
     }
 }
 
