@@ -52,8 +52,8 @@ static __always_inline void count_judged(struct context *c, __u8 reason, __u32 b
 }
 
 /* New sessions and denials by a rule are reported if the rule says so; what passes in observe mode,
- * what is taken up in its midst, and other denials always, but not those of a vnic that does not forward at all: its counters tell
- * as much.
+ * what is taken up in its midst, and other denials always, but not those of a vnic that does not
+ * forward at all: its counters tell as much.
  */
 static __always_inline int worth_an_event(const struct context *c, __u8 reason)
 {

@@ -73,7 +73,8 @@ pub(crate) fn by_policy(reason: Reason) -> bool {
 }
 
 /// New sessions and denials by a rule if the rule says so; what passes in observe mode, what is
-/// taken up in its midst, and all other denials always, but not those of a vnic that does not forward at all.
+/// taken up in its midst, and all other denials always, but not those of a vnic that does not
+/// forward at all.
 fn worth_reporting(answer: &Answer) -> bool {
     match answer.reason {
         Reason::Observed | Reason::Adopted => true,
