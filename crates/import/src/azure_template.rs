@@ -255,7 +255,7 @@ impl Template<'_> {
         }
         // A variable may be an expression, and so may what is in it.
         if let Some(inner) = found.as_str().and_then(inside) {
-            found = self.evaluate(&inner.to_owned(), depth + 1)?;
+            found = self.evaluate(inner, depth + 1)?;
         }
         Some(found)
     }
