@@ -27,8 +27,8 @@ fn checked(document: &Value) -> Result<(usize, usize), String> {
     check(&serde_json::to_vec(document).expect("plain"))
 }
 
-/// Takes each end out of each level of each closure, one at a time. An end that no other level before
-/// its own names is missed: nothing else says why nobody comes by it. Gives how many were.
+/// Takes each end out of each level of each closure, one at a time. An end that no level before its
+/// own names is missed: nothing else says why nobody comes by it. Gives how many were.
 fn parts_left_out((document, place): (&Value, usize), context: &str) -> usize {
     let bits = |level: &Value| level[0].as_u64().unwrap_or(0);
     let path = format!("/certificates/{place}/closures");

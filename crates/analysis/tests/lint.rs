@@ -290,8 +290,8 @@ fn ends() -> Vec<End> {
     ends
 }
 
-/// Rules that are called shadowed or redundant change nothing when they are taken out, each alone and
-/// all together.
+/// Rules that are called shadowed or redundant change nothing when they are taken out, each alone
+/// and all together.
 #[test]
 fn what_is_said_of_covered_rules_is_what_the_reference_does() {
     let (ends, mut found) = (ends(), 0);

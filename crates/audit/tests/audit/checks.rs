@@ -467,7 +467,7 @@ fn a_guest_in_scope_that_the_policy_excludes_is_not_under_default_deny() {
                 let mut rule = release.rules[0].clone();
                 rule.name = format!("exclude/legacy.{side}");
                 (rule.owner, rule.touches_scope) = ("shop".into(), touches_scope);
-                (rule.verdict, rule.expires_ms) = (Verdict::Allow, Some(expires_ms));
+                (rule.verdict, rule.expires_ms) = (lictor_types::Verdict::Allow, Some(expires_ms));
                 release.rules.push(rule);
             }
         })
