@@ -10,7 +10,7 @@
 #include <linux/types.h>
 
 /* Pins live below a folder of this name: a program of another layout never adopts them. */
-#define LICTOR_ABI 7
+#define LICTOR_ABI 8
 
 /* Relative to the guest, always. */
 #define DIRECTION_EGRESS 0
@@ -36,6 +36,7 @@
 #define REASON_ANSWER 7
 #define REASON_FRAGMENT_FOLLOWS 8
 #define REASON_DHCP 9
+#define REASON_ADOPTED 10
 #define REASON_POLICY_DENY 16
 #define REASON_DEFAULT_DENY 17
 #define REASON_NO_RELEASE 18
@@ -44,6 +45,8 @@
 #define REASON_CUT 21
 #define REASON_REJECTED 22
 #define REASON_LIMITED 23
+#define REASON_UNPROVEN 24
+#define REASON_STALE 25
 #define REASON_SPOOFED_MAC 32
 #define REASON_SPOOFED_ADDRESS 33
 #define REASON_SPOOFED_NEIGHBOUR 34
@@ -365,6 +368,17 @@ _Static_assert(sizeof(struct vnic_config) == 192, "vnic_config");
 #define MODE_OBSERVE 1
 /* Enforced until a moment, then observed: who has cut himself off gets back in without help. */
 #define MODE_TRIAL 2
+
+/* `terms`: on which a conversation may begin at a vnic. Times are of the vnic's clock. */
+#define TERMS_STALE 1 /* none may: a newer release is known than the one that decides */
+struct terms {
+	__u64 lease_until_ns; /* none may from then on; 0: whether or not anybody proves verdicts */
+	__u64 adopt_until_ns; /* until then one that is under way may be taken up */
+	__u64 proof; /* what the agent's own packets carry, so that they leave no trace */
+	__u32 flags; /* TERMS_* */
+	__u32 pad;
+};
+_Static_assert(sizeof(struct terms) == 32, "terms");
 
 /* `locals`: the vnics of this host, each at a place that it keeps while it is attached. Whenever
  * one

@@ -33,7 +33,8 @@ struct context {
 	__u8 passes; /* denied, but only observed */
 	__u8 begins; /* the packet would begin a conversation, if the policy let it */
 	__u8 in_need; /* no slot has rested long enough */
-	__u8 pad[3];
+	__u8 proves; /* nobody sent it: the agent asks what would be said of it */
+	__u8 pad[2];
 	struct session fresh; /* the one that this packet opens; not cleared */
 	struct known own; /* kept from packet to packet */
 	__u64 rules_full_until_ns; /* likewise */

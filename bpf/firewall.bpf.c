@@ -10,6 +10,7 @@
 
 #include "abi.h"
 #include "session.h"
+#include "terms.h"
 #include "fragment.h"
 #include "icmp.h"
 #include "live.h"
@@ -221,15 +222,80 @@ answered(struct __sk_buff *skb, const struct vnic_config *config, struct table_i
 	return session_promote(c, info, config->sessions_max) ? reason : REASON_SESSION_TABLE_FULL;
 }
 
+/* The session that the packet at hand makes, under what was judged of it. */
+static __always_inline void
+session_make(struct __sk_buff *skb, struct context *c, __u8 opened, __u8 state)
+{
+	struct session *new = &c->fresh;
+	__u8 own = c->direction & 1;
+
+	__builtin_memset(new, 0, sizeof(*new));
+	new->state = state;
+	new->opened = opened;
+	new->rule = c->judgement.rule;
+	new->version = c->tables.version;
+	new->generation = tables_generation(&c->tables);
+	new->local_epoch = c->judgement.local_epoch;
+	new->remote_epoch = c->judgement.remote_epoch;
+	new->seen = ticks(c->now);
+	session_locate(c, new);
+	new->expires_ns = c->now + session_timeout_ns(c->packet.protocol, state);
+	new->packets[own] = 1;
+	new->bytes[own] = skb->len;
+}
+
+/* Who is taken to have opened a conversation whose host has died before it could say what it had:
+ * one more than the direction, or zero if it is not taken up. The policy is asked as if the sender
+ * of the segment had, then as if the other end had.
+ */
+__noinline int adopt(const struct vnic_config *config, struct context *c)
+{
+	if (!config || !c || !terms_adopt(c))
+		return 0;
+	if (c->judgement.reason == REASON_POLICY_ALLOW)
+		return 1 + (c->direction & 1);
+	judge(c, config, !(c->direction & 1), 0);
+	return c->judgement.reason == REASON_POLICY_ALLOW ? 1 + !(c->direction & 1) : 0;
+}
+
+/* Until both ends were heard such a session is as liberal as one that arrives without windows. */
+static __always_inline int
+adopted(struct __sk_buff *skb, const struct vnic_config *config, struct table_info *info,
+	struct context *c, __u8 opened)
+{
+	session_make(skb, c, opened, STATE_ESTABLISHED);
+	session_track(&c->fresh, &c->packet, c->direction);
+	if (!session_promote(c, info, config->sessions_max))
+		return REASON_SESSION_TABLE_FULL;
+	c->new_session = 1;
+	return c->judgement.reason == REASON_POLICY_ALLOW ? REASON_ADOPTED : c->judgement.reason;
+}
+
+/* One that begins, in the table of those without an answer. */
+static __always_inline int
+opened(struct __sk_buff *skb, struct table_info *info, struct context *c)
+{
+	struct session *new = &c->fresh;
+	int inserted;
+
+	session_make(skb, c, c->direction, STATE_UNREPLIED);
+	if (c->packet.protocol == IP_TCP)
+		tcp_syn_seen(new, c->direction & 1, &c->packet);
+	if (c->packet.protocol == IP_SCTP)
+		sctp_first(new, &c->packet);
+	inserted = half_insert(c, info->buckets[TABLE_HALF_OPEN]);
+	if (inserted == INSERT_FULL)
+		return REASON_SESSION_TABLE_FULL;
+	c->new_session = inserted == INSERT_DONE;
+	return c->judgement.reason;
+}
+
 static __always_inline int
 begin(struct __sk_buff *skb, const struct vnic_config *config, struct table_info *info,
       struct context *c)
 {
 	const struct packet *p = &c->packet;
-	int kind = icmp_kind(p->protocol, p->icmp_type);
-	struct session *new = &c->fresh;
-	int inserted;
-	__u8 own = c->direction & 1;
+	int kind = icmp_kind(p->protocol, p->icmp_type), opener = 0;
 
 	judge(c, config, c->direction, icmp_port(p->icmp_type, p->icmp_code));
 	/* Spoofing is told apart from a missing session: the address comes first. */
@@ -240,40 +306,25 @@ begin(struct __sk_buff *skb, const struct vnic_config *config, struct table_info
 	if (p->protocol == IP_TCP) {
 		if (tcp_flags_impossible(p->flags))
 			return REASON_TCP_FLAGS;
-		if ((p->flags & (FLAG_SYN | FLAG_ACK)) != FLAG_SYN)
-			return REASON_NO_SESSION;
+		if ((p->flags & (FLAG_SYN | FLAG_ACK)) != FLAG_SYN) {
+			opener = adopt(config, c);
+			if (!opener)
+				return REASON_NO_SESSION;
+		}
 	}
 	if (p->protocol == IP_SCTP && sctp_impossible(p))
 		return REASON_SCTP_INVALID;
 	if (kind == ICMP_REPLY || (p->protocol == IP_SCTP && !sctp_opens(p)))
 		return REASON_NO_SESSION;
-	/* A message that nobody answers leaves nothing behind. */
+	if (c->proves)
+		return c->judgement.reason;
+	terms_keep(c);
 	rule_limit(c);
 	c->begins = 1;
+	/* A message that nobody answers leaves nothing behind. */
 	if (c->judgement.reason >= REASON_DENY_FIRST || kind == ICMP_OTHER)
 		return c->judgement.reason;
-	__builtin_memset(new, 0, sizeof(*new));
-	new->state = STATE_UNREPLIED;
-	new->opened = c->direction;
-	new->rule = c->judgement.rule;
-	new->version = c->tables.version;
-	new->generation = tables_generation(&c->tables);
-	new->local_epoch = c->judgement.local_epoch;
-	new->remote_epoch = c->judgement.remote_epoch;
-	new->seen = ticks(c->now);
-	session_locate(c, new);
-	new->expires_ns = c->now + session_timeout_ns(p->protocol, STATE_UNREPLIED);
-	new->packets[own] = 1;
-	new->bytes[own] = skb->len;
-	if (p->protocol == IP_TCP)
-		tcp_syn_seen(new, own, p);
-	if (p->protocol == IP_SCTP)
-		sctp_first(new, p);
-	inserted = half_insert(c, info->buckets[TABLE_HALF_OPEN]);
-	if (inserted == INSERT_FULL)
-		return REASON_SESSION_TABLE_FULL;
-	c->new_session = inserted == INSERT_DONE;
-	return c->judgement.reason;
+	return opener ? adopted(skb, config, info, c, opener - 1) : opened(skb, info, c);
 }
 
 /* A message between a client and a server of DHCP: by the rule under which the guest, if it is the
@@ -382,7 +433,7 @@ sessions_and_policy(struct __sk_buff *skb, const struct vnic_config *config,
 
 	/* 5. A live session. An expired one is a miss, and makes room for its successor. */
 	found = session_find(c, info);
-	if (found.session) {
+	if (found.session && !c->proves) {
 		if (found.session->expires_ns <= c->now)
 			reason = 0;
 		else if (found.where == FOUND_HALF_OPEN && may_answer(c, found.session))
@@ -480,7 +531,10 @@ process(struct __sk_buff *skb, __u8 direction, __u64 hash, __u64 absent)
 	c->direction = direction;
 	c->vnic = config->vnic;
 	c->now = clock_now(config, &zero);
+	c->proves = terms_proof(skb);
 	reason = decide(skb, config, c);
+	if (c->proves)
+		return proven(skb, c, reason);
 	if (reason >= REASON_DENY_FIRST && may_be_answer(&c->packet) && answer_expected(skb, c)) {
 		reason = REASON_ANSWER;
 		c->judgement.rule = 0;

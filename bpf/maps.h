@@ -125,6 +125,13 @@ struct {
 	__type(value, struct vnic_config);
 } vnic SEC(".maps");
 
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct terms);
+} terms SEC(".maps");
+
 /* The loader makes the three tables, each as large as the vnic's quota asks (table.h). */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);

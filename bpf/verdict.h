@@ -32,8 +32,11 @@ static __always_inline int judged(__u8 reason)
 	case REASON_DEFAULT_DENY:
 	case REASON_REJECTED:
 	case REASON_LIMITED:
+	case REASON_UNPROVEN:
+	case REASON_STALE:
 	case REASON_OBSERVED:
 	case REASON_DHCP:
+	case REASON_ADOPTED:
 		return 1;
 	}
 	return 0;
@@ -48,19 +51,22 @@ static __always_inline void count_judged(struct context *c, __u8 reason, __u32 b
 		rule_count_observed(c);
 }
 
-/* New sessions and denials by a rule are reported if the rule says so; what passes in observe mode
- * and other denials always, but not those of a vnic that does not forward at all: its counters tell
- * as much.
+/* New sessions and denials by a rule are reported if the rule says so; what passes in observe mode,
+ * what is taken up in its midst, and other denials always, but not those of a vnic that does not
+ * forward at all: its counters tell as much.
  */
 static __always_inline int worth_an_event(const struct context *c, __u8 reason)
 {
 	switch (reason) {
 	case REASON_OBSERVED:
+	case REASON_ADOPTED:
 		return 1;
 	case REASON_POLICY_ALLOW:
 	case REASON_POLICY_DENY:
 	case REASON_REJECTED:
 	case REASON_LIMITED:
+	case REASON_UNPROVEN:
+	case REASON_STALE:
 	case REASON_DHCP:
 		return c->judgement.log;
 	case REASON_HOLD:
@@ -109,6 +115,24 @@ static __always_inline void report(struct context *c, __u8 reason, __u32 bytes)
 	bpf_ringbuf_submit(event, 0);
 }
 
+/* To whoever runs the program on a packet. */
+static __always_inline void tell(struct __sk_buff *skb, const struct context *c, __u8 reason)
+{
+	skb->cb[CB_REASON] = reason;
+	skb->cb[CB_RULE] = c->judgement.rule;
+	skb->cb[CB_WOULD_RULE] = c->judgement.has_would ? c->judgement.would_rule : 0;
+	skb->cb[CB_WOULD] = c->judgement.has_would ? c->judgement.would : VERDICT_NONE;
+}
+
+/* What nobody sent is not counted, reported or forwarded. */
+static __always_inline int proven(struct __sk_buff *skb, struct context *c, __u8 reason)
+{
+	if (!judged(reason))
+		c->judgement.has_would = 0;
+	tell(skb, c, reason);
+	return RETURN_DENY;
+}
+
 static __always_inline int finish(struct __sk_buff *skb, struct context *c, __u8 reason)
 {
 	__u32 bytes = skb->len;
@@ -120,10 +144,7 @@ static __always_inline int finish(struct __sk_buff *skb, struct context *c, __u8
 		c->judgement.has_would = 0;
 	if (worth_an_event(c, reason))
 		report(c, reason, bytes);
-	skb->cb[CB_REASON] = reason;
-	skb->cb[CB_RULE] = c->judgement.rule;
-	skb->cb[CB_WOULD_RULE] = c->judgement.has_would ? c->judgement.would_rule : 0;
-	skb->cb[CB_WOULD] = c->judgement.has_would ? c->judgement.would : VERDICT_NONE;
+	tell(skb, c, reason);
 	return reason < REASON_DENY_FIRST || c->passes ? RETURN_ALLOW : RETURN_DENY;
 }
 

@@ -3,23 +3,19 @@
 
 #[path = "../../crates/analysis/tests/common/mod.rs"]
 mod common;
+mod kernel;
 
 use common::{Random, World, estate, parsed, policy_text, today};
+use kernel::{Kernel, address};
 use lictor_analysis::{Counterexample, EndSays, Hop, Outcome, Prover, SaidHow, Words, explain};
-use lictor_datapath::{Datapath, VnicSpec, mount_bpffs};
 use lictor_lab::privileged;
 use lictor_policy::evaluate::Question;
-use lictor_policy::{CompileInput, Compiled, End, Estate, Labels, Policy, Tables, compile};
-use lictor_types::{
-    AddressEntry, AddressKind, Direction, Endpoint, Epoch, Generation, HostTables, Link, Mac,
-    Probe, Protocol, RuleId, Segment, Verdict, VnicId, VnicName, VnicState,
-};
+use lictor_policy::{CompileInput, End, Estate, Labels, Policy, compile};
+use lictor_types::{Direction, Probe, Protocol, RuleId, Verdict};
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::process::Command;
+use std::net::IpAddr;
 use std::sync::Arc;
 
-const SEGMENT: Segment = Segment(7);
 /// Guests and devices of the largest random estate.
 const ENDS_MAX: u8 = 7;
 const POLICIES: u64 = 20;
@@ -29,130 +25,6 @@ const REPLAYED_MIN: usize = 8;
 /// program once more.
 const EXPLAINED: u64 = 5;
 const PACKETS: usize = 6;
-
-fn run(words: &str) {
-    let mut parts = words.split_whitespace();
-    let program = parts.next().expect("a program");
-    let output = Command::new(program)
-        .args(parts)
-        .output()
-        .expect("it starts");
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "`{words}`: {errors}");
-}
-
-/// Vnics in a network namespace of this thread, under the tables of one policy after the other.
-struct Kernel {
-    datapath: Datapath,
-    folder: tempfile::TempDir,
-    generation: u64,
-}
-
-impl Drop for Kernel {
-    fn drop(&mut self) {
-        let unmounted = nix::mount::umount2(self.folder.path(), nix::mount::MntFlags::MNT_DETACH);
-        if let Err(error) = unmounted {
-            eprintln!("{} stays mounted: {error}", self.folder.path().display());
-        }
-    }
-}
-
-/// The addresses of the end with this number: no set of the random policies has them.
-fn address(number: u8, v4: bool) -> IpAddr {
-    match v4 {
-        true => Ipv4Addr::new(172, 16, 0, number).into(),
-        false => Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, number.into()).into(),
-    }
-}
-
-impl Kernel {
-    fn new() -> Self {
-        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("root may unshare");
-        let folder = tempfile::tempdir().expect("a folder");
-        mount_bpffs(folder.path()).expect("mounts");
-        let mut datapath = Datapath::open(folder.path()).expect("opens");
-        for number in 1..=ENDS_MAX {
-            run(&format!(
-                "ip link add h{number} type veth peer name g{number}"
-            ));
-            let spec = VnicSpec {
-                vnic: VnicId(number.into()),
-                name: VnicName::new(format!("v{number}")).expect("a name"),
-                device: format!("h{number}"),
-                mac: Mac([0x52, 0x54, 0, 0, 1, number]),
-                segment: SEGMENT,
-                sessions_max: 64,
-                link: Link::PLAIN,
-                endpoint: Endpoint::Guest,
-            };
-            datapath.attach(&spec).expect("attaches");
-        }
-        Self {
-            datapath,
-            folder,
-            generation: 0,
-        }
-    }
-
-    fn load(&mut self, compiled: &Compiled, ends: &[(String, Labels)]) {
-        self.generation += 1;
-        let mut addresses = Vec::new();
-        let mut identities = Vec::new();
-        for (number, (_, labels)) in (1..).zip(ends) {
-            let identity = compiled.identity_of(labels).expect("it was compiled in");
-            identities.push(identity);
-            let observe = compiled.observed_on(identity, today()).is_some();
-            addresses.extend([true, false].map(|v4| AddressEntry {
-                segment: SEGMENT,
-                prefix: address(number, v4).into(),
-                identity,
-                vnic: Some(VnicId(number.into())),
-                epoch: Epoch(1),
-                kind: AddressKind::Own,
-                observe,
-            }));
-        }
-        addresses.extend(compiled.prefixes.iter().map(|row| AddressEntry {
-            segment: SEGMENT,
-            prefix: row.prefix,
-            identity: row.identity,
-            vnic: None,
-            epoch: Epoch(0),
-            kind: AddressKind::Own,
-            observe: false,
-        }));
-        identities.sort_unstable();
-        identities.dedup();
-        let tables = Tables::of(compiled).expect("holds together");
-        let tables = HostTables {
-            generation: Generation(self.generation),
-            epoch: Epoch(1),
-            addresses,
-            atoms: compiled.atoms.clone(),
-            decisions: identities
-                .iter()
-                .flat_map(|one| tables.decisions(*one))
-                .collect(),
-        };
-        let tables = tables.canonical().expect("fits");
-        self.datapath.load(&tables).expect("loads");
-        for number in 1..=ENDS_MAX {
-            let vnic = VnicId(number.into());
-            self.datapath
-                .set_state(vnic, VnicState::Open)
-                .expect("opens");
-        }
-    }
-
-    /// The verdict, the reason and the rule of a vnic's loaded program.
-    fn says(&self, number: u8, probe: &Probe, way: Direction) -> (Verdict, String, RuleId) {
-        let found = self
-            .datapath
-            .explain(VnicId(number.into()), probe, Some(way));
-        let answer = found.expect("it runs").answer;
-        (answer.verdict, answer.reason.to_string(), answer.rule)
-    }
-}
 
 /// A random policy over a random estate of which every end has a vnic.
 struct Case {
@@ -195,7 +67,7 @@ impl Case {
         let date = today();
         let input = CompileInput { label_sets, date };
         let compiled = compile(&self.policy, &input).expect("it compiles");
-        kernel.load(&compiled, &self.ends);
+        kernel.load(&compiled, (&self.ends, date));
     }
 
     fn number(&self, name: &str) -> Option<u8> {
@@ -269,7 +141,7 @@ fn every_counterexample_replays_in_the_kernel_hop_by_hop() {
     if !privileged() {
         return;
     }
-    let mut kernel = Kernel::new();
+    let mut kernel = Kernel::new(ENDS_MAX);
     let mut replayed = BTreeMap::new();
     for seed in 0..POLICIES {
         let case = Case::of(seed);
@@ -313,7 +185,7 @@ fn the_policys_explanation_is_the_kernels() {
     if !privileged() {
         return;
     }
-    let mut kernel = Kernel::new();
+    let mut kernel = Kernel::new(ENDS_MAX);
     for seed in 1_000..1_000 + EXPLAINED {
         let case = Case::of(seed);
         case.loaded(&mut kernel);

@@ -27,6 +27,7 @@ mod remedy;
 mod report;
 mod row;
 mod universe;
+mod vocabulary;
 
 pub use bitset::Bits;
 pub use certificate::Document;

@@ -39,6 +39,13 @@ struct Asked {
     join: Join,
 }
 
+/// Rules by a selector that they name, by their places in [`Relation::rules`].
+#[derive(Debug, Clone, Default)]
+struct Named {
+    from: Vec<u32>,
+    to: Vec<u32>,
+}
+
 /// A list of rules, and how many nodes it is the list of.
 #[derive(Debug, Clone)]
 struct List {
@@ -53,6 +60,8 @@ pub(crate) struct Relation {
     rules: Vec<Active>,
     /// Rules that are in force, in the order of evaluation, by their places in `rules`.
     order: Vec<u32>,
+    /// The rules in force that name a selector as one of their ends.
+    named: HashMap<SelectorId, Named>,
     services: Vec<Service>,
     interned: HashMap<Service, u32>,
     lists: Vec<List>,
@@ -74,6 +83,7 @@ impl Relation {
         let mut relation = Self {
             rules: Vec::new(),
             order: Vec::new(),
+            named: HashMap::new(),
             services: Vec::new(),
             interned: HashMap::new(),
             lists: Vec::new(),
@@ -113,8 +123,11 @@ impl Relation {
             nobody: (nobody(&rule.from), nobody(&rule.to)),
             ether: !ether.ranges().is_empty(),
         };
+        let slot = number(self.rules.len());
+        self.named.entry(active.from).or_default().from.push(slot);
+        self.named.entry(active.to).or_default().to.push(slot);
         self.rules.push(active);
-        Ok(number(self.rules.len() - 1))
+        Ok(slot)
     }
 
     /// The number of a service.
@@ -465,6 +478,12 @@ impl Relation {
         };
         let end = at + usize::from(old.is_some());
         self.order.splice(at..end, new);
+        if let Some(old) = old {
+            let (from, to) = (self.rule(old).from, self.rule(old).to);
+            let without = |rules: &mut Vec<u32>| rules.retain(|slot| *slot != old);
+            without(&mut self.named.entry(from).or_default().from);
+            without(&mut self.named.entry(to).or_default().to);
+        }
         let named = |slot: Option<u32>| {
             slot.map(|slot| universe.bits(self.rules[slot as usize].to).clone())
         };
@@ -541,8 +560,8 @@ impl Relation {
     /// Takes in a node that nobody was of before: as a destination, and as a source of the rows
     /// that are there already.
     pub(crate) fn enter(&mut self, universe: &Universe, node: usize) {
-        let named = |slot: &&u32| universe.bits(self.rule(**slot).to).has(node);
-        let rules: Vec<u32> = self.order.iter().filter(named).copied().collect();
+        let selectors = universe.matching(node);
+        let rules = self.naming(&selectors, |named| &named.to);
         let list = self.intern(rules);
         self.lists[list as usize].users += 1;
         match self.of_node.get(node).copied() {
@@ -552,8 +571,7 @@ impl Relation {
             }
             None => self.of_node.push(list),
         }
-        let from = |slot: &&u32| universe.bits(self.rule(**slot).from).has(node);
-        let rules: Vec<u32> = self.order.iter().filter(from).copied().collect();
+        let rules = self.naming(&selectors, |named| &named.from);
         let mut rows = std::mem::take(&mut self.rows);
         // Of frames without addresses a column says nothing: such rows are made again.
         rows.retain(|asked, _| {
@@ -580,6 +598,14 @@ impl Relation {
             }
         }
         self.rows = rows;
+    }
+
+    /// The rules in force that name one of these selectors at an end, in the order of evaluation.
+    fn naming(&self, selectors: &[SelectorId], end: impl Fn(&Named) -> &Vec<u32>) -> Vec<u32> {
+        let named = selectors.iter().filter_map(|id| self.named.get(id));
+        let mut rules: Vec<u32> = named.flat_map(end).copied().collect();
+        rules.sort_unstable_by_key(|slot| self.rule(*slot).place);
+        rules
     }
 
     /// The destinations that rules let one source reach.

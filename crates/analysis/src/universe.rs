@@ -3,6 +3,7 @@
 //! nodes, and each selector is turned into its set once.
 
 use crate::outside::{self, OutsideClass};
+use crate::vocabulary::{Expr, Filed, Key, Vocabulary, WEAK};
 use crate::{AnalysisError, Bits};
 use ipnet::IpNet;
 use lictor_policy::{ControlName, Estate, HOST_LABEL, Labels, Policy, Selector};
@@ -66,165 +67,9 @@ pub enum Kind {
     Outside(IpAddr),
 }
 
-/// The interned labels that selectors ask for: (label, value), sorted. 0 is every other value.
-/// Where a guest's hosts enforce nothing, what they lack stands at the end.
-type Key = Vec<(u32, u32)>;
-/// In a label's place, of what the hosts lack.
-const WEAK: u32 = u32::MAX;
-
 /// The number of a selector that has been turned into its set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SelectorId(u32);
-
-/// What selectors ask for.
-#[derive(Debug, Clone, Default)]
-struct Vocabulary {
-    labels: HashMap<String, (u32, HashMap<String, u32>)>,
-    sets: BTreeSet<String>,
-}
-
-impl Vocabulary {
-    fn of(policies: &[&Policy]) -> Self {
-        let mut vocabulary = Self::default();
-        vocabulary.label(HOST_LABEL, None);
-        for policy in policies {
-            for selector in selectors(policy) {
-                vocabulary.add(selector);
-            }
-            // Whoever is in quarantine is told apart from who is not.
-            for (name, label) in &policy.labels {
-                if label.required || label.values.is_some() {
-                    vocabulary.label(name, None);
-                }
-                for value in label.values.iter().flatten() {
-                    vocabulary.label(name, Some(value));
-                }
-            }
-        }
-        vocabulary
-    }
-
-    fn label(&mut self, name: &str, value: Option<&str>) {
-        let next = u32::try_from(self.labels.len()).unwrap_or(u32::MAX);
-        if !self.labels.contains_key(name) {
-            self.labels.insert(name.to_owned(), (next, HashMap::new()));
-        }
-        if let (Some(value), Some((_, values))) = (value, self.labels.get_mut(name))
-            && !values.contains_key(value)
-        {
-            let next = u32::try_from(values.len() + 1).unwrap_or(u32::MAX);
-            values.insert(value.to_owned(), next);
-        }
-    }
-
-    fn add(&mut self, selector: &Selector) {
-        match selector {
-            Selector::Label { name, value } => self.label(name, Some(value)),
-            Selector::Has(name) => self.label(name, None),
-            Selector::Set(name) => {
-                if !self.sets.contains(name) {
-                    self.sets.insert(name.clone());
-                }
-            }
-            Selector::Not(inner) => self.add(inner),
-            Selector::All(parts) | Selector::Either(parts) => {
-                parts.iter().for_each(|part| self.add(part));
-            }
-            Selector::Any
-            | Selector::Guests
-            | Selector::Hosts
-            | Selector::Outside
-            | Selector::Computed(_) => {}
-        }
-    }
-
-    /// Looks a selector's names up; `None` if it asks for what is not known.
-    fn look_up(&self, selector: &Selector) -> Option<Expr> {
-        let all = |parts: &[Selector]| {
-            let parts = parts.iter().map(|part| self.look_up(part));
-            parts.collect::<Option<Vec<_>>>()
-        };
-        Some(match selector {
-            Selector::Any => Expr::All,
-            Selector::Guests => Expr::Guests,
-            Selector::Hosts => Expr::Devices,
-            Selector::Outside => Expr::Outside,
-            Selector::Computed(_) => Expr::Nobody,
-            Selector::Label { name, value } => {
-                let (label, values) = self.labels.get(name)?;
-                Expr::Label(*label, *values.get(value)?)
-            }
-            Selector::Has(name) => Expr::Has(self.labels.get(name)?.0),
-            Selector::Set(name) => Expr::Set(self.sets.get(name)?.clone()),
-            Selector::Not(inner) => Expr::Not(Box::new(self.look_up(inner)?)),
-            Selector::All(parts) => Expr::And(all(parts)?),
-            Selector::Either(parts) => Expr::Or(all(parts)?),
-        })
-    }
-
-    fn key(&self, labels: &Labels, weak: Weak) -> Key {
-        let known = labels.iter().filter_map(|(name, value)| {
-            let (label, values) = self.labels.get(name)?;
-            Some((*label, values.get(value).copied().unwrap_or_default()))
-        });
-        let mut key: Key = known.collect();
-        key.sort_unstable();
-        let lack = u32::from(weak.now) | u32::from(weak.some) << 1 | u32::from(weak.every) << 2;
-        if lack > 0 {
-            key.push((WEAK, lack));
-        }
-        key
-    }
-}
-
-/// Every selector of a policy, intents included.
-fn selectors(policy: &Policy) -> impl Iterator<Item = &Selector> {
-    let rules = policy.rules().flat_map(|(_, rule)| [&rule.from, &rule.to]);
-    let scopes = policy.scopes.values().map(|scope| &scope.selector);
-    let controls = policy.controls.iter().map(|one| &one.guests);
-    let choices = policy.choices.iter().map(|one| &one.guests);
-    let observed = policy.observed.iter().map(|one| &one.guests);
-    let intents = policy.intents.iter().flat_map(|one| one.claim.selectors());
-    rules
-        .chain(scopes)
-        .chain(controls)
-        .chain(choices)
-        .chain(observed)
-        .chain(intents)
-}
-
-/// A selector with its names looked up.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Expr {
-    All,
-    Guests,
-    Devices,
-    Outside,
-    Nobody,
-    Label(u32, u32),
-    Has(u32),
-    Set(String),
-    Not(Box<Self>),
-    And(Vec<Self>),
-    Or(Vec<Self>),
-}
-
-impl Expr {
-    /// Whether it holds for a guest with these labels.
-    fn holds(&self, key: &Key, device: bool) -> bool {
-        match self {
-            Self::All => true,
-            Self::Guests => !device,
-            Self::Devices => device,
-            Self::Outside | Self::Nobody | Self::Set(_) => false,
-            Self::Label(label, value) => key.contains(&(*label, *value)),
-            Self::Has(label) => key.iter().any(|(known, _)| known == label),
-            Self::Not(inner) => !inner.holds(key, device),
-            Self::And(parts) => parts.iter().all(|part| part.holds(key, device)),
-            Self::Or(parts) => parts.iter().any(|part| part.holds(key, device)),
-        }
-    }
-}
 
 /// What a change of labels did to the nodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -253,6 +98,7 @@ pub struct Universe {
     vocabulary: Vocabulary,
     leaves: Leaves,
     selectors: Vec<(Expr, Bits)>,
+    filed: Filed,
     interned: HashMap<Selector, SelectorId>,
 }
 
@@ -295,6 +141,7 @@ impl Universe {
             words: 0,
             leaves: Leaves::default(),
             selectors: Vec::new(),
+            filed: Filed::default(),
             interned: HashMap::new(),
             members,
             outside,
@@ -382,8 +229,17 @@ impl Universe {
         let unknown = || AnalysisError::Unknown(selector.to_string());
         let expr = self.vocabulary.look_up(selector).ok_or_else(unknown)?;
         let bits = self.evaluate(&expr);
-        let id = SelectorId(u32::try_from(self.selectors.len()).unwrap_or(u32::MAX));
+        let number = u32::try_from(self.selectors.len()).unwrap_or(u32::MAX);
+        let leaves = &self.leaves;
+        self.filed.file((number, &expr), |label, value| {
+            let bits = match value {
+                Some(value) => leaves.labels.get(&(label, value)),
+                None => leaves.has.get(&label),
+            };
+            bits.map_or(0, Bits::count)
+        });
         self.selectors.push((expr, bits));
+        let id = SelectorId(number);
         self.interned.insert(selector.clone(), id);
         Ok(id)
     }
@@ -433,15 +289,35 @@ impl Universe {
 
     /// Gives a member other labels. `None` if there is no room for one more node.
     pub(crate) fn relabel(&mut self, member: usize, labels: Labels) -> Option<Relabelled> {
+        let was = self.key(member);
         self.members[member].labels = labels;
-        self.regroup(member)
+        self.regroup(member, was)
     }
 
     /// Puts a member on another host.
     pub(crate) fn put(&mut self, member: usize, host: Option<u32>) -> Option<Relabelled> {
+        let was = self.key(member);
         self.members[member].host = host;
         self.members[member].weak = Weak::of(&self.members[member], &self.weak_hosts);
-        self.regroup(member)
+        self.regroup(member, was)
+    }
+
+    fn key(&self, member: usize) -> Key {
+        let member = &self.members[member];
+        self.vocabulary.key(&member.labels, member.weak)
+    }
+
+    /// The selectors that match a node of guests.
+    pub(crate) fn matching(&self, node: usize) -> Vec<SelectorId> {
+        let Some(Kind::Guests(members)) = self.nodes.get(node) else {
+            return Vec::new();
+        };
+        let Some(first) = members.first() else {
+            return Vec::new();
+        };
+        let candidates = self.filed.candidates(&self.key(*first as usize));
+        let ids = candidates.into_iter().map(SelectorId);
+        ids.filter(|id| self.bits(*id).has(node)).collect()
     }
 
     /// The node of a key, which may be a new one, or one that all have left.
@@ -464,10 +340,9 @@ impl Universe {
     }
 
     /// Sorts a member in again, after its labels or its host have changed.
-    fn regroup(&mut self, member: usize) -> Option<Relabelled> {
+    fn regroup(&mut self, member: usize, was: Key) -> Option<Relabelled> {
         let place = u32::try_from(member).ok()?;
-        let one = &self.members[member];
-        let key = self.vocabulary.key(&one.labels, one.weak);
+        let key = self.key(member);
         let left = self.of_member[member];
         let joined = self.seat(&key)?;
         if left == joined {
@@ -490,14 +365,15 @@ impl Universe {
         if fresh {
             self.enter(joined, &key);
             let device = self.leaves.devices.has(joined);
-            for (expr, bits) in &mut self.selectors {
+            // In no other selector's set: whoever was this node before was taken out of all.
+            for number in self.filed.candidates(&key) {
+                let (expr, bits) = &mut self.selectors[number as usize];
                 bits.set(joined, expr.holds(&key, device));
             }
         }
         if matches!(&self.nodes[left], Kind::Guests(members) if members.is_empty()) {
-            self.leave(left);
-            let keys = self.keys.iter().find(|(_, node)| **node == left);
-            self.empty.extend(keys.map(|(key, _)| (left, key.clone())));
+            self.leave(left, &was);
+            self.empty.push((left, was));
         }
         Some(Relabelled {
             left,
@@ -506,16 +382,19 @@ impl Universe {
         })
     }
 
-    /// Takes a node that has no members any more out of all sets.
-    fn leave(&mut self, node: usize) {
+    /// Takes a node that has no members any more out of the sets that its labels named.
+    fn leave(&mut self, node: usize, key: &Key) {
         let leaves = &mut self.leaves;
         let one = [&mut leaves.all, &mut leaves.guests, &mut leaves.devices];
-        let labels = leaves.labels.values_mut().chain(leaves.has.values_mut());
-        let selectors = self.selectors.iter_mut().map(|(_, bits)| bits);
-        one.into_iter()
-            .chain(labels)
-            .chain(selectors)
-            .for_each(|bits| bits.remove(node));
+        one.into_iter().for_each(|bits| bits.remove(node));
+        for (label, value) in key {
+            let labels = leaves.labels.get_mut(&(*label, *value));
+            let sets = labels.into_iter().chain(leaves.has.get_mut(label));
+            sets.for_each(|bits| bits.remove(node));
+        }
+        for number in self.filed.candidates(key) {
+            self.selectors[number as usize].1.remove(node);
+        }
     }
 
     /// Words of every set.

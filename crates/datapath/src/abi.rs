@@ -2,7 +2,7 @@
 
 use lictor_types::{MORE_MACS_MAX, SHARED_PER_VNIC_MAX, VLANS_PER_VNIC_MAX, VNICS_PER_HOST_MAX};
 
-pub(crate) const ABI: u32 = 7;
+pub(crate) const ABI: u32 = 8;
 pub(crate) const COUNTERS_PER_DIRECTION: u32 = 128;
 pub(crate) const COUNTER_STEERED: u32 = 0;
 pub(crate) const PREFIX_LENGTHS_MAX: usize = 4;
@@ -69,6 +69,7 @@ pub(crate) const ENDPOINT_HOST: u16 = 1;
 pub(crate) const MODE_ENFORCE: u16 = 0;
 pub(crate) const MODE_OBSERVE: u16 = 1;
 pub(crate) const MODE_TRIAL: u16 = 2;
+pub(crate) const TERMS_STALE: u32 = 1;
 pub(crate) const HOOK_TCX: u32 = 1;
 pub(crate) const HOOK_CLSACT: u32 = 2;
 
@@ -160,6 +161,7 @@ plain! {
         shared: [u32; SHARED_PER_VNIC_MAX], place: u32,
         endpoint: u16, mode: u16, trial_until_ns: u64,
     }
+    Terms(32) { lease_until_ns: u64, adopt_until_ns: u64, proof: u64, flags: u32, pad: u32, }
     HostTimeouts(96) { seconds: [u32; TIMEOUTS], }
     Clock(64) { jiffies: u64, now_ns: u64, pad: [u64; 6], }
     Local(40) {
@@ -360,6 +362,7 @@ mod tests {
         check("MODE_ENFORCE", MODE_ENFORCE);
         check("MODE_OBSERVE", MODE_OBSERVE);
         check("MODE_TRIAL", MODE_TRIAL);
+        check("TERMS_STALE", TERMS_STALE);
         check("HOOK_TCX", HOOK_TCX);
         check("TIMEOUT_TCP", TIMEOUT_TCP as u64);
         check("TIMEOUT_SCTP", TIMEOUT_SCTP as u64);

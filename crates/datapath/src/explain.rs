@@ -13,7 +13,7 @@ use std::net::IpAddr;
 use std::path::Path;
 
 /// The other end, if it is nobody's vnic on this host: a locally administered address.
-const STRANGER: Mac = Mac([0x02, 0, 0, 0, 0, 1]);
+pub(crate) const STRANGER: Mac = Mac([0x02, 0, 0, 0, 0, 1]);
 /// The folder of the second instance. Zero is no vnic, so that what a crash leaves is removed.
 const FOLDER: &str = "vnics/0";
 
@@ -122,7 +122,11 @@ fn segment(probe: (u16, u16, ProbeFlags), own: TcpEnd, other: TcpEnd) -> Vec<u8>
     bytes
 }
 
-fn body(probe: &Probe, session: Option<&SessionRecord>, direction: Direction) -> Vec<u8> {
+pub(crate) fn body(
+    probe: &Probe,
+    session: Option<&SessionRecord>,
+    direction: Direction,
+) -> Vec<u8> {
     match probe.kind() {
         ProbeKind::Tcp { from, to, flags } => {
             let [egress, ingress] = session.map(|session| session.tcp).unwrap_or_default();
@@ -148,7 +152,7 @@ fn body(probe: &Probe, session: Option<&SessionRecord>, direction: Direction) ->
     }
 }
 
-fn frame(probe: &Probe, (to, from): (Mac, Mac), body: &[u8]) -> Vec<u8> {
+pub(crate) fn frame(probe: &Probe, (to, from): (Mac, Mac), body: &[u8]) -> Vec<u8> {
     let mut bytes = [&to.0[..], &from.0].concat();
     match (probe.source(), probe.destination()) {
         (IpAddr::V4(source), IpAddr::V4(destination)) => {
@@ -243,6 +247,7 @@ fn second(
     let second = Vnic::load_with(folder, &lend, &spec)?;
     second.set_config(config)?;
     second.copy_rules(asked.vnic)?;
+    second.write_terms(&asked.vnic.terms()?)?;
     second.import(session.map_or(&[], std::slice::from_ref))?;
     Ok(second)
 }

@@ -23,6 +23,7 @@ mod slots;
 mod sys;
 mod tables;
 mod tally;
+mod terms;
 mod timeouts;
 mod vnic;
 
@@ -35,6 +36,7 @@ pub use rounds::{Part, Told};
 pub use sessions::{ImportReceipt, ImportRefusal};
 pub use shared::{Features, mount_bpffs};
 pub use tables::Loaded;
+pub use terms::{Lease, Terms};
 pub use vnic::{
     Attachment, Count, DeviceCounters, DirectionCounters, HookState, Hooks, How, RuleCount,
     TestVerdict, VnicCounters, VnicSpec, VnicStatus,

@@ -511,13 +511,20 @@ pub(crate) struct TestRun {
 const TEST_ROOM: usize = 256;
 
 /// Runs a program on a packet that came in by a device.
-pub(crate) fn test_run(
-    prog: BorrowedFd<'_>,
-    packet: &[u8],
-    ingress_ifindex: u32,
-) -> io::Result<TestRun> {
+/// What a test run says of a packet besides its bytes.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Given {
+    /// The device by which it came in.
+    pub(crate) ingress_ifindex: u32,
+    /// Zero, or what says that it is a proof.
+    pub(crate) proof: u64,
+}
+
+pub(crate) fn test_run(prog: BorrowedFd<'_>, packet: &[u8], about: Given) -> io::Result<TestRun> {
     let mut given = [0u32; SK_BUFF_WORDS];
-    given[SK_BUFF_INGRESS_IFINDEX] = ingress_ifindex;
+    given[SK_BUFF_INGRESS_IFINDEX] = about.ingress_ifindex;
+    given[SK_BUFF_CB] = about.proof as u32;
+    given[SK_BUFF_CB + 1] = (about.proof >> 32) as u32;
     let mut context = [0u32; SK_BUFF_WORDS];
     let mut out = vec![0; packet.len() + TEST_ROOM];
     let mut opts = c::bpf_test_run_opts {

@@ -1,13 +1,14 @@
 //! One vnic: its pair of programs, its maps, its two hooks.
 
 use crate::abi::{
-    self, Counter, EventBudget, Fragment, FragmentKey, RuleSet, RuleState, VnicConfig,
+    self, Counter, EventBudget, Fragment, FragmentKey, RuleSet, RuleState, Terms, VnicConfig,
 };
 use crate::events::would_of;
 use crate::link::{link_of, with_link};
 use crate::shared::Shared;
 use crate::slots::Slots;
-use crate::sys::{self, Hook, Map, Shape};
+use crate::sys::{self, Given, Hook, Map, Shape};
+use crate::terms::new_proof;
 use crate::{Error, PROGRAM, netdev};
 use libbpf_rs::MapCore;
 use lictor_types::{
@@ -247,6 +248,7 @@ pub struct TestVerdict {
 pub(crate) struct Vnic {
     folder: PathBuf,
     pub(crate) config: Map<u32, VnicConfig>,
+    pub(crate) terms: Map<u32, Terms>,
     pub(crate) sessions: Slots,
     fragments: Map<FragmentKey, Fragment>,
     counters: Map<u32, Counter>,
@@ -259,9 +261,10 @@ pub(crate) struct Vnic {
 const HUNDREDTH_NS: u64 = 10_000_000;
 const PROGRAM_NAMES: [&str; 2] = ["from_guest", "toward_guest"];
 const LINK_NAMES: [&str; 2] = ["link_from_guest", "link_toward_guest"];
-const MAP_NAMES: [&str; 9] = [
+const MAP_NAMES: [&str; 10] = [
     BROUGHT.name,
     "vnic",
+    "terms",
     "fragments",
     "sessions",
     "session_table",
@@ -321,6 +324,7 @@ impl Vnic {
         Ok(Self {
             folder: folder.to_owned(),
             config: Map::new(pin("vnic")?).map_err(&sized)?,
+            terms: Map::new(pin("terms")?).map_err(&sized)?,
             sessions: Slots::open(pin("sessions")?, pin("session_table")?).map_err(&sized)?,
             fragments: Map::new(pin("fragments")?).map_err(&sized)?,
             counters: Map::new(pin("counters")?).map_err(&sized)?,
@@ -385,7 +389,12 @@ impl Vnic {
         sys::map_create(&BROUGHT, None)
             .and_then(|brought| sys::pin(brought.as_fd(), &folder.join(BROUGHT.name)))
             .map_err(failed("making the map of what a guest brings along"))?;
-        Self::open(folder)
+        let vnic = Self::open(folder)?;
+        vnic.write_terms(&Terms {
+            proof: new_proof(),
+            ..Terms::default()
+        })?;
+        Ok(vnic)
     }
 
     /// Forgets the datagrams that are under way in pieces.
@@ -723,8 +732,21 @@ impl Vnic {
         packet: &[u8],
         ingress_ifindex: u32,
     ) -> Result<TestVerdict, Error> {
+        let given = Given {
+            ingress_ifindex,
+            ..Given::default()
+        };
+        self.run(direction, packet, given)
+    }
+
+    pub(crate) fn run(
+        &self,
+        direction: Direction,
+        packet: &[u8],
+        given: Given,
+    ) -> Result<TestVerdict, Error> {
         let program = self.program(direction);
-        let run = sys::test_run(program, packet, ingress_ifindex)
+        let run = sys::test_run(program, packet, given)
             .map_err(failed("running the program on a packet"))?;
         let (returned, [reason, rule, would_rule, would]) = (run.returned, run.words);
         let unknown = || {
@@ -737,6 +759,8 @@ impl Vnic {
         let verdict = match returned {
             // TC_ACT_REDIRECT: steered, or turned into its own answer.
             7 if reason == Reason::Rejected as u32 => Verdict::Deny,
+            // What proves a verdict goes nowhere, whatever is said of it.
+            2 if given.proof != 0 && reason < Reason::PolicyDeny as u32 => Verdict::Allow,
             -1 | 7 => Verdict::Allow,
             2 => Verdict::Deny,
             _ => return Err(unknown()),

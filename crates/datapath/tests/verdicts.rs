@@ -638,6 +638,7 @@ fn every_reason_of_the_program_is_reached_by_some_case() {
         include_str!("refusals.rs"),
         include_str!("fragments.rs"),
         include_str!("guards.rs"),
+        include_str!("terms.rs"),
         include_str!("tracking.rs")
     );
     let named: BTreeSet<&str> = Reason::ALL

@@ -65,15 +65,19 @@ pub(crate) fn by_policy(reason: Reason) -> bool {
             | Reason::DefaultDeny
             | Reason::Rejected
             | Reason::Limited
+            | Reason::Unproven
+            | Reason::Stale
             | Reason::Dhcp
+            | Reason::Adopted
     )
 }
 
-/// New sessions and denials by a rule if the rule says so; what passes in observe mode and all
-/// other denials always, but not those of a vnic that does not forward at all.
+/// New sessions and denials by a rule if the rule says so; what passes in observe mode, what is
+/// taken up in its midst, and all other denials always, but not those of a vnic that does not
+/// forward at all.
 fn worth_reporting(answer: &Answer) -> bool {
     match answer.reason {
-        Reason::Observed => true,
+        Reason::Observed | Reason::Adopted => true,
         Reason::Hold | Reason::HandedOver | Reason::Cut => false,
         Reason::DefaultDeny => true,
         reason if by_policy(reason) => answer.log.wanted,

@@ -24,9 +24,11 @@ mod policy;
 mod sctp;
 mod session;
 mod tcp;
+mod terms;
 mod verdict;
 mod window;
 
 pub use counters::{Count, Counters, RuleCount};
 pub use event::{Event, Unreported};
+pub use terms::Terms;
 pub use verdict::{Answer, Firewall, Frame, Vnic};

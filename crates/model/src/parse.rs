@@ -124,6 +124,11 @@ impl Flags {
         self.syn() && !self.ack()
     }
 
+    /// What neither begins nor ends a conversation.
+    pub(crate) fn goes_on(self) -> bool {
+        self.ack() && !self.syn() && !self.fin() && !self.rst()
+    }
+
     /// Combinations that no sender makes (RFC 9293, 3.10.7): a SYN that ends or resets, a FIN that
     /// resets, and anything but a SYN or a RST that acknowledges nothing.
     pub(crate) fn impossible(self) -> bool {

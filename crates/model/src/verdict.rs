@@ -1,5 +1,7 @@
 //! The firewall of one vnic: the order of the steps, and what is counted.
 
+mod adopt;
+
 use crate::answer::Answers;
 use crate::antispoof::{self, ROUTER_ADVERTISEMENT, Station};
 use crate::counters::Counters;
@@ -14,6 +16,7 @@ use crate::policy::{Judgement, Place, Tables};
 use crate::sctp::{self, Tags};
 use crate::session::{self, Session, Table};
 use crate::tcp::{self, Side, Track};
+use crate::terms::Terms;
 use crate::window::Window;
 use lictor_types::{
     Direction, Generation, HostTables, Link, Mac, Protocol, Reason, RuleId, Segment, SessionKey,
@@ -109,6 +112,7 @@ pub struct Firewall {
     timeouts: Timeouts,
     locals: Locals,
     fragments: Fragments,
+    terms: Terms,
 }
 
 fn answer(reason: Reason, rule: RuleId) -> Answer {
@@ -157,12 +161,18 @@ impl Firewall {
             timeouts: Timeouts::default(),
             locals: Locals::default(),
             fragments: Fragments::default(),
+            terms: Terms::default(),
         }
     }
 
     /// Sets whether it forwards.
     pub fn set_state(&mut self, state: VnicState) {
         self.state = state;
+    }
+
+    /// Sets on which terms a conversation may begin.
+    pub fn set_terms(&mut self, terms: Terms) {
+        self.terms = terms;
     }
 
     /// Sets the host's time-outs. What lives keeps the time that it has until its next packet.
@@ -605,7 +615,9 @@ impl Firewall {
             Transport::Tcp(segment) if segment.flags.impossible() => {
                 return told(Reason::TcpFlags);
             }
-            Transport::Tcp(segment) if !segment.flags.opens() => return told(Reason::NoSession),
+            Transport::Tcp(segment) if !segment.flags.opens() => {
+                return self.adopt(frame, (key, segment), judgement);
+            }
             Transport::Tcp(segment) => sides[frame.direction as usize] = Side::of_syn(segment),
             Transport::Icmp(message) => match icmp::purpose(ip.protocol, message.kind) {
                 Purpose::Reply => return told(Reason::NoSession),
@@ -620,7 +632,7 @@ impl Firewall {
             Transport::Sctp { chunk, .. } => tags = sctp::first(chunk, frame.direction),
             Transport::Udp { .. } | Transport::Other => {}
         }
-        let judgement = self.limited(judgement, frame.at);
+        let judgement = self.limited(self.kept(judgement, frame.at), frame.at);
         if judgement.reason == Reason::Rejected {
             self.refusal = self.answers.make(frame.bytes, ip, frame.at);
         }
@@ -628,6 +640,14 @@ impl Firewall {
             return judged(&judgement);
         }
         self.open(frame, key, (judgement, sides, tags))
+    }
+
+    /// What a rule allows may begin only on the terms that its owner chose.
+    fn kept(&self, judgement: Judgement, now: Duration) -> Judgement {
+        match self.terms.against(now) {
+            Some(reason) if judgement.reason == Reason::PolicyAllow => judgement.with(reason),
+            _ => judgement,
+        }
     }
 
     /// Takes one of the sessions that a rule may open in this second, or denies.
@@ -652,7 +672,29 @@ impl Firewall {
         key: SessionKey,
         (judgement, sides, tags): (Judgement, [Side; 2], [Tags; 2]),
     ) -> Answer {
-        let own = frame.direction as usize;
+        let session = Session {
+            tags,
+            ..self.session(frame, &key, &judgement, sides)
+        };
+        if self.sessions.insert(key, session, frame.at).is_err() {
+            return answer(Reason::SessionTableFull, judgement.rule);
+        }
+        if judgement.reason == Reason::PolicyAllow
+            && let Some(rule) = self.counters.rule(judgement.rule)
+        {
+            rule.sessions += 1;
+        }
+        judged(&judgement)
+    }
+
+    /// The session that a packet makes, under what was judged of it.
+    fn session(
+        &self,
+        frame: &Frame<'_>,
+        key: &SessionKey,
+        judgement: &Judgement,
+        sides: [Side; 2],
+    ) -> Session {
         let mut session = Session {
             state: TcpState::Unreplied,
             opened: frame.direction,
@@ -667,18 +709,10 @@ impl Firewall {
             packets: [0; 2],
             bytes: [0; 2],
             sides,
-            tags,
+            tags: [Tags::default(); 2],
         };
-        session.packets[own] = 1;
-        session.bytes[own] = frame.bytes.len() as u64;
-        if self.sessions.insert(key, session, frame.at).is_err() {
-            return answer(Reason::SessionTableFull, judgement.rule);
-        }
-        if judgement.reason == Reason::PolicyAllow
-            && let Some(rule) = self.counters.rule(judgement.rule)
-        {
-            rule.sessions += 1;
-        }
-        judged(&judgement)
+        session.packets[frame.direction as usize] = 1;
+        session.bytes[frame.direction as usize] = frame.bytes.len() as u64;
+        session
     }
 }

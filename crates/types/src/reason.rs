@@ -57,6 +57,9 @@ reasons! {
     8 FragmentFollows "fragment-follows";
     /// DHCP between a guest and a server that the policy lets it reach.
     9 Dhcp "dhcp";
+    /// A segment in the midst of a conversation whose host had died: the guest's owner chose that
+    /// such conversations, if a rule allows them, are taken up.
+    10 Adopted "adopted";
     /// A rule denies it.
     16 PolicyDeny "policy-deny";
     /// No rule names it: the default deny.
@@ -73,6 +76,12 @@ reasons! {
     22 Rejected "rejected";
     /// A rule allows it, but not so many new sessions in one second.
     23 Limited "limited";
+    /// A rule allows it, but nobody has proven the program's verdicts for too long, and the guest's
+    /// owner chose that no session begins then.
+    24 Unproven "unproven";
+    /// A rule allows it, but a newer release is known, and the guest's owner chose that no session
+    /// begins then.
+    25 Stale "stale";
     /// The source MAC is not the vnic's.
     32 SpoofedMac "spoofed-mac";
     /// The source address is not bound to the vnic.

@@ -57,6 +57,13 @@ pub(crate) enum Step {
     Sweep {
         vnic: usize,
     },
+    Terms {
+        vnic: usize,
+        /// Seconds from now; none: without a lease.
+        lease: Option<u64>,
+        adopt: u64,
+        stale: bool,
+    },
     Timeouts {
         timeouts: Timeouts,
     },
@@ -83,6 +90,15 @@ impl fmt::Debug for Step {
             Self::Load { tables } => write!(f, "load tables {tables}"),
             Self::State { vnic, state } => write!(f, "vnic {} {state}", VNICS[*vnic].vnic),
             Self::Timeouts { timeouts } => write!(f, "{timeouts:?}"),
+            Self::Terms {
+                vnic,
+                lease,
+                adopt,
+                stale,
+            } => {
+                let vnic = VNICS[*vnic].vnic;
+                write!(f, "vnic {vnic} lease {lease:?} adopt {adopt} stale {stale}")
+            }
             Self::Sweep { vnic } => write!(f, "vnic {} sweep", VNICS[*vnic].vnic),
             Self::Handover { vnic, memory } => {
                 write!(
@@ -230,7 +246,8 @@ impl Generator {
     /// Time, tables, state. A vnic that is closed opens again soon.
     fn circumstance(&mut self, steps: &mut Vec<Step>) {
         let vnic = self.rng.gen_range(0..VNICS.len());
-        match self.rng.gen_range(0..20) {
+        match self.rng.gen_range(0..22) {
+            20.. => self.terms(vnic, steps),
             0..10 => steps.push(Step::Clock {
                 seconds: *CLOCK_STEPS.choose(&mut self.rng).expect("there are some"),
             }),
@@ -259,6 +276,28 @@ impl Generator {
                     false => Memory::Lost,
                 },
             }),
+        }
+    }
+
+    /// Mostly such that conversations may begin; where none may, for a few packets.
+    fn terms(&mut self, vnic: usize, steps: &mut Vec<Step>) {
+        let terms = Step::Terms {
+            vnic,
+            lease: self.rng.gen_bool(0.5).then(|| self.rng.gen_range(0..120)),
+            adopt: *[0, 0, 30, 600].choose(&mut self.rng).expect("some"),
+            stale: self.rng.gen_bool(0.2),
+        };
+        steps.push(terms);
+        for _ in 0..self.rng.gen_range(1..20) {
+            self.send(steps);
+        }
+        if self.rng.gen_bool(0.7) {
+            steps.push(Step::Terms {
+                vnic,
+                lease: None,
+                adopt: *[0, 30, 600].choose(&mut self.rng).expect("some"),
+                stale: false,
+            });
         }
     }
 

@@ -4,7 +4,7 @@ use crate::common::{Bpffs, own_namespace, run};
 use crate::generate::{Case, Memory, Step};
 use crate::reports::{Report, drain, first_difference};
 use crate::world::VNICS;
-use lictor_datapath::{Datapath, RuleCount, VnicCounters, VnicSpec};
+use lictor_datapath::{Datapath, Lease, RuleCount, Terms, VnicCounters, VnicSpec};
 use lictor_model::{Firewall, Frame, Unreported};
 use lictor_types::{
     Direction, Reason, RuleId, SessionRecord, TcpEnd, TcpState, Timeouts, VnicName, VnicState,
@@ -24,6 +24,13 @@ const SLOTS_REST: Duration = Duration::from_millis(50);
 const SHRINK_RUNS_MAX: usize = 3_000;
 /// The ticks in which a session is dated, and the rounding to milliseconds.
 const TICK: Duration = Duration::from_millis(3);
+
+/// Conversations begin as the policy says.
+const FREE: Terms = Terms {
+    lease: Lease::Free,
+    stale: false,
+    adopt: Duration::ZERO,
+};
 
 const DIRECTIONS: [Direction; 2] = [Direction::Egress, Direction::Ingress];
 
@@ -137,6 +144,7 @@ impl Rig {
         }
         for (vnic, model) in VNICS.iter().zip(&mut models) {
             self.datapath.purge(vnic.vnic).expect("purges");
+            self.datapath.set_terms(vnic.vnic, &FREE).expect("sets");
             self.datapath
                 .set_state(vnic.vnic, VnicState::Open)
                 .expect("opens");
@@ -223,6 +231,27 @@ impl Rig {
                 models.for_each(|model| model.set_local(local, *state));
             }
             Step::Timeouts { timeouts } => self.set_timeouts(&mut run.models, timeouts),
+            Step::Terms {
+                vnic,
+                lease,
+                adopt,
+                stale,
+            } => {
+                self.fix_clock(run.now);
+                let (lease, adopt) = (lease.map(Duration::from_secs), *adopt);
+                let terms = Terms {
+                    lease: lease.map_or(Lease::Free, Lease::For),
+                    stale: *stale,
+                    adopt: Duration::from_secs(adopt),
+                };
+                let id = VNICS[*vnic].vnic;
+                self.datapath.set_terms(id, &terms).expect("sets");
+                run.models[*vnic].set_terms(lictor_model::Terms {
+                    lease_until: lease.map(|lease| run.now + lease),
+                    adopt_until: run.now + Duration::from_secs(adopt),
+                    stale: *stale,
+                });
+            }
             Step::Sweep { vnic } => {
                 self.fix_clock(run.now);
                 self.datapath.sweep(VNICS[*vnic].vnic).expect("sweeps");
