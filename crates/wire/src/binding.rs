@@ -412,6 +412,25 @@ impl<'a> Check<'a> {
         Some((binding, signer))
     }
 
+    /// Somebody answers for an isolation, and says why.
+    fn isolation(&mut self, binding: &Binding) {
+        let Some(isolated) = &binding.isolated else {
+            return;
+        };
+        let guest = &binding.guest;
+        for (text, what) in [
+            (&isolated.owner, "an owner"),
+            (&isolated.justification, "a justification"),
+        ] {
+            if text.trim().is_empty() || text.len() > ISOLATION_TEXT_BYTES_MAX {
+                self.refuse(format!(
+                    "the isolation of guest {guest} needs {what} of at most \
+                     {ISOLATION_TEXT_BYTES_MAX} bytes"
+                ));
+            }
+        }
+    }
+
     /// The delegation of the signer that covers labels, segments and size of the binding.
     fn delegation_for(&mut self, binding: &Binding, signer: &VerifyKey) -> Option<&'a Delegation> {
         let guest = &binding.guest;
@@ -434,19 +453,7 @@ impl<'a> Check<'a> {
                  compile a release that lists them"
             ));
         }
-        if let Some(isolated) = &binding.isolated {
-            for (text, what) in [
-                (&isolated.owner, "an owner"),
-                (&isolated.justification, "a justification"),
-            ] {
-                if text.trim().is_empty() || text.len() > ISOLATION_TEXT_BYTES_MAX {
-                    self.refuse(format!(
-                        "the isolation of guest {guest} needs {what} of at most \
-                         {ISOLATION_TEXT_BYTES_MAX} bytes"
-                    ));
-                }
-            }
-        }
+        self.isolation(binding);
         if binding.vnics.len() > VNICS_PER_GUEST_MAX {
             let count = binding.vnics.len();
             self.refuse(format!(
