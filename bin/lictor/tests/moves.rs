@@ -22,6 +22,8 @@ use std::time::Duration;
 mod before;
 #[path = "moves/cut.rs"]
 mod cut;
+#[path = "moves/evacuated.rs"]
+mod evacuated;
 #[path = "moves/hostile.rs"]
 mod hostile;
 #[path = "moves/libvirt.rs"]
