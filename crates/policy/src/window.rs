@@ -1,5 +1,5 @@
-//! Windows of time: days of the week and hours of the day, in UTC. A host makes its plan of a release
-//! again when an hour begins: the kernel's tables have no clock.
+//! Windows of time: days of the week and hours of the day, in UTC. A host makes its plan of a
+//! release again when an hour begins: the kernel's tables have no clock.
 
 use crate::Date;
 use serde::{Deserialize, Serialize};
