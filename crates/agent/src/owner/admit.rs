@@ -33,7 +33,7 @@ impl Owner {
         reply: Reply<Response>,
         now: Now,
     ) -> Result<(), AgentError> {
-        let reasons = self.against(&wanted);
+        let reasons = self.against(&wanted, now);
         if !reasons.is_empty() {
             return self.refuse_move(&wanted, reasons, &reply, now);
         }
@@ -80,7 +80,7 @@ impl Owner {
     }
 
     /// What this end knows against a move, all of it.
-    pub(super) fn against(&self, wanted: &Wanted) -> Vec<Refusal> {
+    pub(super) fn against(&self, wanted: &Wanted, now: Now) -> Vec<Refusal> {
         let Wanted { guest, target, .. } = wanted;
         let mut reasons = Vec::new();
         let none = |detail: &str| Refusal::NotInCustody {
@@ -113,6 +113,7 @@ impl Owner {
         }
         reasons.extend(self.doubts_against(guest));
         reasons.extend(self.unguarded_against(guest));
+        reasons.extend(self.chosen_against(guest, now));
         reasons
     }
 

@@ -157,12 +157,17 @@ impl Owner {
         self.reconcile(now)?;
         let controls = self.host.controls()?;
         let busy = self.busy(&ticket, now.ms);
+        let waived = self.waived(&ticket.guest, now);
+        let chosen = self.chosen_against(&ticket.guest, now);
         let standing = Standing {
             host: &self.host.config().host,
             release: &release,
             binding: self.host.bindings().guest(&ticket.guest),
             controls: &controls,
+            waived: &waived,
+            chosen: &chosen,
             vnics: self.host.attached()?,
+            sessions_left: self.host.sessions_left()?,
             custody: self.host.custody().epoch(&ticket.guest),
             held: self.host.custody().held(&ticket.guest),
             busy: busy.as_deref(),

@@ -8,6 +8,7 @@ mod check;
 mod copy;
 mod cut;
 mod doubts;
+mod impaired;
 mod leaving;
 mod nics;
 mod record;
@@ -16,11 +17,13 @@ mod starts;
 mod way;
 
 use crate::allowance::Allowance;
+use crate::clock::Clock;
 use crate::guests::{Order, Post, Watch};
+use crate::impaired::Impairments;
 use crate::input::{Fetched, Input, Now, Reply, Upload};
 use crate::libvirt::QemuGroup;
 use crate::peer::{Incoming, Links, Roster};
-use crate::{AgentError, Host, Offered};
+use crate::{AgentError, Host, Offered, Unproven};
 use arriving::Arriving;
 use leaving::Leaving;
 use lictor_estate::qmp::RunState;
@@ -78,7 +81,15 @@ pub(crate) struct Owner {
     next_round: Now,
     next_repeat: Now,
     next_look: Now,
+    next_beat: Now,
     facts: Option<Now>,
+    impairments: Impairments,
+    /// As the last heartbeat found.
+    unproven: Vec<Unproven>,
+    clock: Clock,
+    heard_manager: Now,
+    /// Why no release and no binding is taken.
+    refused_change: Option<Cause>,
 }
 
 /// What an owner is made of.
@@ -93,6 +104,7 @@ pub(crate) struct Parts {
 impl Owner {
     /// Takes up what an earlier life of the agent has left.
     pub(crate) fn new(parts: Parts, now: Now) -> Self {
+        let clock = Clock::new(now, parts.host.recorded_ms());
         let mut owner = Self {
             host: parts.host,
             links: parts.links,
@@ -115,7 +127,13 @@ impl Owner {
             next_round: now,
             next_repeat: now,
             next_look: now,
+            next_beat: now,
             facts: None,
+            impairments: Impairments::default(),
+            unproven: Vec::new(),
+            clock,
+            heard_manager: now,
+            refused_change: None,
         };
         owner.roster.set(owner.host.roster());
         owner.resume(now);
@@ -288,6 +306,7 @@ impl Owner {
     /// Each part stands alone: what fails in one is no reason to leave out the others.
     fn round(&mut self, now: Now) -> Result<(), AgentError> {
         warn("reconcile", self.reconcile(now));
+        warn("protection", self.protect(now));
         self.catch_up(now);
         match self.host.attach_strays(now.ms) {
             Ok(strays) => {
@@ -319,7 +338,10 @@ impl Owner {
         }
         let mut attestations = Vec::new();
         if let Some(fetched) = fetched {
-            warn("offer", self.offer(&fetched, now));
+            self.heard_manager(now);
+            if self.may_change(now)? {
+                warn("offer", self.offer(&fetched, now));
+            }
             attestations = self.host.missing_attestations(&fetched.bindings);
         }
         self.flush()?;
