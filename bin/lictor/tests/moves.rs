@@ -10,6 +10,7 @@ use lictor_types::VnicState;
 use lictor_wire::Refusal;
 use lictor_wire::api::GuestReport;
 use lictor_wire::local::{MovePhase, Response};
+use lictor_wire::peer::Format;
 use serde_json::{Value, json};
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr};
@@ -19,6 +20,8 @@ use std::time::Duration;
 
 #[path = "moves/before.rs"]
 mod before;
+#[path = "moves/choices.rs"]
+mod choices;
 #[path = "moves/cut.rs"]
 mod cut;
 #[path = "moves/hostile.rs"]
@@ -29,6 +32,10 @@ mod libvirt;
 mod stages;
 #[path = "moves/traps.rs"]
 mod traps;
+#[path = "moves/unasked.rs"]
+mod unasked;
+#[path = "moves/versions.rs"]
+mod versions;
 
 const LIMIT: Duration = Duration::from_secs(60);
 const PG: u16 = 5432;
@@ -70,8 +77,15 @@ fn empty_site() -> Result<Site> {
 
 /// Brings a release and the bindings of these guests to every agent.
 fn publish(site: &Site, guests: &[Guest]) -> Result<()> {
-    let policy = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/pci/policy.lictor");
-    let release = Draft::compile(site, &policy, 1, guests)?.sign(site, Signed::ByBoth)?;
+    publish_policy(site, guests, &example())
+}
+
+fn example() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/pci/policy.lictor")
+}
+
+fn publish_policy(site: &Site, guests: &[Guest], policy: &Path) -> Result<()> {
+    let release = Draft::compile(site, policy, 1, guests)?.sign(site, Signed::ByBoth)?;
     site.publish(&release)?.done()?;
     guests.iter().try_for_each(|guest| site.bind(guest))?;
     for agent in site.agents() {
@@ -86,7 +100,10 @@ fn publish(site: &Site, guests: &[Guest]) -> Result<()> {
 }
 
 fn world() -> Result<World> {
-    let site = site()?;
+    world_on(site()?)
+}
+
+fn world_on(site: Site) -> Result<World> {
     let a = site.agent("a")?;
     let web = a.host().namespace_guest(&WEB.spec(&[]), |vnic| {
         let attached = a.attach(vnic, &addresses(&WEB), Arrival::Start)?;
@@ -305,22 +322,6 @@ fn a_move_to_a_host_without_an_agent_is_refused_and_rolls_back() -> Result<()> {
         world.a(),
         |body| matches!(body, Body::MoveRefused { to, .. } if to.as_str() == "c"),
     )
-}
-
-#[test]
-fn a_migration_to_a_protected_host_that_nobody_admitted_fails_there() -> Result<()> {
-    if !lictor_lab::privileged() {
-        return Ok(());
-    }
-    let world = world()?;
-    let target = receive(world.b(), &DB)?;
-    wait_for(world.b(), &DB, |one| one.interlocked)?;
-    let report = world.db.migrate_to(&target, &MigrateOptions::default())?;
-    assert_eq!(report.status, "failed", "{report:?}");
-    world.stream_goes_on()?;
-    assert_eq!(state(world.a(), &DB)?, (1, VnicState::Open));
-    assert_eq!(state(world.b(), &DB)?, (0, VnicState::Hold));
-    Ok(())
 }
 
 #[test]

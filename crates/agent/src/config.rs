@@ -3,6 +3,7 @@
 use crate::AgentError;
 use crate::control::{self, Control};
 use lictor_types::{HostId, SESSIONS_PER_HOST_DEFAULT, Timeouts};
+use lictor_wire::peer::Format;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -24,6 +25,10 @@ pub struct Config {
     pub pin_root: PathBuf,
     /// Where other agents reach this one.
     pub peer: SocketAddr,
+    /// The newest format that is spoken with other agents; without it the newest that this version
+    /// knows. For a cluster that must be able to go back to its older agents.
+    #[serde(default)]
+    pub peer_format: Option<u32>,
     /// The manager's URL; without it the agent goes on with what is in its state directory.
     #[serde(default)]
     pub manager: Option<String>,
@@ -115,10 +120,24 @@ impl Config {
             }
         }
         control::check(&config.controls).map_err(&file)?;
+        if let Some(found) = config.peer_format
+            && Format::of(found).is_none()
+        {
+            let expected = Format::spoken();
+            return Err(file(format!("peer_format is {found}; expected {expected}")));
+        }
         config
             .timeouts
             .check()
             .map_err(|error| file(error.to_string()))?;
         Ok(config)
+    }
+
+    /// The newest format that is spoken with other agents.
+    #[must_use]
+    pub fn format(&self) -> Format {
+        self.peer_format
+            .and_then(Format::of)
+            .unwrap_or(Format::NEWEST)
     }
 }

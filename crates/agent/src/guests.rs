@@ -78,6 +78,8 @@ pub(crate) struct Watch {
     pub(crate) state: Option<RunState>,
     /// When that changed last.
     pub(crate) since: Now,
+    /// It waited for its guest, and the hosts that may have it were asked.
+    pub(crate) wanted: bool,
     /// Its NICs that no hook guards, as of the last look.
     pub(crate) unguarded: Vec<UnguardedNic>,
     orders: Sender<Order>,
@@ -113,6 +115,7 @@ impl Watch {
             guarded: false,
             state: None,
             since: now,
+            wanted: false,
             unguarded: Vec::new(),
             orders,
             _interlock: interlock,

@@ -13,6 +13,9 @@ use std::sync::mpsc::SyncSender;
 /// Where an answer goes.
 pub(crate) type Reply<T> = SyncSender<T>;
 
+/// Where the state of a guest goes that QEMU asks for.
+pub(crate) type SaveReply = Reply<Result<Vec<u8>, String>>;
+
 /// One moment by two clocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Now {

@@ -7,15 +7,15 @@
 
 use crate::AgentError;
 use lictor_types::HostId;
-use lictor_wire::peer::Frame;
-use lictor_wire::{RosterHost, SigningKey};
+use lictor_wire::peer::{Format, Frame};
+use lictor_wire::{Refusal, RosterHost, SigningKey};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{
-    ClientConfig, ClientConnection, DigitallySignedStruct, DistinguishedName, ServerConfig,
-    ServerConnection, SignatureScheme, StreamOwned,
+    AlertDescription, ClientConfig, ClientConnection, DigitallySignedStruct, DistinguishedName,
+    ServerConfig, ServerConnection, SignatureScheme, StreamOwned,
 };
 use std::collections::HashMap;
 use std::io::{Read as _, Write as _};
@@ -81,7 +81,31 @@ pub enum Incoming {
     /// A frame from the agent of this host.
     Frame(HostId, Box<Frame>),
     /// A connection from or to this host has ended: frames may be missing.
-    Lost(HostId),
+    Lost(HostId, Loss),
+}
+
+/// Why frames may be missing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Loss {
+    /// The connection.
+    Link,
+    /// The two agents have no format in common.
+    Format,
+}
+
+impl Loss {
+    /// What that says against a move to this host.
+    #[must_use]
+    pub fn refusal(self, host: &HostId) -> Refusal {
+        match self {
+            Self::Link => Refusal::HostUnprotected {
+                detail: format!("the agent of {host} cannot be reached"),
+            },
+            Self::Format => Refusal::Format {
+                detail: format!("the agent of {host} speaks none of {}", Format::spoken()),
+            },
+        }
+    }
 }
 
 /// The hosts that the newest release knows. Replaced when a release is loaded.
@@ -258,7 +282,7 @@ impl Identity {
         })
     }
 
-    fn server(&self, roster: &Roster) -> Result<Arc<ServerConfig>, AgentError> {
+    fn server(&self, roster: &Roster, format: Format) -> Result<Arc<ServerConfig>, AgentError> {
         let mut config = ServerConfig::builder_with_provider(Arc::clone(&self.provider))
             .with_protocol_versions(&[&rustls::version::TLS13])
             .map_err(|error| tls(&error))?
@@ -267,10 +291,15 @@ impl Identity {
             .map_err(|error| tls(&error))?;
         // A resumed session would skip the check of the key against the newest roster.
         config.send_tls13_tickets = 0;
+        config.alpn_protocols = format.named();
         Ok(Arc::new(config))
     }
 
-    fn client(&self, roster: &Roster, host: &HostId) -> Result<Arc<ClientConfig>, AgentError> {
+    fn client(
+        &self,
+        (roster, host): (&Roster, &HostId),
+        format: Format,
+    ) -> Result<Arc<ClientConfig>, AgentError> {
         let mut config = ClientConfig::builder_with_provider(Arc::clone(&self.provider))
             .with_protocol_versions(&[&rustls::version::TLS13])
             .map_err(|error| tls(&error))?
@@ -279,6 +308,7 @@ impl Identity {
             .with_client_auth_cert(vec![self.certificate.clone()], self.key())
             .map_err(|error| tls(&error))?;
         config.resumption = rustls::client::Resumption::disabled();
+        config.alpn_protocols = format.named();
         Ok(Arc::new(config))
     }
 }
@@ -292,6 +322,7 @@ fn tls(error: &dyn std::fmt::Display) -> AgentError {
 pub struct Links {
     identity: Arc<Identity>,
     roster: Roster,
+    format: Format,
     address: SocketAddr,
     incoming: SyncSender<Incoming>,
     queues: Mutex<HashMap<HostId, SyncSender<Frame>>>,
@@ -299,6 +330,7 @@ pub struct Links {
 
 impl Links {
     /// Listens for other agents. What they send arrives at the receiver, in order for each of them.
+    /// With each of them the newest format is spoken that it knows too, up to this one.
     ///
     /// # Errors
     /// [`AgentError::Refused`] if the address is taken or the key cannot serve TLS.
@@ -306,6 +338,7 @@ impl Links {
         key: &SigningKey,
         address: SocketAddr,
         roster: Roster,
+        format: Format,
     ) -> Result<(Self, Receiver<Incoming>), AgentError> {
         let taken = |error: std::io::Error| {
             AgentError::Refused(format!(
@@ -314,7 +347,7 @@ impl Links {
             ))
         };
         let identity = Arc::new(Identity::new(key)?);
-        let config = identity.server(&roster)?;
+        let config = identity.server(&roster, format)?;
         let listener = TcpListener::bind(address).map_err(taken)?;
         let address = listener.local_addr().map_err(taken)?;
         let (incoming, receiver) = sync_channel(QUEUE_FRAMES_MAX);
@@ -323,6 +356,7 @@ impl Links {
         let links = Self {
             identity,
             roster,
+            format,
             address,
             incoming,
             queues: Mutex::default(),
@@ -352,6 +386,7 @@ impl Links {
                 host: host.clone(),
                 identity: Arc::clone(&self.identity),
                 roster: self.roster.clone(),
+                format: self.format,
             };
             let incoming = self.incoming.clone();
             std::thread::spawn(move || outgoing.run(&receiver, &incoming));
@@ -369,27 +404,50 @@ struct Outgoing {
     host: HostId,
     identity: Arc<Identity>,
     roster: Roster,
+    format: Format,
 }
 
-type Client = StreamOwned<ClientConnection, TcpStream>;
+/// A connection to another agent, and what was agreed on it.
+struct Client {
+    stream: StreamOwned<ClientConnection, TcpStream>,
+    format: Format,
+}
 
 impl Outgoing {
     /// Ends when the links are dropped.
     fn run(&self, frames: &Receiver<Frame>, incoming: &SyncSender<Incoming>) {
         let mut link: Option<Client> = None;
         while let Ok(frame) = frames.recv() {
-            if link.as_ref().is_none_or(has_ended) {
-                link = self.connect().ok();
-            }
-            let bytes = frame.encode();
-            let sent = link
-                .as_mut()
-                .is_some_and(|link| link.write_all(&bytes).and_then(|()| link.flush()).is_ok());
-            if !sent {
+            let said = self.say(&mut link, &frame);
+            if let Err(error) = said {
+                tracing::debug!(host = %self.host, %error, "a frame cannot be sent");
                 link = None;
-                if incoming.send(Incoming::Lost(self.host.clone())).is_err() {
+                let lost = Incoming::Lost(self.host.clone(), loss(&error));
+                if incoming.send(lost).is_err() {
                     return;
                 }
+            }
+        }
+    }
+
+    /// A message for which an older agent has no words is not said: whoever waits for an answer has
+    /// a deadline.
+    fn say(&self, link: &mut Option<Client>, frame: &Frame) -> std::io::Result<()> {
+        if link.as_ref().is_none_or(has_ended) {
+            *link = None;
+        }
+        let client = match link {
+            Some(client) => client,
+            None => link.insert(self.connect()?),
+        };
+        match frame.encode(client.format) {
+            Ok(bytes) => {
+                client.stream.write_all(&bytes)?;
+                client.stream.flush()
+            }
+            Err(error) => {
+                tracing::warn!(host = %self.host, %error, "not said to an older agent");
+                Ok(())
             }
         }
     }
@@ -401,7 +459,7 @@ impl Outgoing {
         })?;
         let config = self
             .identity
-            .client(&self.roster, &self.host)
+            .client((&self.roster, &self.host), self.format)
             .map_err(other)?;
         let mut stream = TcpStream::connect_timeout(&address, STEP_LIMIT)?;
         stream.set_nodelay(true)?;
@@ -413,7 +471,24 @@ impl Outgoing {
         while tls.is_handshaking() {
             tls.complete_io(&mut stream)?;
         }
-        Ok(StreamOwned::new(tls, stream))
+        let format = Format::agreed(tls.alpn_protocol()).ok_or_else(no_format)?;
+        let stream = StreamOwned::new(tls, stream);
+        Ok(Client { stream, format })
+    }
+}
+
+/// The other agent has named a format that this one had not.
+fn no_format() -> std::io::Error {
+    std::io::Error::other(rustls::Error::AlertReceived(
+        AlertDescription::NoApplicationProtocol,
+    ))
+}
+
+fn loss(error: &std::io::Error) -> Loss {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
+    match inner {
+        Some(rustls::Error::AlertReceived(AlertDescription::NoApplicationProtocol)) => Loss::Format,
+        _ => Loss::Link,
     }
 }
 
@@ -422,7 +497,7 @@ impl Outgoing {
 fn has_ended(link: &Client) -> bool {
     let mut byte = [0];
     let quiet = |error: std::io::Error| error.kind() == std::io::ErrorKind::WouldBlock;
-    let socket = &link.sock;
+    let socket = &link.stream.sock;
     let silent = socket.set_nonblocking(true).is_ok() && socket.peek(&mut byte).is_err_and(quiet);
     !silent || socket.set_nonblocking(false).is_err()
 }
@@ -476,9 +551,10 @@ fn read(
         .ok_or_else(|| std::io::Error::other("its key has left the roster"))?;
     stream.set_read_timeout(None)?;
     stream.set_write_timeout(Some(STEP_LIMIT))?;
+    let format = Format::agreed(tls.alpn_protocol()).ok_or_else(no_format)?;
     let mut link = StreamOwned::new(tls, stream);
     let end = loop {
-        let frame = match next(&mut link) {
+        let frame = match next(&mut link, format) {
             Ok(frame) => frame,
             Err(error) => break error,
         };
@@ -494,15 +570,18 @@ fn read(
         }
     };
     // Nobody may be left to hear it.
-    let _ = sink.send(Incoming::Lost(host));
+    let _ = sink.send(Incoming::Lost(host, Loss::Link));
     Err(end)
 }
 
-fn next(link: &mut StreamOwned<ServerConnection, TcpStream>) -> std::io::Result<Frame> {
+fn next(
+    link: &mut StreamOwned<ServerConnection, TcpStream>,
+    format: Format,
+) -> std::io::Result<Frame> {
     let mut header = [0; 4];
     link.read_exact(&mut header)?;
     let length = Frame::length(header).map_err(std::io::Error::other)?;
     let mut body = vec![0; length];
     link.read_exact(&mut body)?;
-    Frame::decode(&body).map_err(std::io::Error::other)
+    Frame::decode(format, &body).map_err(std::io::Error::other)
 }

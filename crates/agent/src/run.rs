@@ -41,7 +41,8 @@ pub fn run(config: Config) -> Result<(), AgentError> {
     listen(host.config(), &inputs)?;
     qemu.open_monitors(&host.config().run_dir)?;
     let roster = Roster::default();
-    let (links, incoming) = Links::open(host.key(), host.config().peer, roster.clone())?;
+    let (peer, format) = (host.config().peer, host.config().format());
+    let (links, incoming) = Links::open(host.key(), peer, roster.clone(), format)?;
     pass_on(incoming, inputs.clone());
     if let Some(url) = host.config().manager.clone() {
         let uplink = Uplink::new(&url, &host, inputs.clone())?;

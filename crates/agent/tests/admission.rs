@@ -182,7 +182,7 @@ fn a_move_that_nothing_speaks_against_is_admitted_at_the_limit() {
 fn trap_10_each_reason_against_a_move_is_found_before_it() {
     check(
         |case| case.format = 9,
-        &["the formats differ: the source speaks 9, the target 4"],
+        &["the formats differ: the source speaks 9, the target 5 and 4"],
     );
     check(
         |case| case.ticket.target = host("z"),
@@ -265,7 +265,7 @@ fn a_binding_that_does_not_list_the_target_and_all_else_are_said_at_once() {
             binding.hosts = vec![host("a")];
         },
         &[
-            "the formats differ: the source speaks 0, the target 4",
+            "the formats differ: the source speaks 0, the target 5 and 4",
             "the guest's binding does not list the target",
             "the control firewall that the guest requires is not healthy there",
             "the control ids that the guest requires is not healthy there",

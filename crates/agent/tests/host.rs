@@ -152,6 +152,7 @@ impl Ground {
             timeouts: Timeouts::default(),
             host_device: None,
             steering: true,
+            peer_format: None,
             sessions: 100_000,
         }
     }

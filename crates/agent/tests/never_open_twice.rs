@@ -21,6 +21,8 @@ enum Qemu {
     /// Target only: Load() was answered well; the guest may run at any moment.
     Loaded,
     Running,
+    /// Source only: stopped, and inside Save().
+    Saving,
     /// Source only: stopped for the last part of a migration, its state is sent.
     Stopped,
     Gone,
@@ -93,9 +95,9 @@ impl World {
                 source::Action::SendCopy => self.copying = true,
                 source::Action::FenceAndSendDelta => {
                     self.source_open = false;
-                    self.stream_is_move = true;
+                    self.saved(true);
                 }
-                source::Action::AnswerSnapshot => self.stream_is_move = false,
+                source::Action::AnswerSnapshot => self.saved(false),
                 source::Action::Unfence => self.source_open = true,
                 source::Action::Forget => {
                     assert!(!self.source_open, "forgets only when fenced");
@@ -111,6 +113,13 @@ impl World {
             }
         }
         self.check();
+    }
+
+    fn saved(&mut self, is_move: bool) {
+        self.stream_is_move = is_move;
+        if self.source_qemu == Qemu::Saving {
+            self.source_qemu = Qemu::Stopped;
+        }
     }
 
     fn at_target(&mut self, event: target::Event) {
@@ -205,6 +214,10 @@ impl World {
     }
 
     fn restart_source(&mut self) {
+        // Nobody answers its question any more: the migration fails, and the guest goes on.
+        if self.source_qemu == Qemu::Saving {
+            self.source_qemu = Qemu::Running;
+        }
         match self.source.phase() {
             MovePhase::Done | MovePhase::Aborted => {}
             _ if self.source_open => {
@@ -261,9 +274,12 @@ impl World {
         }
         if self.source_qemu == Qemu::Running && self.target_qemu == Qemu::Incoming {
             self.step(worlds, |w| {
-                w.source_qemu = Qemu::Stopped;
+                w.source_qemu = Qemu::Saving;
                 w.at_source(source::Event::Save);
             });
+        }
+        if self.source_qemu == Qemu::Saving {
+            self.step(worlds, |w| w.at_source(source::Event::SaveLate));
         }
         if self.source_qemu == Qemu::Stopped && self.target_qemu == Qemu::Incoming {
             self.step(worlds, |w| {
@@ -315,7 +331,7 @@ impl World {
                 w.at_source(source::Event::GuestResumed);
             });
         }
-        if self.source_qemu == Qemu::Stopped {
+        if matches!(self.source_qemu, Qemu::Stopped | Qemu::Saving) {
             self.step(worlds, |w| {
                 w.source_qemu = Qemu::Gone;
                 w.at_source(source::Event::GuestGone);
@@ -430,10 +446,6 @@ fn nothing_that_a_target_says_before_it_has_signed_counts() {
         assert_eq!(end.handle(source::Event::Peer(message)), []);
     }
     assert_eq!(
-        end.handle(source::Event::Save),
-        [source::Action::AnswerSnapshot]
-    );
-    assert_eq!(
         end.handle(source::Event::Abandon),
         [source::Action::Tell(Message::Abort)]
     );
@@ -541,14 +553,53 @@ fn trap_5_a_source_forgets_only_when_its_target_has_confirmed() {
     assert_eq!(end.handle(complete), []);
 }
 
+/// A source at each point before its copy is complete, as the events that lead there.
+fn before_the_copy_is_complete() -> [Vec<source::Event>; 3] {
+    let all = [source::Event::Admitted, source::Event::Peer(Message::Ready)];
+    [0, 1, 2].map(|count| all[..count].to_vec())
+}
+
+/// A migration may begin before anybody has asked for the move.
 #[test]
-fn a_snapshot_fences_nothing() {
+fn a_guest_that_is_saved_too_early_waits_for_its_copy_and_no_longer_than_its_limit() {
+    use source::{Action, Event};
+    let fence = [
+        Action::Tell(Message::Copied),
+        Action::FenceAndSendDelta,
+        Action::Tell(Message::Delta),
+    ];
+    let all = [Event::Admitted, Event::Peer(Message::Ready)];
+    for before in before_the_copy_is_complete() {
+        let mut end = source::Source::default();
+        before.iter().for_each(|event| drop(end.handle(*event)));
+        assert_eq!(end.handle(Event::Save), [], "{before:?}");
+        assert!(end.is_saving());
+        let mut late = end;
+        assert_eq!(late.handle(Event::SaveLate), [Action::AnswerSnapshot]);
+        assert!(!late.is_saving());
+        let mut given_up = end;
+        assert!(
+            given_up
+                .handle(Event::Abandon)
+                .ends_with(&[Action::AnswerSnapshot])
+        );
+        for event in &all[before.len()..] {
+            end.handle(*event);
+        }
+        assert_eq!(end.handle(Event::CopySent), fence, "{before:?}");
+        assert!(!end.is_saving());
+    }
+}
+
+#[test]
+fn a_snapshot_of_a_guest_whose_move_is_over_fences_nothing() {
     let mut end = admitted();
+    end.handle(source::Event::Abandon);
     assert_eq!(
         end.handle(source::Event::Save),
         [source::Action::AnswerSnapshot]
     );
-    assert_eq!(end.phase(), MovePhase::Admitted);
+    assert_eq!(end.phase(), MovePhase::Aborted);
 }
 
 #[test]

@@ -1,12 +1,15 @@
 //! Two agents' links over the loopback: the pinned key is accepted, every other one is not.
 
-use lictor_agent::peer::{Incoming, Links, Roster};
+use lictor_agent::peer::{Incoming, Links, Loss, Roster};
 use lictor_evidence::KeyName;
 use lictor_types::{GuestId, HostId};
-use lictor_wire::peer::{Control, Frame};
-use lictor_wire::{RosterHost, SigningKey};
+use lictor_wire::peer::{Control, Format, Frame};
+use lictor_wire::{Refusal, RosterHost, SigningKey};
+use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::{ServerConfig, ServerConnection};
 use std::io::{ErrorKind, Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
@@ -47,9 +50,14 @@ struct Agent {
 
 impl Agent {
     fn new(name: &str) -> Self {
+        Self::speaking(name, Format::NEWEST)
+    }
+
+    fn speaking(name: &str, format: Format) -> Self {
         let (key, roster) = (key(name), Roster::default());
         let any = "127.0.0.1:0".parse().expect("an address");
-        let (links, incoming) = Links::open(&key, any, roster.clone()).expect("listens");
+        let opened = Links::open(&key, any, roster.clone(), format);
+        let (links, incoming) = opened.expect("listens");
         Self {
             key,
             roster,
@@ -107,7 +115,7 @@ fn nothing_is_sent_to_an_agent_that_shows_another_hosts_key() {
             .set(vec![a.entry("a"), b.entry("b"), wrong.clone()]);
     }
     a.links.send(&host("c"), ask(1)).expect("queued");
-    assert_eq!(a.next(), Incoming::Lost(host("c")));
+    assert_eq!(a.next(), Incoming::Lost(host("c"), Loss::Link));
     assert!(b.incoming.recv_timeout(Duration::from_millis(200)).is_err());
 }
 
@@ -121,7 +129,7 @@ fn a_key_that_leaves_the_roster_is_not_heard_any_more() {
     assert_eq!(b.next(), Incoming::Frame(host("a"), Box::new(ask(1))));
     b.roster.set(vec![b.entry("b")]);
     a.links.send(&host("b"), ask(2)).expect("queued");
-    assert_eq!(b.next(), Incoming::Lost(host("a")));
+    assert_eq!(b.next(), Incoming::Lost(host("a"), Loss::Link));
 }
 
 #[test]
@@ -131,9 +139,74 @@ fn an_agent_that_is_gone_is_said_to_be_lost() {
     a.roster
         .set(vec![a.entry("a"), entry("b", &key("b"), nobody)]);
     a.links.send(&host("b"), ask(1)).expect("queued");
-    assert_eq!(a.next(), Incoming::Lost(host("b")));
+    assert_eq!(a.next(), Incoming::Lost(host("b"), Loss::Link));
     let unknown = a.links.send(&host("z"), ask(1)).expect_err("refused");
     assert!(unknown.chain().contains("roster"), "{unknown}");
+}
+
+#[test]
+fn two_agents_speak_the_newest_format_that_both_know() {
+    use Format::{Five, Four};
+    let wanted = || {
+        let guest = GuestId::new("db").expect("a valid name");
+        Frame::Control(Control::Wanted { guest })
+    };
+    for (ours, theirs) in [(Five, Five), (Five, Four), (Four, Five), (Four, Four)] {
+        let (a, b) = (Agent::speaking("a", ours), Agent::speaking("b", theirs));
+        for one in [&a, &b] {
+            one.roster.set(vec![a.entry("a"), b.entry("b")]);
+        }
+        // Format 4 has no words for the first one, and the connection outlives that.
+        let mut expected = vec![ask(1)];
+        if (ours, theirs) == (Five, Five) {
+            expected.insert(0, wanted());
+        }
+        for frame in [wanted(), ask(1)] {
+            a.links.send(&host("b"), frame).expect("queued");
+        }
+        for frame in expected {
+            let arrived = Incoming::Frame(host("a"), Box::new(frame));
+            assert_eq!(b.next(), arrived, "{ours:?} to {theirs:?}");
+        }
+    }
+}
+
+/// An agent of a version to come, which speaks none of the formats of this one.
+fn agent_to_come(key: &SigningKey) -> SocketAddr {
+    let pkcs8 = PrivatePkcs8KeyDer::from(key.to_pkcs8_der());
+    let pair = rcgen::KeyPair::from_pkcs8_der_and_sign_algo(&pkcs8, &rcgen::PKCS_ED25519);
+    let params = rcgen::CertificateParams::default();
+    let certificate = params.self_signed(&pair.expect("its key")).expect("signed");
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .expect("TLS 1.3")
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate.der().clone()], PrivateKeyDer::from(pkcs8))
+        .expect("a certificate");
+    config.alpn_protocols = vec![b"lictor/1000".to_vec()];
+    let listener = TcpListener::bind("127.0.0.1:0").expect("listens");
+    let address = listener.local_addr().expect("an address");
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().expect("a caller");
+        let mut tls = ServerConnection::new(Arc::new(config)).expect("a connection");
+        while tls.is_handshaking() && tls.complete_io(&mut stream).is_ok() {}
+    });
+    address
+}
+
+#[test]
+fn an_agent_with_which_no_format_is_shared_is_a_reason_of_its_own() {
+    let (a, later) = (Agent::new("a"), key("b"));
+    let address = agent_to_come(&later);
+    a.roster
+        .set(vec![a.entry("a"), entry("b", &later, address)]);
+    a.links.send(&host("b"), ask(1)).expect("queued");
+    assert_eq!(a.next(), Incoming::Lost(host("b"), Loss::Format));
+    let Refusal::Format { detail } = Loss::Format.refusal(&host("b")) else {
+        panic!("another reason");
+    };
+    assert_eq!(detail, "the agent of b speaks none of 5 and 4");
 }
 
 /// Bytes that a caller lets trickle; a ClientHello may be a hundred times as long.

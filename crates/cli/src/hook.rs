@@ -118,14 +118,11 @@ fn answer(qemu: &Qemu, input: &mut dyn Read) -> Result<Answer, CliError> {
     }
     let (mut domain, guest) = read(input)?;
     // Without an agent nothing would come of it, so it ends before anything is made.
-    let coming = coming(agent, &guest)?;
+    let mut coming = coming(agent, &guest)?;
+    if point == Point::Coming && coming.is_none() {
+        coming = Some(wanted(agent, &guest)?);
+    }
     match (point, &coming) {
-        (Point::Coming, None) => {
-            return Err(agent.error(format!(
-                "guest {guest} was not admitted to come here; first `lictor move admit {guest} \
-                 --to THIS-HOST` where it runs"
-            )));
-        }
         (Point::Coming | Point::Restoring, _) => {
             let run_dir = agent.run_dir()?;
             let arguments = [interlock(run_dir, &guest), monitor(run_dir, &guest)];
@@ -208,6 +205,26 @@ fn coming(agent: &Agent, guest: &GuestId) -> Result<Option<MoveStatus>, CliError
     match agent.ask(&Request::MoveExpected { guest })? {
         Response::Move(status) => Ok(Some(status)),
         Response::Unexpected => Ok(None),
+        other => Err(agent.unexpected(&other)),
+    }
+}
+
+/// Nobody has asked for the move of a guest that is about to come: both ends are asked now.
+fn wanted(agent: &Agent, guest: &GuestId) -> Result<MoveStatus, CliError> {
+    let who = guest.clone();
+    match agent.ask(&Request::MoveWanted { guest: who })? {
+        Response::Move(status) => Ok(status),
+        Response::Unexpected => Err(agent.error(format!(
+            "guest {guest} was not admitted to come here, and no host of the release has it; \
+             start it instead"
+        ))),
+        Response::Refused { reasons } => {
+            let reasons: Vec<_> = reasons.iter().map(ToString::to_string).collect();
+            Err(agent.error(format!(
+                "guest {guest} was not admitted to come here: {}",
+                reasons.join("; ")
+            )))
+        }
         other => Err(agent.unexpected(&other)),
     }
 }

@@ -106,6 +106,12 @@ pub enum Request {
         /// The guest.
         guest: GuestId,
     },
+    /// Ask the host that has a guest to hand it over, because it is about to come here. Answered
+    /// when both ends have decided: `Move`, `Refused`, or `Unexpected` if no host has it.
+    MoveWanted {
+        /// The guest.
+        guest: GuestId,
+    },
     /// Say how far a move is.
     MoveStatus {
         /// The guest.

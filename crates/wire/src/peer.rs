@@ -3,15 +3,20 @@
 //! bytes alone: the connection proves whose key sent it, and tickets and records carry signatures
 //! of their own.
 
+mod format;
+
+pub use format::Format;
+
 use crate::sessions::{Chunk, ChunkError};
 use crate::{Envelope, Refusal};
+use format::Four;
 use lictor_evidence::{ControlFact, MoveSide};
 use lictor_types::{Counted, Digest, Epoch, Generation, GuestId, Tallies, Tally, VnicId};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// The only format that this version speaks. An agent that speaks another refuses to admit a move.
-pub const FORMAT: u32 = 4;
+/// The newest format that this version speaks, see [`Format`].
+pub const FORMAT: u32 = Format::NEWEST.number();
 /// Bytes before a frame's body: its length, the kind included, and the kind.
 pub const HEADER_BYTES: usize = 5;
 /// Bytes of a session frame before its chunk: the ticket and the vnic.
@@ -47,7 +52,7 @@ pub enum Control {
     },
     /// The source asks the target to admit a move; its own signature is on the ticket.
     Admit {
-        /// [`FORMAT`].
+        /// The number of the format in which this is said.
         format: u32,
         /// What the source's bindings say is newest.
         bindings: Epoch,
@@ -70,7 +75,7 @@ pub enum Control {
     },
     /// The source asks what the target would have against a move, which nobody has begun.
     Check {
-        /// [`FORMAT`].
+        /// The number of the format in which this is said.
         format: u32,
         /// What the source's bindings say is newest.
         bindings: Epoch,
@@ -85,6 +90,19 @@ pub enum Control {
         reasons: Vec<Refusal>,
         /// The target's controls, as it saw them work.
         controls: Vec<ControlFact>,
+    },
+    /// A QEMU waits here for this guest, or is about to, and nobody has asked for its move. If it
+    /// is yours, ask me to admit it. Not in format 4.
+    Wanted {
+        /// The guest.
+        guest: GuestId,
+    },
+    /// The answer to [`Control::Wanted`] of who does not ask. Not in format 4.
+    NotHandedOver {
+        /// The guest.
+        guest: GuestId,
+        /// What speaks against it there; nothing, if the guest is not there.
+        reasons: Vec<Refusal>,
     },
     /// One step of an admitted move.
     Move {
@@ -250,23 +268,25 @@ pub enum FrameError {
     /// The control message cannot be read.
     #[error("a control message cannot be read: {0}")]
     Control(String),
+    /// The format has no words for it.
+    #[error("format {0} has no words for this message")]
+    Unsayable(u32),
     /// The session chunk cannot be read.
     #[error("a session chunk cannot be read")]
     Sessions(#[from] ChunkError),
 }
 
 impl Frame {
-    /// The frame's bytes, header included.
+    /// The frame's bytes in a format, header included.
+    ///
+    /// # Errors
+    /// [`FrameError::Unsayable`] if the format does not know such a message.
     ///
     /// # Panics
     /// Never: every message has a JSON form.
-    #[must_use]
-    pub fn encode(&self) -> Vec<u8> {
+    pub fn encode(&self, format: Format) -> Result<Vec<u8>, FrameError> {
         let (kind, body) = match self {
-            Self::Control(control) => {
-                let json = serde_json::to_vec(control).expect("control has only string keys");
-                (KIND_CONTROL, json)
-            }
+            Self::Control(control) => (KIND_CONTROL, said(control, format)?),
             Self::Sessions {
                 ticket,
                 vnic,
@@ -282,7 +302,7 @@ impl Frame {
         let mut bytes = length.to_le_bytes().to_vec();
         bytes.push(kind);
         bytes.extend(body);
-        bytes
+        Ok(bytes)
     }
 
     /// How many bytes follow the length, for a reader that has read the first four.
@@ -297,14 +317,14 @@ impl Frame {
         Ok(found)
     }
 
-    /// Reads the bytes that follow the length.
+    /// Reads the bytes that follow the length, in a format.
     ///
     /// # Errors
     /// [`FrameError`]; nothing of the frame is used then.
-    pub fn decode(bytes: &[u8]) -> Result<Self, FrameError> {
+    pub fn decode(format: Format, bytes: &[u8]) -> Result<Self, FrameError> {
         let (kind, body) = bytes.split_first().ok_or(FrameError::Length { found: 0 })?;
         match *kind {
-            KIND_CONTROL => serde_json::from_slice(body)
+            KIND_CONTROL => heard(format, body)
                 .map(Self::Control)
                 .map_err(|error| FrameError::Control(error.to_string())),
             KIND_SESSIONS => {
@@ -322,6 +342,24 @@ impl Frame {
             }
             kind => Err(FrameError::Kind(kind)),
         }
+    }
+}
+
+fn said(control: &Control, format: Format) -> Result<Vec<u8>, FrameError> {
+    let json = match format {
+        Format::Five => serde_json::to_vec(control),
+        Format::Four => {
+            let four = Four::of(control.clone());
+            serde_json::to_vec(&four.ok_or(FrameError::Unsayable(format.number()))?)
+        }
+    };
+    Ok(json.expect("control has only string keys"))
+}
+
+fn heard(format: Format, body: &[u8]) -> Result<Control, serde_json::Error> {
+    match format {
+        Format::Five => serde_json::from_slice(body),
+        Format::Four => serde_json::from_slice::<Four>(body).map(Control::from),
     }
 }
 
@@ -413,20 +451,23 @@ mod tests {
     #[test]
     fn a_frame_decodes_to_what_was_encoded() {
         for frame in frames() {
-            let bytes = frame.encode();
+            let bytes = frame.encode(Format::NEWEST).expect("it has words");
             let header = bytes[..4].try_into().expect("four bytes");
             assert_eq!(Frame::length(header), Ok(bytes.len() - 4));
-            assert_eq!(Frame::decode(&bytes[4..]), Ok(frame));
+            assert_eq!(Frame::decode(Format::NEWEST, &bytes[4..]), Ok(frame));
         }
     }
 
     #[test]
     fn every_truncation_is_refused() {
         for frame in frames() {
-            let bytes = frame.encode();
+            let bytes = frame.encode(Format::NEWEST).expect("it has words");
             for length in 4..bytes.len() {
                 let part = &bytes[4..length];
-                assert!(Frame::decode(part).is_err(), "{length} bytes of {frame:?}");
+                assert!(
+                    Frame::decode(Format::NEWEST, part).is_err(),
+                    "{length} bytes of {frame:?}"
+                );
             }
         }
     }
@@ -441,7 +482,10 @@ mod tests {
         check(1, true);
         check(FRAME_BYTES_MAX, true);
         check(FRAME_BYTES_MAX + 1, false);
-        assert_eq!(Frame::decode(&[9, 1]), Err(FrameError::Kind(9)));
+        assert_eq!(
+            Frame::decode(Format::NEWEST, &[9, 1]),
+            Err(FrameError::Kind(9))
+        );
     }
 
     #[test]
@@ -475,7 +519,7 @@ mod tests {
             },
         ];
         for frame in longest {
-            let length = frame.encode().len() - 4;
+            let length = frame.encode(Format::NEWEST).expect("it has words").len() - 4;
             assert!(length <= FRAME_BYTES_MAX, "{length}");
         }
     }

@@ -38,6 +38,8 @@ pub struct Agent {
     process: Option<Process>,
     /// Further lines of its configuration.
     more: String,
+    /// The newest format that it speaks with others, if it is an older one.
+    format: Option<u32>,
 }
 
 impl Agent {
@@ -49,7 +51,14 @@ impl Agent {
             program: programs.lictor.clone(),
             process: None,
             more: String::new(),
+            format: None,
         }
+    }
+
+    /// Makes it an agent that knows no newer format than this, or one of this version. Counts from
+    /// its next configuration on.
+    pub const fn speak(&mut self, format: Option<u32>) {
+        self.format = format;
     }
 
     /// Whether the guests' QEMUs will run as somebody else than root: as a member of this group.
@@ -67,9 +76,11 @@ impl Agent {
         let folder = self.folder();
         std::fs::create_dir_all(&folder)?;
         let manager = manager.map_or_else(String::new, |url| format!("manager = \"{url}\"\n"));
+        let format = self.format;
+        let format = format.map_or_else(String::new, |format| format!("peer_format = {format}\n"));
         let text = format!(
             "host = \"{}\"\nstate_dir = \"{state}\"\nrun_dir = \"{run}\"\npin_root = \"{pins}\"\n\
-             peer = \"{}:{PEER_PORT}\"\nround_ms = {ROUND_MS}\n{manager}{more}",
+             peer = \"{}:{PEER_PORT}\"\nround_ms = {ROUND_MS}\n{manager}{format}{more}",
             self.name(),
             self.host.node().management(),
             state = self.state_dir().display(),

@@ -185,6 +185,20 @@ impl Site {
         agent.start()
     }
 
+    /// Kills an agent at once and starts another one in its place. It speaks no newer format than
+    /// this one with the others, if one is given.
+    ///
+    /// # Errors
+    /// There is none on this host, or it does not start.
+    pub fn replace_agent(&mut self, host: &str, format: Option<u32>) -> Result<()> {
+        let agent = self.agents.get_mut(host);
+        let agent = agent.with_context(|| format!("host {host} has no agent"))?;
+        agent.kill()?;
+        agent.speak(format);
+        agent.configure(Some(&self.manager.url()))?;
+        agent.start()
+    }
+
     /// Every agent.
     pub fn agents(&self) -> impl Iterator<Item = &Agent> {
         self.agents.values()

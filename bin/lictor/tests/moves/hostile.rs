@@ -10,7 +10,7 @@ use lictor_types::{
     Counted, Digest, Direction, Epoch, Generation, GuestId, HostId, RuleId, Segment, SessionKey,
     SessionRecord, Tally, TcpEnd, TcpState, VnicId,
 };
-use lictor_wire::peer::{Control, FORMAT, Frame, Step};
+use lictor_wire::peer::{Control, FORMAT, Format, Frame, Step};
 use lictor_wire::sessions::{CHUNK_RECORDS_MAX, Chunk};
 use lictor_wire::{Envelope, Release, SigningKey, Ticket};
 use std::sync::mpsc::Receiver;
@@ -46,7 +46,7 @@ impl Liar {
         let address = SocketAddr::from((host.node().management(), PEER_PORT));
         let opened = host
             .netns()
-            .run(|| Ok(Links::open(&key, address, roster.clone())?))?;
+            .run(|| Ok(Links::open(&key, address, roster.clone(), Format::NEWEST)?))?;
         let (links, incoming) = opened;
         Ok(Self {
             host,
@@ -98,7 +98,7 @@ impl Liar {
                         return Ok(found);
                     }
                 }
-                Incoming::Lost(host) => bail!("the connection to {host} is lost"),
+                Incoming::Lost(host, _) => bail!("the connection to {host} is lost"),
             }
         }
     }

@@ -103,8 +103,13 @@ impl Virtual {
 
     /// Moves db with a move that both agents admit, and virsh.
     fn moves(&self, (from, to): (&Libvirt, &Libvirt), how: &[&str]) -> Result<()> {
+        admitted(self.agent(from)?, &DB, self.agent(to)?.name())?;
+        self.migrates((from, to), how)
+    }
+
+    /// Moves db with virsh alone.
+    fn migrates(&self, (from, to): (&Libvirt, &Libvirt), how: &[&str]) -> Result<()> {
         let (source, target) = (self.agent(from)?, self.agent(to)?);
-        admitted(source, &DB, target.name())?;
         let migrated = from.migrate(DB.name, to, how)?;
         let words = || {
             let logs = [source.log(), target.log(), to.guest_log(DB.name)].concat();
@@ -132,9 +137,13 @@ fn virsh_migrates_a_guest_with_its_sessions_and_is_refused_with_the_reason() -> 
         ..Definition::default()
     })?;
     let (a, b) = (&world.a, &world.b);
-    // Nobody has admitted it.
+    // Whoever could admit it does not answer.
+    world.agent(a)?.pause()?;
     let answer = a.migrate(DB.name, b, &[])?;
-    refused(&answer, "guest db was not admitted to come here");
+    world.agent(a)?.go_on()?;
+    let words = "guest db was not admitted to come here: the source has no custody: host a, which \
+                 may have it, has not answered";
+    refused(&answer, words);
     world.stream_goes_on()?;
     no_way_back(&world)?;
 
@@ -145,9 +154,12 @@ fn virsh_migrates_a_guest_with_its_sessions_and_is_refused_with_the_reason() -> 
     assert!(b.runs(DB.name)? && !a.runs(DB.name)?);
     world.moves((b, a), &["--p2p"])?;
     assert!(a.runs(DB.name)? && !b.runs(DB.name)?);
+    // And with virsh alone: the hook of the target asks.
+    world.migrates((a, b), &["--p2p"])?;
+    assert!(b.runs(DB.name)? && !a.runs(DB.name)?);
     let (at_a, at_b) = (
-        wait_recorded(world.agent(a)?, 3)?,
-        wait_recorded(world.agent(b)?, 2)?,
+        wait_recorded(world.agent(a)?, 4)?,
+        wait_recorded(world.agent(b)?, 3)?,
     );
     // What was given up is recorded by its source alone.
     assert_eq!(at_a[1..], at_b, "both ends keep the same records");

@@ -4,7 +4,8 @@
 use crate::custody::EPOCH_JUMP_MAX;
 use lictor_evidence::ControlFact;
 use lictor_types::{Epoch, HostId, VNICS_PER_HOST_MAX};
-use lictor_wire::{Binding, Refusal, Ticket, VerifiedRelease, peer};
+use lictor_wire::peer::Format;
+use lictor_wire::{Binding, Refusal, Ticket, VerifiedRelease};
 
 /// How long a ticket is good for: a large guest takes minutes to copy. A target takes twice that
 /// for a clock that goes wrong, and for no more: a ticket keeps other moves of its guest away.
@@ -55,8 +56,8 @@ pub struct Standing<'a> {
 pub fn reasons(question: &Question<'_>, standing: &Standing<'_>) -> Vec<Refusal> {
     let ticket = question.ticket;
     let mut reasons = Vec::new();
-    if question.format != peer::FORMAT {
-        let (found, expected) = (question.format, peer::FORMAT);
+    if Format::of(question.format).is_none() {
+        let (found, expected) = (question.format, Format::spoken());
         let detail = format!("the source speaks {found}, the target {expected}");
         reasons.push(Refusal::Format { detail });
     }
@@ -86,7 +87,6 @@ pub fn reasons(question: &Question<'_>, standing: &Standing<'_>) -> Vec<Refusal>
         let detail = other.to_owned();
         reasons.push(Refusal::Busy { detail });
     }
-    reasons.extend(standing.chosen.iter().cloned());
     match standing.binding {
         Some(binding) if binding.epoch >= question.binding => {
             reasons.extend(for_binding(binding, standing));
@@ -96,8 +96,18 @@ pub fn reasons(question: &Question<'_>, standing: &Standing<'_>) -> Vec<Refusal>
     reasons
 }
 
+/// Every reason against a guest that is here already, without a ticket.
+#[must_use]
+pub fn reasons_here(standing: &Standing<'_>) -> Vec<Refusal> {
+    let bound = standing.binding;
+    bound.map_or_else(
+        || vec![Refusal::GuestUnknown],
+        |binding| for_binding(binding, standing),
+    )
+}
+
 fn for_binding(binding: &Binding, standing: &Standing<'_>) -> Vec<Refusal> {
-    let mut reasons = Vec::new();
+    let mut reasons = standing.chosen.to_vec();
     if !binding.may_run_on(standing.host) {
         reasons.push(Refusal::HostNotAllowed);
     }

@@ -14,6 +14,8 @@ pub enum Event {
     CopySent,
     /// QEMU asks for the guest's state: the guest is stopped.
     Save,
+    /// QEMU has waited for that long enough.
+    SaveLate,
     /// The guest runs here (again).
     GuestResumed,
     /// The guest's process ended here.
@@ -80,16 +82,26 @@ enum State {
     Aborted,
 }
 
+/// Whether QEMU waits for the guest's state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Saving {
+    No,
+    /// The migration was faster than the admission or the copy.
+    Waits,
+}
+
 /// The source's end. It begins when this end has signed the ticket and asks the other one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Source {
     state: State,
+    saving: Saving,
 }
 
 impl Default for Source {
     fn default() -> Self {
         Self {
             state: State::Asked,
+            saving: Saving::No,
         }
     }
 }
@@ -104,7 +116,14 @@ impl Source {
                 grant: Grant::Given,
                 guest: Guest::Still,
             },
+            saving: Saving::No,
         }
+    }
+
+    /// Whether QEMU waits, with the guest standing still, until everything is copied.
+    #[must_use]
+    pub const fn is_saving(&self) -> bool {
+        matches!(self.saving, Saving::Waits)
     }
 
     /// Whether only the target can say who has the guest: it must be asked until it does.
@@ -157,12 +176,30 @@ impl Source {
             Event::Save => return self.save(),
             _ => {}
         }
-        match self.state {
+        let mut actions = match self.state {
             State::Asked => self.asked(event),
             State::Admitted | State::Copying | State::Copied => self.before_fence(event),
             State::Fenced { grant, guest } => self.fenced(event, grant, guest),
             State::Done | State::Aborted => Vec::new(),
+        };
+        if self.is_saving() {
+            actions.extend(self.saved(event));
         }
+        actions
+    }
+
+    /// QEMU waits: it gets its answer once the guest may leave, and what a snapshot gets if it may
+    /// not, or has gone on meanwhile.
+    fn saved(&mut self, event: Event) -> Vec<Action> {
+        let late = matches!(event, Event::SaveLate | Event::GuestResumed);
+        match self.state {
+            State::Asked | State::Admitted | State::Copying if !late => return Vec::new(),
+            _ => self.saving = Saving::No,
+        }
+        if late {
+            return vec![Action::AnswerSnapshot];
+        }
+        self.save()
     }
 
     /// A commit is granted once, and only while the vnics are fenced. Without this question a
@@ -184,15 +221,22 @@ impl Source {
     }
 
     /// Save() is also what a snapshot calls. Only an admitted move whose copy is complete fences.
+    /// One that may come so far is waited for: its migration may have begun before it.
     fn save(&mut self) -> Vec<Action> {
-        if self.state == State::Copied {
-            self.state = State::Fenced {
-                grant: Grant::Open,
-                guest: Guest::Still,
-            };
-            return vec![Action::FenceAndSendDelta, Action::Tell(Message::Delta)];
+        match self.state {
+            State::Asked | State::Admitted | State::Copying => {
+                self.saving = Saving::Waits;
+                Vec::new()
+            }
+            State::Copied => {
+                self.state = State::Fenced {
+                    grant: Grant::Open,
+                    guest: Guest::Still,
+                };
+                vec![Action::FenceAndSendDelta, Action::Tell(Message::Delta)]
+            }
+            State::Fenced { .. } | State::Done | State::Aborted => vec![Action::AnswerSnapshot],
         }
-        vec![Action::AnswerSnapshot]
     }
 
     /// There is no move to record yet, but the target may have admitted one by now.

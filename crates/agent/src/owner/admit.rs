@@ -18,6 +18,24 @@ use rand::RngCore as _;
 /// How long the target's agent may take to admit a move or to refuse it.
 pub(super) const ADMIT_LIMIT_US: u64 = 4_000_000;
 
+/// Who waits for a target's answer.
+#[derive(Debug)]
+pub(super) enum Asker {
+    /// Somebody at the agent's socket.
+    Caller(Reply<Response>),
+    /// The target itself, which knows what it says.
+    Target,
+}
+
+impl Asker {
+    /// A caller may have gone.
+    pub(super) fn answer(self, response: Response) {
+        if let Self::Caller(reply) = self {
+            let _ = reply.send(response);
+        }
+    }
+}
+
 /// What somebody wants to move.
 #[derive(Debug, Clone)]
 pub(super) struct Wanted {
@@ -33,10 +51,26 @@ impl Owner {
         reply: Reply<Response>,
         now: Now,
     ) -> Result<(), AgentError> {
+        self.make_way(&wanted, now);
+        if let Some(ticket) = self.admitted_unasked(&wanted) {
+            let _ = reply.send(ticket);
+            return Ok(());
+        }
         let reasons = self.against(&wanted, now);
         if !reasons.is_empty() {
-            return self.refuse_move(&wanted, reasons, &reply, now);
+            self.refuse_move(&wanted, reasons, Asker::Caller(reply), now);
+            return Ok(());
         }
+        self.ask_to_admit(wanted, Asker::Caller(reply), now)
+    }
+
+    /// Asks the target, which nothing speaks against here.
+    pub(super) fn ask_to_admit(
+        &mut self,
+        wanted: Wanted,
+        asker: Asker,
+        now: Now,
+    ) -> Result<(), AgentError> {
         let Some(ticket) = self.ticket(&wanted, now) else {
             return Ok(());
         };
@@ -44,21 +78,33 @@ impl Owner {
         let binding = self.host.bindings().guest(&wanted.guest);
         let bindings = binding.map_or(Epoch(0), |binding| binding.epoch);
         let mut leaving = Leaving::new(source::Source::default(), ticket);
-        leaving.asked = Some((reply, now.us + ADMIT_LIMIT_US));
+        leaving.unasked = matches!(asker, Asker::Target);
+        leaving.asked = Some((asker, now.us + ADMIT_LIMIT_US));
         if let Some(watch) = self.watches.get(&wanted.guest)
             && !watch.guarded
         {
             leaving.guarded_for_move = true;
             watch.order(Order::Guard);
         }
-        self.leaving.insert(wanted.guest, leaving);
+        self.leaving.insert(wanted.guest.clone(), leaving);
         let control = Control::Admit {
             format: FORMAT,
             bindings,
             ticket: envelope,
         };
         self.say(&wanted.target, control);
-        Ok(())
+        self.unpark(&wanted.guest, now)
+    }
+
+    /// The very move that is asked for here may have been found by its target a moment ago.
+    fn admitted_unasked(&self, wanted: &Wanted) -> Option<Response> {
+        let leaving = self.leaving.get(&wanted.guest)?;
+        let same = leaving.unasked && leaving.ticket.target == wanted.target;
+        let signed = leaving.asked.is_none() && !leaving.has_ended();
+        (same && signed).then_some(Response::Admitted {
+            ticket: leaving.digest,
+            deadline_ms: leaving.ticket.deadline_ms,
+        })
     }
 
     /// What both ends are to sign; none without a release.
@@ -117,13 +163,7 @@ impl Owner {
         reasons
     }
 
-    fn refuse_move(
-        &mut self,
-        wanted: &Wanted,
-        reasons: Vec<Refusal>,
-        reply: &Reply<Response>,
-        now: Now,
-    ) -> Result<(), AgentError> {
+    fn refuse_move(&mut self, wanted: &Wanted, reasons: Vec<Refusal>, asker: Asker, now: Now) {
         let body = Body::MoveRefused {
             guest: wanted.guest.clone(),
             from: self.host.config().host.clone(),
@@ -131,8 +171,7 @@ impl Owner {
             reasons: reasons.iter().map(ToString::to_string).collect(),
         };
         self.note(body, now);
-        let _ = reply.send(Response::Refused { reasons });
-        Ok(())
+        asker.answer(Response::Refused { reasons });
     }
 
     pub(super) fn admitted(
@@ -175,7 +214,7 @@ impl Owner {
             .leaving
             .get_mut(&guest)
             .and_then(|one| one.asked.take());
-        let Some((reply, _)) = asked else {
+        let Some((asker, _)) = asked else {
             return Ok(());
         };
         self.leave(&guest, source::Event::Admitted, now)?;
@@ -188,7 +227,7 @@ impl Owner {
             controls,
         };
         self.note(body, now);
-        let _ = reply.send(Response::Admitted {
+        asker.answer(Response::Admitted {
             ticket: digest,
             deadline_ms,
         });
@@ -217,7 +256,7 @@ impl Owner {
         let Some(leaving) = self.leaving.get_mut(guest) else {
             return Ok(());
         };
-        let Some((reply, _)) = leaving.asked.take() else {
+        let Some((asker, _)) = leaving.asked.take() else {
             return Ok(());
         };
         let wanted = Wanted {
@@ -232,7 +271,8 @@ impl Owner {
         if unguard && let Some(watch) = self.watches.get(guest) {
             watch.order(Order::Unguard);
         }
-        self.refuse_move(&wanted, reasons, &reply, now)
+        self.refuse_move(&wanted, reasons, asker, now);
+        Ok(())
     }
 }
 

@@ -186,6 +186,37 @@ impl Owner {
         }))
     }
 
+    /// What this end has against a guest that is here already, and of which no source has asked.
+    pub(super) fn against_here(
+        &self,
+        guest: &GuestId,
+        now: Now,
+    ) -> Result<Vec<Refusal>, AgentError> {
+        let Some(release) = self.host.release() else {
+            return Ok(vec![Refusal::GuestUnknown]);
+        };
+        let controls = self.host.controls()?;
+        let here = self.host.vnics_of(guest)?.len();
+        let waived = self.waived(guest, now);
+        let chosen = self.chosen_against(guest, now);
+        let standing = Standing {
+            host: &self.host.config().host,
+            release,
+            binding: self.host.bindings().guest(guest),
+            controls: &controls,
+            waived: &waived,
+            chosen: &chosen,
+            vnics: self.host.attached()?.saturating_sub(here),
+            // Its quota was taken when it was attached.
+            sessions_left: u64::MAX,
+            custody: self.host.custody().epoch(guest),
+            held: false,
+            busy: None,
+            now_ms: now.ms,
+        };
+        Ok(admission::reasons_here(&standing))
+    }
+
     /// The source asks whether the guest may come.
     pub(super) fn asked(
         &mut self,
@@ -260,11 +291,12 @@ impl Owner {
         };
         self.note(body, now);
         let digest = ticket.digest();
-        let ticket_digest = Control::NotAdmitted {
+        let not_admitted = Control::NotAdmitted {
             ticket: digest,
-            reasons,
+            reasons: reasons.clone(),
         };
-        self.say(&ticket.source, ticket_digest);
+        self.say(&ticket.source, not_admitted);
+        self.not_handed_over(&ticket.source, &ticket.guest, reasons, now);
         Ok(())
     }
 
@@ -281,6 +313,7 @@ impl Owner {
         let (machine, arrival) = (target::Target::default(), Arrival::default());
         let arriving = Arriving::new(machine, ticket, arrival, now);
         self.arriving.insert(guest.clone(), arriving);
+        self.asking_settled(&guest);
         if let Some(watch) = self.watches.get(&guest)
             && !watch.guarded
         {
@@ -301,7 +334,11 @@ impl Owner {
     pub(super) fn ready(&mut self, guest: &GuestId, now: Now) -> Result<(), AgentError> {
         let bound = self.host.bindings().guest(guest);
         let bound = bound.map_or(usize::MAX, |binding| binding.vnics.len());
-        if self.arriving.get(guest).is_none_or(|one| one.attached) {
+        let arriving = self.arriving.get(guest);
+        if arriving.is_none_or(|one| one.machine.ended()) {
+            return self.want_if_it_waits(guest, now);
+        }
+        if arriving.is_none_or(|one| one.attached) {
             return Ok(());
         }
         let mut states = self.host.states_of(guest)?;
@@ -646,7 +683,7 @@ impl Owner {
         self.arrive(guest, target::Event::Peer(message), now)
     }
 
-    fn because(&mut self, guest: &GuestId, cause: &str) {
+    pub(super) fn because(&mut self, guest: &GuestId, cause: &str) {
         if let Some(arriving) = self.arriving.get_mut(guest) {
             arriving.cause = Some(cause.to_owned());
         }

@@ -5,6 +5,7 @@ use super::Owner;
 use super::admit::{ADMIT_LIMIT_US, Wanted};
 use crate::AgentError;
 use crate::input::{Now, Reply};
+use crate::peer::Loss;
 use lictor_evidence::ControlFact;
 use lictor_types::{Digest, Epoch, HostId};
 use lictor_wire::local::Response;
@@ -111,19 +112,18 @@ impl Owner {
     pub(super) fn checks_due(&mut self, now: Now) {
         let seconds = ADMIT_LIMIT_US / 1_000_000;
         let detail = format!("its agent has not answered within {seconds} s");
-        self.end_checks(&detail, |one| one.deadline_us <= now.us);
+        let refusal = Refusal::HostUnprotected { detail };
+        self.end_checks(&refusal, |one| one.deadline_us <= now.us);
     }
 
-    pub(super) fn checks_lost(&mut self, host: &HostId) {
-        let detail = format!("the agent of {host} cannot be reached");
-        self.end_checks(&detail, |one| one.target == *host);
+    pub(super) fn checks_lost(&mut self, host: &HostId, loss: Loss) {
+        self.end_checks(&loss.refusal(host), |one| one.target == *host);
     }
 
-    fn end_checks(&mut self, detail: &str, ends: impl Fn(&Check) -> bool) {
+    fn end_checks(&mut self, refusal: &Refusal, ends: impl Fn(&Check) -> bool) {
         let over = self.checks.extract_if(.., |_, one| ends(one));
         for (_, check) in over {
-            let detail = detail.to_owned();
-            check.answer(vec![Refusal::HostUnprotected { detail }], Vec::new());
+            check.answer(vec![refusal.clone()], Vec::new());
         }
     }
 }

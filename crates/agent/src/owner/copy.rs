@@ -1,6 +1,7 @@
 //! What goes along with a guest that leaves: its sessions in rounds while it runs, the rest when it
 //! stands still, and what was counted of it.
 
+use super::leaving::Leaving;
 use super::{Owner, warn};
 use crate::AgentError;
 use crate::input::Now;
@@ -46,7 +47,7 @@ impl Copied {
     }
 }
 
-impl super::leaving::Leaving {
+impl Leaving {
     /// The part of the record that says what the copy took.
     pub(super) fn copied(&self) -> MoveCopied {
         let Transcript { records, bytes, .. } = self.copy.transcript;
@@ -66,9 +67,13 @@ impl super::leaving::Leaving {
         }
     }
 
+    /// A guest that stands still before its copy is complete waits for it.
     fn in_rounds(&self) -> bool {
-        let phases = [MovePhase::Copying, MovePhase::Copied];
-        phases.contains(&self.machine.phase()) && self.stopped.is_none()
+        match self.machine.phase() {
+            MovePhase::Copying => self.stopped.is_none() || self.machine.is_saving(),
+            MovePhase::Copied => self.stopped.is_none(),
+            _ => false,
+        }
     }
 }
 
@@ -111,9 +116,10 @@ impl Owner {
         Ok(())
     }
 
-    /// Goes on with the rounds of every guest that leaves, as far as their targets keep up.
-    pub(super) fn rounds_due(&mut self, now: Now) {
-        let running = self.leaving.iter().filter(|(_, one)| one.in_rounds());
+    /// Goes on with the rounds of guests that leave, as far as their targets keep up.
+    pub(super) fn rounds_due(&mut self, now: Now, which: impl Fn(&Leaving) -> bool) {
+        let running = self.leaving.iter();
+        let running = running.filter(|(_, one)| one.in_rounds() && which(one));
         let running: Vec<GuestId> = running.map(|(guest, _)| guest.clone()).collect();
         for guest in running {
             if let Err(error) = self.go_on(&guest, now) {
@@ -249,7 +255,7 @@ impl Owner {
     }
 
     fn send_rest(&mut self, guest: &GuestId) -> Result<(), AgentError> {
-        let left = |one: &super::leaving::Leaving| !one.copy.left.is_empty();
+        let left = |one: &Leaving| !one.copy.left.is_empty();
         while self.leaving.get(guest).is_some_and(left) {
             self.send_vnic(guest, Pace::Fast)?;
         }

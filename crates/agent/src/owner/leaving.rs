@@ -1,17 +1,21 @@
 //! Guests that leave: the source's end of a move, executed.
 
-use super::admit::ADMIT_LIMIT_US;
+use super::admit::{ADMIT_LIMIT_US, Asker};
 use super::copy::Copied;
 use super::{Owner, warn};
 use crate::AgentError;
-use crate::input::{Now, Reply};
+use crate::input::{Now, SaveReply};
 use crate::moves::{Message, rounds::Rounds, source};
+use crate::peer::Loss;
 use lictor_evidence::{Body, MoveSide};
-use lictor_types::{Digest, GuestId, HostId, Tallies, VnicId, VnicState};
+use lictor_types::{Digest, GuestId, HostId, LOAD_DEADLINE_MS, Tallies, VnicId, VnicState};
 use lictor_wire::local::{MovePhase, MoveStatus, Response};
 use lictor_wire::peer::{Control, SAVE_TYPE, SaveRecord, Step, counted_digest};
 use lictor_wire::{Envelope, Refusal, Ticket};
 use std::collections::BTreeMap;
+
+/// How long a guest may stand still until everything that it needs to leave is there.
+const SAVE_LIMIT_US: u64 = LOAD_DEADLINE_MS * 1_500;
 
 /// A guest on its way out.
 #[derive(Debug)]
@@ -20,7 +24,9 @@ pub(super) struct Leaving {
     pub(super) ticket: Ticket,
     pub(super) digest: Digest,
     /// Who waits for the target's answer, and until when.
-    pub(super) asked: Option<(Reply<Response>, u64)>,
+    pub(super) asked: Option<(Asker, u64)>,
+    /// Nobody has asked for the move by name.
+    pub(super) unasked: bool,
     pub(super) rounds: Rounds,
     pub(super) copy: Copied,
     /// What was counted until the fence; not known to an agent that was restarted since.
@@ -34,7 +40,8 @@ pub(super) struct Leaving {
     pub(super) stopped: Option<Now>,
     pub(super) fenced: Option<Now>,
     pub(super) save: Option<Envelope>,
-    pub(super) save_reply: Option<Reply<Result<Vec<u8>, String>>>,
+    /// QEMU's question, and when it came.
+    pub(super) save_reply: Option<(SaveReply, Now)>,
     pub(super) record: Option<Envelope>,
     pub(super) cause: Option<String>,
 }
@@ -46,6 +53,7 @@ impl Leaving {
             digest: ticket.digest(),
             ticket,
             asked: None,
+            unasked: false,
             rounds: Rounds::default(),
             copy: Copied::default(),
             counted: None,
@@ -87,7 +95,17 @@ impl Leaving {
             .rounds
             .due_us()
             .filter(|_| !self.is_fenced() && !self.has_ended());
-        asked.into_iter().chain(round).min()
+        let saved = self.save_deadline_us();
+        asked.into_iter().chain(round).chain(saved).min()
+    }
+
+    /// Until when QEMU, and with it the guest, waits for the copy.
+    fn save_deadline_us(&self) -> Option<u64> {
+        let waits = self
+            .save_reply
+            .as_ref()
+            .filter(|_| self.machine.is_saving());
+        waits.map(|(_, since)| since.us + SAVE_LIMIT_US)
     }
 
     fn status(&self) -> MoveStatus {
@@ -112,13 +130,23 @@ impl Owner {
     pub(super) fn leaving_due(&mut self, now: Now) -> Result<(), AgentError> {
         let mut silent = Vec::new();
         let mut lapsed = Vec::new();
+        let mut saves = Vec::new();
         for (guest, one) in &self.leaving {
+            if one
+                .save_deadline_us()
+                .is_some_and(|deadline| deadline <= now.us)
+            {
+                saves.push(guest.clone());
+            }
             let asked = one.asked.as_ref().map(|(_, deadline_us)| *deadline_us);
             if asked.is_some_and(|deadline| deadline <= now.us) {
                 silent.push(guest.clone());
             } else if one.ticket.deadline_ms < now.ms && self.can_lapse(guest, one) {
                 lapsed.push(guest.clone());
             }
+        }
+        for guest in saves {
+            self.save_late(&guest, now);
         }
         for guest in silent {
             let seconds = ADMIT_LIMIT_US / 1_000_000;
@@ -144,7 +172,12 @@ impl Owner {
     }
 
     /// Before the fence a lost link ends the move; afterwards only QEMU or the target can.
-    pub(super) fn leaving_lost(&mut self, host: &HostId, now: Now) -> Result<(), AgentError> {
+    pub(super) fn leaving_lost(
+        &mut self,
+        host: &HostId,
+        loss: Loss,
+        now: Now,
+    ) -> Result<(), AgentError> {
         let toward = self.leaving.iter();
         let toward: Vec<GuestId> = toward
             .filter(|(_, one)| one.ticket.target == *host && !one.is_fenced() && !one.has_ended())
@@ -156,9 +189,7 @@ impl Owner {
                 .get(&guest)
                 .is_some_and(|one| one.asked.is_some())
             {
-                let detail = format!("the agent of {host} cannot be reached");
-                let refusal = Refusal::HostUnprotected { detail };
-                let dropped = self.drop_asked(&guest, vec![refusal], now);
+                let dropped = self.drop_asked(&guest, vec![loss.refusal(host)], now);
                 warn("a move whose target was lost", dropped);
                 continue;
             }
@@ -239,12 +270,12 @@ impl Owner {
         }
         // A move that ended before the target had answered: somebody waits for that answer.
         let leaving = self.leaving.get_mut(guest).filter(|one| one.has_ended());
-        if let Some((leaving, (reply, _))) =
+        if let Some((leaving, (asker, _))) =
             leaving.and_then(|one| one.asked.take().map(|asked| (one, asked)))
         {
             let cause = leaving.cause.clone();
             let error = cause.unwrap_or_else(|| "the guest has ended meanwhile".into());
-            let _ = reply.send(Response::Error { error });
+            asker.answer(Response::Error { error });
         }
         result
     }
@@ -314,14 +345,27 @@ impl Owner {
     pub(super) fn save(
         &mut self,
         guest: &GuestId,
-        reply: Reply<Result<Vec<u8>, String>>,
+        reply: SaveReply,
         now: Now,
     ) -> Result<(), AgentError> {
-        let Some(leaving) = self.leaving.get_mut(guest) else {
-            return self.snapshot(guest, &reply, now);
+        let leaving = self.leaving.get_mut(guest);
+        let Some(leaving) = leaving.filter(|one| !one.has_ended()) else {
+            return self.park(guest, reply, now);
         };
-        leaving.save_reply = Some(reply);
+        leaving.save_reply = Some((reply, now));
         self.leave(guest, source::Event::Save, now)
+    }
+
+    /// The migration was so fast that the guest stands still before it may leave: it goes on here.
+    fn save_late(&mut self, guest: &GuestId, now: Now) {
+        let text = format!(
+            "it was stopped for its migration before its sessions were copied, and they were not \
+             within {} ms: it stays",
+            SAVE_LIMIT_US / 1_000
+        );
+        self.alarm(guest, text, now);
+        let answered = self.leave(guest, source::Event::SaveLate, now);
+        warn("a guest that stands still for too long", answered);
     }
 
     /// The guest stands still: fence all its vnics, send what changed, answer QEMU. What fails here
@@ -335,7 +379,7 @@ impl Owner {
         if let Some(cause) = &failed {
             leaving.cause.get_or_insert(cause.clone());
         }
-        if let Some(reply) = leaving.save_reply.take() {
+        if let Some((reply, _)) = leaving.save_reply.take() {
             let _ = reply.send(answer.map_err(|error| error.chain()));
         }
         match failed {
@@ -379,17 +423,17 @@ impl Owner {
             .get_mut(guest)
             .and_then(|one| one.save_reply.take());
         match reply {
-            Some(reply) => self.snapshot(guest, &reply, now),
+            Some((reply, _)) => self.snapshot(guest, &reply, now),
             None => Ok(()),
         }
     }
 
     /// Somebody saves the guest's state without a move that both ends admitted: nothing is fenced,
     /// and no session travels. A host that gets such a state does not open for it.
-    fn snapshot(
+    pub(super) fn snapshot(
         &mut self,
         guest: &GuestId,
-        reply: &Reply<Result<Vec<u8>, String>>,
+        reply: &SaveReply,
         now: Now,
     ) -> Result<(), AgentError> {
         let release = self

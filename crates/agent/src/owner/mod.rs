@@ -14,6 +14,7 @@ mod nics;
 mod record;
 mod reopened;
 mod starts;
+mod wanted;
 mod way;
 
 use crate::allowance::Allowance;
@@ -22,7 +23,7 @@ use crate::guests::{Order, Post, Watch};
 use crate::impaired::Impairments;
 use crate::input::{Fetched, Input, Now, Reply, Upload};
 use crate::libvirt::QemuGroup;
-use crate::peer::{Incoming, Links, Roster};
+use crate::peer::{Incoming, Links, Loss, Roster};
 use crate::{AgentError, Host, Offered, Unproven};
 use arriving::Arriving;
 use leaving::Leaving;
@@ -70,6 +71,9 @@ pub(crate) struct Owner {
     cut: BTreeSet<GuestId>,
     leaving: BTreeMap<GuestId, Leaving>,
     arriving: BTreeMap<GuestId, Arriving>,
+    /// Guests that come, and whose move nobody has asked for.
+    asking: BTreeMap<GuestId, wanted::Asking>,
+    parked: BTreeMap<GuestId, wanted::Parked>,
     /// Evidence that waits until no guest stands still.
     later: VecDeque<(Body, u64)>,
     left_out: u64,
@@ -118,6 +122,8 @@ impl Owner {
             cut: BTreeSet::new(),
             leaving: BTreeMap::new(),
             arriving: BTreeMap::new(),
+            asking: BTreeMap::new(),
+            parked: BTreeMap::new(),
             later: VecDeque::new(),
             left_out: 0,
             noted_ms: 0,
@@ -145,7 +151,7 @@ impl Owner {
         let result = match input {
             Input::Call(request, reply) => self.call(&request, reply, now),
             Input::Peer(Incoming::Frame(from, frame)) => self.frame(&from, *frame, now),
-            Input::Peer(Incoming::Lost(from)) => self.lost(&from, now),
+            Input::Peer(Incoming::Lost(from, loss)) => self.lost(&from, loss, now),
             Input::News {
                 guest,
                 number,
@@ -171,9 +177,10 @@ impl Owner {
     pub(crate) fn tick(&mut self, now: Now) {
         warn("deadlines", self.deadlines(now));
         if self.in_pause(now) {
+            self.rounds_due(now, |one| one.machine.is_saving());
             return;
         }
-        self.rounds_due(now);
+        self.rounds_due(now, |_| true);
         if self.waits_for_pause(now) {
             return;
         }
@@ -191,7 +198,15 @@ impl Owner {
         let claims = self.claims.values().map(|claim| claim.deadline_us);
         let loads = self.arriving.values().filter_map(Arriving::deadline_us);
         let asked = self.leaving.values().filter_map(Leaving::deadline_us);
-        let next = claims.chain(loads).chain(asked).min().unwrap_or(rounds);
+        let wanted = self.asking.values().map(|one| one.deadline_us);
+        let parked = self.parked.values().map(|one| one.deadline_us);
+        let wanted = wanted.chain(parked);
+        let next = claims
+            .chain(loads)
+            .chain(asked)
+            .chain(wanted)
+            .min()
+            .unwrap_or(rounds);
         // A guest that stands still puts rounds off; they are due again a moment later.
         Duration::from_micros(next.min(rounds).saturating_sub(now.us).max(1_000))
     }
@@ -220,6 +235,8 @@ impl Owner {
 
     fn deadlines(&mut self, now: Now) -> Result<(), AgentError> {
         self.checks_due(now);
+        self.asking_due(now);
+        self.parked_due(now);
         warn("claims", self.claims_due(now));
         warn("moves away", self.leaving_due(now));
         warn("moves here", self.arriving_due(now));
@@ -443,6 +460,10 @@ impl Owner {
                 .host
                 .explain(vnic, packet, *direction)
                 .map(|one| Response::Explained(Box::new(one))),
+            Request::MoveWanted { guest } => {
+                self.move_wanted(guest, reply, now);
+                return Ok(());
+            }
             Request::MoveExpected { guest } => Ok(self.move_expected(guest)),
             Request::RuleCounters { first } => {
                 let counters = self.host.rule_counters(*first);
@@ -498,6 +519,11 @@ impl Owner {
                 self.checked(from, &ticket, (reasons, controls));
                 Ok(())
             }
+            Frame::Control(Control::Wanted { guest }) => self.wanted(from, guest, now),
+            Frame::Control(Control::NotHandedOver { guest, reasons }) => {
+                self.not_handed_over(from, &guest, reasons, now);
+                Ok(())
+            }
             Frame::Control(Control::Move { ticket, step }) => self.step(from, ticket, step, now),
         }
     }
@@ -519,10 +545,11 @@ impl Owner {
         self.stray_step(from, ticket, step, now)
     }
 
-    fn lost(&mut self, host: &HostId, now: Now) -> Result<(), AgentError> {
-        self.checks_lost(host);
+    fn lost(&mut self, host: &HostId, loss: Loss, now: Now) -> Result<(), AgentError> {
+        self.checks_lost(host, loss);
+        self.asking_lost(host, now);
         warn("claims", self.claim_lost(host, now));
-        warn("moves away", self.leaving_lost(host, now));
+        warn("moves away", self.leaving_lost(host, loss, now));
         self.arriving_lost(host, now)
     }
 

@@ -2,6 +2,7 @@
 
 use super::arriving::Arriving;
 use super::leaving::Leaving;
+use super::wanted::unheard_of;
 use super::{Owner, WATCH_AGAIN_US, warn};
 use crate::AgentError;
 use crate::guests::{News, Order};
@@ -27,6 +28,7 @@ const CLAIM_AGAIN_US: u64 = 1_000_000;
 pub(super) struct Start {
     claim: Claim,
     alarmed: bool,
+    how: PlacedBy,
     pub(super) deadline_us: u64,
     replies: Vec<(Attached, Reply<Response>)>,
 }
@@ -37,8 +39,18 @@ impl Start {
         Self {
             claim: Claim::new(known),
             alarmed: true,
+            how: PlacedBy::Start,
             deadline_us: 0,
             replies: Vec::new(),
+        }
+    }
+
+    /// A guest that came without its sessions, and runs.
+    fn found(known: u64) -> Self {
+        Self {
+            how: PlacedBy::Found,
+            alarmed: false,
+            ..Self::again(known)
         }
     }
 }
@@ -168,6 +180,7 @@ impl Owner {
         let start = Start {
             claim: Claim::new(self.host.custody().epoch(guest)),
             alarmed: false,
+            how: PlacedBy::Start,
             deadline_us: 0,
             replies: vec![caller],
         };
@@ -263,7 +276,9 @@ impl Owner {
                 continue;
             };
             start.claim.late();
-            let again = matches!(start.claim.outcome(), Outcome::HeldBy(_)) && start.alarmed;
+            let refused = start.how == PlacedBy::Found;
+            let again =
+                start.alarmed && (refused || matches!(start.claim.outcome(), Outcome::HeldBy(_)));
             let done = if again {
                 self.ask_custody(&guest, now)
             } else {
@@ -296,8 +311,41 @@ impl Owner {
                     .into_iter()
                     .try_for_each(|caller| self.answer(caller))
             }
-            Outcome::Ours { epoch, unheard } => self.begin(guest, (epoch, &unheard), now),
+            Outcome::Ours { epoch, unheard } => {
+                if self.refused_where_it_is(guest, &unheard, now)? {
+                    return Ok(());
+                }
+                self.begin(guest, (epoch, &unheard), now)
+            }
         }
+    }
+
+    /// A guest that came without having been handed over is taken if this host would have admitted
+    /// it; else it stays in hold, and this is asked again.
+    fn refused_where_it_is(
+        &mut self,
+        guest: &GuestId,
+        unheard: &BTreeSet<HostId>,
+        now: Now,
+    ) -> Result<bool, AgentError> {
+        let found = self.claims.get(guest);
+        if found.is_none_or(|start| start.how != PlacedBy::Found) {
+            return Ok(false);
+        }
+        let mut reasons = self.against_here(guest, now)?;
+        reasons.extend(self.unguarded_against(guest));
+        let silent = unheard.iter();
+        reasons.extend(silent.map(|host| unheard_of(host, "has not answered")));
+        let Some(start) = self.claims.get_mut(guest).filter(|_| !reasons.is_empty()) else {
+            return Ok(false);
+        };
+        start.deadline_us = now.us + CLAIM_AGAIN_US;
+        if !std::mem::replace(&mut start.alarmed, true) {
+            let reasons: Vec<_> = reasons.iter().map(ToString::to_string).collect();
+            let text = format!("its vnics stay in hold: {}", reasons.join("; "));
+            self.alarm(guest, text, now);
+        }
+        Ok(true)
     }
 
     fn begin(
@@ -318,10 +366,11 @@ impl Owner {
             custody.take(guest, epoch);
             custody.doubt(guest, unheard.clone());
         });
+        let start = self.claims.get(guest);
         let placed = Body::GuestPlaced {
             guest: guest.clone(),
             at: self.host.config().host.clone(),
-            by: PlacedBy::Start,
+            by: start.map_or(PlacedBy::Start, |start| start.how),
             protected: true,
         };
         self.note(placed, now);
@@ -463,7 +512,10 @@ impl Owner {
                 warn("a guest that goes on", stays);
                 let arrived = self.arrive(guest, target::Event::GuestResumed, now);
                 warn("a guest that arrives", arrived);
-                self.unasked(guest, now);
+                warn(
+                    "a guest that nobody has announced",
+                    self.unasked(guest, now),
+                );
                 self.settle(guest, now)
             }
             RunState::Incoming => self.ready(guest, now),
@@ -478,14 +530,22 @@ impl Owner {
         }
     }
 
-    /// A guest that came from somewhere without being handed over runs, but nobody hears it.
-    fn unasked(&mut self, guest: &GuestId, now: Now) {
+    /// A guest that came from somewhere without being handed over runs, but nobody hears it until
+    /// every other host has said that it is not theirs. Its sessions are lost.
+    fn unasked(&mut self, guest: &GuestId, now: Now) -> Result<(), AgentError> {
         let known = self.host.custody().held(guest) || self.claims.contains_key(guest);
-        if known || self.arriving.get(guest).is_some_and(Arriving::may_run) {
-            return;
+        let comes = self.arriving.get(guest).is_some_and(Arriving::may_run);
+        if known || comes || self.host.vnics_of(guest)?.is_empty() {
+            return Ok(());
         }
-        let text = "runs here without having been handed over: its vnics are in hold";
+        let text = "runs here without having been handed over: its vnics are in hold until no \
+                    other host has it";
         self.alarm(guest, text, now);
+        self.because(guest, "the guest came without what its source had signed");
+        self.arrive(guest, target::Event::Mismatch, now)?;
+        let start = Start::found(self.host.custody().epoch(guest));
+        self.claims.insert(guest.clone(), start);
+        self.ask_custody(guest, now)
     }
 
     fn ended(&mut self, guest: &GuestId, now: Now) -> Result<(), AgentError> {

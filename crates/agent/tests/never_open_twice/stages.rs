@@ -43,8 +43,7 @@ impl World {
                 self.deliver_to_target();
             }
             Stage::Fenced => {
-                self.source_qemu = Qemu::Stopped;
-                self.at_source(source::Event::Save);
+                self.save();
             }
             Stage::Loading => {
                 self.target_qemu = Qemu::Loading;
@@ -61,6 +60,11 @@ impl World {
             }
             Stage::Recorded => self.deliver_to_source(),
         }
+    }
+
+    fn save(&mut self) {
+        self.source_qemu = Qemu::Saving;
+        self.at_source(source::Event::Save);
     }
 
     fn strike(&mut self, stage: Stage, fault: Fault) {
@@ -213,8 +217,20 @@ fn forgotten() -> target::Target {
     end
 }
 
-fn explore_from(stage: Stage, fault: Fault) -> usize {
+/// When QEMU asks for the guest's state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Asks {
+    InTime,
+    /// Before the copy is complete, so that it waits.
+    Early,
+}
+
+fn explore_from((stage, asks): (Stage, Asks), fault: Fault) -> usize {
     let mut begin = World::at(stage);
+    if asks == Asks::Early {
+        begin.save();
+        assert!(begin.source.is_saving());
+    }
     begin.strike(stage, fault);
     let mut seen = HashSet::from([begin.clone()]);
     let mut queue = VecDeque::from([begin]);
@@ -237,10 +253,15 @@ fn explore_from(stage: Stage, fault: Fault) -> usize {
 
 #[test]
 fn every_fault_at_every_stage_leaves_one_guest_with_its_network_and_a_record() {
-    for stage in Stage::ALL {
+    let in_time = Stage::ALL.map(|stage| (stage, Asks::InTime));
+    let early = Stage::ALL
+        .into_iter()
+        .filter(|stage| *stage < Stage::Copied);
+    let early = early.map(|stage| (stage, Asks::Early));
+    for point in in_time.into_iter().chain(early) {
         for fault in Fault::ALL {
-            let ends = explore_from(stage, fault);
-            assert!(ends > 0, "{fault:?} at {stage:?} comes to no end");
+            let ends = explore_from(point, fault);
+            assert!(ends > 0, "{fault:?} at {point:?} comes to no end");
         }
     }
 }
