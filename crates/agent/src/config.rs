@@ -46,8 +46,8 @@ pub struct Config {
     /// Milliseconds between two rounds of fetching, reconciling and reporting.
     #[serde(default = "round_ms_default")]
     pub round_ms: u64,
-    /// Seconds for which a proven verdict counts, where a guest's owner chose that no session begins
-    /// without one.
+    /// Seconds for which a proven verdict counts, where a guest's owner chose that no session
+    /// begins without one.
     #[serde(default = "lease_s_default")]
     pub lease_s: u64,
     /// Seconds of silence after which the manager counts as unreachable.

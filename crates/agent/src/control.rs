@@ -107,8 +107,10 @@ pub(crate) fn check(controls: &[Control]) -> Result<(), String> {
     Ok(())
 }
 
-/// What the threads have found last, and when.
-type Answers = Arc<Mutex<Vec<Option<(Instant, Result<(), String>)>>>>;
+/// When a control was asked last, and what is wrong with it.
+type Answer = Option<(Instant, Result<(), String>)>;
+/// What the threads have found last.
+type Answers = Arc<Mutex<Vec<Answer>>>;
 
 /// The controls that are asked.
 #[derive(Debug)]
@@ -144,7 +146,7 @@ impl Controls {
     pub(crate) fn states(&self) -> Vec<ControlState> {
         let answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
         let states = self.controls.iter().zip(answers.iter());
-        let state = |(control, answer): (&Control, &Option<(Instant, Result<(), String>)>)| {
+        let state = |(control, answer): (&Control, &Answer)| {
             let fresh = answer.as_ref().filter(|(at, _)| at.elapsed() <= FRESH);
             ControlState {
                 name: control.name.clone(),

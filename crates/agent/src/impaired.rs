@@ -1,5 +1,5 @@
-//! What impairs the protection of guests, how long each has lasted, and what is recorded of it. Pure:
-//! what holds now goes in, evidence comes out.
+//! What impairs the protection of guests, how long each has lasted, and what is recorded of it.
+//! Pure: what holds now goes in, evidence comes out.
 
 use lictor_evidence::Body;
 use lictor_policy::{Cause, Choice};

@@ -3,7 +3,6 @@
 use super::before::{check, kinds};
 use super::*;
 use lictor_policy::{Cause, Choice};
-use std::io::Write as _;
 
 /// To the example's policy: db stays where it is while the manager is silent.
 const CHOICES: &str = "\
@@ -34,19 +33,6 @@ fn a_guest_stays_while_the_manager_is_silent_if_its_owner_chose_so_and_that_is_r
 
     site.kill_manager()?;
     let a = site.agent("a")?;
-    wait::until("a refusal by choice", LIMIT, || {
-        let (reasons, _) = check(a, DB.name, "b")?;
-        Ok((kinds(&reasons)? == ["impaired"]).then_some(()))
-    })?;
-    let refused = a.admit(DB.name, "b")?;
-    let Response::Refused { reasons } = refused else {
-        bail!("not refused: {refused:?}");
-    };
-    let [Refusal::Impaired { cause, detail }] = reasons.as_slice() else {
-        bail!("other reasons: {reasons:?}");
-    };
-    assert_eq!(cause, Cause::ManagerUnreachable.name());
-    assert!(detail.ends_with("its owner chose no-moves"), "{detail}");
     wait_body(a, |body| match body {
         Body::ImpairmentOpened {
             guest,
@@ -60,6 +46,16 @@ fn a_guest_stays_while_the_manager_is_silent_if_its_owner_chose_so_and_that_is_r
         }
         _ => false,
     })?;
+    assert_eq!(kinds(&check(a, DB.name, "b")?.0)?, ["impaired"]);
+    let refused = a.admit(DB.name, "b")?;
+    let Response::Refused { reasons } = refused else {
+        bail!("not refused: {refused:?}");
+    };
+    let [Refusal::Impaired { cause, detail }] = reasons.as_slice() else {
+        bail!("other reasons: {reasons:?}");
+    };
+    assert_eq!(cause, Cause::ManagerUnreachable.name());
+    assert!(detail.ends_with("its owner chose no-moves"), "{detail}");
     wait_body(a, |body| match body {
         Body::Alarm { subject, .. } => subject == "protection: manager-unreachable",
         _ => false,
