@@ -10,6 +10,7 @@ mod certificate;
 mod change;
 mod decide;
 mod diff;
+mod diff_pairs;
 mod diff_sessions;
 mod explain;
 mod explain_reach;
@@ -33,6 +34,7 @@ pub use bitset::Bits;
 pub use certificate::Document;
 pub use decide::{Because, Said};
 pub use diff::{Change, Diff, Effect, diff};
+pub use diff_pairs::{PairChange, diff_pairs};
 pub use diff_sessions::{Cuts, Live, Simulation, simulate};
 pub use explain::{
     Clause, EndSays, Explanation, NEAR_MAX, NearMiss, Part, RuleStep, WouldSay, explain,

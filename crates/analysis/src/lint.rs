@@ -113,10 +113,17 @@ pub struct LintInput {
 /// Looks at every rule on a day. Findings stand in the order of the text, then of their codes.
 #[must_use]
 pub fn lint(policy: &Policy, date: Date, input: &LintInput) -> Vec<LintFinding> {
-    let lint = Lint::of(policy, date);
+    let mut lint = Lint::of(policy, date);
+    // From the last to the first: of two that stand in for each other the later one is meant, and
+    // does not stand in for anything any more. So all that are found may be taken out together.
+    let mut covered: Vec<Vec<LintFinding>> = vec![Vec::new(); lint.lines.len()];
+    for place in (0..lint.lines.len()).rev() {
+        covered[place] = lint.covered(place);
+        let undecided = |one: &LintFinding| one.code == LintCode::Undecided;
+        lint.gone[place] = covered[place].iter().any(|one| !undecided(one));
+    }
     let mut findings = Vec::new();
-    for place in 0..lint.lines.len() {
-        let mut found = lint.covered(place);
+    for (place, mut found) in covered.into_iter().enumerate() {
         found.extend(lint.half_applied(place));
         found.extend(lint.selectors(place));
         found.extend(lint.broad(place));
@@ -146,6 +153,8 @@ struct Lint<'p> {
     /// Of each rule whether one before it in its tier passes some of it on: then it does not decide
     /// all of it before the tiers below.
     passed: Vec<bool>,
+    /// Rules that change nothing, and are not counted as what stands in for others.
+    gone: Vec<bool>,
 }
 
 impl<'p> Lint<'p> {
@@ -179,6 +188,7 @@ impl<'p> Lint<'p> {
         Self {
             date,
             passed,
+            gone: vec![false; lines.len()],
             rules,
             lines,
         }
@@ -274,8 +284,7 @@ impl<'p> Lint<'p> {
     /// that says otherwise; among application rules by the others together.
     fn redundant(&self, place: usize) -> Option<LintFinding> {
         let line = &self.lines[place];
-        let plain = line.rule.limit.is_none() && line.rule.during.is_none();
-        if line.rule.action == Action::Pass || !plain {
+        if line.rule.action == Action::Pass {
             return None;
         }
         let by = match line.tier.kind {
@@ -293,17 +302,26 @@ impl<'p> Lint<'p> {
         })
     }
 
+    /// Whether a rule allows whenever and as often as another one.
+    fn as_long_and_often(&self, other: usize, place: usize) -> bool {
+        let (one, own) = (self.lines[other].rule, self.lines[place].rule);
+        let room = |rule: &Rule| rule.limit.unwrap_or(u32::MAX);
+        (one.during.is_none() || one.during == own.during) && room(one) >= room(own)
+    }
+
     /// Of two application rules that say the same only the later one is redundant.
     fn applications(&self, place: usize) -> Vec<usize> {
         let own = self.rules.space(place);
         let stands_in = |other: &usize| {
             let line = &self.lines[*other];
-            let all_days = line.rule.during.is_none() && line.rule.limit.is_none();
-            let same = *other > place && self.rules.space(*other) == own;
+            let same = *other > place
+                && self.rules.space(*other) == own
+                && self.as_long_and_often(place, *other);
             *other != place
                 && line.live
-                && all_days
+                && !self.gone[*other]
                 && line.tier.kind == TierKind::AllowOnly
+                && self.as_long_and_often(*other, place)
                 && !same
         };
         let near = self.rules.overlapping(place, 0..self.lines.len());
@@ -318,11 +336,12 @@ impl<'p> Lint<'p> {
             .partition_point(|other| other.stage <= line.stage);
         let same = |other: &usize| {
             let rule = self.lines[*other].rule;
-            rule.action == line.rule.action && rule.limit.is_none() && rule.during.is_none()
+            rule.action == line.rule.action && rule.limit == line.rule.limit
         };
         let tier = self.rules.overlapping(place, place + 1..end);
         let live = tier.filter(|other| self.lines[*other].live);
-        live.take_while(same).collect()
+        let alike = live.take_while(same);
+        alike.filter(|other| !self.gone[*other]).collect()
     }
 
     /// An allowance at one end that no allowance at the other end meets: no session comes of it.

@@ -15,6 +15,7 @@ set wide = 10.0.0.0/8
 set low = 10.0.0.0/9
 set high = 10.128.0.0/9 2001:db8::/32
 set none = 192.0.2.0/24
+window work = mon-fri
 ";
 
 fn today() -> Date {
@@ -111,6 +112,37 @@ fn a_rule_is_redundant_if_the_same_would_happen_without_it() {
              allow c from zone:corp to zone:dmz service tcp/22, tcp/40\n",
         ),
         &["redundant a/a: a/b", "redundant a/c: a/b"],
+    );
+    // The same rule twice, though it has a limit or a window.
+    for clause in ["limit 5/s", "during work"] {
+        let text = applications(&format!(
+            "allow a from zone:corp to zone:dmz service tcp/22 {clause}\n\
+             allow b from zone:corp to zone:dmz service tcp/22 {clause}\n"
+        ));
+        check(&text, &["redundant a/b: a/a"]);
+    }
+    check(
+        &applications(
+            "allow a from zone:corp to zone:dmz service tcp/22 limit 5/s\n\
+             allow b from zone:corp to zone:dmz service tcp/22 limit 9/s\n",
+        ),
+        &["redundant a/a: a/b"],
+    );
+    check(
+        &ordered(
+            "deny a from zone:corp to zone:dmz service tcp/22\n\
+             deny b from zone:corp to zone:dmz service tcp/22\n",
+        ),
+        &["shadowed g/b: g/a"],
+    );
+    // Each of the three could go, but not all of them.
+    check(
+        &applications(
+            "allow a from zone:corp or zone:cde to zone:dmz service tcp/22\n\
+             allow b from zone:corp to zone:dmz service tcp/22\n\
+             allow c from zone:cde to zone:dmz service tcp/22\n",
+        ),
+        &["redundant a/b: a/a", "redundant a/c: a/a"],
     );
     check(
         &ordered(
@@ -258,8 +290,8 @@ fn ends() -> Vec<End> {
     ends
 }
 
-/// A rule that is called shadowed or redundant changes nothing when it is taken out, and one that
-/// is neither does change something, or is one of two that stand in for each other.
+/// Rules that are called shadowed or redundant change nothing when they are taken out, each alone
+/// and all together.
 #[test]
 fn what_is_said_of_covered_rules_is_what_the_reference_does() {
     let (ends, mut found) = (ends(), 0);
@@ -292,16 +324,19 @@ fn what_is_said_of_covered_rules_is_what_the_reference_does() {
             .filter(|finding| finding.code <= LintCode::Redundant)
             .map(|finding| finding.rule.as_str())
             .collect();
-        for name in covered {
-            found += 1;
+        // All of them at once, and each of them alone.
+        let names: Vec<Vec<&str>> = covered.iter().map(|name| vec![*name]).collect();
+        for names in names.into_iter().chain([covered]) {
+            found += usize::from(!names.is_empty());
             let mut without = policy.clone();
             for tier in &mut without.tiers {
-                tier.rules.retain(|rule| rule.name != name);
+                tier.rules
+                    .retain(|rule| !names.contains(&rule.name.as_str()));
             }
             assert_eq!(
                 verdicts(&policy, &ends),
                 verdicts(&without, &ends),
-                "{name} in\n{text}"
+                "{names:?} in\n{text}"
             );
         }
     }

@@ -2,6 +2,7 @@
 //! members only. Where an interface and its subnet have a group each, both must allow: the subnet's
 //! is a tier of its own above, in which what it allows is handed over.
 
+use crate::azure_template;
 use crate::draft::{Draft, NOBODY, Rule, all, either, every_port, numbered, prefix};
 use crate::names::label;
 use crate::value::{all_json, scalar, str};
@@ -83,8 +84,12 @@ type At<'a> = (&'a str, Effect);
 /// the published service tags.
 pub(crate) fn import(sources: &[Source]) -> Result<Draft, ImportError> {
     let mut found = Found::default();
+    let mut draft = Draft::default();
     for value in all_json(sources)? {
-        found.walk(&value);
+        match azure_template::resources(&value, &mut draft) {
+            Some(resources) => resources.iter().for_each(|one| found.walk(one)),
+            None => found.walk(&value),
+        }
     }
     if found.groups.is_empty() {
         return Err(ImportError::Nothing {
@@ -92,7 +97,6 @@ pub(crate) fn import(sources: &[Source]) -> Result<Draft, ImportError> {
         });
     }
     found.name_apart();
-    let mut draft = Draft::default();
     let above = guests(&mut draft, &found);
     if !above.is_empty() {
         draft.tier("subnets");
@@ -114,7 +118,7 @@ impl Found {
         }
         for wrapper in ["value", "resources"] {
             if let Some(items) = value[wrapper].as_array() {
-                return items.iter().for_each(|item| self.walk(item));
+                items.iter().for_each(|item| self.walk(item));
             }
         }
         let own = |field: &str| !property(value, field).is_null();
@@ -281,7 +285,17 @@ fn group_rules(
         );
     }
     rules.extend_from_slice(defaults);
-    rules.sort_by_key(|rule| property(rule, "priority").as_i64().unwrap_or(i64::MAX));
+    let priority = |rule: &Value| scalar(property(rule, "priority")).parse::<i64>().ok();
+    for rule in rules.iter().filter(|rule| priority(rule).is_none()) {
+        let place = format!(
+            "network security group {}: {}",
+            group.name,
+            str(rule, "name")
+        );
+        let what = "its priority is no number: it stands behind all others";
+        draft.note(Effect::Opens, &place, what);
+    }
+    rules.sort_by_key(|rule| priority(rule).unwrap_or(i64::MAX));
     for rule in &rules {
         one_rule(draft, rule, (group, &own), (tags, level));
     }
@@ -313,6 +327,12 @@ fn one_rule(
         }
     }
     let inbound = text("direction").eq_ignore_ascii_case("inbound");
+    let known = inbound || text("direction").eq_ignore_ascii_case("outbound");
+    if !known || !allows && !text("access").eq_ignore_ascii_case("deny") {
+        let what = "its direction or access is not known; the rule is left out";
+        draft.note(Effect::Opens, &place, what);
+        return;
+    }
     let from = ends(draft, rule, ("source", tags), (&place, effect));
     let to = ends(draft, rule, ("destination", tags), (&place, effect));
     let service = azure_ports(draft, rule, (&place, effect));

@@ -7,6 +7,7 @@
 mod aerleon;
 mod aws;
 mod azure;
+mod azure_template;
 mod draft;
 mod iptables;
 mod k8s;

@@ -9,6 +9,9 @@ const DOCUMENTS_MAX: usize = 1_000_000;
 /// Lists, maps and scalars of one YAML or JSON file: a tree takes many times the bytes of its text.
 const NODES_MAX: usize = 4_000_000;
 
+/// Parts of a YAML file that are kept for its aliases: what a reader copies for each level of them.
+const ANCHORED_MAX: usize = 100_000;
+
 /// The documents of a YAML file. Aliases are bounded: a short text can't become a large tree.
 pub(crate) fn yaml(source: &Source) -> Result<Vec<Value>, ImportError> {
     let options = serde_saphyr::options! {
@@ -16,6 +19,7 @@ pub(crate) fn yaml(source: &Source) -> Result<Vec<Value>, ImportError> {
             max_documents: DOCUMENTS_MAX,
             max_nodes: NODES_MAX,
             max_events: 2 * NODES_MAX,
+            max_recorded_anchor_events: ANCHORED_MAX,
         },
     };
     serde_saphyr::from_multiple_with_options(text(source)?, options)

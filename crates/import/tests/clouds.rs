@@ -161,3 +161,58 @@ fn the_tree_and_the_lists_of_nsx_are_one_configuration() {
     noted(&found, Effect::Closes, "source ports");
     noted(&found, Effect::None, "its segment's subnet");
 }
+
+#[test]
+fn a_template_of_azure_is_read_with_what_stands_beside_and_inside_of_its_resources() {
+    let rule = |name: &str, priority: u8, access: &str, port: &str| {
+        format!(
+            r#"{{"type":"{name}","name":"{port}","properties":{{"priority":"{priority}",
+            "direction":"Inbound","access":"{access}","protocol":"Tcp",
+            "sourceAddressPrefix":"[variables('office')]","sourcePortRange":"*",
+            "destinationAddressPrefix":"*","destinationPortRange":"{port}"}}}}"#
+        )
+    };
+    let beside = rule(
+        "Microsoft.Network/networkSecurityGroups/securityRules",
+        110,
+        "Allow",
+        "80-90",
+    )
+    .replace(
+        "\"name\":\"80-90\"",
+        "\"name\":\"[concat(parameters('nsg'), '/web')]\"",
+    );
+    let template = format!(
+        r#"{{"$schema":
+            "https://schema.management.azure.com/schemas/2019-04-01/deploymentTemplate.json#",
+        "parameters":{{"nsg":{{"type":"string","defaultValue":"edge"}},
+            "secret":{{"type":"string"}}}},
+        "variables":{{"office":"192.0.2.0/24","net":"[toLower('VNET')]"}},
+        "resources":[
+        {{"type":"Microsoft.Network/networkSecurityGroups","name":"[parameters('nsg')]",
+          "resources":[{}]}},
+        {beside},
+        {{"type":"Microsoft.Network/virtualNetworks","name":"[variables('net')]",
+          "properties":{{"subnets":[{{"name":"s1","properties":{{"networkSecurityGroup":{{
+            "id":"[resourceId('Microsoft.Network/networkSecurityGroups', parameters('nsg'))]"
+          }}}}}}]}}}},
+        {{"type":"Microsoft.Network/networkInterfaces","name":"nic","copy":{{"count":2}},
+          "properties":{{"ipConfigurations":[{{"properties":{{"subnet":{{"id":
+            "[resourceId('Microsoft.Network/virtualNetworks/subnets', variables('net'), 's1')]"
+          }}}}}}]}}}},
+        {{"type":"Microsoft.Network/networkSecurityGroups","name":"[parameters('secret')]",
+          "properties":{{"securityRules":[]}}}}]}}"#,
+        rule("securityRules", 100, "Deny", "85")
+    );
+    let found = imported(
+        Format::Nsg,
+        &[source("azuredeploy.json", template.as_bytes())],
+    );
+    check(&found, "192.0.2.1 nic tcp/84", "- allow");
+    check(&found, "192.0.2.1 nic tcp/85", "- deny");
+    check(&found, "192.0.2.1 nic tcp/91", "- deny");
+    check(&found, "203.0.113.1 nic tcp/84", "- deny");
+    check(&found, "nic 203.0.113.1 tcp/84", "allow -");
+    noted(&found, Effect::None, "`copy` or `condition`");
+    assert!(!found.notes.iter().any(|note| note.effect == Effect::Opens));
+}

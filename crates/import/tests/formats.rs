@@ -389,7 +389,7 @@ fn nothing_that_is_not_read_is_dropped_without_a_word() {
     let guests = found.estate.map_or(0, |estate| estate.guests.len());
     assert_eq!(guests, 1, "the list's pod");
     let tabs = b"\xef\xbb\xbf{\"kind\":\t\"Pod\", \"metadata\": {\"name\": \"p\"}}\n\
-        {\n\t\"kind\": \"PodList\", \"items\": [{\"metadata\": {\"name\": \"q\"}}]}";
+        {\n\t\"kind\": \"PodList\", \"Items\": [{\"metadata\": {\"name\": \"q\"}}]}";
     let found = imported(Format::K8s, &[source("x.json", tabs)]);
     let guests = found.estate.map_or(0, |estate| estate.guests.len());
     assert_eq!(guests, 2, "{:?}", found.notes);

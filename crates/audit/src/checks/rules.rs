@@ -8,6 +8,10 @@ use lictor_evidence::{ReleaseFacts, RuleFacts};
 use lictor_types::{Digest, Verdict};
 use std::collections::BTreeSet;
 
+/// The tier of the policy's exclusions, whose name no other tier can have: it is a word of the
+/// language.
+const EXCLUSION: &str = "exclude/";
+
 /// One finding for each release that a host has loaded; the newest published if none has.
 fn per_release(
     context: Context<'_>,
@@ -85,7 +89,8 @@ pub(crate) fn default_deny(context: Context<'_>) -> Vec<Finding> {
                 "what is denied passes at {guest}, which is only observed, {by}"
             ))
         });
-        let faults: Vec<_> = open.chain(only_observed).collect();
+        let excluded = exclusions(release, context.now_ms);
+        let faults: Vec<_> = open.chain(only_observed).chain(excluded).collect();
         Finding::judged(
             "",
             &faults,
@@ -93,6 +98,24 @@ pub(crate) fn default_deny(context: Context<'_>) -> Vec<Finding> {
         )
         .wants("deny in both directions where no rule speaks, enforced at every guest in scope")
     })
+}
+
+/// Guests in scope that the policy takes out of itself for a time: at their end everything passes.
+/// Each such statement is two rules, one for each way.
+fn exclusions(release: &ReleaseFacts, now_ms: u64) -> Vec<String> {
+    let rules = release.rules.iter();
+    let holds = rules.filter(|rule| {
+        let lasts = rule.expires_ms.is_none_or(|end| now_ms < end);
+        rule.touches_scope && rule.verdict == Verdict::Allow && lasts
+    });
+    let told = holds.filter_map(|rule| {
+        let statement = rule.name.strip_prefix(EXCLUSION)?.strip_suffix(".to")?;
+        let owner = &rule.owner;
+        Some(format!(
+            "everything passes at the guests of the exclusion {statement}, by leave of {owner}"
+        ))
+    });
+    told.collect()
 }
 
 /// RUL-02.

@@ -460,6 +460,26 @@ fn a_guest_for_which_the_policy_is_only_observed_is_not_under_control() {
 }
 
 #[test]
+fn a_guest_in_scope_that_the_policy_excludes_is_not_under_default_deny() {
+    let excluded = |touches_scope, expires_ms| {
+        with_release(|release| {
+            for side in ["from", "to"] {
+                let mut rule = release.rules[0].clone();
+                rule.name = format!("exclude/legacy.{side}");
+                (rule.owner, rule.touches_scope) = ("shop".into(), touches_scope);
+                (rule.verdict, rule.expires_ms) = (lictor_types::Verdict::Allow, Some(expires_ms));
+                release.rules.push(rule);
+            }
+        })
+    };
+    let named = "the guests of the exclusion legacy, by leave of shop";
+    let one = ("RUL-01", "release 7");
+    expect(excluded(true, u64::MAX), one, (Status::Fail, named));
+    expect(excluded(false, u64::MAX), one, (Status::Pass, ""));
+    expect(excluded(true, 1), one, (Status::Pass, ""));
+}
+
+#[test]
 fn a_vnic_out_of_control_fails() {
     let detached = Body::VnicDetached {
         guest: guest("pay"),

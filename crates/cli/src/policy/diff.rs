@@ -1,14 +1,19 @@
 //! `lictor policy diff`: what two versions of a policy let pass that the other one does not.
 
+use super::simulate;
 use crate::CliError;
+use crate::connectivity::read_estate;
 use crate::output::{Answer, Cell, Ending, Page, Tone};
 use crate::texts::{self, Files};
 use clap::Args;
-use lictor_analysis::{Change, Effect, diff};
+use lictor_analysis::{Change, Effect, PairChange, diff, diff_pairs};
 use lictor_policy::evaluate::Question;
-use lictor_policy::{Date, End, PortRange};
+use lictor_policy::{
+    CompileInput, Connection, ConnectivityError, Date, End, Estate, Policy, PortRange, compile,
+    connectivity,
+};
 use serde_json::json;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// What `lictor policy diff` takes.
 #[derive(Debug, Clone, Args)]
@@ -20,7 +25,20 @@ pub(crate) struct PolicyDiff {
     /// The day for which rules count as expired or not; today if not given.
     #[arg(long)]
     date: Option<Date>,
+    /// An estate, in JSON or TOML: which of its guests and addresses may talk otherwise, too.
+    #[arg(long, value_name = "FILE")]
+    estate: Option<PathBuf>,
+    /// The estate under the newer version, if that has changed as well.
+    #[arg(long, value_name = "FILE", requires = "estate")]
+    estate_new: Option<PathBuf>,
+    /// What `lictor host sessions` wrote on a host: which live sessions the newer version would
+    /// cut, too. Once for each host.
+    #[arg(long, value_name = "FILE")]
+    sessions: Vec<PathBuf>,
 }
+
+/// Pairs that are listed; the others are counted.
+const PAIRS_LISTED_MAX: usize = 100_000;
 
 pub(crate) fn run(args: &PolicyDiff, now_ms: u64) -> Result<Answer, CliError> {
     let read = |path: &PathBuf| texts::read_sound(&Files::of(vec![path.clone()]));
@@ -57,14 +75,71 @@ pub(crate) fn run(args: &PolicyDiff, now_ms: u64) -> Result<Answer, CliError> {
         ];
         page = page.section(title).table(head, changes.map(row));
     }
-    let same = found.changes.is_empty() && found.undecided.is_empty();
-    let value = json!({
+    let mut same = found.changes.is_empty() && found.undecided.is_empty();
+    let mut value = json!({
         "old": { "policy": old.name, "version": old.version },
         "new": { "policy": new.name, "version": new.version },
         "date": date, "diff": found,
     });
+    let path = args.estate_new.as_ref().or(args.estate.as_ref());
+    let newer = path.map(|path| read_estate(path)).transpose()?;
+    if let (Some(before), Some(path), Some(after)) = (&args.estate, path, &newer) {
+        let older = read_estate(before)?;
+        let before = connections(&old, (before, &older), date)?;
+        let mut changes = diff_pairs(&before, &connections(&new, (path, after), date)?);
+        same &= changes.is_empty();
+        let left_out = changes.len().saturating_sub(PAIRS_LISTED_MAX);
+        changes.truncate(PAIRS_LISTED_MAX);
+        page = pairs(page, &changes, left_out);
+        value["pairs"] = json!(changes);
+        value["pairs_left_out"] = json!(left_out);
+    }
+    if !args.sessions.is_empty() {
+        let (live, skipped) = simulate::live(&args.sessions, newer.as_ref(), date)?;
+        let cut = lictor_analysis::simulate(&new, live.into_iter());
+        same &= cut.cut.is_empty();
+        page = simulate::told(page.fields([("sessions not judged", skipped.into())]), &cut);
+        value["sessions"] = json!({
+            "kept": cut.kept, "not_judged": skipped, "cut": cut.cut,
+        });
+    }
     let ending = if same { Ending::Done } else { Ending::No };
     Ok(Answer::new(page, &value).ending(ending))
+}
+
+fn connections(
+    policy: &Policy,
+    (path, estate): (&Path, &Estate),
+    date: Date,
+) -> Result<Vec<Connection>, CliError> {
+    let label_sets = estate.label_sets();
+    let compiled = compile(policy, &CompileInput { label_sets, date })?;
+    let wrong = |error: ConnectivityError| CliError::file(path, error.to_string());
+    connectivity(&compiled, estate, date).map_err(wrong)
+}
+
+fn pairs(page: Page, changes: &[PairChange], left_out: usize) -> Page {
+    let rows = changes.iter().map(|one| {
+        [
+            effect(one.effect),
+            one.from.to_string().into(),
+            one.to.to_string().into(),
+            one.service.to_string().into(),
+        ]
+    });
+    let page = page.section("pairs of the estate");
+    let page = page.table(["", "from", "to", "ports"], rows);
+    match left_out {
+        0 => page,
+        _ => page.line(Cell::toned(Tone::Doubt, format!("and {left_out} more"))),
+    }
+}
+
+fn effect(effect: Effect) -> Cell {
+    match effect {
+        Effect::Opens => Cell::toned(Tone::Bad, "opens"),
+        Effect::Closes => Cell::toned(Tone::Doubt, "closes"),
+    }
 }
 
 fn list(names: &[String]) -> Cell {
@@ -72,13 +147,9 @@ fn list(names: &[String]) -> Cell {
 }
 
 fn row(change: &Change) -> [Cell; 7] {
-    let effect = match change.effect {
-        Effect::Opens => Cell::toned(Tone::Bad, "opens"),
-        Effect::Closes => Cell::toned(Tone::Doubt, "closes"),
-    };
     let denied = change.denied_by.as_deref().unwrap_or("the default");
     [
-        effect,
+        effect(change.effect),
         (&change.from).into(),
         (&change.to).into(),
         (&change.service).into(),
@@ -108,4 +179,68 @@ pub(super) fn packet(packet: &Question) -> String {
         end(&packet.source),
         end(&packet.destination)
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    const HEAD: &str = "policy \"p\" version 1\nlabel zone : one-of web db old\n";
+
+    #[test]
+    fn two_estates_are_compared_pair_by_pair_and_live_sessions_by_the_newer_labels() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let write = |name: &str, text: &str| {
+            let path = folder.path().join(name);
+            fs::write(&path, text).expect("written");
+            path
+        };
+        let rule = "tier t allow-only { allow pg from zone:web to zone:db service tcp/5432 }\n";
+        let policy = write("p", &format!("{HEAD}{rule}"));
+        let estate = |zone: &str| {
+            let guest = |name: &str, zone: &str, last: u8| {
+                format!(
+                    "[[guests]]\nname = \"{name}\"\nlabels = {{ zone = \"{zone}\" }}\n\
+                     addresses = [\"10.0.0.{last}\"]\n"
+                )
+            };
+            guest("a", zone, 1) + &guest("b", "web", 2) + &guest("c", "db", 3)
+        };
+        let (before, after) = (estate("web"), estate("old"));
+        let (before, after) = (write("before", &before), write("after", &after));
+        let session = json!({
+            "key": { "segment": 1, "protocol": 6, "local": "10.0.0.3", "remote": "10.0.0.1",
+                "local_port": 5432, "remote_port": 40000 },
+            "opened": "ingress", "state": "established", "remote": { "guest": { "zone": "web" } },
+            "rule": "t/pg", "packets": 4,
+        });
+        let listing = json!([{ "host": "h", "guest": "c", "labels": { "zone": "db" },
+            "generation": 1, "sessions": [session] }]);
+        let listing = write("s", &listing.to_string());
+        let compare = |estate_new: Option<PathBuf>| {
+            let args = PolicyDiff {
+                old: policy.clone(),
+                new: policy.clone(),
+                date: None,
+                estate: Some(before.clone()),
+                estate_new,
+                sessions: vec![listing.clone()],
+            };
+            run(&args, 1_790_000_000_000).expect("an answer")
+        };
+        let same = compare(None);
+        assert_eq!(same.ending, Ending::Done, "{}", same.value);
+        assert_eq!(same.value["sessions"]["kept"], 1);
+        let found = compare(Some(after));
+        assert_eq!(found.ending, Ending::No);
+        let pairs = found.value["pairs"].as_array().expect("a list");
+        let told = pairs
+            .iter()
+            .map(|one| (&one["effect"], &one["from"]["guest"]));
+        let told: Vec<_> = told.collect();
+        assert_eq!(told, [(&json!("closes"), &json!("a"))]);
+        let cut = &found.value["sessions"]["cut"][0];
+        assert_eq!((&cut["guest"], &cut["sessions"]), (&json!("c"), &json!(1)));
+    }
 }

@@ -6,12 +6,14 @@ use crate::policy::diff::packet;
 use crate::texts::{self, Files};
 use crate::{CliError, files};
 use clap::Args;
-use lictor_analysis::{Live, simulate};
+use lictor_analysis::{Live, Simulation, simulate};
 use lictor_policy::evaluate::Question;
-use lictor_policy::{Date, End};
+use lictor_policy::{Date, End, Estate, Labels};
 use lictor_types::{Direction, Protocol, words};
 use lictor_wire::local::LiveSession;
 use serde_json::json;
+use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 /// What `lictor policy simulate` takes.
@@ -31,11 +33,46 @@ pub(crate) struct Simulate {
 pub(crate) fn run(args: &Simulate, now_ms: u64) -> Result<Answer, CliError> {
     let policy = texts::read_sound(&Files::of(args.policy.clone()))?;
     let date = args.date.unwrap_or(Date::from_unix_seconds(now_ms / 1_000));
+    let (live, skipped) = live(&args.sessions, None, date)?;
+    let found = simulate(&policy, live.into_iter());
+    let cut: u64 = found.cut.iter().map(|one| one.sessions).sum();
+    let page = Page::default().fields([
+        (
+            "policy",
+            format!("{} version {}", policy.name, policy.version).into(),
+        ),
+        ("as of", date.into()),
+        ("go on", found.kept.into()),
+        ("would be cut", Cell::toned(Tone::good_if(cut == 0), cut)),
+        ("not judged", skipped.into()),
+    ]);
+    let page = told(page, &found);
+    let value = json!({
+        "policy": policy.name, "version": policy.version, "date": date,
+        "kept": found.kept, "cut": cut, "not_judged": skipped, "groups": found.cut,
+    });
+    let ending = match cut {
+        0 => Ending::Done,
+        _ => Ending::No,
+    };
+    Ok(Answer::new(page, &value).ending(ending))
+}
+
+/// The live sessions of these files, and how many can't be judged. With an estate, guests have its
+/// labels and not those that were bound when the files were written.
+pub(super) fn live(
+    paths: &[PathBuf],
+    estate: Option<&Estate>,
+    date: Date,
+) -> Result<(Vec<Live>, u64), CliError> {
     let mut vnics: Vec<OfVnic> = Vec::new();
-    for path in &args.sessions {
+    for path in paths {
         let what = "live sessions as `lictor host sessions` writes them";
         let of_host: Vec<OfVnic> = files::read_json(path, what)?;
         vnics.extend(of_host);
+    }
+    if let Some(estate) = estate {
+        relabel(&mut vnics, estate);
     }
     let (mut live, mut skipped) = (Vec::new(), 0_u64);
     for vnic in &vnics {
@@ -46,8 +83,37 @@ pub(crate) fn run(args: &Simulate, now_ms: u64) -> Result<Answer, CliError> {
             }
         }
     }
-    let found = simulate(&policy, live.into_iter());
-    let cut: u64 = found.cut.iter().map(|one| one.sessions).sum();
+    Ok((live, skipped))
+}
+
+/// Gives both ends of each session the labels that the estate has: the guest by its name, the other
+/// end by its address, unless two guests have that.
+fn relabel(vnics: &mut [OfVnic], estate: &Estate) {
+    let mut by_name: BTreeMap<&str, &Labels> = BTreeMap::new();
+    let mut by_address: BTreeMap<IpAddr, Option<&Labels>> = BTreeMap::new();
+    for guest in &estate.guests {
+        by_name.insert(&guest.name, &guest.labels);
+        for address in &guest.addresses {
+            let known = by_address.entry(*address);
+            known
+                .and_modify(|one| *one = None)
+                .or_insert(Some(&guest.labels));
+        }
+    }
+    for vnic in vnics {
+        if let Some(labels) = by_name.get(vnic.guest.to_string().as_str()) {
+            vnic.labels = (*labels).clone();
+        }
+        for session in &mut vnic.sessions {
+            if let Some(Some(labels)) = by_address.get(&session.key.remote) {
+                session.remote = End::Guest((*labels).clone());
+            }
+        }
+    }
+}
+
+/// What would be cut.
+pub(super) fn told(page: Page, found: &Simulation) -> Page {
     let rows = found.cut.iter().map(|one| {
         [
             (&one.guest).into(),
@@ -68,28 +134,7 @@ pub(crate) fn run(args: &Simulate, now_ms: u64) -> Result<Answer, CliError> {
         "reason",
         "for instance",
     ];
-    let page = Page::default()
-        .fields([
-            (
-                "policy",
-                format!("{} version {}", policy.name, policy.version).into(),
-            ),
-            ("as of", date.into()),
-            ("go on", found.kept.into()),
-            ("would be cut", Cell::toned(Tone::good_if(cut == 0), cut)),
-            ("not judged", skipped.into()),
-        ])
-        .section("would be cut")
-        .table(head, rows);
-    let value = json!({
-        "policy": policy.name, "version": policy.version, "date": date,
-        "kept": found.kept, "cut": cut, "not_judged": skipped, "groups": found.cut,
-    });
-    let ending = match cut {
-        0 => Ending::Done,
-        _ => Ending::No,
-    };
-    Ok(Answer::new(page, &value).ending(ending))
+    page.section("would be cut").table(head, rows)
 }
 
 /// The first packet of a session. Of an answered ICMP error, or of a protocol whose session is not

@@ -138,9 +138,13 @@ fn collect(value: Value, path: &str, into: (&mut Draft, &mut Vec<Object>)) {
         return;
     }
     let kind = str(&value, "kind").to_owned();
-    if kind.ends_with("List") && value["items"].is_array() {
+    // Readers in Go take the field in any case.
+    let items = ["items", "Items"]
+        .into_iter()
+        .find(|field| value[field].is_array());
+    if let Some(items) = items.filter(|_| kind.ends_with("List")) {
         let item = kind.trim_end_matches("List").to_owned();
-        for mut one in list(&value, "items").to_vec() {
+        for mut one in list(&value, items).to_vec() {
             // What a typed list holds need not say what it is.
             for (field, given) in [
                 ("kind", item.as_str()),

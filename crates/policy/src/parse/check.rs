@@ -3,7 +3,7 @@
 
 use super::{Parser, computed};
 use crate::{
-    Action, Choice, Label, Observation, Policy, PortRange, Rule, Scope, Selector, Span, Tier,
+    Action, At, Choice, Label, Observation, Policy, PortRange, Rule, Scope, Selector, Span, Tier,
     TierKind, diagnostic::Problem, overlap::satisfiable,
 };
 use lictor_types::Protocol;
@@ -88,7 +88,12 @@ pub(super) fn check(parser: &mut Parser<'_>) {
     }
     let mut standing = parser.standing_tiers();
     for rule in standing.iter_mut().flat_map(|tier| &mut tier.rules) {
-        rule.touches_sensitive = sensitive.touched_by(rule);
+        // It speaks at its guests' end only: whom they talk with does not matter.
+        rule.touches_sensitive = match rule.at {
+            At::Egress => sensitive.touches(&rule.from),
+            At::Ingress => sensitive.touches(&rule.to),
+            At::Both => sensitive.touched_by(rule),
+        };
     }
     standing.append(&mut tiers);
     parser.policy.tiers = standing;
