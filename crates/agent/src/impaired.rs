@@ -199,7 +199,7 @@ mod tests {
         check(&both, 60_999, &[]);
         check(&both, 61_000, &["open for 1 min at a, b"]);
         check(&both, 62_000, &[]);
-        check(&[a.clone()], 62_000 + LINGER_MS - 1, &[]);
+        check(std::slice::from_ref(&a), 62_000 + LINGER_MS - 1, &[]);
         check(
             &[a],
             62_000 + LINGER_MS,
