@@ -24,6 +24,8 @@ mod before;
 mod choices;
 #[path = "moves/cut.rs"]
 mod cut;
+#[path = "moves/evacuated.rs"]
+mod evacuated;
 #[path = "moves/hostile.rs"]
 mod hostile;
 #[path = "moves/libvirt.rs"]

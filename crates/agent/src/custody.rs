@@ -72,6 +72,9 @@ pub struct Entry {
     /// Hosts that were not heard when custody was taken, and may have the guest, too.
     #[serde(default)]
     pub doubts: BTreeSet<HostId>,
+    /// The order by which the guest was taken here, until the host that it names has heard of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub evacuated: Option<Envelope>,
 }
 
 /// Every guest that was ever here.
@@ -139,6 +142,7 @@ impl Custody {
             entry.qmp = None;
             entry.leave = None;
             entry.doubts.clear();
+            entry.evacuated = None;
         }
     }
 
@@ -168,6 +172,27 @@ impl Custody {
     /// Remembers which hosts may have the guest, too.
     pub fn doubt(&mut self, guest: &GuestId, hosts: BTreeSet<HostId>) {
         self.guests.entry(guest.clone()).or_default().doubts = hosts;
+    }
+
+    /// The order by which the guest was taken here, of which its last host has not heard.
+    #[must_use]
+    pub fn evacuated(&self, guest: &GuestId) -> Option<&Envelope> {
+        let entry = self.guests.get(guest)?;
+        entry.evacuated.as_ref()
+    }
+
+    /// Remembers by which order the guest was taken, if a host must still hear of that.
+    pub fn evacuate(&mut self, guest: &GuestId, order: Option<Envelope>) {
+        self.guests.entry(guest.clone()).or_default().evacuated = order;
+    }
+
+    /// That host has heard of it: what it knew of epochs is behind this host's.
+    pub fn evacuation_heard(&mut self, guest: &GuestId, epoch: u64) {
+        if let Some(entry) = self.guests.get_mut(guest) {
+            entry.evacuated = None;
+            let believed = epoch.min(entry.epoch.saturating_add(EPOCH_JUMP_MAX));
+            entry.epoch = entry.epoch.max(believed.saturating_add(1));
+        }
     }
 
     /// Remembers a ticket that is being admitted, and forgets those that nobody can use any more.

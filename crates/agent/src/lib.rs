@@ -26,6 +26,7 @@ mod nics;
 mod opening;
 mod owner;
 pub mod peer;
+mod ready;
 mod run;
 pub mod state;
 mod uplink;

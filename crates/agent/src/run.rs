@@ -6,7 +6,7 @@ use crate::libvirt::QemuGroup;
 use crate::owner::{Owner, Parts};
 use crate::peer::{Incoming, Links, Roster};
 use crate::uplink::Uplink;
-use crate::{AgentError, Config, Host};
+use crate::{AgentError, Config, Host, ready};
 use lictor_wire::local::{LINE_BYTES_MAX, Request, Response, SOCKET};
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
@@ -56,6 +56,7 @@ pub fn run(config: Config) -> Result<(), AgentError> {
         inputs,
     };
     let mut owner = Owner::new(parts, now(began));
+    ready::tell(std::env::var_os("NOTIFY_SOCKET").as_deref())?;
     loop {
         match queue.recv_timeout(owner.idle(now(began))) {
             Ok(input) => owner.handle(input, now(began)),

@@ -67,9 +67,10 @@ fn entries(args: &InstallArgs) -> Result<[Entry; 3], CliError> {
     let unit = format!(
         "{MARK}\n[Unit]\nDescription=Firewall of this host's guests\n\
          After=network-online.target\nWants=network-online.target\n\
-         # A guest that libvirt starts by itself is refused while there is no agent.\n\
+         # A guest that libvirt starts by itself is refused while no agent answers: the agent says \
+         when it does.\n\
          Before=libvirtd.service virtqemud.service libvirt-guests.service\n\n\
-         [Service]\nExecStart={program} agent run --config /etc/lictor/agent.toml\n\
+         [Service]\nType=notify\nExecStart={program} agent run --config /etc/lictor/agent.toml\n\
          Restart=always\nRestartSec=1\n\n[Install]\nWantedBy=multi-user.target\n"
     );
     let apparmor = format!(

@@ -9,6 +9,7 @@ mod cluster;
 mod connectivity;
 mod domain;
 mod error;
+mod evacuation;
 mod explain;
 mod files;
 mod guest;

@@ -3,7 +3,7 @@
 use crate::caller::Caller;
 use crate::local::Agent;
 use crate::output::{Answer, Cell, Ending, Page, Printing, Tone};
-use crate::{CliError, Setting};
+use crate::{CliError, Setting, evacuation};
 use clap::{Args, Subcommand, ValueEnum};
 use lictor_types::{GuestId, HostId};
 use lictor_wire::api::{MoveEntry, MoveResult, MoveSigners};
@@ -70,6 +70,12 @@ enum Action {
         #[command(flatten)]
         agent: Agent,
     },
+    /// Bring a guest away from a host whose agent is broken, without its sessions: by an order that
+    /// two persons sign.
+    Evacuation {
+        #[command(subcommand)]
+        action: evacuation::Action,
+    },
     /// List moves, and stays on hosts without an agent, as the manager knows them.
     List {
         #[command(flatten)]
@@ -133,6 +139,7 @@ pub(crate) fn run(args: &MoveArgs, setting: &Setting) -> Result<Answer, CliError
                 other => Err(agent.unexpected(&other)),
             }
         }
+        Action::Evacuation { action } => evacuation::run(action, setting.now_ms),
         Action::List { caller } => Ok(list(&caller.open()?.client.moves()?)),
     }
 }

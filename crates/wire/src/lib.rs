@@ -8,6 +8,7 @@
 pub mod api;
 mod batch;
 pub mod binding;
+pub mod evacuation;
 pub mod gate;
 pub mod link;
 pub mod local;
@@ -20,6 +21,7 @@ mod transcript;
 
 pub use batch::next_batch;
 pub use binding::{AddressAttestation, Binding, Bindings, BindingsRefused, VnicBinding};
+pub use evacuation::{Evacuation, EvacuationRefused};
 pub use gate::{Exception, ExceptionRefused, Proved};
 pub use lictor_evidence::{Envelope, SigningKey, VerifyKey};
 pub use link::{LinkBinding, MORE_ADDRESSES_MAX, MoreAddress, MoreAddressError};

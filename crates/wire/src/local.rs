@@ -1,9 +1,8 @@
 //! What is said on an agent's own Unix socket: one JSON object a line, one answer a line. The
 //! socket is the host's door: who can open it is root there or in its group.
 
-use crate::MoreAddress;
-use crate::Refusal;
 use crate::api::HostReport;
+use crate::{Envelope, MoreAddress, Refusal};
 use lictor_evidence::ControlFact;
 use lictor_policy::{End, Labels};
 use lictor_types::{
@@ -117,6 +116,11 @@ pub enum Request {
         /// The guest.
         guest: GuestId,
     },
+    /// Let a guest come without its sessions from a host whose agent is broken.
+    Evacuate {
+        /// The order of two persons, see [`crate::evacuation`].
+        order: Envelope,
+    },
     /// Give a move up that has not been fenced.
     MoveAbandon {
         /// The guest.
@@ -193,6 +197,15 @@ pub enum Response {
     Move(MoveStatus),
     /// The move was given up.
     Abandoned,
+    /// The order counts, and the guest is opened when it runs here.
+    Ordered {
+        /// The order's digest.
+        order: Digest,
+        /// The guest.
+        guest: GuestId,
+        /// When the order lapses, in milliseconds of Unix time.
+        expires_ms: u64,
+    },
     /// The request failed.
     Error {
         /// Place, expectation and next step.

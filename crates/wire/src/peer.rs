@@ -104,6 +104,12 @@ pub enum Control {
         /// What speaks against it there; nothing, if the guest is not there.
         reasons: Vec<Refusal>,
     },
+    /// The guest that this order names was taken here by it, or is about to be; the answer is
+    /// [`Control::CustodyHeld`]. Not in format 4.
+    Evacuated {
+        /// The order, signed by two persons.
+        order: Envelope,
+    },
     /// One step of an admitted move.
     Move {
         /// The ticket's digest.

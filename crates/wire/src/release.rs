@@ -31,6 +31,34 @@ pub struct Trust {
     pub manager: VerifyKey,
 }
 
+impl Trust {
+    /// Who of an author and as many approvers as it takes has signed an envelope of this type: the
+    /// author first, who is none of the approvers.
+    ///
+    /// # Errors
+    /// Those who have, if they are too few.
+    pub fn two_persons(
+        &self,
+        envelope: &Envelope,
+        payload_type: &str,
+    ) -> Result<Vec<VerifyKey>, Vec<VerifyKey>> {
+        let of = |keys: &[VerifyKey]| {
+            let verified = envelope.verify(payload_type, keys);
+            verified.map(|one| one.signers).unwrap_or_default()
+        };
+        let author = of(&self.authors).into_iter().next();
+        let others = self.approvers.iter();
+        let others: Vec<_> = others
+            .filter(|key| Some(*key) != author.as_ref())
+            .cloned()
+            .collect();
+        let approvers = of(&others);
+        let enough = author.is_some() && approvers.len() >= self.approvals_required.max(1) as usize;
+        let signers = author.into_iter().chain(approvers).collect();
+        if enough { Ok(signers) } else { Err(signers) }
+    }
+}
+
 /// A host that agents know each other by: no step of a move depends on a manager or on the age of a
 /// certificate.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -186,6 +186,7 @@ fn what_is_new_cannot_be_said_in_format_4_and_is_not_read_there() {
             guest: guest.clone(),
         },
         Control::NotHandedOver { guest, reasons },
+        Control::Evacuated { order: envelope() },
     ];
     for frame in new.map(Frame::Control) {
         let unsayable = Err(FrameError::Unsayable(4));

@@ -11,7 +11,7 @@ use lictor_wire::local::{Attach, Attached, MovePhase, MoveStatus, Request, Respo
 use nix::sys::signal::Signal;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::IpAddr;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -19,6 +19,8 @@ use std::time::Duration;
 pub const PEER_PORT: u16 = 7443;
 /// How often an agent of a site fetches, reads back and reports, in milliseconds.
 const ROUND_MS: u64 = 200;
+/// What `sd_notify(3)` says of a service that is ready.
+const READY: &[u8] = b"READY=1";
 const LIMIT: Duration = Duration::from_secs(20);
 
 /// How a guest comes to its vnic.
@@ -109,24 +111,38 @@ impl Agent {
         command::output(enroll).map(drop)
     }
 
-    /// Starts the agent and waits until it answers on its socket.
+    /// Starts the agent and waits until it says, as to a service manager, that it is ready. From
+    /// then on it answers on its socket.
     ///
     /// # Errors
     /// It ends or does not answer in time; its own words are in the error.
     pub fn start(&mut self) -> Result<()> {
         let log = std::fs::File::create(self.log_file())?;
         let mut run = self.host.node().command(&self.program.to_string_lossy());
+        let notify = self.folder().join("notify.sock");
+        match std::fs::remove_file(&notify) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
+            _ => {}
+        }
+        let manager = UnixDatagram::bind(&notify)?;
+        manager.set_nonblocking(true)?;
         run.args(["agent", "run", "--config"])
             .arg(self.config())
+            .env("NOTIFY_SOCKET", &notify)
             .stdout(log.try_clone()?)
             .stderr(log);
         let mut process = Process::start("the agent", run)?;
-        wait::until("an agent that answers on its socket", LIMIT, || {
+        let mut word = [0; 64];
+        wait::until("an agent that is ready", LIMIT, || {
             if let Some(status) = process.ended()? {
                 bail!("the agent ended with {status}: {}", self.log());
             }
-            Ok(self.status().ok())
+            let ready = manager
+                .recv(&mut word)
+                .is_ok_and(|length| word[..length] == *READY);
+            Ok(ready.then_some(()))
         })?;
+        self.status()?;
         self.process = Some(process);
         Ok(())
     }

@@ -2,17 +2,27 @@
 //! and the migration goes to a host that has no agent.
 
 use super::*;
-use lictor_lab::{Capture, Frame};
+use lictor_lab::{Capture, Frame, Host};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Longer than the stream is silent by itself.
 const SILENCE: Duration = Duration::from_secs(2);
 
 /// Takes the interlock out as somebody does who has the hypervisor's own monitor.
-fn disarm(guest: &QemuGuest, name: &str) -> Result<()> {
+pub(super) fn disarm(guest: &QemuGuest, name: &str) -> Result<()> {
     let object = json!({ "id": format!("lictor-{name}") });
     guest.qmp().execute("object-del", object)?;
     Ok(())
+}
+
+/// A world in which db has no interlock any more, an unprotected host c, and a QEMU there that
+/// waits for it.
+fn disarmed() -> Result<(World, Host, QemuGuest)> {
+    let world = world()?;
+    let c = world.site.lab().host("c")?;
+    disarm(&world.db, DB.name)?;
+    let target = c.receive(&DB.spec(&SERVICES), |_| Ok(()))?;
+    Ok((world, c, target))
 }
 
 /// When the guest first ran there.
@@ -40,10 +50,7 @@ fn a_guest_moved_round_the_protocol_arrives_cut_unless_its_owner_lets_it_pass() 
     if !lictor_lab::privileged() {
         return Ok(());
     }
-    let world = world()?;
-    let c = world.site.lab().host("c")?;
-    disarm(&world.db, DB.name)?;
-    let target = c.receive(&DB.spec(&SERVICES), |_| Ok(()))?;
+    let (world, c, target) = disarmed()?;
     let capture = Capture::start(world.site.lab().fabric(), &c.fabric_port())?;
     let report = world.db.migrate_to(&target, &MigrateOptions::default())?;
     assert_eq!(report.status, "completed", "{report:?}");
@@ -72,10 +79,7 @@ fn a_guest_that_was_cut_and_stays_has_its_links_and_its_interlock_again() -> Res
     if !lictor_lab::privileged() {
         return Ok(());
     }
-    let world = world()?;
-    let c = world.site.lab().host("c")?;
-    disarm(&world.db, DB.name)?;
-    let target = c.receive(&DB.spec(&SERVICES), |_| Ok(()))?;
+    let (world, _c, target) = disarmed()?;
     // Slow enough to be looked at and cancelled.
     let slow = MigrateOptions {
         bandwidth: 1 << 20,

@@ -234,6 +234,7 @@ fn a_source_that_lies_gets_nothing_past_its_target_and_no_ticket_twice() -> Resu
         return Ok(());
     }
     let mut site = site()?;
+    let fabric = super::stages::Fabric::watch(&site)?;
     let liar = Liar::take_over(&mut site)?;
     for (nonce, (lie, cause)) in (1..).zip(LIES) {
         let ticket = liar.ticket(nonce)?;
@@ -274,5 +275,7 @@ fn a_source_that_lies_gets_nothing_past_its_target_and_no_ticket_twice() -> Resu
     twice(&liar)?;
     site.restart_agent("b")?;
     while liar.incoming.try_recv().is_ok() {}
-    twice(&liar)
+    twice(&liar)?;
+    assert_eq!(fabric.stays_of(&DB)?, Vec::<&str>::new());
+    Ok(())
 }

@@ -5,6 +5,7 @@
 
 use super::*;
 use lictor_agent::moves::stage::{Fault, Stage};
+use lictor_lab::{Capture, Way};
 
 /// A fault, where it strikes, and all that must be true afterwards follows: the guest goes on at
 /// its source, its stream is whole, the record says so, and the target keeps nothing of it.
@@ -15,6 +16,35 @@ const STAYS: [(Stage, Fault); 5] = [
     (Stage::Loading, Fault::Cancelled),
     (Stage::Opened, Fault::TargetQemuKilled),
 ];
+
+/// What hosts a and b give to the fabric.
+pub(super) struct Fabric([(&'static str, Capture); 2]);
+
+impl Fabric {
+    pub(super) fn watch(site: &Site) -> Result<Self> {
+        let begin = |host: &'static str| -> Result<_> {
+            let port = site.agent(host)?.host().fabric_port();
+            Ok((host, Capture::start(site.lab().fabric(), &port)?))
+        };
+        Ok(Self([begin("a")?, begin("b")?]))
+    }
+
+    /// The hosts that have forwarded frames which the guest itself has sent, in order. Each stands
+    /// there once for a stay: two that forward at once stand there again and again.
+    pub(super) fn stays_of(&self, guest: &Guest) -> Result<Vec<&'static str>> {
+        let mut frames = Vec::new();
+        for (host, capture) in &self.0 {
+            assert_eq!(capture.missed(), 0, "frames that nobody looked at");
+            let sent = capture.from_mac(guest.mac()).into_iter();
+            let sent = sent.filter(|frame| frame.way == Way::Received);
+            frames.extend(sent.map(|frame| (frame.wall, *host)));
+        }
+        frames.sort_unstable();
+        let mut hosts: Vec<_> = frames.into_iter().map(|(_, host)| host).collect();
+        hosts.dedup();
+        Ok(hosts)
+    }
+}
 
 impl World {
     fn link_of_b(&self, state: &str) -> Result<()> {
@@ -76,16 +106,21 @@ fn a_fault_at_a_stage_of_a_real_migration_leaves_the_guest_at_its_source() -> Re
         return Ok(());
     }
     let mut world = world()?;
+    let fabric = Fabric::watch(&world.site)?;
     for (number, (stage, fault)) in (1..).zip(STAYS) {
         let case = format!("{fault:?} at {stage:?}");
         stays(&mut world, (stage, fault), number).with_context(|| {
             let logs = (world.a().log(), world.b().log());
             format!("{case}: {logs:?}")
         })?;
+        let forwarded = fabric.stays_of(&DB)?;
+        assert!(!forwarded.contains(&"b"), "{case}: {forwarded:?}");
     }
     // Nothing of all that keeps it from moving.
     let _there = migrate(&world.db, world.a(), world.b())?;
-    world.stream_goes_on()
+    world.stream_goes_on()?;
+    assert_eq!(fabric.stays_of(&DB)?.last(), Some(&"b"));
+    Ok(())
 }
 
 fn stays(world: &mut World, (stage, fault): (Stage, Fault), number: usize) -> Result<()> {
@@ -126,6 +161,7 @@ fn a_guest_that_moves_again_and_again_keeps_its_stream() -> Result<()> {
     }
     let moves = if lictor_lab::full() { 20 } else { 4 };
     let mut world = world()?;
+    let fabric = Fabric::watch(&world.site)?;
     for number in 1..=moves {
         let hosts = if number % 2 == 1 {
             (world.a(), world.b())
@@ -138,6 +174,9 @@ fn a_guest_that_moves_again_and_again_keeps_its_stream() -> Result<()> {
         world.db = there;
         world.stream_goes_on()?;
     }
+    let stays = fabric.stays_of(&DB)?;
+    let most = usize::try_from(moves)? + 1;
+    assert!(stays.contains(&"b") && stays.len() <= most, "{stays:?}");
     let records = wait_recorded(world.a(), usize::try_from(moves)?)?;
     assert!(records.iter().all(|(record, signatures)| {
         record.outcome == MoveOutcome::Committed && *signatures == 2

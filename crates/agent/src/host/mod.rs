@@ -175,6 +175,12 @@ impl Host {
         &self.key
     }
 
+    /// Whose signatures count here.
+    #[must_use]
+    pub const fn trust(&self) -> &Trust {
+        &self.trust
+    }
+
     /// The release that is enforced, if there is one.
     #[must_use]
     pub const fn release(&self) -> Option<&VerifiedRelease> {

@@ -158,6 +158,7 @@ impl Owner {
             None => reasons.push(Refusal::GuestUnknown),
         }
         reasons.extend(self.doubts_against(guest));
+        reasons.extend(self.evacuation_against(guest));
         reasons.extend(self.unguarded_against(guest));
         reasons.extend(self.chosen_against(guest, now));
         reasons

@@ -8,6 +8,7 @@ mod check;
 mod copy;
 mod cut;
 mod doubts;
+mod evacuated;
 mod impaired;
 mod leaving;
 mod nics;
@@ -74,6 +75,8 @@ pub(crate) struct Owner {
     /// Guests that come, and whose move nobody has asked for.
     asking: BTreeMap<GuestId, wanted::Asking>,
     parked: BTreeMap<GuestId, wanted::Parked>,
+    /// Orders that were presented here and have not been used.
+    orders: BTreeMap<GuestId, evacuated::Order>,
     /// Evidence that waits until no guest stands still.
     later: VecDeque<(Body, u64)>,
     left_out: u64,
@@ -124,6 +127,7 @@ impl Owner {
             arriving: BTreeMap::new(),
             asking: BTreeMap::new(),
             parked: BTreeMap::new(),
+            orders: BTreeMap::new(),
             later: VecDeque::new(),
             left_out: 0,
             noted_ms: 0,
@@ -244,6 +248,7 @@ impl Owner {
             self.next_repeat.us = now.us + REPEAT_EVERY_US;
             self.repeat_leaving();
             self.repeat_doubts();
+            self.repeat_evacuations();
             self.repeat_arriving()?;
         }
         Ok(())
@@ -474,6 +479,7 @@ impl Owner {
                 .sessions(vnic, after.as_ref())
                 .map(|page| Response::Sessions(Box::new(page))),
             Request::MoveStatus { guest } => self.move_status(guest),
+            Request::Evacuate { order } => self.evacuate(order, now),
             Request::MoveAbandon { guest } => self.move_abandon(guest, now),
         };
         let answer = answer.unwrap_or_else(|error| Response::Error {
@@ -519,6 +525,7 @@ impl Owner {
                 self.checked(from, &ticket, (reasons, controls));
                 Ok(())
             }
+            Frame::Control(Control::Evacuated { order }) => self.evacuated(from, &order, now),
             Frame::Control(Control::Wanted { guest }) => self.wanted(from, guest, now),
             Frame::Control(Control::NotHandedOver { guest, reasons }) => {
                 self.not_handed_over(from, &guest, reasons, now);

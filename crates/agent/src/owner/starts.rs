@@ -190,6 +190,7 @@ impl Owner {
 
     pub(super) fn ask_custody(&mut self, guest: &GuestId, now: Now) -> Result<(), AgentError> {
         let others = self.possible_hosts(guest);
+        self.tell_order(guest, now);
         for host in &others {
             let guest = guest.clone();
             self.say(host, Control::Custody { guest });
@@ -247,6 +248,8 @@ impl Owner {
         if let Some(start) = self.claims.get_mut(guest) {
             start.claim.told(from, held, epoch);
         }
+        let evacuated = self.evacuation_told(from, guest, (held, epoch));
+        warn("a host that a guest was evacuated from", evacuated);
         let doubt = self.doubt_told(from, guest, held, now);
         warn("a host that was not heard before", doubt);
         self.conclude(guest, now)
@@ -334,7 +337,8 @@ impl Owner {
         }
         let mut reasons = self.against_here(guest, now)?;
         reasons.extend(self.unguarded_against(guest));
-        let silent = unheard.iter();
+        let silent = self.silent(guest, unheard, now);
+        let silent = silent.iter();
         reasons.extend(silent.map(|host| unheard_of(host, "has not answered")));
         let Some(start) = self.claims.get_mut(guest).filter(|_| !reasons.is_empty()) else {
             return Ok(false);
@@ -354,6 +358,11 @@ impl Owner {
         (epoch, unheard): (u64, &BTreeSet<HostId>),
         now: Now,
     ) -> Result<(), AgentError> {
+        let found = self.claims.get(guest).map(|start| start.how) == Some(PlacedBy::Found);
+        let order = found.then(|| self.use_order(guest, now)).flatten();
+        let mut unheard = unheard.clone();
+        let told = order.as_ref().filter(|one| unheard.remove(one.from()));
+        let told = told.map(|one| one.envelope.clone());
         if !unheard.is_empty() {
             let names: Vec<_> = unheard.iter().map(ToString::to_string).collect();
             let text = format!(
@@ -364,7 +373,11 @@ impl Owner {
         }
         let saved = self.host.change_custody(|custody| {
             custody.take(guest, epoch);
-            custody.doubt(guest, unheard.clone());
+            custody.doubt(guest, unheard);
+            if let Some(order) = &order {
+                custody.spend(guest, order.spent(), now.ms);
+                custody.evacuate(guest, told);
+            }
         });
         let start = self.claims.get(guest);
         let placed = Body::GuestPlaced {
@@ -374,9 +387,12 @@ impl Owner {
             protected: true,
         };
         self.note(placed, now);
+        let recorded = order.map_or(Ok(()), |order| {
+            self.record_evacuation(guest, &order.ordered, now)
+        });
         let settled = self.settle(guest, now);
         self.claim_settled(guest);
-        saved.and(settled)
+        saved.and(recorded).and(settled)
     }
 
     /// Nothing is claimed any more: whoever waits for that gets the vnic's state as it is.

@@ -153,7 +153,9 @@ impl Four {
                 controls,
             },
             Control::Move { ticket, step } => Self::Move { ticket, step },
-            Control::Wanted { .. } | Control::NotHandedOver { .. } => return None,
+            Control::Wanted { .. } | Control::NotHandedOver { .. } | Control::Evacuated { .. } => {
+                return None;
+            }
         })
     }
 }

@@ -1,0 +1,147 @@
+//! A host whose agent is broken lets no guest go by itself. Two persons do.
+
+use super::cut::disarm;
+use super::*;
+use lictor_lab::site::command;
+use std::path::PathBuf;
+
+/// The order of these two, as they type it, and with how many signatures.
+fn order(site: &Site, to: &str, signatures: usize) -> Result<PathBuf> {
+    let file = site
+        .people
+        .author
+        .dir()
+        .join(format!("to-{to}-{signatures}"));
+    let mut write = site.people.author.lictor();
+    write
+        .args(["move", "evacuation", "write", DB.name, "--from", "a"])
+        .args(["--to", to, "--justification", "the agent of a is dead"])
+        .args(["--deployment", site.deployment().as_str(), "--key"])
+        .arg(&site.keys.author)
+        .arg("--out")
+        .arg(&file);
+    command::output(write)?;
+    if signatures > 1 {
+        let mut sign = site.people.approver.lictor();
+        sign.args(["move", "evacuation", "sign"])
+            .arg(&file)
+            .arg("--key")
+            .arg(&site.keys.approver);
+        command::output(sign)?;
+    }
+    Ok(file)
+}
+
+/// Shows an order to the agent of a host; what is printed, and whether it counts.
+fn present(agent: &Agent, site: &Site, file: &Path) -> Result<(bool, String)> {
+    let program = site.programs().lictor.to_string_lossy();
+    let mut present = agent.host().node().command(&program);
+    present
+        .args(["move", "evacuation", "present"])
+        .arg(file)
+        .arg("--socket")
+        .arg(agent.socket());
+    let output = command::run(present)?;
+    Ok((output.status.success(), command::words(&output)))
+}
+
+fn refused(agent: &Agent, site: &Site, file: &Path, part: &str) -> Result<()> {
+    let (done, words) = present(agent, site, file)?;
+    assert!(!done && words.contains(part), "{part:?}: {words}");
+    Ok(())
+}
+
+/// Waits for an alarm that says this.
+fn alarmed(agent: &Agent, part: &str) -> Result<()> {
+    wait_body(agent, |body| match body {
+        Body::Alarm { text, .. } => text.contains(part),
+        _ => false,
+    })
+    .with_context(|| format!("{part}; {}", agent.log()))
+}
+
+#[test]
+fn a_guest_leaves_a_host_whose_agent_is_broken_by_the_order_of_two_and_only_once() -> Result<()> {
+    if !lictor_lab::privileged() {
+        return Ok(());
+    }
+    let mut world = world()?;
+    world.site.kill_agent("a")?;
+    disarm(&world.db, DB.name)?;
+    let target = receive(world.b(), &DB)?;
+    let report = world.db.migrate_to(&target, &MigrateOptions::default())?;
+    assert_eq!(report.status, "completed", "{report:?}");
+    // It is not known whether a has it: it runs, and nobody hears it.
+    let b = world.b();
+    let silent = "host a, which may have it, has not answered";
+    alarmed(b, silent)?;
+    assert_eq!(state(b, &DB)?, (0, VnicState::Hold));
+
+    let site = &world.site;
+    refused(b, site, &order(site, "b", 1)?, "it has ann")?;
+    refused(b, site, &order(site, "c", 2)?, "is for host c, this is b")?;
+    assert_eq!(state(b, &DB)?, (0, VnicState::Hold));
+    let good = order(site, "b", 2)?;
+    let (done, words) = present(b, site, &good)?;
+    assert!(done, "{words}");
+    wait_for(b, &DB, |one| one.vnics[0].state == VnicState::Open)?;
+    let records = wait_recorded(b, 1)?;
+    let (record, signatures) = &records[0];
+    assert_eq!((record.outcome, *signatures), (MoveOutcome::StateLost, 1));
+    assert_eq!((record.sessions.sent, record.sessions.accepted), (0, 0));
+    for part in ["ann and ben", "the agent of a is dead"] {
+        assert!(record.asked_by.contains(part), "{record:?}");
+    }
+    refused(b, site, &good, "was used before")?;
+
+    // Its last host comes back, sees that the guest is gone, and hears of it.
+    world.db = target;
+    let refusal = world.b().admit(DB.name, "a")?;
+    let waits = matches!(&refusal, Response::Refused { reasons }
+        if reasons.iter().any(|one| one.to_string().contains("has not heard of that yet")));
+    assert!(waits, "{refusal:?}");
+    world.site.restart_agent("a")?;
+    wait::until("a host that has heard", LIMIT, || {
+        let there = world.a().guest(DB.name)?;
+        let custody = there.map_or(0, |one| one.custody);
+        Ok((custody == 0).then_some(()))
+    })?;
+    wait_for(world.b(), &DB, |one| one.custody > 1)?;
+    assert_eq!(state(world.b(), &DB)?.1, VnicState::Open);
+    let _here = migrate(&world.db, world.b(), world.a())?;
+    refused(world.b(), &world.site, &good, "was used before")
+}
+
+/// The agent of its host lives, and does not know that the guest has gone: it was never told where
+/// its QEMU answers.
+#[test]
+fn a_host_that_believes_to_have_a_guest_lets_go_of_it_by_the_order_of_two() -> Result<()> {
+    if !lictor_lab::privileged() {
+        return Ok(());
+    }
+    let site = site()?;
+    let [a, b] = ["a", "b"].map(|host| site.agent(host).expect("made with the site"));
+    let db = a.host().boot_with(&DB.spec(&SERVICES), &[], |vnic| {
+        let mut blind = vnic.clone();
+        blind.qmp = None;
+        a.attach(&blind, &addresses(&DB), Arrival::Start).map(drop)
+    })?;
+    db.wait_up(LIMIT)?;
+    let target = receive(b, &DB)?;
+    let report = db.migrate_to(&target, &MigrateOptions::default())?;
+    assert_eq!(report.status, "completed", "{report:?}");
+    alarmed(b, "no QEMU monitor of the guest")?;
+    alarmed(b, "without having been handed over")?;
+    assert_eq!(state(b, &DB)?, (0, VnicState::Hold));
+    let (done, words) = present(b, &site, &order(&site, "b", 2)?)?;
+    assert!(done, "{words}");
+    wait_for(b, &DB, |one| one.vnics[0].state == VnicState::Open).with_context(|| b.log())?;
+    assert_eq!(state(a, &DB)?, (0, VnicState::Hold));
+    alarmed(a, "it was evacuated to host b by order")?;
+    let records = wait_recorded(b, 1)?;
+    assert_eq!(records[0].0.outcome, MoveOutcome::StateLost);
+    // Its device is made anew.
+    drop(db);
+    let _here = migrate(&target, b, a)?;
+    Ok(())
+}

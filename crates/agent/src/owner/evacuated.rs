@@ -1,0 +1,254 @@
+//! Guests that leave a host whose agent is broken, by an order of two persons: without what their
+//! source would have signed, and without their sessions.
+
+use super::{Owner, warn};
+use crate::AgentError;
+use crate::custody::Spent;
+use crate::error::chain;
+use crate::input::Now;
+use lictor_estate::qmp::RunState;
+use lictor_evidence::{Body, MOVE_RECORD_TYPE, MoveOutcome, MoveRecord, MoveSessions};
+use lictor_types::{GuestId, HostId, VnicState};
+use lictor_wire::evacuation::{Evacuation, Ordered};
+use lictor_wire::local::Response;
+use lictor_wire::peer::Control;
+use lictor_wire::{Envelope, Refusal};
+use std::collections::BTreeSet;
+
+/// An order that was presented here and has not been used.
+#[derive(Debug)]
+pub(super) struct Order {
+    pub(super) envelope: Envelope,
+    pub(super) ordered: Ordered,
+}
+
+impl Order {
+    pub(super) const fn from(&self) -> &HostId {
+        &self.ordered.order.from
+    }
+
+    /// It is used once, also after a restart; so it is kept for good.
+    pub(super) fn spent(&self) -> Spent {
+        spent(&self.ordered)
+    }
+}
+
+fn spent(ordered: &Ordered) -> Spent {
+    Spent {
+        ticket: ordered.digest,
+        source: ordered.order.from.clone(),
+        custody: u64::MAX,
+        deadline_ms: u64::MAX,
+    }
+}
+
+impl Owner {
+    /// Somebody presents an order for a guest that comes here, or is here and in hold.
+    pub(super) fn evacuate(
+        &mut self,
+        envelope: &Envelope,
+        now: Now,
+    ) -> Result<Response, AgentError> {
+        let refused = |what: String| Err(AgentError::Refused(what));
+        let ordered = Evacuation::verify(envelope, self.host.trust(), now.ms);
+        let ordered = ordered.map_err(|error| AgentError::Refused(chain(&error)))?;
+        let (order, own) = (&ordered.order, &self.host.config().host);
+        let guest = order.guest.clone();
+        if order.to != *own {
+            let to = &order.to;
+            return refused(format!(
+                "the order is for host {to}, this is {own}; present it there"
+            ));
+        }
+        if self.host.custody().is_spent(&guest, &ordered.digest) {
+            return refused(format!(
+                "this order for guest {guest} was used before; write another"
+            ));
+        }
+        if self.host.custody().held(&guest) {
+            return refused(format!(
+                "guest {guest} is under this host's custody already"
+            ));
+        }
+        if !self.possible_hosts(&guest).contains(&order.from) {
+            let from = &order.from;
+            return refused(format!(
+                "guest {guest} may not run on host {from}, or is bound nowhere: nobody waits for \
+                 that host's word"
+            ));
+        }
+        let response = Response::Ordered {
+            order: ordered.digest,
+            guest: guest.clone(),
+            expires_ms: order.expires_ms,
+        };
+        let envelope = envelope.clone();
+        self.orders.insert(guest, Order { envelope, ordered });
+        Ok(response)
+    }
+
+    fn good_order(&self, guest: &GuestId, now: Now) -> Option<&Order> {
+        let order = self.orders.get(guest)?;
+        (now.ms <= order.ordered.order.expires_ms).then_some(order)
+    }
+
+    /// The host that an order takes the guest from: its silence keeps nobody waiting.
+    pub(super) fn ordered_from(&self, guest: &GuestId, now: Now) -> Option<HostId> {
+        self.good_order(guest, now)
+            .map(|order| order.from().clone())
+    }
+
+    /// That host is told before it is asked whose the guest is.
+    pub(super) fn tell_order(&self, guest: &GuestId, now: Now) {
+        if let Some(order) = self.good_order(guest, now) {
+            let envelope = order.envelope.clone();
+            self.say(order.from(), Control::Evacuated { order: envelope });
+        }
+    }
+
+    /// An order for a guest that is taken now; it is none any more.
+    pub(super) fn use_order(&mut self, guest: &GuestId, now: Now) -> Option<Order> {
+        self.good_order(guest, now)?;
+        self.orders.remove(guest)
+    }
+
+    /// What became of an evacuation is told like what becomes of a move whose source is lost.
+    pub(super) fn record_evacuation(
+        &mut self,
+        guest: &GuestId,
+        ordered: &Ordered,
+        now: Now,
+    ) -> Result<(), AgentError> {
+        let side = self.host.move_side(guest)?;
+        let frames = self.host.frames_before(guest)?;
+        let order = &ordered.order;
+        let signers = ordered.signers.iter().map(|key| key.name().to_string());
+        let signers = Vec::from_iter(signers).join(" and ");
+        let record = MoveRecord {
+            ticket: ordered.digest,
+            guest: guest.clone(),
+            from: order.from.clone(),
+            to: order.to.clone(),
+            asked_by: format!("{signers}, without its sessions: {}", order.justification),
+            source: side.clone(),
+            target: side,
+            sessions: MoveSessions::default(),
+            copied: None,
+            counted: None,
+            hold_since_ms: now.ms,
+            fenced_ms: 0,
+            opened_ms: now.ms,
+            pause_us: 0,
+            unprotected_ms: 0,
+            unprotected_packets: Some(frames),
+            error_ms: 0,
+            outcome: MoveOutcome::StateLost,
+        };
+        let bytes = record.canonical_bytes();
+        let signed = Envelope::sign(MOVE_RECORD_TYPE, &bytes, &[self.host.key()]);
+        let (record, signed) = (Box::new(record), Box::new(signed));
+        self.note(Body::MoveRecorded { record, signed }, now);
+        Ok(())
+    }
+
+    /// A guest that was here was taken by order while this agent could not be heard. A copy that
+    /// runs, or only stands still, is not let go of: then the order is wrong.
+    pub(super) fn evacuated(
+        &mut self,
+        from: &HostId,
+        envelope: &Envelope,
+        now: Now,
+    ) -> Result<(), AgentError> {
+        let ordered = Evacuation::signed(envelope, self.host.trust());
+        let ordered = ordered.map_err(|error| AgentError::Refused(chain(&error)))?;
+        let order = &ordered.order;
+        if order.to != *from || order.from != self.host.config().host {
+            let what = format!("host {from} shows an order that is not about it and this host");
+            return Err(AgentError::Refused(what));
+        }
+        let guest = order.guest.clone();
+        let custody = self.host.custody();
+        let held = custody.held(&guest) && !custody.is_spent(&guest, &ordered.digest);
+        let state = self.watches.get(&guest).map(|watch| watch.state);
+        let gone = matches!(state, None | Some(Some(RunState::Migrated)));
+        if held && gone && !self.leaving_now(&guest) {
+            let ended = self.let_evacuated_go(&guest, &ordered, now);
+            warn("a guest that was evacuated", ended);
+        }
+        self.custody_asked(from, guest, now)
+    }
+
+    fn let_evacuated_go(
+        &mut self,
+        guest: &GuestId,
+        ordered: &Ordered,
+        now: Now,
+    ) -> Result<(), AgentError> {
+        let text = format!("it was evacuated to host {} by order", ordered.order.to);
+        self.alarm(guest, text.clone(), now);
+        let held = self.host.set_state(guest, VnicState::Hold, &text);
+        let held = held.map(|held| self.note_all(held, now));
+        let purged = self.host.purge(guest).map(drop);
+        let spent = spent(ordered);
+        let saved = self.host.change_custody(|custody| {
+            custody.spend(guest, spent, now.ms);
+            custody.give_way(guest);
+        });
+        let (left, at) = (guest.clone(), self.host.config().host.clone());
+        self.note(Body::GuestLeft { guest: left, at }, now);
+        held.and(purged).and(saved)
+    }
+
+    /// A host that was silent when its guest was taken by order is told until it has heard of it.
+    pub(super) fn repeat_evacuations(&self) {
+        for (_, entry) in self.host.custody().guests() {
+            let order = entry.evacuated.as_ref();
+            let from = order.and_then(|order| Some((Evacuation::unverified(order).ok()?, order)));
+            if let Some((said, order)) = from {
+                let order = order.clone();
+                self.say(&said.from, Control::Evacuated { order });
+            }
+        }
+    }
+
+    /// That host has spoken. What it knew of epochs is known here from now on.
+    pub(super) fn evacuation_told(
+        &mut self,
+        from: &HostId,
+        guest: &GuestId,
+        (held, epoch): (bool, u64),
+    ) -> Result<(), AgentError> {
+        let waits = self.evacuated_from(guest).as_ref() == Some(from);
+        if held || !waits || !self.host.custody().held(guest) {
+            return Ok(());
+        }
+        self.host
+            .change_custody(|custody| custody.evacuation_heard(guest, epoch))
+    }
+
+    fn evacuated_from(&self, guest: &GuestId) -> Option<HostId> {
+        let order = self.host.custody().evacuated(guest)?;
+        Evacuation::unverified(order).ok().map(|order| order.from)
+    }
+
+    /// A guest of which its last host still believes that it has it.
+    pub(super) fn evacuation_against(&self, guest: &GuestId) -> Option<Refusal> {
+        let from = self.evacuated_from(guest)?;
+        let detail = format!("host {from}, which it was evacuated from, has not heard of that yet");
+        Some(Refusal::NotInCustody { detail })
+    }
+
+    /// Hosts whose silence speaks against a guest that was found here.
+    pub(super) fn silent(
+        &self,
+        guest: &GuestId,
+        unheard: &BTreeSet<HostId>,
+        now: Now,
+    ) -> BTreeSet<HostId> {
+        let ordered = self.ordered_from(guest, now);
+        let silent = unheard
+            .iter()
+            .filter(|host| Some(*host) != ordered.as_ref());
+        silent.cloned().collect()
+    }
+}
