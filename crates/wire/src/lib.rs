@@ -10,6 +10,7 @@ mod batch;
 pub mod binding;
 pub mod evacuation;
 pub mod gate;
+pub mod kept;
 pub mod link;
 pub mod local;
 pub mod peer;
