@@ -6,6 +6,8 @@ use crate::custody::Custody;
 use lictor_evidence::{Checkpoint, EvidenceError, SigningKey, Storage, VerifyKey, frame, recover};
 use lictor_types::Mode;
 use lictor_wire::binding::BindingLog;
+pub use lictor_wire::kept::TRUST;
+use lictor_wire::kept::{BINDINGS, FLOOR, PASSED, Passed, RELEASE};
 use lictor_wire::release::Floor;
 use lictor_wire::{Envelope, Trust};
 use serde::{Serialize, de::DeserializeOwned};
@@ -14,8 +16,6 @@ use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
-/// Whom this agent believes.
-pub const TRUST: &str = "trust.json";
 /// The key that signs its evidence, its attestations and its tickets.
 pub const KEY: &str = "agent.key";
 /// The key of its certificate for the manager.
@@ -24,12 +24,11 @@ pub const CERTIFICATE_KEY: &str = "certificate.key";
 pub const CERTIFICATE: &str = "certificate.pem";
 /// The manager's authority.
 pub const AUTHORITY: &str = "authority.pem";
-const RELEASE: &str = "release.json";
-const BINDINGS: &str = "bindings.json";
-const FLOOR: &str = "floor.json";
 const CUSTODY: &str = "custody.json";
 const HOST_MODE: &str = "host-mode.json";
 const LOCK: &str = "lock";
+/// What was let pass without an agent, while it is recorded.
+const PASSED_TAKEN: &str = "passed.taken";
 const LOG: &str = "evidence.log";
 const CHECKPOINT: &str = "evidence.checkpoint";
 
@@ -130,6 +129,39 @@ impl StateDir {
     pub fn keep_release(&self, envelope: &Envelope, floor: Floor) -> Result<(), AgentError> {
         self.write_json(FLOOR, &floor)?;
         self.write_json(RELEASE, envelope)
+    }
+
+    /// What libvirt's hook has let pass while no agent answered. It stays until it was recorded,
+    /// see [`StateDir::passed_recorded`]; what is added meanwhile comes next time.
+    ///
+    /// # Errors
+    /// [`AgentError::File`], also for a line that cannot be read.
+    pub fn passed(&self) -> Result<Vec<Passed>, AgentError> {
+        let (from, to) = (self.path(PASSED), self.path(PASSED_TAKEN));
+        if !to.exists() {
+            match std::fs::rename(&from, &to) {
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                    return Ok(Vec::new());
+                }
+                renamed => renamed.map_err(|error| AgentError::io(&from, &error))?,
+            }
+        }
+        let bytes = self.read(PASSED_TAKEN)?.unwrap_or_default();
+        let lines = bytes.split(|byte| *byte == b'\n');
+        let lines = lines.filter(|line| !line.is_empty());
+        let read = |line| {
+            serde_json::from_slice(line).map_err(|error| AgentError::file(&to, error.to_string()))
+        };
+        lines.map(read).collect()
+    }
+
+    /// Everything that [`StateDir::passed`] has told is recorded.
+    ///
+    /// # Errors
+    /// [`AgentError::File`].
+    pub fn passed_recorded(&self) -> Result<(), AgentError> {
+        let path = self.path(PASSED_TAKEN);
+        std::fs::remove_file(&path).map_err(|error| AgentError::io(&path, &error))
     }
 
     /// Keeps bindings that were loaded.

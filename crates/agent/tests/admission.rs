@@ -126,6 +126,7 @@ fn good() -> Case {
             }],
             hosts: vec![host("a"), host("b")],
             retired: false,
+            isolated: None,
         }),
         wanted: Epoch(5),
         controls: vec![control("firewall", true), control("ids", true)],

@@ -9,7 +9,7 @@ use lictor_policy::{CompileInput, Date, End, Labels, compile, parse};
 use lictor_types::{
     Counted, DeploymentId, Direction, Epoch, Generation, GuestId, HostId, Link, Mode, Probe,
     RULES_PER_VNIC_MAX, Reason, RuleId, Segment, SessionKey, SessionRecord, Tally, TcpEnd,
-    TcpState, Timeouts, VnicId, VnicState,
+    TcpState, Timeouts, Verdict, VnicId, VnicState,
 };
 use lictor_wire::binding::BindingLog;
 use lictor_wire::local::Attach;
@@ -236,7 +236,33 @@ impl Ground {
     }
 
     fn bindings_with(&self, sessions_max: u32) -> BindingLog {
+        let binding = self.binding(sessions_max);
+        BindingLog {
+            bindings: vec![binding.sign(&self.owner)],
+            attestations: Vec::new(),
+        }
+    }
+
+    fn bindings_isolated(&self, expires: Date) -> BindingLog {
+        let isolated = Some(lictor_wire::Isolation {
+            owner: "soc@example.com".into(),
+            justification: "INC-4711".into(),
+            expires,
+        });
+        let epoch = Epoch(2);
         let binding = Binding {
+            epoch,
+            isolated,
+            ..self.binding(1_024)
+        };
+        BindingLog {
+            bindings: vec![binding.sign(&self.owner)],
+            attestations: Vec::new(),
+        }
+    }
+
+    fn binding(&self, sessions_max: u32) -> Binding {
+        Binding {
             deployment: deployment(),
             epoch: Epoch(1),
             guest: GuestId::new("db").expect("valid"),
@@ -251,10 +277,7 @@ impl Ground {
             }],
             hosts: Vec::new(),
             retired: false,
-        };
-        BindingLog {
-            bindings: vec![binding.sign(&self.owner)],
-            attestations: Vec::new(),
+            isolated: None,
         }
     }
 }
@@ -453,6 +476,45 @@ fn a_rule_ends_at_midnight_after_its_last_day_without_any_release() {
         assert_eq!(count(&mut host, loaded), 2);
         let report = host.report(OVER_MS + 2).expect("readable");
         assert_eq!(report.tables_expected, report.tables_found);
+    });
+}
+
+#[test]
+fn one_signer_cuts_a_guest_off_until_a_day_is_over() {
+    /// 2030-01-01, 00:00 UTC, and the day before.
+    const OVER_MS: u64 = 1_893_456_000_000;
+    on_ground(|ground| {
+        let mut host = ground.open_with_db();
+        let guest = GuestId::new("db").expect("valid");
+        host.set_state(&guest, VnicState::Open, "it runs")
+            .expect("works");
+        let tap = "tap-db".parse().expect("valid");
+        let verdicts = |host: &Host| {
+            let ports = [22, 80, 81, 443, 5_432].into_iter();
+            let probes = ports.flat_map(|port| {
+                [
+                    format!("tcp 10.1.0.10:4000 > 192.0.2.9:{port}"),
+                    format!("tcp 192.0.2.9:4000 > 10.1.0.10:{port}"),
+                ]
+            });
+            let says = |text: String| {
+                let probe: Probe = text.parse().expect("a packet");
+                host.explain(&tap, &probe, None).expect("explains").verdict
+            };
+            probes.map(says).collect::<Vec<_>>()
+        };
+        let before = verdicts(&host);
+        assert!(before.contains(&Verdict::Allow), "{before:?}");
+        let mut log = ground.bindings_isolated(Date::new(2029, 12, 31).expect("a day"));
+        log.attestations = host.missing_attestations(&log);
+        let offered = host.offer(&ground.approved(1), &log, OVER_MS - 2);
+        assert_eq!(offered.expect("works"), Offered::Loaded);
+        assert!(!verdicts(&host).contains(&Verdict::Allow));
+        let report = host.report(OVER_MS - 1).expect("readable");
+        assert_eq!(report.tables_expected, report.tables_found);
+        assert!(report.hooks_ok && report.controls[0].healthy);
+        host.reconcile(OVER_MS).expect("works");
+        assert_eq!(verdicts(&host), before);
     });
 }
 

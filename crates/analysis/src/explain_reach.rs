@@ -122,6 +122,7 @@ fn intent(asked: &Asked) -> Intent {
         },
         any_host: false,
         failures: 0,
+        file: None,
         line: 0,
     }
 }

@@ -25,6 +25,9 @@ pub struct Finding {
     pub intent: String,
     /// What it says.
     pub statement: String,
+    /// The file in which it stands, if the policy has several.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub file: Option<String>,
     /// The line on which it stands.
     pub line: usize,
     /// What became of it.
@@ -274,6 +277,7 @@ impl Prover {
         Finding {
             intent: one.name.clone(),
             statement: one.statement(),
+            file: one.file.clone(),
             line: one.line,
             outcome,
         }

@@ -1,18 +1,18 @@
 //! `lictor guest`: which guest has which labels, vnics and hosts.
 
 use crate::caller::{Caller, Identity};
-use crate::output::{Answer, Cell, Page, Printing};
+use crate::output::{Answer, Cell, Page, Printing, Tone};
 use crate::show::list;
 use crate::{CliError, files, key, site};
 use clap::{Args, Subcommand};
-use lictor_policy::Labels;
+use lictor_policy::{Date, Labels};
 use lictor_types::{Epoch, GuestId, HostId, Mac, SESSIONS_PER_VNIC_DEFAULT, Segment};
 use lictor_types::{VnicId, VnicName};
 use lictor_wire::api::BindingDocument;
 use lictor_wire::binding::{self, BindingLog};
 use lictor_wire::{
-    AddressAttestation, Binding, Bindings, Envelope, LinkBinding, VerifiedRelease, VnicBinding,
-    release,
+    AddressAttestation, Binding, Bindings, Envelope, Isolation, LinkBinding, VerifiedRelease,
+    VnicBinding, release,
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -21,7 +21,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-/// Bind, retire and list guests.
+/// Bind, retire, isolate and list guests.
 #[derive(Debug, Clone, Args)]
 pub struct GuestArgs {
     #[command(subcommand)]
@@ -51,6 +51,17 @@ enum Action {
         #[arg(long, value_name = "FILE")]
         key: PathBuf,
     },
+    /// Sign and publish that a guest is cut off from everybody until a day is over. Nobody else has
+    /// to sign, and nothing else changes.
+    Isolate(Isolate),
+    /// Sign and publish that a guest is isolated no more: what the release says holds again.
+    Rejoin {
+        /// The guest.
+        guest: GuestId,
+        /// The key of a delegation of the release in force.
+        #[arg(long, value_name = "FILE")]
+        key: PathBuf,
+    },
     /// List guests, with where they are and whether an agent protects them there.
     List,
     /// Write the binding log to a file, for `lictor explain --bindings`.
@@ -59,6 +70,24 @@ enum Action {
         #[arg(long, value_name = "FILE")]
         out: PathBuf,
     },
+}
+
+#[derive(Debug, Clone, Args)]
+struct Isolate {
+    /// The guest.
+    guest: GuestId,
+    /// Who answers for it.
+    #[arg(long)]
+    owner: String,
+    /// Why.
+    #[arg(long)]
+    justification: String,
+    /// The last day on which it holds.
+    #[arg(long, value_name = "DATE")]
+    expires: Date,
+    /// The key of a delegation of the release in force.
+    #[arg(long, value_name = "FILE")]
+    key: PathBuf,
 }
 
 /// A guest as its owner writes it down.
@@ -95,6 +124,20 @@ pub(crate) fn run(args: &GuestArgs) -> Result<Answer, CliError> {
     match &args.action {
         Action::Bind { file, key } => bind(&identity, file, key),
         Action::Retire { guest, key } => retire(&identity, guest, key),
+        Action::Isolate(one) => isolate(&identity, one),
+        Action::Rejoin { guest, key } => {
+            let (binding, epoch) = again(&identity, guest)?;
+            let isolated = None;
+            publish(
+                &identity,
+                &Binding {
+                    epoch,
+                    isolated,
+                    ..binding
+                },
+                key,
+            )
+        }
         Action::List => guests(&identity),
         Action::Export { out } => export(&identity, out),
     }
@@ -122,22 +165,51 @@ fn bind(identity: &Identity, file: &Path, key: &Path) -> Result<Answer, CliError
         vnics: guest.vnics.into_iter().map(vnic).collect(),
         hosts: guest.hosts,
         retired: false,
+        isolated: None,
     };
     publish(identity, &binding, key)
 }
 
-fn retire(identity: &Identity, guest: &GuestId, key: &Path) -> Result<Answer, CliError> {
+/// The binding of a guest, and the epoch of the next one.
+fn again(identity: &Identity, guest: &GuestId) -> Result<(Binding, Epoch), CliError> {
     let (_, bindings) = verified(identity)?;
     let known = bindings.guest(guest).ok_or_else(|| {
         let what = format!("{guest} is not bound; see `lictor guest list`");
         CliError::argument("GUEST", what)
     })?;
-    let binding = Binding {
-        epoch: next_epoch(&bindings)?,
-        retired: true,
-        ..known.clone()
-    };
-    publish(identity, &binding, key)
+    Ok((known.clone(), next_epoch(&bindings)?))
+}
+
+fn retire(identity: &Identity, guest: &GuestId, key: &Path) -> Result<Answer, CliError> {
+    let (binding, epoch) = again(identity, guest)?;
+    let retired = true;
+    publish(
+        identity,
+        &Binding {
+            epoch,
+            retired,
+            ..binding
+        },
+        key,
+    )
+}
+
+fn isolate(identity: &Identity, one: &Isolate) -> Result<Answer, CliError> {
+    let (binding, epoch) = again(identity, &one.guest)?;
+    let isolated = Some(Isolation {
+        owner: one.owner.clone(),
+        justification: one.justification.clone(),
+        expires: one.expires,
+    });
+    publish(
+        identity,
+        &Binding {
+            epoch,
+            isolated,
+            ..binding
+        },
+        &one.key,
+    )
 }
 
 fn publish(identity: &Identity, binding: &Binding, key: &Path) -> Result<Answer, CliError> {
@@ -148,18 +220,38 @@ fn publish(identity: &Identity, binding: &Binding, key: &Path) -> Result<Answer,
     } else {
         list(&binding.hosts)
     };
-    let state = if binding.retired { "retired" } else { "bound" };
+    let state = match &binding.isolated {
+        _ if binding.retired => "retired",
+        Some(_) => "isolated",
+        None => "bound",
+    };
     let vnics: Vec<&VnicName> = binding.vnics.iter().map(|vnic| &vnic.name).collect();
     let page = Page::default().fields([
         (state, (&binding.guest).into()),
         ("labels", site::text(&binding.labels).into()),
         ("vnics", list(&vnics).into()),
         ("may run on", hosts.into()),
+        ("isolated", isolated(Some(binding))),
         ("epoch", binding.epoch.into()),
         ("digest", published.digest.into()),
     ]);
     let value = json!({ "binding": binding, "digest": published.digest });
     Ok(Answer::new(page, &value))
+}
+
+fn isolated(binding: Option<&Binding>) -> Cell {
+    let told = binding
+        .and_then(|binding| binding.isolated.as_ref())
+        .map(|one| {
+            format!(
+                "until {}, by {}: {}",
+                one.expires, one.owner, one.justification
+            )
+        });
+    match told {
+        Some(told) => Cell::toned(Tone::Doubt, told),
+        None => Cell::optional(None::<String>),
+    }
 }
 
 /// The newest release and its bindings, checked as an agent checks them: a manager that lies about
@@ -190,6 +282,8 @@ struct Listed<'a> {
     epoch: Option<Epoch>,
     vnics: Vec<&'a VnicName>,
     addresses: Vec<IpAddr>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    isolated: Option<&'a Isolation>,
 }
 
 fn guests(identity: &Identity) -> Result<Answer, CliError> {
@@ -215,6 +309,7 @@ fn guests(identity: &Identity) -> Result<Answer, CliError> {
                     .flat_map(|vnic| bindings.addresses(vnic.vnic))
                     .copied()
                     .collect(),
+                isolated: binding.and_then(|binding| binding.isolated.as_ref()),
             }
         })
         .collect();
@@ -227,6 +322,7 @@ fn guests(identity: &Identity) -> Result<Answer, CliError> {
             Cell::optional(one.epoch),
             list(&one.vnics).into(),
             list(&one.addresses).into(),
+            isolated(bindings.guest(one.guest)),
         ]
     });
     let head = [
@@ -237,6 +333,7 @@ fn guests(identity: &Identity) -> Result<Answer, CliError> {
         "epoch",
         "vnics",
         "addresses",
+        "isolated",
     ];
     Ok(Answer::new(Page::default().table(head, rows), &listed))
 }

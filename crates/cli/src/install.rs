@@ -24,6 +24,9 @@ pub(crate) struct InstallArgs {
     /// Where the `lictor` program is on that host.
     #[arg(long, value_name = "FILE", default_value = "/usr/bin/lictor")]
     program: PathBuf,
+    /// The `state_dir` of the agent's configuration.
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/lictor/agent")]
+    state: PathBuf,
     #[command(flatten)]
     agent: Agent,
 }
@@ -59,10 +62,11 @@ fn plain<'a>(argument: &'static str, path: &'a Path) -> Result<&'a str, CliError
 fn entries(args: &InstallArgs) -> Result<[Entry; 3], CliError> {
     let program = plain("--program", &args.program)?;
     let socket = plain("--socket", args.agent.socket())?;
+    let state = plain("--state", &args.state)?;
     let run_dir = plain("--socket", args.agent.run_dir()?)?;
     let hook = format!(
         "#!/bin/sh\n{MARK}\n# Libvirt does not start a guest, or let one come, that the agent \
-         refuses.\nexec {program} hook qemu --socket {socket} \"$@\"\n"
+         refuses.\nexec {program} hook qemu --socket {socket} --state {state} \"$@\"\n"
     );
     let unit = format!(
         "{MARK}\n[Unit]\nDescription=Firewall of this host's guests\n\
@@ -249,6 +253,7 @@ mod tests {
         InstallArgs {
             root: root.into(),
             program: "/usr/bin/lictor".into(),
+            state: "/var/lib/lictor/agent".into(),
             agent: Agent::at("/run/lictor/agent.sock"),
         }
     }

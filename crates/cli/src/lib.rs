@@ -104,7 +104,10 @@ pub fn run(command: &Command, setting: &Setting, out: &mut dyn Write) -> Result<
         Command::Guest(args) => (&args.printing, guest::run(args)?),
         Command::Host(args) => (&args.printing, host::run(args, setting)?),
         Command::Cluster(args) => (&args.printing, cluster::run(args, setting.now_ms)?),
-        Command::Hook(args) => (&args.printing, hook::run(args, &mut std::io::stdin())?),
+        Command::Hook(args) => (
+            &args.printing,
+            hook::run(args, &mut std::io::stdin(), setting.now_ms)?,
+        ),
         Command::Move(args) => (&args.printing, moves::run(args, setting)?),
         Command::Placement(args) => (&args.printing, placement::run(args)?),
         Command::Audit(args) => (&args.printing, audit::run(args)?),

@@ -41,6 +41,12 @@ impl Agent {
         }
     }
 
+    /// Why nobody answers, if nobody does.
+    pub(crate) fn silence(&self, request: &Request) -> Option<CliError> {
+        let error = self.exchange(request).err()?;
+        Some(self.failed(&error))
+    }
+
     pub(crate) fn socket(&self) -> &Path {
         &self.socket
     }

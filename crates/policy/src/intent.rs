@@ -16,6 +16,9 @@ pub struct Intent {
     pub any_host: bool,
     /// With this many hosts failed.
     pub failures: u32,
+    /// The file in which it stands, if the policy has several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
     /// The line on which it stands, from 1.
     pub line: usize,
 }

@@ -287,14 +287,14 @@ impl Rule {
     }
 }
 
-/// The first four bytes of a digest, or of the digest's later parts: zero and the largest number
-/// are taken.
+/// The first four bytes of a digest, or of the digest's later parts: zero and the two largest
+/// numbers are taken.
 pub(crate) fn number_of(digest: &Digest) -> u32 {
     let (words, _) = digest.0.as_chunks::<4>();
     words
         .iter()
         .map(|word| u32::from_be_bytes(*word))
-        .find(|word| !matches!(*word, 0 | u32::MAX))
+        .find(|word| !matches!(*word, 0 | 0xffff_fffe..))
         .unwrap_or(1)
 }
 

@@ -185,6 +185,9 @@ impl IdentityId {
     /// As the peer of a decision: whoever has no decision of its own, the world included. No class
     /// has this number.
     pub const ANY: Self = Self(u32::MAX);
+    /// Guests that are isolated for a time. No class has this number, and no decision lets them
+    /// talk with anybody.
+    pub const ISOLATED: Self = Self(u32::MAX - 1);
 }
 
 impl RuleId {

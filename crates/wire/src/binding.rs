@@ -5,7 +5,7 @@ use crate::link::of_virtual_router;
 use crate::{Delegation, Envelope, Release, SigningKey, VerifiedRelease, VerifyKey};
 use crate::{LinkBinding, MORE_ADDRESSES_MAX, MoreAddress};
 use ipnet::IpNet;
-use lictor_policy::Labels;
+use lictor_policy::{Date, Labels};
 use lictor_types::{
     AddressKind, DeploymentId, Epoch, GuestId, HostId, IdentityId, Mac, SESSIONS_PER_VNIC_DEFAULT,
     Segment, SharedId, VNICS_PER_GUEST_MAX, VnicId, VnicName,
@@ -63,7 +63,26 @@ pub struct Binding {
     /// Set when the guest is gone: its addresses and its numbers are free again.
     #[serde(default)]
     pub retired: bool,
+    /// Set while the guest is cut off, whatever the policy says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub isolated: Option<Isolation>,
 }
+
+/// By whose word a guest is cut off, why and until when. It only ever narrows: whoever may bind the
+/// guest may say it alone, and when its last day is over, what the release says holds again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Isolation {
+    /// Who answers for it.
+    pub owner: String,
+    /// Why.
+    pub justification: String,
+    /// The last day on which it holds.
+    pub expires: Date,
+}
+
+/// Bytes of an isolation's owner, and of its justification.
+pub const ISOLATION_TEXT_BYTES_MAX: usize = 1_024;
 
 /// Which addresses a vnic has, said by the agent that hosts it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -92,6 +111,14 @@ impl Binding {
     pub fn sign(&self, key: &SigningKey) -> Envelope {
         let bytes = serde_json::to_vec(self).expect("a binding has only string keys");
         Envelope::sign(BINDING_TYPE, &bytes, &[key])
+    }
+
+    /// Whether the guest is cut off on a day.
+    #[must_use]
+    pub fn is_isolated(&self, today: Date) -> bool {
+        self.isolated
+            .as_ref()
+            .is_some_and(|one| today <= one.expires)
     }
 
     /// Whether the guest may run on this host.
@@ -385,6 +412,25 @@ impl<'a> Check<'a> {
         Some((binding, signer))
     }
 
+    /// Somebody answers for an isolation, and says why.
+    fn isolation(&mut self, binding: &Binding) {
+        let Some(isolated) = &binding.isolated else {
+            return;
+        };
+        let guest = &binding.guest;
+        for (text, what) in [
+            (&isolated.owner, "an owner"),
+            (&isolated.justification, "a justification"),
+        ] {
+            if text.trim().is_empty() || text.len() > ISOLATION_TEXT_BYTES_MAX {
+                self.refuse(format!(
+                    "the isolation of guest {guest} needs {what} of at most \
+                     {ISOLATION_TEXT_BYTES_MAX} bytes"
+                ));
+            }
+        }
+    }
+
     /// The delegation of the signer that covers labels, segments and size of the binding.
     fn delegation_for(&mut self, binding: &Binding, signer: &VerifyKey) -> Option<&'a Delegation> {
         let guest = &binding.guest;
@@ -407,6 +453,7 @@ impl<'a> Check<'a> {
                  compile a release that lists them"
             ));
         }
+        self.isolation(binding);
         if binding.vnics.len() > VNICS_PER_GUEST_MAX {
             let count = binding.vnics.len();
             self.refuse(format!(

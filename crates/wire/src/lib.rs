@@ -10,6 +10,7 @@ mod batch;
 pub mod binding;
 pub mod evacuation;
 pub mod gate;
+pub mod kept;
 pub mod link;
 pub mod local;
 pub mod peer;
@@ -20,7 +21,7 @@ pub mod ticket;
 mod transcript;
 
 pub use batch::next_batch;
-pub use binding::{AddressAttestation, Binding, Bindings, BindingsRefused, VnicBinding};
+pub use binding::{AddressAttestation, Binding, Bindings, BindingsRefused, Isolation, VnicBinding};
 pub use evacuation::{Evacuation, EvacuationRefused};
 pub use gate::{Exception, ExceptionRefused, Proved};
 pub use lictor_evidence::{Envelope, SigningKey, VerifyKey};

@@ -5,8 +5,8 @@ use crate::{Binding, Bindings, VerifiedRelease};
 use ipnet::IpNet;
 use lictor_policy::{BrokenTables, Compiled, Date, Tables};
 use lictor_types::{
-    AddressEntry, AddressKind, AtomId, Decision, Digest, Epoch, HostId, HostTables, IdentityId,
-    RuleId, Segment, TableError, Verdict,
+    AddressEntry, AddressKind, AtomId, Decision, Digest, Direction, Epoch, HostId, HostTables,
+    IdentityId, RuleId, Segment, TableError, Verdict,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -65,7 +65,12 @@ pub fn host_tables(
             segments.insert(vnic.segment);
             segments.extend(vnic.link.vlans.iter().map(|vlan| vlan.segment));
         }
-        let observe = policy.observed_on(identity, today).is_some();
+        let isolated = binding.is_isolated(today);
+        let observe = !isolated && policy.observed_on(identity, today).is_some();
+        let identity = match isolated {
+            true => IdentityId::ISOLATED,
+            false => identity,
+        };
         let of_guest = guest_addresses(bindings, binding).into_iter();
         addresses.extend(of_guest.map(|entry| AddressEntry {
             identity,
@@ -91,9 +96,9 @@ pub fn host_tables(
     let tables = HostTables {
         generation: release.generation,
         epoch: bindings.epoch(),
-        addresses: without_shadowed_sets(once_for_each_group(addresses)),
         atoms: policy.atoms.clone(),
-        decisions: in_force(policy, &local, today)?,
+        decisions: with_isolation(in_force(policy, &local, today)?, (&local, &addresses)),
+        addresses: without_shadowed_sets(once_for_each_group(isolate_groups(addresses))),
     };
     Ok(tables.canonical()?)
 }
@@ -130,6 +135,49 @@ fn guest_addresses(bindings: &Bindings, binding: &Binding) -> Vec<AddressEntry> 
         rows.insert(row(segment, claim.prefix, holder, claim.kind));
     }
     rows.into_iter().collect()
+}
+
+/// An address that an isolated guest shares is cut off with it: whoever of the group has it at the
+/// moment is not told apart.
+fn isolate_groups(mut addresses: Vec<AddressEntry>) -> Vec<AddressEntry> {
+    let shared = |row: &AddressEntry| matches!(row.kind, AddressKind::Shared(_));
+    let cut: BTreeSet<_> = addresses
+        .iter()
+        .filter(|row| shared(row) && row.identity == IdentityId::ISOLATED)
+        .map(|row| (row.segment, row.prefix))
+        .collect();
+    for row in &mut addresses {
+        if shared(row) && cut.contains(&(row.segment, row.prefix)) {
+            (row.identity, row.observe) = (IdentityId::ISOLATED, false);
+        }
+    }
+    addresses
+}
+
+/// Nobody here talks with an isolated guest either. At its own end it has no decisions at all.
+fn with_isolation(
+    mut decisions: Vec<Decision>,
+    (local, addresses): (&[IdentityId], &[AddressEntry]),
+) -> Vec<Decision> {
+    let isolated = |row: &AddressEntry| row.identity == IdentityId::ISOLATED;
+    if addresses.iter().any(isolated) {
+        let ways = [Direction::Egress, Direction::Ingress];
+        decisions.extend(local.iter().flat_map(|local| {
+            ways.map(|direction| Decision {
+                local: *local,
+                peer: IdentityId::ISOLATED,
+                direction,
+                atom: AtomId::ANY,
+                verdict: Verdict::Deny,
+                rule: RuleId::DEFAULT,
+                log: true,
+                limit: 0,
+                log_limit: 0,
+                would: None,
+            })
+        }));
+    }
+    decisions
 }
 
 /// A shared address is one row, as new as the newest binding of its group.

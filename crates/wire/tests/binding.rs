@@ -5,10 +5,11 @@ mod support;
 
 use lictor_policy::{Action, At, Date, LineRow, Mode, ObserveRow, RuleInfo};
 use lictor_types::{
-    AddressKind, Epoch, HostTables, Mac, RuleId, Segment, SharedId, Verdict, Vlan, VlanId, VnicId,
+    AddressKind, AtomId, Direction, Epoch, HostTables, IdentityId, Mac, RuleId, Segment, SharedId,
+    Verdict, Vlan, VlanId, VnicId,
 };
 use lictor_wire::binding::{self, BindingLog};
-use lictor_wire::{LinkBinding, PlanError, VerifiedRelease, host_tables, release};
+use lictor_wire::{Isolation, LinkBinding, PlanError, VerifiedRelease, host_tables, release};
 use support::{CORP, DB, Installation, SET, host, labels, line, rule};
 
 fn today() -> Date {
@@ -290,6 +291,65 @@ fn what_has_a_last_day_ends_with_it_in_the_plan() {
     let denied = |would| (Verdict::Deny, RuleId::DEFAULT, would);
     assert_eq!((rows, observed(&late)), (vec![denied(Some(RuleId(6)))], 0));
     assert_ne!(on_time.digest(), late.digest());
+}
+
+#[test]
+fn an_isolated_guest_and_its_shared_addresses_talk_with_nobody() {
+    let here = Installation::new();
+    let release = verified(&here);
+    let isolation = |owner: &str| Isolation {
+        owner: owner.into(),
+        justification: "INC-4711".into(),
+        expires: today(),
+    };
+    let log = |owner: &str, more: &[&str]| {
+        let mut log = linked(&here, shared(4), more);
+        let mut binding = here.binding("db", "cde", 1);
+        binding.vnics[0].link = shared(4);
+        binding.isolated = Some(isolation(owner));
+        log.bindings = vec![binding.sign(&here.owner)];
+        log
+    };
+    check_refused(
+        &here,
+        &log(" ", &[]),
+        "the isolation of guest db needs an owner",
+    );
+    let mut log = log("soc@example.com", &["shared:4:10.1.0.50"]);
+    let mut second = here.binding("db2", "cde", 2);
+    second.vnics[0].link = shared(4);
+    let mut attestation = here.attestation("db2", 2, "10.1.0.11");
+    attestation.more = vec!["shared:4:10.1.0.50".parse().expect("an address")];
+    log.attestations.push(attestation.sign(&here.agent_a));
+    log.bindings.push(second.sign(&here.owner));
+    let bindings = binding::verify(&log, &release, Epoch(0)).expect("accepted");
+    let plan = |day| host_tables(&release, &bindings, &host("a"), day).expect("planned");
+    let cut = |tables: &HostTables| {
+        let rows = tables.addresses.iter();
+        let rows = rows.filter(|row| row.identity == IdentityId::ISOLATED);
+        rows.map(|row| row.prefix.to_string()).collect::<Vec<_>>()
+    };
+    let now = plan(today());
+    let expected = ["10.1.0.10/32", "10.1.0.50/32", "fe80::5054:ff:fe00:1/128"];
+    assert_eq!(cut(&now), expected);
+    let of_isolated: Vec<_> = now
+        .decisions
+        .iter()
+        .filter(|row| row.peer == IdentityId::ISOLATED)
+        .map(|row| (row.direction, row.atom, row.verdict))
+        .collect();
+    let denied = |way| (way, AtomId::ANY, Verdict::Deny);
+    assert_eq!(
+        of_isolated,
+        [denied(Direction::Egress), denied(Direction::Ingress)]
+    );
+    assert!(
+        now.decisions
+            .iter()
+            .all(|row| row.local != IdentityId::ISOLATED)
+    );
+    let late = plan(Date::new(2026, 11, 25).expect("a day"));
+    assert!(cut(&late).is_empty());
 }
 
 #[test]

@@ -135,7 +135,9 @@ impl Site {
             .arg("--program")
             .arg(&self.programs.lictor)
             .arg("--socket")
-            .arg(agent.socket());
+            .arg(agent.socket())
+            .arg("--state")
+            .arg(agent.state_dir());
         command::output(install)?;
         self.protect(name, agent)?;
         host.libvirt()

@@ -142,6 +142,7 @@ impl Guest {
             }],
             hosts: Vec::new(),
             retired: false,
+            isolated: None,
         })
     }
 }

@@ -35,7 +35,7 @@ fn virtual_world(definition: &Definition) -> Result<Virtual> {
     for libvirt in [&a, &b] {
         lictor_lab::qcow2::create(&libvirt.images().join(DISK))?;
     }
-    define(&site, &a, definition)?;
+    define(&site, &a, (&DB, definition))?;
     a.done(&["start", DB.name]).with_context(|| agent.log())?;
     a.wait_up(DB.name)?;
     wait_for(agent, &DB, |one| {
@@ -61,12 +61,16 @@ struct Definition {
     devices: String,
 }
 
-fn define(site: &Site, libvirt: &Libvirt, definition: &Definition) -> Result<()> {
+fn define(
+    site: &Site,
+    libvirt: &Libvirt,
+    (guest, definition): (&Guest, &Definition),
+) -> Result<()> {
     let folder = libvirt.host().libvirt_root();
-    let (plain, defined) = (folder.join("plain.xml"), folder.join("db.xml"));
+    let (plain, defined) = (folder.join("plain.xml"), folder.join("defined.xml"));
     std::fs::write(
         &plain,
-        libvirt.domain(&DB.spec(&SERVICES), &definition.devices)?,
+        libvirt.domain(&guest.spec(&SERVICES), &definition.devices)?,
     )?;
     let agent = site.agent(libvirt.host().node().name())?;
     let mut hook = agent
@@ -203,7 +207,7 @@ fn no_guest_comes_or_starts_where_no_agent_answers() -> Result<()> {
         refused(&answer, "agent.sock");
         assert!(a.runs(DB.name)? && !b.runs(DB.name)?);
     }
-    define(&world.site, b, &Definition::default())?;
+    define(&world.site, b, (&DB, &Definition::default()))?;
     refused(&b.virsh(&["start", DB.name])?, "agent.sock");
     world.stream_goes_on()?;
 
@@ -217,6 +221,56 @@ fn no_guest_comes_or_starts_where_no_agent_answers() -> Result<()> {
         (&world.a, &world.b),
         &["--p2p", "--persistent", "--undefinesource"],
     )
+}
+
+/// By the signed policy that the agent has left on its disk.
+#[test]
+fn a_guest_whose_owner_allows_it_starts_where_no_agent_answers_and_that_is_recorded_later()
+-> Result<()> {
+    if !lictor_lab::privileged() {
+        return Ok(());
+    }
+    let mut site = empty_site()?;
+    let a = site.libvirt_host("a")?;
+    publish(&site, &[DB, BATCH])?;
+    let words = &["--monitor-only"];
+    let alone = Definition {
+        words,
+        ..Definition::default()
+    };
+    for guest in [&DB, &BATCH] {
+        define(&site, &a, (guest, &alone))?;
+    }
+    site.kill_agent("a")?;
+    refused(&a.virsh(&["start", DB.name])?, "agent.sock");
+    a.done(&["start", BATCH.name])?;
+    assert!(a.runs(BATCH.name)? && !a.runs(DB.name)?);
+    // What somebody has changed is not what was signed.
+    let release = site.agent("a")?.state_dir().join("release.json");
+    let signed = std::fs::read_to_string(&release)?;
+    std::fs::write(&release, signed.replacen("sig\":\"", "sig\":\"AAAA", 2))?;
+    a.done(&["destroy", BATCH.name])?;
+    refused(&a.virsh(&["start", BATCH.name])?, "does not count");
+    std::fs::write(&release, signed)?;
+
+    site.restart_agent("a")?;
+    let agent = site.agent("a")?;
+    wait_body(agent, |body| match body {
+        Body::GuestPlaced {
+            guest, protected, ..
+        } => guest.as_str() == BATCH.name && !protected,
+        _ => false,
+    })?;
+    wait_body(agent, |body| match body {
+        Body::Alarm { text, .. } => text.contains("no agent answered when libvirt started it"),
+        _ => false,
+    })?;
+    let left: Vec<_> = ["passed.jsonl", "passed.taken"]
+        .into_iter()
+        .filter(|name| agent.state_dir().join(name).exists())
+        .collect();
+    assert_eq!(left, Vec::<&str>::new());
+    Ok(())
 }
 
 #[test]

@@ -4,8 +4,8 @@ use super::Host;
 use crate::AgentError;
 use crate::custody::Custody;
 use lictor_datapath::{ImportRefusal, Mirror, Part, Told};
-use lictor_evidence::{MoveCopied, MoveSide};
-use lictor_policy::{Cause, Choice, Date};
+use lictor_evidence::{Body, MoveCopied, MoveSide, PlacedBy};
+use lictor_policy::{Cause, Choice};
 use lictor_types::{Counted, GuestId, RULES_PER_VNIC_MAX, Reason, Tallies, Tally, VnicId};
 use lictor_wire::sessions::{Chunk, SlotRecord};
 use lictor_wire::{MoreAddress, Transcript, class_digest};
@@ -122,14 +122,36 @@ impl Host {
     /// What the guest's owner chose for a cause, today.
     #[must_use]
     pub fn choice(&self, guest: &GuestId, cause: Cause, now_ms: u64) -> Choice {
-        let binding = self.bindings.guest(guest);
-        let known = self.release.as_ref().zip(binding);
-        let chosen = known.and_then(|(release, binding)| {
-            let policy = &release.release().policy;
-            let today = Date::from_unix_seconds(now_ms / 1_000);
-            Some(policy.choice_on(policy.identity_of(&binding.labels)?, cause, today))
-        });
-        chosen.unwrap_or(cause.default_choice())
+        let enforced = (self.release.as_ref(), &self.bindings);
+        lictor_wire::kept::choice(enforced, guest, cause, now_ms)
+    }
+
+    /// Records what libvirt's hook has let pass while no agent answered here.
+    ///
+    /// # Errors
+    /// [`AgentError::File`], or evidence that cannot be written: it is tried again then.
+    pub fn record_passed(&mut self, now_ms: u64) -> Result<(), AgentError> {
+        let all = self.state.passed()?;
+        for passed in &all {
+            let (subject, at_ms) = (format!("guest {}", passed.guest), passed.at_ms);
+            let text = format!(
+                "no agent answered when libvirt started it here, {} s ago, and its owner lets it \
+                 run all the same",
+                now_ms.saturating_sub(at_ms) / 1_000
+            );
+            self.record(Body::Alarm { subject, text }, now_ms)?;
+            let placed = Body::GuestPlaced {
+                guest: passed.guest.clone(),
+                at: self.config.host.clone(),
+                by: PlacedBy::Found,
+                protected: false,
+            };
+            self.record(placed, now_ms)?;
+        }
+        if all.is_empty() {
+            return Ok(());
+        }
+        self.state.passed_recorded()
     }
 
     /// What the kernel enforces for a guest, read back now.

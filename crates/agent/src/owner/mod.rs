@@ -309,6 +309,10 @@ impl Owner {
 
     /// Each part stands alone: what fails in one is no reason to leave out the others.
     fn round(&mut self, now: Now) -> Result<(), AgentError> {
+        warn(
+            "what passed without an agent",
+            self.host.record_passed(now.ms),
+        );
         warn("reconcile", self.reconcile(now));
         self.catch_up(now);
         match self.host.attach_strays(now.ms) {

@@ -10,8 +10,9 @@ use lictor_analysis::{
     Counterexample, EndName, Finding, Hop, Likelihood, Outcome, Placed, Prover, Remedy, RuleName,
     SaidHow, Words,
 };
-use lictor_policy::Date;
+use lictor_policy::{Date, sarif_log, sarif_place};
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::io::{IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -312,28 +313,17 @@ fn sarif(findings: &[Finding], files: &[PathBuf]) -> Value {
                 "ruleId": "intent-failed", "level": "error", "message": { "text": text },
                 "properties": { "finding": one },
             });
-            if let [file] = files
-                && file.is_file()
-            {
-                result["locations"] = json!([{ "physicalLocation": {
-                    "artifactLocation": { "uri": file.display().to_string() },
-                    "region": { "startLine": one.line },
-                } }]);
+            let only = match files {
+                [file] if file.is_file() => Some(file.display().to_string()),
+                _ => None,
+            };
+            if let Some(file) = one.file.clone().or(only) {
+                result["locations"] = json!([sarif_place(&file, one.line)]);
             }
             result
         })
         .collect();
-    json!({
-        "$schema": "https://json.schemastore.org/sarif-2.1.0.json",
-        "version": "2.1.0",
-        "runs": [{
-            "tool": { "driver": {
-                "name": "lictor", "version": env!("CARGO_PKG_VERSION"),
-                "rules": [{ "id": "intent-failed" }],
-            } },
-            "results": results,
-        }],
-    })
+    sarif_log(&BTreeSet::from(["intent-failed"]), results)
 }
 
 #[cfg(test)]
@@ -431,5 +421,38 @@ assert live : always path from zone:dmz to zone:cde service tcp/22 on any-host
         assert_eq!(hop["ingress"]["rule"]["name"], "t/in");
         let sarif = answer.text(Output::Sarif, Colour::Off).expect("a log");
         assert!(sarif.contains("\"startLine\": 9"), "{sarif}");
+    }
+
+    #[test]
+    fn of_several_files_each_intent_is_shown_in_its_own() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = |name: &str, text: &str| {
+            let path = folder.path().join(name);
+            fs::write(&path, text).expect("written");
+            path
+        };
+        let intents = POLICY.find("assert").expect("intents");
+        let args = Prove {
+            policy: vec![
+                file("rules", &POLICY[..intents]),
+                file("intents", &POLICY[intents..]),
+            ],
+            estate: file("e.json", ESTATE),
+            intent: vec!["near".into()],
+            date: None,
+            certificate: None,
+        };
+        let setting = Setting {
+            now_ms: 1_790_000_000_000,
+            user: "test".into(),
+            colour: Colour::Off,
+        };
+        let answer = run(&args, &setting).expect("sound");
+        let sarif = answer.text(Output::Sarif, Colour::Off).expect("a log");
+        let log: Value = serde_json::from_str(&sarif).expect("JSON");
+        let place = &log["runs"][0]["results"][0]["locations"][0]["physicalLocation"];
+        let uri = place["artifactLocation"]["uri"].as_str().expect("a place");
+        assert!(uri.ends_with("/intents"), "{uri}");
+        assert_eq!(place["region"]["startLine"], 2);
     }
 }

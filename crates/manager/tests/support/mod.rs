@@ -119,6 +119,7 @@ impl Keys {
             }],
             hosts: Vec::new(),
             retired: false,
+            isolated: None,
         }
     }
 

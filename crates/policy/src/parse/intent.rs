@@ -5,7 +5,7 @@ use crate::{Claim, Exception, FAILURES_MAX, HOPS_MAX, Intent, Interpretation, Se
 
 impl Parser<'_> {
     pub(super) fn intent(&mut self) -> Parsed<()> {
-        let line = self.place(self.token.span).1;
+        let (file, line) = self.place(self.token.span);
         self.advance();
         let (name, span) = self.name("an intent's name")?;
         let fresh = self.define(Noun::Intent, &name, span);
@@ -24,6 +24,7 @@ impl Parser<'_> {
                 claim,
                 any_host,
                 failures,
+                file,
                 line,
             });
         }

@@ -129,6 +129,7 @@ impl Installation {
             }],
             hosts: Vec::new(),
             retired: false,
+            isolated: None,
         }
     }
 
