@@ -202,8 +202,8 @@ impl Ground {
         self.release_of(POLICY, generation)
     }
 
-    fn release_of(&self, policy: &str, generation: u64) -> Envelope {
-        let (policy, diagnostics) = parse("test.lictor", policy.as_bytes());
+    fn release_of(&self, text: &str, generation: u64) -> Envelope {
+        let (policy, diagnostics) = parse("test.lictor", text.as_bytes());
         let policy = policy.unwrap_or_else(|| panic!("{diagnostics:?}"));
         let date = Date::new(2026, 11, 24).expect("a day");
         let input = CompileInput {
@@ -485,6 +485,37 @@ fn a_rule_ends_at_midnight_after_its_last_day_without_any_release() {
         assert_eq!(count(&mut host, loaded), 2);
         let report = host.report(OVER_MS + 2).expect("readable");
         assert_eq!(report.tables_expected, report.tables_found);
+    });
+}
+
+#[test]
+fn a_window_opens_and_closes_with_its_hours_and_stays_closed_when_the_clock_goes_back() {
+    /// 2026-11-24, a Tuesday, 00:00 UTC.
+    const DAY_MS: u64 = 1_795_478_400_000;
+    const HOUR_MS: u64 = 3_600_000;
+    on_ground(|ground| {
+        ip("tuntap add dev tap-db mode tap");
+        let mut host = ground.open();
+        let text = POLICY.replace("tier app", "window work = mon-fri 08-18\ntier app");
+        let text = text.replace("service web just", "service web during work just");
+        let mut envelope = ground.release_of(&text, 1);
+        envelope
+            .add_signature(&ground.approver)
+            .expect("another key");
+        let offered = host.offer(&envelope, &ground.bindings(), DAY_MS);
+        assert_eq!(offered.expect("works"), Offered::Loaded);
+        let kernel = Datapath::open(&ground.path("bpf")).expect("opens");
+        let allows = |host: &mut Host, now_ms: u64| {
+            host.reconcile(now_ms).expect("works");
+            let tables = kernel.read_back().expect("reads");
+            let mut rows = tables.decisions.iter();
+            rows.any(|row| row.verdict == Verdict::Allow)
+        };
+        let open = (0..24).filter(|hour| allows(&mut host, DAY_MS + hour * HOUR_MS));
+        assert_eq!(open.collect::<Vec<_>>(), (8..18).collect::<Vec<_>>());
+        // The clock is set back into the window.
+        assert!(!allows(&mut host, DAY_MS + 12 * HOUR_MS));
+        assert!(allows(&mut host, DAY_MS + 32 * HOUR_MS));
     });
 }
 

@@ -1,7 +1,9 @@
 //! The compiled policy: what is signed, sent, loaded and read back. The same policy, label sets and
 //! date give the same bytes, whatever the order of the label sets.
 
-use crate::{Action, At, Cause, Choice, ControlName, Date, Days, Labels, Log, Mode, OnExpiry};
+use crate::{
+    Action, At, Cause, Choice, ControlName, Date, Labels, Log, Mode, Moment, OnExpiry, Window,
+};
 use ipnet::IpNet;
 use lictor_types::{AtomId, AtomRange, Digest, IdentityId, RuleId};
 use serde::{Deserialize, Serialize};
@@ -116,7 +118,7 @@ pub struct RuleInfo {
     pub expires: Option<Date>,
     /// The days of the week on which it allows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub during: Option<Days>,
+    pub during: Option<Window>,
     /// What is reported.
     pub log: Log,
     /// Events that it reports of one vnic in one second.
@@ -367,14 +369,15 @@ impl Compiled {
         row.filter(|row| row.expires.is_none_or(|expires| date <= expires))
     }
 
-    /// The rules that decide nothing on a day: their last day is over and their tier does not keep
-    /// them, or it is none of their days of the week.
+    /// The rules that decide nothing now: their last day is over and their tier does not keep them,
+    /// or their window is not open.
     #[must_use]
-    pub fn ended_by(&self, date: Date) -> BTreeSet<RuleId> {
-        let over = |rule: &RuleInfo| rule.expires.is_some_and(|expires| date > expires);
+    pub fn ended_by(&self, now: impl Into<Moment>) -> BTreeSet<RuleId> {
+        let now = now.into();
+        let over = |rule: &RuleInfo| rule.expires.is_some_and(|expires| now.date > expires);
         let ended = self.rules.iter().filter(|rule| {
             (rule.on_expiry == OnExpiry::Drop && over(rule))
-                || rule.during.is_some_and(|days| !days.contains(date))
+                || rule.during.is_some_and(|window| !window.is_open(now))
         });
         ended.map(|rule| rule.id).collect()
     }

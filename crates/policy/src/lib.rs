@@ -54,4 +54,4 @@ pub use sarif::{sarif, sarif_log, sarif_place};
 pub use selector::{End, Selector};
 pub use service::{PortRange, Service};
 pub use tables::{BrokenTables, Open, Tables};
-pub use window::{Days, DaysError};
+pub use window::{Hour, Moment, Window, WindowError};

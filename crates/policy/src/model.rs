@@ -1,6 +1,6 @@
 //! The resolved policy: every name looked up, every scope written out, every check passed.
 
-use crate::{Cause, Choice, Date, Days, Delegation, Intent, Selector, Service};
+use crate::{Cause, Choice, Date, Delegation, Intent, Selector, Service, Window};
 use ipnet::IpNet;
 use lictor_types::{Digest, Direction, RuleId};
 use serde::{Deserialize, Serialize};
@@ -27,9 +27,9 @@ pub struct Policy {
     pub sets: BTreeMap<String, Vec<IpNet>>,
     /// Named services.
     pub services: BTreeMap<String, Service>,
-    /// Named days of the week.
+    /// Named days of the week and hours.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub windows: BTreeMap<String, Days>,
+    pub windows: BTreeMap<String, Window>,
     /// Named selectors.
     pub scopes: BTreeMap<String, Scope>,
     /// The tiers in the order of evaluation: isolations, exclusions, ordered ones, then allow-only.
@@ -246,8 +246,8 @@ pub struct Rule {
     pub review_days: Option<u32>,
     /// The last day on which it allows.
     pub expires: Option<Date>,
-    /// The days of the week on which it allows; every day if it is missing.
-    pub during: Option<Days>,
+    /// When it allows; always if it is missing.
+    pub during: Option<Window>,
     /// What is reported.
     pub log: Log,
     /// Events that it reports of one vnic in one second; as many as the vnic may if it is missing.
@@ -272,10 +272,10 @@ impl Rule {
         self.expires.is_some_and(|expires| date > expires)
     }
 
-    /// Whether a day is one of its days.
+    /// Whether there is an hour of a day at which it allows.
     #[must_use]
     pub fn on_its_day(&self, date: Date) -> bool {
-        self.during.is_none_or(|days| days.contains(date))
+        self.during.is_none_or(|window| window.contains(date))
     }
 
     /// The number that belongs to a name: the first non-zero four bytes of its digest.

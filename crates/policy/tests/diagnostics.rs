@@ -486,7 +486,9 @@ fn windows_are_days_and_belong_to_application_rules() {
     check(rule, &["unknown-window 1:75"]);
     check("window w =\n", &["syntax 2:1"]);
     check("window w = monday\n", &["bad-days 1:12"]);
-    check("window w = 08:00-18:00\n", &["not-supported 1:12"]);
+    check("window w = 08:00-18:00\n", &["bad-hours 1:12"]);
+    check("window w = mon 18-08\n", &["bad-hours 1:16"]);
+    check(&format!("window w = mon-fri 08-12, 13-18\n{rule}"), &[]);
     check(
         "window w = mon\n\
          tier g ordered { allow a from zone:dmz to zone:corp service tcp during w }\n",

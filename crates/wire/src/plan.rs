@@ -3,7 +3,7 @@
 
 use crate::{Binding, Bindings, VerifiedRelease};
 use ipnet::IpNet;
-use lictor_policy::{BrokenTables, Compiled, Date, Tables};
+use lictor_policy::{BrokenTables, Compiled, Moment, Tables};
 use lictor_types::{
     AddressEntry, AddressKind, AtomId, Decision, Digest, Direction, Epoch, HostId, HostTables,
     IdentityId, RuleId, Segment, TableError, Verdict,
@@ -40,8 +40,10 @@ pub fn host_tables(
     release: &VerifiedRelease,
     bindings: &Bindings,
     host: &HostId,
-    today: Date,
+    now: impl Into<Moment>,
 ) -> Result<HostTables, PlanError> {
+    let now = now.into();
+    let today = now.date;
     let release = release.release();
     let policy = &release.policy;
     if release.host(host).is_none() {
@@ -97,7 +99,7 @@ pub fn host_tables(
         generation: release.generation,
         epoch: bindings.epoch(),
         atoms: policy.atoms.clone(),
-        decisions: with_isolation(in_force(policy, &local, today)?, (&local, &addresses)),
+        decisions: with_isolation(in_force(policy, &local, now)?, (&local, &addresses)),
         addresses: without_shadowed_sets(once_for_each_group(isolate_groups(addresses))),
     };
     Ok(tables.canonical()?)
@@ -203,10 +205,10 @@ fn once_for_each_group(addresses: Vec<AddressEntry>) -> Vec<AddressEntry> {
 fn in_force(
     policy: &Compiled,
     local: &[IdentityId],
-    today: Date,
+    now: Moment,
 ) -> Result<Vec<Decision>, BrokenTables> {
     let tables = Tables::of(policy)?;
-    let ended = policy.ended_by(today);
+    let ended = policy.ended_by(now);
     let alive = |mut row: Decision| {
         row.would = row.would.filter(|would| !ended.contains(&would.rule));
         if !ended.contains(&row.rule) {

@@ -3,7 +3,7 @@
 
 mod support;
 
-use lictor_policy::{Action, At, Date, LineRow, Mode, ObserveRow, RuleInfo};
+use lictor_policy::{Action, At, Date, Hour, LineRow, Mode, Moment, ObserveRow, RuleInfo};
 use lictor_types::{
     AddressKind, AtomId, Direction, Epoch, HostTables, IdentityId, Mac, RuleId, Segment, SharedId,
     Verdict, Vlan, VlanId, VnicId,
@@ -291,6 +291,36 @@ fn what_has_a_last_day_ends_with_it_in_the_plan() {
     let denied = |would| (Verdict::Deny, RuleId::DEFAULT, would);
     assert_eq!((rows, observed(&late)), (vec![denied(Some(RuleId(6)))], 0));
     assert_ne!(on_time.digest(), late.digest());
+}
+
+#[test]
+fn a_window_of_hours_opens_and_closes_in_the_plan_and_a_doubted_clock_opens_none() {
+    let here = Installation::new();
+    let mut draft = here.release(1);
+    let during = Some("mon-fri 08-18".parse().expect("a window"));
+    draft.policy.rules = vec![RuleInfo {
+        during,
+        ..rule(5, Action::Allow)
+    }];
+    draft.policy.lines = vec![line(5)];
+    let mut envelope = draft.sign(&here.author);
+    envelope.add_signature(&here.approver).expect("another key");
+    let release = release::verify(&envelope, &here.trust(), None).expect("accepted");
+    let bindings = binding::verify(&good(&here), &release, Epoch(0)).expect("accepted");
+    let allows = |now: Moment| {
+        let tables = host_tables(&release, &bindings, &host("a"), now).expect("planned");
+        let mut rows = tables.decisions.iter();
+        rows.any(|row| row.verdict == Verdict::Allow)
+    };
+    // A Tuesday.
+    let at = |hour| Moment {
+        date: today(),
+        hour: Hour::At(hour),
+    };
+    let open = (0..24).filter(|hour| allows(at(*hour)));
+    assert_eq!(open.collect::<Vec<_>>(), (8..18).collect::<Vec<_>>());
+    assert!(!allows(at(12).doubted()));
+    assert!(allows(today().into()));
 }
 
 #[test]

@@ -39,7 +39,7 @@ impl Host {
     /// [`AgentError`] if the kernel cannot be read, the tables cannot be loaded again, or the
     /// evidence cannot be written.
     pub fn reconcile(&mut self, now_ms: u64) -> Result<Vec<GuestId>, AgentError> {
-        self.plan_for_today(now_ms)?;
+        self.plan_for_now(now_ms)?;
         let look = self.look()?;
         let expected = self.desired.digest();
         if self.release.is_some() && look.tables != expected {

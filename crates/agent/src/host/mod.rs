@@ -26,7 +26,7 @@ use crate::state::{LogFile, StateDir};
 use crate::{AgentError, Config};
 use lictor_datapath::Datapath;
 use lictor_evidence::{Body, Entry, Log, SigningKey};
-use lictor_policy::Date;
+use lictor_policy::Moment;
 use lictor_types::{Generation, GuestId, HostTables, VnicId};
 use lictor_wire::binding::{self, BindingLog};
 use lictor_wire::release::{self, Floor};
@@ -38,9 +38,8 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::time::Duration;
 
-fn day(now_ms: u64) -> Date {
-    Date::from_unix_seconds(now_ms / 1_000)
-}
+/// What a clock may be set back and still be believed: time services correct by less.
+const CLOCK_SLACK_MS: u64 = 60_000;
 
 /// The agent of one host, without sockets and without a clock: times are parameters.
 #[derive(Debug)]
@@ -60,8 +59,11 @@ pub struct Host {
     custody_unsaved: bool,
     /// What the kernel should hold.
     desired: HostTables,
-    /// The day for which that is: rules and observations have a last one.
-    planned: Option<Date>,
+    /// The hour for which that is: rules and observations have a last day, and windows open and
+    /// close.
+    planned: Option<Moment>,
+    /// The latest that the clock has said.
+    seen_ms: u64,
     refused: Option<String>,
     kernel: String,
     links: Links,
@@ -135,6 +137,7 @@ impl Host {
             bindings_signed: BindingLog::default(),
             desired: HostTables::empty(),
             planned: None,
+            seen_ms: 0,
             refused: None,
             kernel,
             links: Links::new(now_ms),
@@ -291,8 +294,8 @@ impl Host {
             Ok(bindings) => bindings,
             Err(error) => return self.refuse(error.to_string(), false, now_ms),
         };
-        let today = day(now_ms);
-        let desired = match host_tables(&verified, &bindings, &self.config.host, today) {
+        let now = self.moment(&verified, now_ms);
+        let desired = match host_tables(&verified, &bindings, &self.config.host, now) {
             Ok(tables) => tables,
             Err(error) => {
                 return self.refuse(AgentError::from(error).chain(), true, now_ms);
@@ -303,7 +306,7 @@ impl Host {
         self.state
             .keep_release(envelope, Floor { generation, digest })?;
         self.load(desired)?;
-        self.planned = Some(today);
+        self.planned = Some(now);
         self.state.keep_bindings(log)?;
         self.refused = None;
         self.newer = None;
@@ -312,6 +315,17 @@ impl Host {
         self.release = Some(verified);
         self.record_loaded(same_release, now_ms)?;
         Ok(Offered::Loaded)
+    }
+
+    /// The hour of a plan. A clock that says less than it said before, or than the release was made
+    /// at, is not believed: set back, it would open a window once more.
+    fn moment(&self, release: &VerifiedRelease, now_ms: u64) -> Moment {
+        let floor = self.seen_ms.max(release.release().created_ms);
+        let now = Moment::from_unix_seconds(now_ms / 1_000);
+        match now_ms.saturating_add(CLOCK_SLACK_MS) < floor {
+            true => now.doubted(),
+            false => now,
+        }
     }
 
     /// Once for each distinct refusal: a manager that offers the same thing every second is no
@@ -348,24 +362,24 @@ impl Host {
 
     /// The data plane builds the new tables beside the old ones, reads them back, and only then
     /// switches.
-    /// A new day may be past the last one of a rule, or of a guest's observation: both end with it,
-    /// whether or not a manager is there to publish anything.
-    fn plan_for_today(&mut self, now_ms: u64) -> Result<(), AgentError> {
-        let today = day(now_ms);
-        let Some(release) = self
-            .release
-            .as_ref()
-            .filter(|_| self.planned != Some(today))
-        else {
+    /// A new day may be past the last one of a rule, or of a guest's observation, and with a new
+    /// hour windows close and open: whether or not a manager is there to publish anything.
+    fn plan_for_now(&mut self, now_ms: u64) -> Result<(), AgentError> {
+        let Some(release) = &self.release else {
             return Ok(());
         };
-        let desired = host_tables(release, &self.bindings, &self.config.host, today)?;
-        let same = desired.digest() == self.desired.digest();
-        self.load(desired)?;
-        self.planned = Some(today);
-        if same {
+        let now = self.moment(release, now_ms);
+        self.seen_ms = self.seen_ms.max(now_ms);
+        if self.planned == Some(now) {
             return Ok(());
         }
+        let desired = host_tables(release, &self.bindings, &self.config.host, now)?;
+        if desired.digest() == self.desired.digest() {
+            self.planned = Some(now);
+            return Ok(());
+        }
+        self.load(desired)?;
+        self.planned = Some(now);
         self.record_loaded(false, now_ms)
     }
 

@@ -1,8 +1,8 @@
-//! `window NAME = DAYS...` and `delegate NAME to "KEY" bind ...`.
+//! `window NAME = DAYS... HOURS...` and `delegate NAME to "KEY" bind ...`.
 
 use super::{Failed, Kind, Noun, Parsed, Parser, short};
 use crate::{
-    DELEGATIONS_MAX, Days, Delegation, HOST_LABEL, Labels, Selector, Span, WINDOWS_MAX,
+    DELEGATIONS_MAX, Delegation, HOST_LABEL, Labels, Selector, Span, WINDOWS_MAX, Window,
     diagnostic::Problem,
 };
 
@@ -10,7 +10,7 @@ use crate::{
 const GUESTS_MAX: u64 = 1_000_000;
 
 impl Parser<'_> {
-    /// `window NAME = mon-fri sun`
+    /// `window NAME = mon-fri sun 08-18`
     pub(super) fn window(&mut self) -> Parsed<()> {
         self.advance();
         let (name, span) = self.name("a window's name")?;
@@ -21,35 +21,39 @@ impl Parser<'_> {
             return Err(Failed);
         }
         self.expect(Kind::Equals, "=")?;
-        let (mut found, mut any): (Option<Days>, bool) = (None, false);
+        let (mut found, mut any): (Option<Window>, bool) = (None, false);
         while !self.list_ends() {
             any = true;
-            if let Some(days) = self.days()? {
-                found = Some(found.map_or(days, |known| known.with(days)));
+            if let Some(part) = self.window_part()? {
+                found = Some(found.map_or(part, |known| known.with(part)));
             }
             self.eat(Kind::Comma);
         }
         if !any {
-            return self.unexpected("days such as mon-fri");
+            return self.unexpected("days such as mon-fri, or hours such as 08-18");
         }
-        if let Some(days) = found.filter(|_| fresh) {
-            self.policy.windows.insert(name, days);
+        if let Some(window) = found.filter(|_| fresh) {
+            self.policy.windows.insert(name, window.whole());
         }
         Ok(())
     }
 
-    fn days(&mut self) -> Parsed<Option<Days>> {
+    fn window_part(&mut self) -> Parsed<Option<Window>> {
         let Some(word) = self.word() else {
-            return self.unexpected("days such as mon-fri");
+            return self.unexpected("days such as mon-fri, or hours such as 08-18");
         };
         let span = self.advance().span;
-        let days: Option<Days> = word.parse().ok();
-        if days.is_none() {
-            let hours = word.contains(':') || word.bytes().all(|byte| byte.is_ascii_digit());
+        let hours = word.starts_with(|first: char| first.is_ascii_digit());
+        let part = match hours {
+            true => Window::hours(word),
+            false => Window::days(word),
+        };
+        if part.is_none() {
             let problem = if hours {
-                Problem::new("not-supported", span, "a window of hours is not supported")
-                    .expected("a host makes its plan of a release once a day")
-                    .help("name days of the week, and let the service itself keep hours")
+                let message = format!("`{}` are no hours of a day", short(word));
+                Problem::new("bad-hours", span, message)
+                    .expected("expected the hour of its beginning and that of its end: 08-18")
+                    .help("whole hours in UTC; over midnight it is two: 22-24 00-06")
             } else {
                 let message = format!("`{}` is not a day of the week", short(word));
                 Problem::new("bad-days", span, message)
@@ -57,11 +61,11 @@ impl Parser<'_> {
             };
             self.report(problem);
         }
-        Ok(days)
+        Ok(part)
     }
 
     /// The name of a window, behind `during`. `None` if it was reported.
-    pub(super) fn during(&mut self) -> Parsed<Option<Days>> {
+    pub(super) fn during(&mut self) -> Parsed<Option<Window>> {
         let (name, span) = self.name("a window's name")?;
         let found = self.policy.windows.get(&name).copied();
         if found.is_none() && !self.defined.contains_key(&(Noun::Window, name.clone())) {

@@ -7,8 +7,8 @@ use super::{
     standing::Standing,
 };
 use crate::{
-    Action, At, Date, Days, LIMIT_MAX, LOG_LIMIT_MAX, Log, Mode, OnExpiry, Rule, Selector, Service,
-    Span, Tier, TierKind, diagnostic::Problem,
+    Action, At, Date, LIMIT_MAX, LOG_LIMIT_MAX, Log, Mode, OnExpiry, Rule, Selector, Service, Span,
+    Tier, TierKind, Window, diagnostic::Problem,
 };
 use lictor_types::RULES_MAX;
 use std::collections::HashSet;
@@ -49,7 +49,7 @@ struct Draft {
     requirements: Vec<String>,
     review_days: Option<u32>,
     expires: Option<Date>,
-    during: Option<Days>,
+    during: Option<Window>,
     log: Option<Log>,
     log_limit: Option<u16>,
     limit: Option<u32>,
