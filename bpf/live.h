@@ -277,29 +277,45 @@ live_answer(struct session *s, struct packet *p, const struct tcp *header, __u32
 	return 1;
 }
 
-/* A segment within the windows, the last one of its end among them, or the answer to a SYN. By
- * itself, for want of stack: so the packet is looked at again.
+/* The TCP header of a packet that was found plain, and the octets from there on. Whoever is a
+ * function by itself, for want of stack, looks at the packet again.
  */
-__noinline int live_segment(struct __sk_buff *skb, struct session *s, __u32 v6, __u32 own)
+struct live_tcp {
+	const struct tcp *header; /* or zero */
+	__u32 bytes;
+};
+
+static __always_inline struct live_tcp live_tcp(const struct __sk_buff *skb, __u32 v6)
 {
 	const void *data = (const void *)(long)skb->data + ETHER_BYTES;
-	const void *end = (const void *)(long)skb->data_end;
 	const struct ipv4 *ip4 = data;
 	const struct ipv6 *ip6 = data;
 	const struct tcp *header = v6 ? (const void *)(ip6 + 1) : (const void *)(ip4 + 1);
-	struct packet p = {};
-	__u32 bytes;
 
-	if (!s || (const void *)(header + 1) > end)
+	if ((const void *)(header + 1) > (const void *)(long)skb->data_end)
+		return (struct live_tcp){};
+	return (struct live_tcp){
+		header, v6 ? bpf_ntohs(ip6->length) : bpf_ntohs(ip4->length) - sizeof(*ip4)
+	};
+}
+
+/* A segment within the windows, the last one of its end among them, or the answer to a SYN. */
+__noinline int live_segment(struct __sk_buff *skb, struct session *s, __u32 v6, __u32 own)
+{
+	const struct live_tcp tcp = live_tcp(skb, v6);
+	const struct tcp *header = tcp.header;
+	struct packet p = {};
+
+	if (!s || !header)
 		return 0;
-	bytes = v6 ? bpf_ntohs(ip6->length) : bpf_ntohs(ip4->length) - sizeof(*ip4);
 	if (header->flags & FLAG_SYN)
-		return live_answer(s, &p, header, bytes, end);
+		return live_answer(s, &p, header, tcp.bytes,
+				   (const void *)(long)skb->data_end);
 	if ((header->flags & (FLAG_RST | FLAG_ACK)) != FLAG_ACK ||
 	    tcp_flags_impossible(header->flags) || s->state < STATE_ESTABLISHED ||
 	    !(s->flags[0] & s->flags[1] & END_KNOWN))
 		return 0;
-	fast_segment(&p, header, bytes - (header->offset >> 4) * 4);
+	fast_segment(&p, header, tcp.bytes - (header->offset >> 4) * 4);
 	if (tcp_window(s, own, &p) != TRACK_OK)
 		return 0;
 	tcp_pass(s, own & 1, &p);
@@ -336,22 +352,17 @@ static __always_inline const struct slot *live_slot(const struct session *s)
 __noinline int
 live_opened(struct __sk_buff *skb, const struct slot *half, __u32 v6, __u64 hash, __u64 now)
 {
-	const void *data = (const void *)(long)skb->data + ETHER_BYTES;
-	const void *end = (const void *)(long)skb->data_end;
-	const struct ipv4 *ip4 = data;
-	const struct ipv6 *ip6 = data;
-	const struct tcp *header = v6 ? (const void *)(ip6 + 1) : (const void *)(ip4 + 1);
+	const struct live_tcp tcp = live_tcp(skb, v6);
+	const struct tcp *header = tcp.header;
 	__u32 zero = 0;
 	struct vnic_config *config = bpf_map_lookup_elem(&vnic, &zero);
 	struct table_info *info = bpf_map_lookup_elem(&session_table, &zero);
 	struct context *c = bpf_map_lookup_elem(&scratch, &zero);
 	struct session *s;
-	__u32 bytes;
 
-	if (!half || !config || !info || !c || (const void *)(header + 1) > end)
+	if (!half || !config || !info || !c || !header)
 		return 0;
-	bytes = v6 ? bpf_ntohs(ip6->length) : bpf_ntohs(ip4->length) - sizeof(*ip4);
-	fast_segment(&c->packet, header, bytes - (header->offset >> 4) * 4);
+	fast_segment(&c->packet, header, tcp.bytes - (header->offset >> 4) * 4);
 	c->packet.protocol = IP_TCP;
 	c->key = half->key;
 	c->fresh = half->session;

@@ -375,7 +375,6 @@ __noinline int table_insert(struct context *c, __u32 table, __u32 buckets)
 		return INSERT_FULL;
 	/* A way that nobody went further has no other copy than in its first bucket. */
 	first = bucket_at(table, buckets, c->trace.hash, 0);
-	c->removed = 0;
 	if (first && !*(volatile __u32 *)&first->passed && !bucket_twice(first, c->trace.hash))
 		return INSERT_DONE;
 	/* Whatever lies behind the first copy of this key goes. */

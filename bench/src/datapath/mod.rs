@@ -108,20 +108,20 @@ impl Extent {
         topologies: |_| true,
         path: path::Extent {
             rounds: 5,
-            packets: 60_000,
-            repeats: 7,
+            packets: 30_000,
+            repeats: 14,
             misses: 20_000,
         },
         million: path::Extent {
             rounds: 5,
-            packets: 200_000,
-            repeats: 5,
+            packets: 50_000,
+            repeats: 20,
             misses: 0,
         },
         loads: load::Extent {
-            rounds: 4,
-            repeats: 10,
-            lasting: Duration::from_millis(40),
+            rounds: 5,
+            repeats: 20,
+            lasting: Duration::from_millis(25),
         },
         transfer: 5,
         flood: flood::Extent {

@@ -15,11 +15,13 @@ use serde_json::{Value, json};
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::net::UnixListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 #[path = "moves/before.rs"]
 mod before;
+#[path = "moves/choices.rs"]
+mod choices;
 #[path = "moves/cut.rs"]
 mod cut;
 #[path = "moves/evacuated.rs"]
@@ -77,8 +79,15 @@ fn empty_site() -> Result<Site> {
 
 /// Brings a release and the bindings of these guests to every agent.
 fn publish(site: &Site, guests: &[Guest]) -> Result<()> {
-    let policy = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/pci/policy.lictor");
-    let release = Draft::compile(site, &policy, 1, guests)?.sign(site, Signed::ByBoth)?;
+    publish_policy(site, guests, &example())
+}
+
+fn example() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/pci/policy.lictor")
+}
+
+fn publish_policy(site: &Site, guests: &[Guest], policy: &Path) -> Result<()> {
+    let release = Draft::compile(site, policy, 1, guests)?.sign(site, Signed::ByBoth)?;
     site.publish(&release)?.done()?;
     guests.iter().try_for_each(|guest| site.bind(guest))?;
     for agent in site.agents() {

@@ -1,6 +1,7 @@
 //! The agent's configuration file.
 
 use crate::AgentError;
+use crate::control::{self, Control};
 use lictor_types::{HostId, SESSIONS_PER_HOST_DEFAULT, Timeouts};
 use lictor_wire::peer::Format;
 use serde::{Deserialize, Serialize};
@@ -45,6 +46,16 @@ pub struct Config {
     /// Milliseconds between two rounds of fetching, reconciling and reporting.
     #[serde(default = "round_ms_default")]
     pub round_ms: u64,
+    /// Seconds for which a proven verdict counts, where a guest's owner chose that no session
+    /// begins without one.
+    #[serde(default = "lease_s_default")]
+    pub lease_s: u64,
+    /// Seconds of silence after which the manager counts as unreachable.
+    #[serde(default = "manager_silence_s_default")]
+    pub manager_silence_s: u64,
+    /// What else protects guests on this host, and how it is asked whether it works.
+    #[serde(default)]
+    pub controls: Vec<Control>,
     /// Seconds without a packet after which a session is over.
     #[serde(default)]
     pub timeouts: Timeouts,
@@ -54,6 +65,19 @@ pub struct Config {
 pub const ROUND_MS_MIN: u64 = 50;
 /// The longest round: a host must be heard of within a minute.
 pub const ROUND_MS_MAX: u64 = 60_000;
+
+/// The shortest lease.
+const LEASE_S_MIN: u64 = 5;
+/// The longest lease, and the longest silence of a manager: an hour.
+const LEASE_S_MAX: u64 = 3_600;
+
+const fn lease_s_default() -> u64 {
+    30
+}
+
+const fn manager_silence_s_default() -> u64 {
+    60
+}
 
 const fn round_ms_default() -> u64 {
     1_000
@@ -83,6 +107,19 @@ impl Config {
                 "round_ms is {found}; expected {ROUND_MS_MIN} to {ROUND_MS_MAX}"
             )));
         }
+        // What a round puts off for a guest that stands still must not end a lease.
+        let least_s = LEASE_S_MIN.max(config.round_ms.saturating_mul(3).div_ceil(1_000));
+        for (name, found) in [
+            ("lease_s", config.lease_s),
+            ("manager_silence_s", config.manager_silence_s),
+        ] {
+            if !(least_s..=LEASE_S_MAX).contains(&found) {
+                return Err(file(format!(
+                    "{name} is {found}; expected {least_s} to {LEASE_S_MAX}, three rounds at least"
+                )));
+            }
+        }
+        control::check(&config.controls).map_err(&file)?;
         if let Some(found) = config.peer_format
             && Format::of(found).is_none()
         {

@@ -8,12 +8,15 @@
 #![forbid(unsafe_code)]
 
 mod allowance;
+mod clock;
 mod command;
 mod config;
+mod control;
 pub mod custody;
 mod error;
 mod guests;
 mod host;
+mod impaired;
 mod input;
 pub mod interlock;
 pub mod libvirt;
@@ -30,7 +33,8 @@ mod uplink;
 
 pub use command::{Args, dispatch};
 pub use config::{Config, ROUND_MS_MAX, ROUND_MS_MIN};
+pub use control::{Control, ControlProbe};
 pub use error::AgentError;
-pub use host::{Arrival, Host, Offered, SAMPLES_PER_ROUND_MAX};
+pub use host::{Arrival, Host, Offered, SAMPLES_PER_ROUND_MAX, Unproven};
 pub use manager::Manager;
 pub use run::run;

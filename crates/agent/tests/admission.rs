@@ -76,7 +76,10 @@ struct Case {
     binding: Option<Binding>,
     wanted: Epoch,
     controls: Vec<ControlFact>,
+    waived: Vec<&'static str>,
+    chosen: Vec<Refusal>,
     vnics: usize,
+    sessions_left: u64,
     custody: u64,
     held: bool,
     busy: Option<&'static str>,
@@ -130,7 +133,10 @@ fn good() -> Case {
         }),
         wanted: Epoch(5),
         controls: vec![control("firewall", true), control("ids", true)],
+        waived: Vec::new(),
+        chosen: Vec::new(),
         vnics: VNICS_PER_HOST_MAX as usize - 1,
+        sessions_left: 1_024,
         custody: 7,
         held: false,
         busy: None,
@@ -152,7 +158,10 @@ fn check(change: impl FnOnce(&mut Case), expected: &[&str]) {
         release: &case.release,
         binding: case.binding.as_ref(),
         controls: &case.controls,
+        waived: &case.waived,
+        chosen: &case.chosen,
         vnics: case.vnics,
+        sessions_left: case.sessions_left,
         custody: case.custody,
         held: case.held,
         busy: case.busy,
@@ -212,6 +221,39 @@ fn trap_10_each_reason_against_a_move_is_found_before_it() {
     let missing = "the control ids that the guest requires is not healthy there";
     check(|case| drop(case.controls.pop()), &[missing]);
     check(|case| case.controls[1].healthy = false, &[missing]);
+    check(
+        |case| case.sessions_left -= 1,
+        &[
+            "no room: 1024 sessions asked for, 1023 of the host's budget left; lower the guest's \
+           quota, or raise `sessions` of the target's agent",
+        ],
+    );
+    let chosen = Refusal::Impaired {
+        cause: "manager-unreachable".into(),
+        detail: "silent for 70 s; its owner chose no-moves".into(),
+    };
+    check(
+        |case| case.chosen = vec![chosen.clone()],
+        &[&chosen.to_string()],
+    );
+}
+
+#[test]
+fn only_the_control_that_its_owner_lets_be_missing_may_be() {
+    check(
+        |case| {
+            case.controls.clear();
+            case.waived = vec!["ids"];
+        },
+        &["the control firewall that the guest requires is not healthy there"],
+    );
+    check(
+        |case| {
+            case.controls.pop();
+            case.waived = vec!["ids"];
+        },
+        &[],
+    );
 }
 
 #[test]

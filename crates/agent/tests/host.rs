@@ -21,6 +21,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+#[path = "host/choices.rs"]
+mod choices;
 #[path = "host/sizes.rs"]
 mod sizes;
 
@@ -144,6 +146,9 @@ impl Ground {
             peer: "127.0.0.1:7443".parse().expect("valid"),
             manager: None,
             round_ms: 1_000,
+            lease_s: 30,
+            manager_silence_s: 60,
+            controls: Vec::new(),
             timeouts: Timeouts::default(),
             host_device: None,
             steering: true,

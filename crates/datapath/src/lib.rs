@@ -36,7 +36,7 @@ pub use rounds::{Part, Told};
 pub use sessions::{ImportReceipt, ImportRefusal};
 pub use shared::{Features, mount_bpffs};
 pub use tables::Loaded;
-pub use terms::{Lease, Terms};
+pub use terms::{Lease, Terms, proof_frame};
 pub use vnic::{
     Attachment, Count, DeviceCounters, DirectionCounters, HookState, Hooks, How, RuleCount,
     TestVerdict, VnicCounters, VnicSpec, VnicStatus,

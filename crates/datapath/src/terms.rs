@@ -97,6 +97,16 @@ fn by_the_long_way(probe: &Probe, frame: &[u8]) -> Vec<u8> {
     bytes
 }
 
+/// The frame of a packet that would begin a conversation of a guest, or with it.
+#[must_use]
+pub fn proof_frame(probe: &Probe, own: Mac, direction: Direction) -> Vec<u8> {
+    let macs = match direction {
+        Direction::Egress => (STRANGER, own),
+        Direction::Ingress => (own, STRANGER),
+    };
+    by_the_long_way(probe, &frame(probe, macs, &body(probe, None, direction)))
+}
+
 impl Datapath {
     /// Says on which terms a conversation may begin at a vnic, from the next packet on.
     ///
@@ -117,25 +127,19 @@ impl Datapath {
         Ok(over.map(Duration::from_nanos))
     }
 
-    /// Runs a vnic's own program on a packet that nobody sends, as if it began a conversation. What
-    /// it says is the verdict alone: nothing is counted, reported, limited or remembered. A packet
-    /// toward the guest comes in by the device of `came_by`, or by the uplink.
+    /// Runs a vnic's own program on a frame that nobody sends, one of [`proof_frame`]. What it says
+    /// is the verdict alone: nothing is counted, reported, limited or remembered. A packet toward
+    /// the guest comes in by the device of `came_by`, or by the uplink.
     ///
     /// # Errors
     /// [`Error::UnknownVnic`], [`Error::System`].
     pub fn prove(
         &self,
         vnic: VnicId,
-        probe: &Probe,
         (direction, came_by): (Direction, Option<VnicId>),
+        frame: &[u8],
     ) -> Result<TestVerdict, Error> {
         let vnic = self.vnic(vnic)?;
-        let own = Mac(vnic.config()?.mac);
-        let macs = match direction {
-            Direction::Egress => (STRANGER, own),
-            Direction::Ingress => (own, STRANGER),
-        };
-        let frame = frame(probe, macs, &body(probe, None, direction));
         let device = match came_by {
             Some(other) => self.vnic(other)?.config()?.ifindex,
             None => 0,
@@ -144,7 +148,7 @@ impl Datapath {
             ingress_ifindex: device,
             proof: vnic.terms()?.proof,
         };
-        vnic.run(direction, &by_the_long_way(probe, &frame), given)
+        vnic.run(direction, frame, given)
     }
 }
 

@@ -4,8 +4,8 @@
 mod common;
 
 use common::packets::{ACK, FIN, RST, SYN, Tcp, ip, tcp, udp};
-use common::{Bench, VNIC, model, privileged};
-use lictor_datapath::{Lease, Terms};
+use common::{Bench, GUEST_MAC, VNIC, model, privileged};
+use lictor_datapath::{Lease, Terms, proof_frame};
 use lictor_model::{Firewall, Frame};
 use lictor_types::{Direction, Probe, TcpState};
 use std::time::Duration;
@@ -321,7 +321,8 @@ fn a_proof_says_what_the_policy_says_and_leaves_no_trace() {
             ),
         ] {
             let probe: Probe = probe.parse().expect("a probe");
-            let found = bench.datapath.prove(VNIC, &probe, (direction, None));
+            let frame = proof_frame(&probe, GUEST_MAC, direction);
+            let found = bench.datapath.prove(VNIC, (direction, None), &frame);
             let found = found.expect("runs");
             let told = format!("{} {} {}", found.verdict, found.reason, found.rule);
             assert_eq!(told, expected, "{probe}");

@@ -464,6 +464,32 @@ pub enum Body {
         /// How far those may be off.
         error_ms: u64,
     },
+    /// Protection of a guest is impaired from here on, and what its owner chose for that holds.
+    ImpairmentOpened {
+        /// Who.
+        guest: GuestId,
+        /// Why.
+        cause: String,
+        /// What holds now.
+        choice: String,
+        /// What was found.
+        detail: String,
+        /// Since when.
+        since_ms: u64,
+    },
+    /// That is over, or another choice holds from here on.
+    ImpairmentClosed {
+        /// Who.
+        guest: GuestId,
+        /// Why it was.
+        cause: String,
+        /// What held.
+        choice: String,
+        /// Since when.
+        since_ms: u64,
+        /// Until when.
+        until_ms: u64,
+    },
     /// Somebody must look.
     Alarm {
         /// About what.
@@ -565,6 +591,8 @@ impl Body {
             Self::GuestLeft { .. } => "guest-left",
             Self::UnprotectedOpened { .. } => "unprotected-opened",
             Self::UnprotectedClosed { .. } => "unprotected-closed",
+            Self::ImpairmentOpened { .. } => "impairment-opened",
+            Self::ImpairmentClosed { .. } => "impairment-closed",
             Self::Alarm { .. } => "alarm",
             Self::SnapshotTaken { .. } => "snapshot-taken",
             Self::SessionDecided(_) => "session-decided",

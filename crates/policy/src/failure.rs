@@ -2,6 +2,7 @@
 //! closed: an agent never meets a cause or a choice that it does not know.
 
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::{fmt, str::FromStr};
 
 /// The text is not one of a closed list.
@@ -162,9 +163,103 @@ impl Cause {
     }
 }
 
+/// What the choices that hold at one guest ask of its host, all together. Each cause that forbids
+/// something forbids it, whatever the others allow: the stricter wins.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Together {
+    /// Why no session begins.
+    pub sessions: BTreeSet<Cause>,
+    /// Why the guest does not move.
+    pub moves: BTreeSet<Cause>,
+    /// Why no release and no binding is taken.
+    pub changes: BTreeSet<Cause>,
+}
+
+impl Together {
+    /// Of the causes that hold, with what was chosen for each.
+    #[must_use]
+    pub fn of(held: impl IntoIterator<Item = (Cause, Choice)>) -> Self {
+        let mut together = Self::default();
+        for (cause, choice) in held {
+            let (sessions, moves, changes) = match choice {
+                Choice::BlockNewSessions => (true, false, false),
+                Choice::NoMoves | Choice::RefuseMove => (false, true, false),
+                Choice::RefuseChanges => (false, true, true),
+                // What asks nothing more, and what is enforced where it arises: at the interlock
+                // and in the session table.
+                Choice::KeepLastGood
+                | Choice::MovesByAgents
+                | Choice::AllowWithExpiry
+                | Choice::Allow
+                | Choice::Block
+                | Choice::AllowWithAlarm
+                | Choice::Strict
+                | Choice::Adopt
+                | Choice::DenyNew => (false, false, false),
+            };
+            let sets = [
+                (&mut together.sessions, sessions),
+                (&mut together.moves, moves),
+                (&mut together.changes, changes),
+            ];
+            for (set, forbids) in sets {
+                if forbids {
+                    set.insert(cause);
+                }
+            }
+        }
+        together
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use Cause::{EngineHung, EvidenceFull, IdsMissing, ManagerUnreachable, ReleaseStale};
+
+    #[test]
+    fn where_several_hold_the_stricter_wins() {
+        let check = |held: &[(Cause, Choice)], expected: [&[Cause]; 3]| {
+            let found = Together::of(held.iter().copied());
+            let sets = [found.sessions, found.moves, found.changes];
+            let expected = expected.map(|causes| causes.iter().copied().collect());
+            assert_eq!(sets, expected, "{held:?}");
+        };
+        check(&[], [&[], &[], &[]]);
+        let block = Choice::BlockNewSessions;
+        let keep = Choice::KeepLastGood;
+        check(&[(EngineHung, keep), (ReleaseStale, keep)], [&[], &[], &[]]);
+        check(
+            &[(EngineHung, keep), (ReleaseStale, block)],
+            [&[ReleaseStale], &[], &[]],
+        );
+        check(
+            &[(EngineHung, block), (ReleaseStale, block)],
+            [&[EngineHung, ReleaseStale], &[], &[]],
+        );
+        check(
+            &[
+                (ManagerUnreachable, Choice::MovesByAgents),
+                (IdsMissing, Choice::RefuseMove),
+            ],
+            [&[], &[IdsMissing], &[]],
+        );
+        check(
+            &[
+                (ManagerUnreachable, Choice::NoMoves),
+                (IdsMissing, Choice::AllowWithExpiry),
+            ],
+            [&[], &[ManagerUnreachable], &[]],
+        );
+        check(
+            &[
+                (EvidenceFull, Choice::RefuseChanges),
+                (ManagerUnreachable, Choice::NoMoves),
+            ],
+            [&[], &[ManagerUnreachable, EvidenceFull], &[EvidenceFull]],
+        );
+        check(&[(EvidenceFull, Choice::Allow)], [&[], &[], &[]]);
+    }
 
     #[test]
     fn every_default_is_admitted_and_every_choice_is_used() {

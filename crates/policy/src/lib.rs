@@ -42,7 +42,7 @@ pub use delegation::Delegation;
 pub use delta::{Delta, RowsDelta};
 pub use diagnostic::{Diagnostic, Severity, Span, render, render_parts};
 pub use estate::{ESTATE_ENTRIES_MAX, ESTATE_NAME_BYTES_MAX, Estate, EstateGuest, EstateHost};
-pub use failure::{Cause, Choice, UnknownName};
+pub use failure::{Cause, Choice, Together, UnknownName};
 pub use intent::{Claim, Exception, Intent, Interpretation};
 pub use limits::*;
 pub use model::{

@@ -78,6 +78,13 @@ pub enum Refusal {
         /// Which, and why.
         detail: String,
     },
+    /// Protection is impaired at one end, and the guest's owner chose that it does not move then.
+    Impaired {
+        /// The cause.
+        cause: String,
+        /// What was found, and what was chosen.
+        detail: String,
+    },
     /// The formats do not match.
     Format {
         /// What is expected and found.
@@ -112,6 +119,7 @@ impl fmt::Display for Refusal {
             Self::GuestUnknown => f.write_str("the target has no binding of the guest"),
             Self::NotInCustody { detail } => write!(f, "the source has no custody: {detail}"),
             Self::Unguarded { detail } => write!(f, "not all of its NICs are guarded: {detail}"),
+            Self::Impaired { cause, detail } => write!(f, "{cause}: {detail}"),
             Self::Format { detail } => write!(f, "the formats differ: {detail}"),
             Self::Busy { detail } => write!(f, "another move is under way: {detail}"),
         }

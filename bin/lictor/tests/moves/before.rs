@@ -5,7 +5,7 @@ use lictor_types::{GuestId, HostId};
 use lictor_wire::local::Request;
 
 /// What `lictor move check` says: the reasons, and how many controls the target has named.
-fn check(agent: &Agent, guest: &str, host: &str) -> Result<(Vec<Refusal>, usize)> {
+pub(super) fn check(agent: &Agent, guest: &str, host: &str) -> Result<(Vec<Refusal>, usize)> {
     let request = Request::MoveCheck {
         guest: GuestId::new(guest)?,
         target: HostId::new(host)?,
@@ -16,7 +16,7 @@ fn check(agent: &Agent, guest: &str, host: &str) -> Result<(Vec<Refusal>, usize)
     }
 }
 
-fn kinds(reasons: &[Refusal]) -> Result<Vec<String>> {
+pub(super) fn kinds(reasons: &[Refusal]) -> Result<Vec<String>> {
     let mut kinds = Vec::new();
     for reason in reasons {
         let value = serde_json::to_value(reason)?;

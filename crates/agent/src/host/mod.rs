@@ -4,32 +4,39 @@
 mod drift;
 mod explain;
 mod handover;
+mod heartbeat;
 mod links;
 mod listing;
+mod proofs;
 mod report;
 mod vnics;
 
 pub use handover::Arrival;
+pub use heartbeat::Unproven;
 pub use report::SAMPLES_PER_ROUND_MAX;
 pub(crate) use report::judged_of;
 
 use drift::Unrepaired;
+use heartbeat::Proofs;
 use links::Links;
 
+use crate::control::Controls;
 use crate::custody::Custody;
 use crate::state::{LogFile, StateDir};
 use crate::{AgentError, Config};
 use lictor_datapath::Datapath;
-use lictor_evidence::{Body, Log, SigningKey};
+use lictor_evidence::{Body, Entry, Log, SigningKey};
 use lictor_policy::Moment;
-use lictor_types::HostTables;
+use lictor_types::{Generation, GuestId, HostTables, VnicId};
 use lictor_wire::binding::{self, BindingLog};
 use lictor_wire::release::{self, Floor};
 use lictor_wire::{
     AddressAttestation, Binding, Bindings, Envelope, RosterHost, Trust, VerifiedRelease,
     host_tables,
 };
+use std::collections::BTreeMap;
 use std::fs::File;
+use std::time::Duration;
 
 /// What a clock may be set back and still be believed: time services correct by less.
 const CLOCK_SLACK_MS: u64 = 60_000;
@@ -61,6 +68,19 @@ pub struct Host {
     kernel: String,
     links: Links,
     unrepaired: Unrepaired,
+    proofs: Proofs,
+    controls: Controls,
+    /// A release that was verified and is newer than the one that decides, and why it does not.
+    newer: Option<(Generation, String)>,
+    /// Guests that go on without their sessions, and until when these may be taken up.
+    lost: BTreeMap<GuestId, u64>,
+    /// Packets that each vnic has refused for want of room, and those that did lately.
+    refusals: BTreeMap<VnicId, u64>,
+    full: BTreeMap<VnicId, String>,
+    /// Why the last entry of evidence could not be written.
+    unrecorded: Option<String>,
+    /// Of the newest entry that was here when the agent began.
+    recorded_ms: u64,
 }
 
 /// What happened to something that was offered.
@@ -98,6 +118,9 @@ impl Host {
             |_| String::new(),
             |names| names.release().to_string_lossy().into_owned(),
         );
+        let recorded_ms = newest_ms(&log)?;
+        let round = Duration::from_millis(config.round_ms);
+        let controls = Controls::watch(&config.controls, round);
         let custody = state.custody()?;
         let mut host = Self {
             _lock: lock,
@@ -119,6 +142,14 @@ impl Host {
             kernel,
             links: Links::new(now_ms),
             unrepaired: Unrepaired::new(),
+            proofs: Proofs::default(),
+            controls,
+            newer: None,
+            lost: BTreeMap::new(),
+            refusals: BTreeMap::new(),
+            full: BTreeMap::new(),
+            unrecorded: None,
+            recorded_ms,
         };
         let generation = host.found()?.generation;
         let version = env!("CARGO_PKG_VERSION").to_owned();
@@ -164,6 +195,33 @@ impl Host {
     pub fn roster(&self) -> Vec<RosterHost> {
         let release = self.release.as_ref();
         release.map_or_else(Vec::new, |verified| verified.release().roster.clone())
+    }
+
+    /// The number of the release that decides; zero if there is none.
+    #[must_use]
+    pub fn generation(&self) -> Generation {
+        self.release
+            .as_ref()
+            .map_or(Generation(0), |known| known.release().generation)
+    }
+
+    /// A release that is known and newer, with why it does not decide. Another host's word is no
+    /// knowledge: only what two persons signed is.
+    #[must_use]
+    pub const fn newer(&self) -> Option<&(Generation, String)> {
+        self.newer.as_ref()
+    }
+
+    /// Why evidence cannot be written now.
+    #[must_use]
+    pub fn unrecorded(&self) -> Option<&str> {
+        self.unrecorded.as_deref()
+    }
+
+    /// When the newest entry was made that was here when the agent began.
+    #[must_use]
+    pub const fn recorded_ms(&self) -> u64 {
+        self.recorded_ms
     }
 
     /// The bindings that are loaded.
@@ -228,6 +286,10 @@ impl Host {
         if same_release && self.bindings_signed == *log {
             return Ok(Offered::Known);
         }
+        let generation = verified.release().generation;
+        if self.release.is_some() && generation > self.generation() {
+            self.newer = Some((generation, "it is not loaded yet".into()));
+        }
         let bindings = match binding::verify_since(log, &verified, &self.bindings) {
             Ok(bindings) => bindings,
             Err(error) => return self.refuse(error.to_string(), false, now_ms),
@@ -240,7 +302,6 @@ impl Host {
             }
         };
         let digest = verified.digest();
-        let generation = verified.release().generation;
         // The floor is durable before the kernel changes: generations never go back on a host.
         self.state
             .keep_release(envelope, Floor { generation, digest })?;
@@ -248,6 +309,7 @@ impl Host {
         self.planned = Some(now);
         self.state.keep_bindings(log)?;
         self.refused = None;
+        self.newer = None;
         self.bindings_signed = log.clone();
         self.bindings = bindings;
         self.release = Some(verified);
@@ -274,6 +336,9 @@ impl Host {
         is_release: bool,
         now_ms: u64,
     ) -> Result<Offered, AgentError> {
+        if let Some((_, why)) = &mut self.newer {
+            why.clone_from(&reason);
+        }
         if self.refused.as_ref() != Some(&reason) {
             let text = reason.clone();
             let body = if is_release {
@@ -351,6 +416,13 @@ impl Host {
             now_ms,
         )
     }
+}
+
+fn newest_ms(log: &Log<LogFile>) -> Result<u64, AgentError> {
+    let Some(last) = log.size().checked_sub(1) else {
+        return Ok(0);
+    };
+    Ok(Entry::from_bytes(&log.entry(last)?)?.time_ms)
 }
 
 /// Reads a payload that is verified again before anything is loaded.

@@ -3,11 +3,12 @@
 use super::Host;
 use super::vnics::hook_name;
 use crate::AgentError;
+use crate::control::FIREWALL;
 use lictor_datapath::{Datapath, DeviceCounters, Event, How, VnicStatus};
 use lictor_evidence::{
     Body, ControlFact, Entry, Readback, SessionSample, Source, VnicCounters, VnicReadback,
 };
-use lictor_types::{Counted, Digest, Direction, Reason, Tallies, VnicId};
+use lictor_types::{Counted, Digest, Direction, GuestId, Reason, Tallies, VnicId};
 use lictor_wire::VerifiedRelease;
 use lictor_wire::api::{ControlState, EvidenceBatch, GuestReport, HostReport, VnicReport};
 use std::time::Duration;
@@ -106,8 +107,9 @@ impl Host {
     pub fn record(&mut self, body: Body, now_ms: u64) -> Result<(), AgentError> {
         let source = Source::Host(self.config.host.clone());
         let entry = Entry::new(source, self.log.size(), now_ms, body);
-        self.log.append(&entry.to_bytes()?)?;
-        Ok(())
+        let written = self.log.append(&entry.to_bytes()?);
+        self.unrecorded = written.as_ref().err().map(ToString::to_string);
+        Ok(written.map(drop)?)
     }
 
     /// As many entries from `first` on as one batch holds, with the checkpoint that covers them;
@@ -128,16 +130,44 @@ impl Host {
         })
     }
 
+    /// What a guest requires and other controls of this host do not give, each with the reason.
+    pub(crate) fn missing(&self, guest: &GuestId) -> Vec<(String, String)> {
+        let known = self.release.as_ref().zip(self.bindings.guest(guest));
+        let required = known.and_then(|(release, binding)| {
+            let policy = &release.release().policy;
+            Some(policy.required_controls(policy.identity_of(&binding.labels)?))
+        });
+        let required = required.unwrap_or_default();
+        let others = required
+            .iter()
+            .map(ToString::to_string)
+            .filter(|name| name != FIREWALL);
+        let states = self.controls.states();
+        let missing = others.filter_map(|name| {
+            let Some(state) = states.iter().find(|state| state.name == name) else {
+                return Some((name, "the agent's configuration has none".to_owned()));
+            };
+            let why = self
+                .controls
+                .fault(&name)
+                .unwrap_or_else(|| "it does not answer".into());
+            (!state.healthy).then_some((name, why))
+        });
+        missing.collect()
+    }
+
     /// The firewall counts as healthy when what the kernel holds is what was approved, and every
     /// hook is in its place: read back, not remembered.
     fn controls_of(&self, look: &Look) -> Vec<ControlState> {
         let matches = look.tables == self.desired.digest();
-        vec![ControlState {
-            name: "firewall".into(),
+        let mut controls = vec![ControlState {
+            name: FIREWALL.into(),
             provider: "lictor".into(),
             version: env!("CARGO_PKG_VERSION").into(),
             healthy: self.release.is_some() && matches && look.hooks_ok(),
-        }]
+        }];
+        controls.extend(self.controls.states());
+        controls
     }
 
     /// The controls of this host, as they were seen to work now.

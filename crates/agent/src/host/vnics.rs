@@ -253,6 +253,14 @@ impl Host {
         Ok(self.datapath.vnics()?.len())
     }
 
+    /// How many sessions of the host's budget no vnic has.
+    ///
+    /// # Errors
+    /// [`AgentError::Datapath`].
+    pub(crate) fn sessions_left(&self) -> Result<u64, AgentError> {
+        Ok(self.datapath.budget_left()?)
+    }
+
     /// The guest's vnics that are attached here, by number.
     ///
     /// # Errors

@@ -33,8 +33,14 @@ pub struct Standing<'a> {
     pub binding: Option<&'a Binding>,
     /// Its controls, as it saw them work.
     pub controls: &'a [ControlFact],
+    /// Controls that the guest's owner lets be missing for now.
+    pub waived: &'a [&'static str],
+    /// What its owner's other choices have against it, by what is impaired there.
+    pub chosen: &'a [Refusal],
     /// Vnics attached there.
     pub vnics: usize,
+    /// Sessions of the host's budget that no vnic has.
+    pub sessions_left: u64,
     /// The guest's custody epoch that it knows of.
     pub custody: u64,
     /// Whether it has custody itself.
@@ -101,7 +107,7 @@ pub fn reasons_here(standing: &Standing<'_>) -> Vec<Refusal> {
 }
 
 fn for_binding(binding: &Binding, standing: &Standing<'_>) -> Vec<Refusal> {
-    let mut reasons = Vec::new();
+    let mut reasons = standing.chosen.to_vec();
     if !binding.may_run_on(standing.host) {
         reasons.push(Refusal::HostNotAllowed);
     }
@@ -111,6 +117,19 @@ fn for_binding(binding: &Binding, standing: &Standing<'_>) -> Vec<Refusal> {
         let detail = format!("{wanted} vnics asked for, {room} left of {VNICS_PER_HOST_MAX}");
         reasons.push(Refusal::NoRoom { detail });
     }
+    let wanted: u64 = binding
+        .vnics
+        .iter()
+        .map(|vnic| u64::from(vnic.sessions_max))
+        .sum();
+    if wanted > standing.sessions_left {
+        let left = standing.sessions_left;
+        let detail = format!(
+            "{wanted} sessions asked for, {left} of the host's budget left; lower the guest's \
+             quota, or raise `sessions` of the target's agent"
+        );
+        reasons.push(Refusal::NoRoom { detail });
+    }
     let policy = &standing.release.release().policy;
     let required = policy
         .identity_of(&binding.labels)
@@ -118,7 +137,8 @@ fn for_binding(binding: &Binding, standing: &Standing<'_>) -> Vec<Refusal> {
         .unwrap_or_default();
     for control in required.iter().map(ToString::to_string) {
         let healthy = |one: &ControlFact| one.control == control && one.healthy;
-        if !standing.controls.iter().any(healthy) {
+        let waived = standing.waived.contains(&control.as_str());
+        if !waived && !standing.controls.iter().any(healthy) {
             reasons.push(Refusal::ControlMissing { control });
         }
     }

@@ -56,7 +56,7 @@ impl Owner {
             let _ = reply.send(ticket);
             return Ok(());
         }
-        let reasons = self.against(&wanted);
+        let reasons = self.against(&wanted, now);
         if !reasons.is_empty() {
             self.refuse_move(&wanted, reasons, Asker::Caller(reply), now);
             return Ok(());
@@ -126,7 +126,7 @@ impl Owner {
     }
 
     /// What this end knows against a move, all of it.
-    pub(super) fn against(&self, wanted: &Wanted) -> Vec<Refusal> {
+    pub(super) fn against(&self, wanted: &Wanted, now: Now) -> Vec<Refusal> {
         let Wanted { guest, target, .. } = wanted;
         let mut reasons = Vec::new();
         let none = |detail: &str| Refusal::NotInCustody {
@@ -160,6 +160,7 @@ impl Owner {
         reasons.extend(self.doubts_against(guest));
         reasons.extend(self.evacuation_against(guest));
         reasons.extend(self.unguarded_against(guest));
+        reasons.extend(self.chosen_against(guest, now));
         reasons
     }
 

@@ -72,6 +72,7 @@ impl Owner {
                 && signers.contains(&self.host.key().verify_key()) =>
             {
                 self.host.purge(guest)?;
+                self.host.lost_sessions(guest, now.ms)?;
                 let next = self.host.custody().epoch(guest).saturating_add(1);
                 self.host
                     .change_custody(|custody| custody.take(guest, next))?;

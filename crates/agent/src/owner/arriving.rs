@@ -157,12 +157,17 @@ impl Owner {
         self.reconcile(now)?;
         let controls = self.host.controls()?;
         let busy = self.busy(&ticket, now.ms);
+        let waived = self.waived(&ticket.guest, now);
+        let chosen = self.chosen_against(&ticket.guest, now);
         let standing = Standing {
             host: &self.host.config().host,
             release: &release,
             binding: self.host.bindings().guest(&ticket.guest),
             controls: &controls,
+            waived: &waived,
+            chosen: &chosen,
             vnics: self.host.attached()?,
+            sessions_left: self.host.sessions_left()?,
             custody: self.host.custody().epoch(&ticket.guest),
             held: self.host.custody().held(&ticket.guest),
             busy: busy.as_deref(),
@@ -192,12 +197,18 @@ impl Owner {
         };
         let controls = self.host.controls()?;
         let here = self.host.vnics_of(guest)?.len();
+        let waived = self.waived(guest, now);
+        let chosen = self.chosen_against(guest, now);
         let standing = Standing {
             host: &self.host.config().host,
             release,
             binding: self.host.bindings().guest(guest),
             controls: &controls,
+            waived: &waived,
+            chosen: &chosen,
             vnics: self.host.attached()?.saturating_sub(here),
+            // Its quota was taken when it was attached.
+            sessions_left: u64::MAX,
             custody: self.host.custody().epoch(guest),
             held: false,
             busy: None,

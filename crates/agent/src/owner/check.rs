@@ -45,7 +45,7 @@ impl Owner {
         reply: Reply<Response>,
         now: Now,
     ) -> Result<(), AgentError> {
-        let reasons = self.against(wanted);
+        let reasons = self.against(wanted, now);
         let check = Check {
             target: wanted.target.clone(),
             reasons,

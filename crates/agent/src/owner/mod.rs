@@ -9,6 +9,7 @@ mod copy;
 mod cut;
 mod doubts;
 mod evacuated;
+mod impaired;
 mod leaving;
 mod nics;
 mod record;
@@ -18,11 +19,13 @@ mod wanted;
 mod way;
 
 use crate::allowance::Allowance;
+use crate::clock::Clock;
 use crate::guests::{Order, Post, Watch};
+use crate::impaired::Impairments;
 use crate::input::{Fetched, Input, Now, Reply, Upload};
 use crate::libvirt::QemuGroup;
 use crate::peer::{Incoming, Links, Loss, Roster};
-use crate::{AgentError, Host, Offered};
+use crate::{AgentError, Host, Offered, Unproven};
 use arriving::Arriving;
 use leaving::Leaving;
 use lictor_estate::qmp::RunState;
@@ -85,7 +88,15 @@ pub(crate) struct Owner {
     next_round: Now,
     next_repeat: Now,
     next_look: Now,
+    next_beat: Now,
     facts: Option<Now>,
+    impairments: Impairments,
+    /// As the last heartbeat found.
+    unproven: Vec<Unproven>,
+    clock: Clock,
+    heard_manager: Now,
+    /// Why no release and no binding is taken.
+    refused_change: Option<Cause>,
 }
 
 /// What an owner is made of.
@@ -100,6 +111,7 @@ pub(crate) struct Parts {
 impl Owner {
     /// Takes up what an earlier life of the agent has left.
     pub(crate) fn new(parts: Parts, now: Now) -> Self {
+        let clock = Clock::new(now, parts.host.recorded_ms());
         let mut owner = Self {
             host: parts.host,
             links: parts.links,
@@ -125,7 +137,13 @@ impl Owner {
             next_round: now,
             next_repeat: now,
             next_look: now,
+            next_beat: now,
             facts: None,
+            impairments: Impairments::default(),
+            unproven: Vec::new(),
+            clock,
+            heard_manager: now,
+            refused_change: None,
         };
         owner.roster.set(owner.host.roster());
         owner.resume(now);
@@ -314,6 +332,7 @@ impl Owner {
             self.host.record_passed(now.ms),
         );
         warn("reconcile", self.reconcile(now));
+        warn("protection", self.protect(now));
         self.catch_up(now);
         match self.host.attach_strays(now.ms) {
             Ok(strays) => {
@@ -345,7 +364,10 @@ impl Owner {
         }
         let mut attestations = Vec::new();
         if let Some(fetched) = fetched {
-            warn("offer", self.offer(&fetched, now));
+            self.heard_manager(now);
+            if self.may_change(now)? {
+                warn("offer", self.offer(&fetched, now));
+            }
             attestations = self.host.missing_attestations(&fetched.bindings);
         }
         self.flush()?;

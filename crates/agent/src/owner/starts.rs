@@ -428,6 +428,7 @@ impl Owner {
         if !self.host.custody().held(guest) || moving || !runs || self.is_cut(guest) {
             return Ok(());
         }
+        self.begins(guest, now);
         // A custody that a restart would forget opens nothing.
         let saved = self.host.save_custody();
         let opened = saved.and_then(|()| {

@@ -118,7 +118,7 @@ impl Owner {
             target: from.clone(),
             asked_by: format!("nobody: host {from} found it on its way"),
         };
-        let reasons = self.against(&wanted);
+        let reasons = self.against(&wanted, now);
         if reasons.is_empty() {
             return self.ask_to_admit(wanted, Asker::Target, now);
         }

@@ -111,6 +111,16 @@ pub(super) struct Asked {
     ticket: Envelope,
 }
 
+/// The nearest reason that format 4 has: protection at the target is not what the guest needs.
+fn in_words_of_four(reason: Refusal) -> Refusal {
+    match reason {
+        Refusal::Impaired { cause, detail } => Refusal::HostUnprotected {
+            detail: format!("{cause}: {detail}"),
+        },
+        other => other,
+    }
+}
+
 impl Four {
     /// A message in the words of format 4, if it has such words.
     pub(super) fn of(control: Control) -> Option<Self> {
@@ -126,7 +136,10 @@ impl Four {
                 bindings, ticket, ..
             } => Self::Admit(asked(bindings, ticket)),
             Control::Admitted { ticket, controls } => Self::Admitted { ticket, controls },
-            Control::NotAdmitted { ticket, reasons } => Self::NotAdmitted { ticket, reasons },
+            Control::NotAdmitted { ticket, reasons } => {
+                let reasons = reasons.into_iter().map(in_words_of_four).collect();
+                Self::NotAdmitted { ticket, reasons }
+            }
             Control::Check {
                 bindings, ticket, ..
             } => Self::Check(asked(bindings, ticket)),
@@ -136,7 +149,7 @@ impl Four {
                 controls,
             } => Self::Checked {
                 ticket,
-                reasons,
+                reasons: reasons.into_iter().map(in_words_of_four).collect(),
                 controls,
             },
             Control::Move { ticket, step } => Self::Move { ticket, step },

@@ -1,0 +1,67 @@
+//! What owners chose for the case that protection is impaired, with real agents and a real guest.
+
+use super::before::{check, kinds};
+use super::*;
+use lictor_policy::{Cause, Choice};
+
+/// To the example's policy: db stays where it is while the manager is silent.
+const CHOICES: &str = "\
+    when manager-unreachable for tier:db choose no-moves owner \"payments@example.com\"\n";
+/// How long the manager must be silent for that.
+const SILENCE_S: u64 = 5;
+
+#[test]
+fn a_guest_stays_while_the_manager_is_silent_if_its_owner_chose_so_and_that_is_recorded()
+-> Result<()> {
+    if !lictor_lab::privileged() {
+        return Ok(());
+    }
+    let mut site = empty_site()?;
+    site.protected_host("a")?;
+    site.protected_host("b")?;
+    let folder = tempfile::tempdir()?;
+    let policy = folder.path().join("policy.lictor");
+    std::fs::write(&policy, std::fs::read_to_string(example())? + CHOICES)?;
+    publish_policy(&site, &[WEB, DB], &policy)?;
+    let config = site.agent("a")?.config();
+    let mut file = std::fs::OpenOptions::new().append(true).open(config)?;
+    writeln!(file, "manager_silence_s = {SILENCE_S}")?;
+    site.restart_agent("a")?;
+    let db = boot(site.agent("a")?, &DB, &[])?;
+    wait_for(site.agent("a")?, &DB, |one| one.interlocked)?;
+    assert_eq!(check(site.agent("a")?, DB.name, "b")?.0, []);
+
+    site.kill_manager()?;
+    let a = site.agent("a")?;
+    wait_body(a, |body| match body {
+        Body::ImpairmentOpened {
+            guest,
+            cause,
+            choice,
+            ..
+        } => {
+            let held = [cause.as_str(), choice.as_str()];
+            let wanted = [Cause::ManagerUnreachable.name(), Choice::NoMoves.name()];
+            guest.to_string() == DB.name && held == wanted
+        }
+        _ => false,
+    })?;
+    assert_eq!(kinds(&check(a, DB.name, "b")?.0)?, ["impaired"]);
+    let refused = a.admit(DB.name, "b")?;
+    let Response::Refused { reasons } = refused else {
+        bail!("not refused: {refused:?}");
+    };
+    let [Refusal::Impaired { cause, detail }] = reasons.as_slice() else {
+        bail!("other reasons: {reasons:?}");
+    };
+    assert_eq!(cause, Cause::ManagerUnreachable.name());
+    assert!(detail.ends_with("its owner chose no-moves"), "{detail}");
+    wait_body(a, |body| match body {
+        Body::Alarm { subject, .. } => subject == "protection: manager-unreachable",
+        _ => false,
+    })?;
+    // Enforcement goes on: its sessions are nobody's business but its own.
+    assert_eq!(state(a, &DB)?.1, VnicState::Open);
+    drop(db);
+    Ok(())
+}
