@@ -55,7 +55,7 @@ enum Task {
     /// Build the bench and run one of its parts. Needs root and a machine that is otherwise quiet.
     ///
     /// `program` is the firewall's program alone; `datapath` is every goal of the data plane,
-    /// beside the bare bridge, nftables and iptables, in about ten minutes.
+    /// beside the bare bridge, nftables and iptables, in about seventeen minutes.
     Bench {
         /// Which part.
         #[arg(value_parser = PossibleValuesParser::new(bench::NAMES))]

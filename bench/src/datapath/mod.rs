@@ -102,7 +102,7 @@ pub struct Extent {
 }
 
 impl Extent {
-    /// What is worth a comparison; about eleven minutes.
+    /// What is worth a comparison; about seventeen minutes.
     pub const FULL: Self = Self {
         thorough: true,
         topologies: |_| true,
