@@ -111,3 +111,8 @@ pub enum Error {
     #[error("no tables are loaded on this host; load a release first")]
     NothingLoaded,
 }
+
+/// What a system call that did not succeed is told as.
+pub(crate) fn failed(action: &'static str) -> impl Fn(io::Error) -> Error {
+    move |source| Error::System { action, source }
+}

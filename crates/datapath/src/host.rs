@@ -1,5 +1,6 @@
 //! The data plane of one host.
 
+use crate::error::failed;
 use crate::link::link_of;
 use crate::sessions::ImportReceipt;
 use crate::shared::{self, Features, Shared};
@@ -30,10 +31,6 @@ pub struct Datapath {
     cpus: usize,
     budget: u64,
     steering: bool,
-}
-
-fn failed(action: &'static str) -> impl Fn(std::io::Error) -> Error {
-    move |source| Error::System { action, source }
 }
 
 impl Datapath {

@@ -5,7 +5,8 @@
 //! the others.
 
 use crate::abi::{self, VnicConfig};
-use crate::sessions::{failed, newcomer, raw_key, refused};
+use crate::error::failed;
+use crate::sessions::{newcomer, raw_key, refused};
 use crate::slots::{BATCH, Earlier, Inserted, NAMES_FROM, slots_of_quota};
 use crate::vnic::Vnic;
 use crate::{Datapath, Error, ImportRefusal};

@@ -2,6 +2,7 @@
 //! clocks need not agree.
 
 use crate::abi::{self, Session, SessionEnd, Slot, VnicConfig};
+use crate::error::failed;
 use crate::events::key_of;
 use crate::link::has_segment;
 use crate::slots::{BATCH, Earlier, Inserted, Newcomer, ticks};
@@ -37,10 +38,6 @@ pub struct ImportReceipt {
     pub imported: u64,
     /// The others, each with the reason.
     pub refused: Vec<(SessionKey, ImportRefusal)>,
-}
-
-pub(crate) fn failed(action: &'static str) -> impl Fn(std::io::Error) -> Error {
-    move |source| Error::System { action, source }
 }
 
 pub(crate) fn raw_key(key: &SessionKey) -> abi::SessionKey {

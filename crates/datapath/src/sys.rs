@@ -510,7 +510,6 @@ pub(crate) struct TestRun {
 /// A program may make a packet longer by no more than this.
 const TEST_ROOM: usize = 256;
 
-/// Runs a program on a packet that came in by a device.
 /// What a test run says of a packet besides its bytes.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Given {
@@ -520,6 +519,7 @@ pub(crate) struct Given {
     pub(crate) proof: u64,
 }
 
+/// Runs a program on a packet of which this is given.
 pub(crate) fn test_run(prog: BorrowedFd<'_>, packet: &[u8], about: Given) -> io::Result<TestRun> {
     let mut given = [0u32; SK_BUFF_WORDS];
     given[SK_BUFF_INGRESS_IFINDEX] = about.ingress_ifindex;

@@ -5,6 +5,7 @@ use crate::abi::{
     self, AddressBucket, AddressEntry as AddressRow, AddressKey, AddressValue, AtomBlock,
     Decision as DecisionRow, DecisionBucket, Plain, PrefixLengths, ReleaseInfo,
 };
+use crate::error::failed;
 use crate::events::would_of;
 use crate::fixed::{self, Bucket, Fixed};
 use crate::shared::{ADDRESSES_INNER, ATOMS_INNER, DECISIONS_INNER, HOSTS_INNER, Shared};
@@ -294,10 +295,6 @@ fn shape(row: &DecisionRow) -> u32 {
     let atom = row.what & abi::ATOM_MASK == u32::from(AtomId::ANY.0);
     let peer = row.peer == IdentityId::ANY.0;
     u32::from(atom) * abi::DECISION_SHAPE_ANY_ATOM + u32::from(peer) * abi::DECISION_SHAPE_ANY_PEER
-}
-
-fn failed(action: &'static str) -> impl Fn(std::io::Error) -> Error {
-    move |source| Error::System { action, source }
 }
 
 fn build<K: Plain, V: Plain>(shape: &Shape, rows: &Rows<K, V>) -> Result<Map<K, V>, Error> {

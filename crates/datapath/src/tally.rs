@@ -6,6 +6,7 @@
 //! what happened, and nothing twice, however often a guest comes and goes.
 
 use crate::abi;
+use crate::error::failed;
 use crate::vnic::{DIRECTIONS, RuleCount, Vnic};
 use crate::{Count, Error};
 use lictor_types::{Counted, Direction, Reason, RuleId, Tallies, Tally};
@@ -14,10 +15,6 @@ use lictor_types::{Counted, Direction, Reason, RuleId, Tallies, Tally};
 const KIND_SHIFT: u32 = 32;
 const KIND_COUNTER: u64 = 0;
 const KIND_RULE: u64 = 1;
-
-fn failed(action: &'static str) -> impl Fn(std::io::Error) -> Error {
-    move |source| Error::System { action, source }
-}
 
 fn key_of(counted: Counted) -> u64 {
     let counter = |direction: Direction, index: u32| {

@@ -2,6 +2,7 @@
 //! protection is impaired; and packets that nobody sends, which prove that verdicts are given.
 
 use crate::abi;
+use crate::error::failed;
 use crate::explain::{STRANGER, body, frame};
 use crate::vnic::Vnic;
 use crate::{Datapath, Error, TestVerdict, sys};
@@ -30,10 +31,6 @@ pub struct Terms {
     pub stale: bool,
     /// For so long from now on one that is under way may be taken up in its midst.
     pub adopt: Duration,
-}
-
-fn failed(action: &'static str) -> impl Fn(std::io::Error) -> Error {
-    move |source| Error::System { action, source }
 }
 
 fn nanos(time: Duration) -> u64 {

@@ -3,6 +3,7 @@
 use crate::abi::{
     self, Counter, EventBudget, Fragment, FragmentKey, RuleSet, RuleState, Terms, VnicConfig,
 };
+use crate::error::failed;
 use crate::events::would_of;
 use crate::link::{link_of, with_link};
 use crate::shared::Shared;
@@ -292,10 +293,6 @@ const fn hooks_of(endpoint: Endpoint) -> [Hook; 2] {
 }
 
 pub(crate) const DIRECTIONS: [Direction; 2] = [Direction::Egress, Direction::Ingress];
-
-fn failed(action: &'static str) -> impl Fn(io::Error) -> Error {
-    move |source| Error::System { action, source }
-}
 
 fn fixed(text: &str) -> [u8; 16] {
     let mut bytes = [0; 16];
