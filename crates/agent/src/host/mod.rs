@@ -20,6 +20,7 @@ use drift::Unrepaired;
 use heartbeat::Proofs;
 use links::Links;
 
+use crate::clock::TOLERANCE_MS;
 use crate::control::Controls;
 use crate::custody::Custody;
 use crate::state::{LogFile, StateDir};
@@ -37,9 +38,6 @@ use lictor_wire::{
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::time::Duration;
-
-/// What a clock may be set back and still be believed: time services correct by less.
-const CLOCK_SLACK_MS: u64 = 60_000;
 
 /// The agent of one host, without sockets and without a clock: times are parameters.
 #[derive(Debug)]
@@ -322,7 +320,7 @@ impl Host {
     fn moment(&self, release: &VerifiedRelease, now_ms: u64) -> Moment {
         let floor = self.seen_ms.max(release.release().created_ms);
         let now = Moment::from_unix_seconds(now_ms / 1_000);
-        match now_ms.saturating_add(CLOCK_SLACK_MS) < floor {
+        match now_ms.saturating_add(TOLERANCE_MS) < floor {
             true => now.doubted(),
             false => now,
         }
