@@ -30,6 +30,10 @@ mod evacuated;
 mod hostile;
 #[path = "moves/libvirt.rs"]
 mod libvirt;
+#[path = "moves/orders.rs"]
+mod orders;
+#[path = "moves/overriding.rs"]
+mod overriding;
 #[path = "moves/stages.rs"]
 mod stages;
 #[path = "moves/traps.rs"]

@@ -26,10 +26,16 @@ pub struct Spent {
     pub ticket: Digest,
     /// Who had asked.
     pub source: HostId,
-    /// The custody epoch that it is for: one that is known here makes the ticket worthless.
+    /// The custody epoch that it is for: one that is known here makes the ticket worthless. An
+    /// order of two persons is for none, see [`Spent::ORDER`].
     pub custody: u64,
     /// When it lapses, in milliseconds of Unix time.
     pub deadline_ms: u64,
+}
+
+impl Spent {
+    /// In the place of an epoch, of what is no ticket: no epoch makes it worthless.
+    pub const ORDER: u64 = u64::MAX;
 }
 
 /// A guest has arrived, and its source has not signed the record yet.
@@ -72,6 +78,12 @@ pub struct Entry {
     /// Hosts that were not heard when custody was taken, and may have the guest, too.
     #[serde(default)]
     pub doubts: BTreeSet<HostId>,
+    /// An order by which the guest may come here, which was presented and not used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub order: Option<Envelope>,
+    /// An order that overrides reasons against a move from here, likewise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overriding: Option<Envelope>,
     /// The order by which the guest was taken here, until the host that it names has heard of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub evacuated: Option<Envelope>,
@@ -195,6 +207,28 @@ impl Custody {
         }
     }
 
+    /// Remembers, or forgets, an order by which the guest may come here.
+    pub fn set_order(&mut self, guest: &GuestId, order: Option<Envelope>) {
+        self.guests.entry(guest.clone()).or_default().order = order;
+    }
+
+    /// The order by which the guest may come here.
+    #[must_use]
+    pub fn order(&self, guest: &GuestId) -> Option<&Envelope> {
+        self.guests.get(guest)?.order.as_ref()
+    }
+
+    /// Remembers, or forgets, an order that overrides reasons against a move from here.
+    pub fn set_overriding(&mut self, guest: &GuestId, order: Option<Envelope>) {
+        self.guests.entry(guest.clone()).or_default().overriding = order;
+    }
+
+    /// The order that overrides reasons against a move from here.
+    #[must_use]
+    pub fn overriding(&self, guest: &GuestId) -> Option<&Envelope> {
+        self.guests.get(guest)?.overriding.as_ref()
+    }
+
     /// Remembers a ticket that is being admitted, and forgets those that nobody can use any more.
     pub fn spend(&mut self, guest: &GuestId, ticket: Spent, now_ms: u64) {
         let entry = self.guests.entry(guest.clone()).or_default();
@@ -212,13 +246,16 @@ impl Custody {
         entry.is_some_and(|entry| entry.spent.iter().any(|one| one.ticket == *ticket))
     }
 
-    /// Tickets of a source for a guest that would still be good.
+    /// Tickets of a source for a guest that would still be good; orders are none.
     #[must_use]
     pub fn spent_by(&self, guest: &GuestId, source: &HostId, now_ms: u64) -> usize {
         let Some(entry) = self.guests.get(guest) else {
             return 0;
         };
-        let good = |one: &&Spent| one.deadline_ms >= now_ms && one.custody > entry.epoch;
+        let good = |one: &&Spent| {
+            let ticket = one.custody != Spent::ORDER;
+            ticket && one.deadline_ms >= now_ms && one.custody > entry.epoch
+        };
         let spent = entry.spent.iter().filter(good);
         spent.filter(|one| one.source == *source).count()
     }

@@ -124,6 +124,7 @@ mod tests {
                 deadline_ms: 2,
                 generation: Generation(1),
                 release: Digest::of(b"release"),
+                overriding: None,
             },
             save: Envelope::sign("application/test", b"{}", &[&key]),
             accepted: 7,

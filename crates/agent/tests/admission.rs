@@ -3,7 +3,7 @@
 use lictor_agent::custody::EPOCH_JUMP_MAX;
 use lictor_agent::moves::admission::{Question, Standing, TICKET_LIFE_MS, reasons};
 use lictor_evidence::{ControlFact, KeyName};
-use lictor_policy::{CompileInput, Date, Labels, compile, parse};
+use lictor_policy::{Cause, CompileInput, Date, Labels, compile, parse};
 use lictor_types::{
     DeploymentId, Epoch, Generation, GuestId, HostId, Segment, VNICS_PER_HOST_MAX, VnicId,
 };
@@ -11,6 +11,7 @@ use lictor_wire::{
     Binding, Refusal, Release, RosterHost, SigningKey, Ticket, Trust, VerifiedRelease, VnicBinding,
     peer, release,
 };
+use std::collections::BTreeSet;
 
 const POLICY: &str = "policy \"test\" version 1\n\
     label app : string required\n\
@@ -77,6 +78,7 @@ struct Case {
     wanted: Epoch,
     controls: Vec<ControlFact>,
     waived: Vec<&'static str>,
+    overridden: BTreeSet<Cause>,
     chosen: Vec<Refusal>,
     vnics: usize,
     sessions_left: u64,
@@ -111,6 +113,7 @@ fn good() -> Case {
             deadline_ms: 1_000 + 2 * TICKET_LIFE_MS,
             generation: Generation(3),
             release: release.digest(),
+            overriding: None,
         },
         release,
         format: peer::FORMAT,
@@ -134,6 +137,7 @@ fn good() -> Case {
         wanted: Epoch(5),
         controls: vec![control("firewall", true), control("ids", true)],
         waived: Vec::new(),
+        overridden: BTreeSet::new(),
         chosen: Vec::new(),
         vnics: VNICS_PER_HOST_MAX as usize - 1,
         sessions_left: 1_024,
@@ -159,6 +163,7 @@ fn check(change: impl FnOnce(&mut Case), expected: &[&str]) {
         binding: case.binding.as_ref(),
         controls: &case.controls,
         waived: &case.waived,
+        overridden: &case.overridden,
         chosen: &case.chosen,
         vnics: case.vnics,
         sessions_left: case.sessions_left,
@@ -253,6 +258,42 @@ fn only_the_control_that_its_owner_lets_be_missing_may_be() {
             case.waived = vec!["ids"];
         },
         &[],
+    );
+}
+
+#[test]
+fn an_order_overrides_what_it_names_and_nothing_else() {
+    let all = |case: &mut Case| {
+        case.release = verified(4);
+        case.controls.clear();
+        case.sessions_left = 0;
+    };
+    let left = |causes: &[Cause], expected: &[&str]| {
+        check(
+            |case| {
+                all(case);
+                case.overridden = causes.iter().copied().collect();
+            },
+            expected,
+        );
+    };
+    let differs = "the source enforces release 3, the target 4";
+    let full = "no room: 1024 sessions asked for, 0 of the host's budget left; lower the guest's \
+                quota, or raise `sessions` of the target's agent";
+    let firewall = "the control firewall that the guest requires is not healthy there";
+    let ids = "the control ids that the guest requires is not healthy there";
+    left(&[], &[differs, full, firewall, ids]);
+    left(&[Cause::MonitorMissing], &[differs, full, firewall, ids]);
+    left(&[Cause::IdsMissing], &[differs, full, firewall]);
+    left(&[Cause::ReleaseStale], &[full, firewall, ids]);
+    left(&[Cause::StateFull], &[differs, firewall, ids]);
+    let vnics = VNICS_PER_HOST_MAX as usize;
+    check(
+        |case| {
+            case.vnics = vnics;
+            case.overridden = Cause::ALL.iter().copied().collect();
+        },
+        &["no room: 1 vnics asked for, 0 left of 1024"],
     );
 }
 

@@ -519,6 +519,7 @@ impl Gather {
                 to,
                 from,
                 controls,
+                ..
             } if may_speak_of(to) || may_speak_of(from) => {
                 let controls = may_speak_of(to).then(|| controls.clone());
                 let value = Admission {

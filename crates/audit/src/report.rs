@@ -297,9 +297,11 @@ fn measured(record: &MoveRecord) -> String {
     let sessions = &record.sessions;
     let refused: u64 = sessions.refused.values().sum();
     let (milli, micro) = (record.pause_us / 1_000, record.pause_us % 1_000);
+    let overridden = record.overridden.as_ref();
+    let overridden = overridden.map_or_else(String::new, |one| format!("; {one}"));
     format!(
         "{} sessions sent, {} accepted, {refused} refused; packets waited {milli}.{micro:03} ms; \
-         {} ms without a verdict, give or take {} ms",
+         {} ms without a verdict, give or take {} ms{overridden}",
         sessions.sent, sessions.accepted, record.unprotected_ms, record.error_ms
     )
 }

@@ -3,7 +3,7 @@
 use crate::caller::Caller;
 use crate::local::Agent;
 use crate::output::{Answer, Cell, Ending, Page, Printing, Tone};
-use crate::{CliError, Setting, evacuation};
+use crate::{CliError, Setting, evacuation, order, overriding};
 use clap::{Args, Subcommand, ValueEnum};
 use lictor_types::{GuestId, HostId};
 use lictor_wire::api::{MoveEntry, MoveResult, MoveSigners};
@@ -74,7 +74,13 @@ enum Action {
     /// two persons sign.
     Evacuation {
         #[command(subcommand)]
-        action: evacuation::Action,
+        action: order::Action<evacuation::Write>,
+    },
+    /// Let one move of a guest be admitted although something speaks against it, such as a control
+    /// that is missing at its target: by an order that two persons sign.
+    Override {
+        #[command(subcommand)]
+        action: order::Action<overriding::Write>,
     },
     /// List moves, and stays on hosts without an agent, as the manager knows them.
     List {
@@ -139,7 +145,8 @@ pub(crate) fn run(args: &MoveArgs, setting: &Setting) -> Result<Answer, CliError
                 other => Err(agent.unexpected(&other)),
             }
         }
-        Action::Evacuation { action } => evacuation::run(action, setting.now_ms),
+        Action::Evacuation { action } => order::run(action, setting.now_ms),
+        Action::Override { action } => order::run(action, setting.now_ms),
         Action::List { caller } => Ok(list(&caller.open()?.client.moves()?)),
     }
 }

@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::guests::{Guest, bridge, plug};
+use common::guests::{Guest, bridge, link_up, plug};
 use common::{GUEST_MAC, PEER_MAC, VNIC, privileged, run, spec, tables};
 use lictor_datapath::{Datapath, VnicSpec};
 use lictor_types::{Endpoint, Mode, Reason, VnicState};
@@ -28,7 +28,7 @@ fn host(bpffs: &common::Bpffs) -> (Datapath, Guest) {
     run("ip addr add 10.0.0.1/24 dev br0");
     let peer = Guest::new();
     plug(&peer, "port0", &PEER_MAC.to_string(), 2);
-    run("ip link set port0 up");
+    link_up(&peer, "port0");
     let mut datapath = Datapath::open(bpffs.path()).expect("opens");
     datapath.load(&tables()).expect("loads");
     let up = (0..20).any(|_| reaches(&peer, 80));

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::guests::{Guest, bridge, plug};
+use common::guests::{Guest, bridge, link_up, plug};
 use common::{DEVICE, GUEST_MAC, PEER_MAC, SEGMENT, VNIC, privileged, run, spec, tables};
 use lictor_datapath::{Datapath, How, VnicSpec};
 use lictor_types::{Decision, Direction, IdentityId, Link, Reason, Verdict, VnicId, VnicState};
@@ -94,8 +94,8 @@ fn check(how: How) {
     datapath.load(&tables).expect("loads");
     datapath.attach(&peer_spec()).expect("attaches");
     datapath.set_state(PEER, VnicState::Open).expect("opens");
-    run(&format!("ip link set {DEVICE} up"));
-    run("ip link set host1 up");
+    link_up(&guest, DEVICE);
+    link_up(&peer, "host1");
     assert!(
         is_cut_off(&peer, &guest, "10.0.0.1:80"),
         "nothing passes in hold"
@@ -177,7 +177,7 @@ fn mirrored(decisions: &[Decision]) -> Vec<Decision> {
 fn impostor(datapath: &Datapath, guest: &Guest) {
     let rogue = Guest::new();
     plug(&rogue, "uplink0", "52:54:00:00:00:77", 2);
-    run("ip link set uplink0 up");
+    link_up(&rogue, "uplink0");
     guest.run(|| run("ip neigh flush dev eth0"));
     let before = from_elsewhere(datapath);
     assert!(

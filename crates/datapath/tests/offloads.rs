@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::guests::{Guest, bridge, plug};
+use common::guests::{Guest, bridge, link_up, plug};
 use common::packets::{ip, udp};
 use common::{DEVICE, GUEST_MAC, PEER_MAC, VNIC, privileged, run, spec, tables};
 use lictor_datapath::{Datapath, VnicCounters};
@@ -45,8 +45,8 @@ fn site() -> Site {
     tables.addresses.push(common::address(&link_local, 2, 2, 2));
     datapath.load(&tables).expect("loads");
     datapath.set_state(VNIC, VnicState::Open).expect("opens");
-    run(&format!("ip link set {DEVICE} up"));
-    run("ip link set host1 up");
+    link_up(&guest, DEVICE);
+    link_up(&peer, "host1");
     Site {
         datapath,
         guest,

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::guests::{Guest, bridge, plug};
+use common::guests::{Guest, bridge, link_up, plug};
 use common::packets::{BACK, BACK6, OUT, OUT6, SYN, Tcp, ether, icmp, ip, syn_to, tcp, udp};
 use common::{Bench, DEVICE, GUEST_MAC, PEER_MAC, VNIC, privileged, run, spec, tables};
 use lictor_datapath::{Datapath, How};
@@ -251,8 +251,8 @@ fn real_stacks(how: How) {
     tables.addresses.push(common::address(&link_local, 2, 2, 2));
     datapath.load(&tables).expect("loads");
     datapath.set_state(VNIC, VnicState::Open).expect("opens");
-    run(&format!("ip link set {DEVICE} up"));
-    run("ip link set host1 up");
+    link_up(&guest, DEVICE);
+    link_up(&peer, "host1");
     // A bridge takes a moment to notice that a port has a carrier.
     let talk = || connects(&guest, &peer, "10.0.0.2:80").is_none();
     assert!((0..CARRIER_TRIES).any(|_| talk()), "no carrier");

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::guests::{Guest, plug};
+use common::guests::{Guest, link_up, plug};
 use common::{DEVICE, GUEST_MAC, PEER_MAC, VNIC, privileged, run, spec, tables};
 use lictor_datapath::{Datapath, VnicCounters, VnicSpec};
 use lictor_types::{Decision, Direction, IdentityId, Link, VnicId, VnicState};
@@ -51,8 +51,9 @@ impl Pair {
             datapath
                 .set_state(spec.vnic, VnicState::Open)
                 .expect("opens");
-            run(&format!("ip link set {} up", spec.device));
         }
+        link_up(&guest, DEVICE);
+        link_up(&peer, PEER_DEVICE);
         let pair = Self {
             datapath,
             guest,
@@ -280,7 +281,7 @@ fn a_peer_whose_device_vanished_is_found_by_the_bridge() {
     run(&format!("ip link del {PEER_DEVICE}"));
     let elsewhere = Guest::new();
     plug(&elsewhere, "uplink0", &PEER_MAC.to_string(), 2);
-    run("ip link set uplink0 up");
+    link_up(&elsewhere, "uplink0");
     pair.datapath
         .set_state(PEER, VnicState::HandedOver)
         .expect("the agent has let it go");

@@ -8,6 +8,7 @@ use lictor_types::{
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::IpAddr;
 
 /// Something that a guest needs from its host, and how it does.
@@ -101,6 +102,33 @@ pub enum MoveOutcome {
     StateLost,
 }
 
+/// Why a move was admitted although something spoke against it: an order of two persons.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Overridden {
+    /// The digest of the order.
+    pub order: Digest,
+    /// The causes that it names.
+    pub causes: Vec<String>,
+    /// Who signed it, the author first.
+    pub signers: Vec<String>,
+    /// Why.
+    pub justification: String,
+    /// When it lapses, in milliseconds of Unix time.
+    pub expires_ms: u64,
+}
+
+impl fmt::Display for Overridden {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (causes, signers) = (self.causes.join(", "), self.signers.join(" and "));
+        write!(
+            f,
+            "{causes} overridden by {signers}: {}",
+            self.justification
+        )
+    }
+}
+
 /// What both ends agree a move did. Its canonical bytes are the payload of the envelope that both
 /// agents sign.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -129,6 +157,9 @@ pub struct MoveRecord {
     /// guest stayed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub counted: Option<MoveCounted>,
+    /// Which reasons against it were overridden; not there in older records.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overridden: Option<Overridden>,
     /// When the target began to hold the guest's vnics.
     pub hold_since_ms: u64,
     /// When the source fenced them.
@@ -399,6 +430,9 @@ pub enum Body {
         to: HostId,
         /// The target's controls when it was admitted.
         controls: Vec<ControlFact>,
+        /// Which reasons against it were overridden; not there in older entries.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        overridden: Option<Box<Overridden>>,
     },
     /// A move was refused.
     MoveRefused {

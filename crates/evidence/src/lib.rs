@@ -22,8 +22,8 @@ mod trust;
 
 pub use body::{
     Body, ControlFact, KeyRole, MOVE_RECORD_TYPE, MoveCopied, MoveCounted, MoveOutcome, MoveRecord,
-    MoveSessions, MoveSide, PlacedBy, Readback, SessionSample, UnguardedNic, VnicCounters,
-    VnicReadback,
+    MoveSessions, MoveSide, Overridden, PlacedBy, Readback, SessionSample, UnguardedNic,
+    VnicCounters, VnicReadback,
 };
 pub use chain::{ChainFault, HostChain, host_chains};
 pub use checkpoint::{Checkpoint, LogProof};

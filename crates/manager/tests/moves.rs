@@ -99,6 +99,7 @@ fn record(outcome: MoveOutcome) -> MoveRecord {
         },
         copied: None,
         counted: None,
+        overridden: None,
         hold_since_ms: 4_000,
         fenced_ms: 4_900,
         opened_ms: 5_000,
@@ -423,6 +424,7 @@ fn a_good_move(world: &World, now_ms: u64) -> Vec<(usize, u64, Body)> {
         from: host("a"),
         to: host("b"),
         controls: Vec::new(),
+        overridden: None,
     };
     let record = MoveRecord {
         hold_since_ms: now_ms - 600,

@@ -121,6 +121,11 @@ pub enum Request {
         /// The order of two persons, see [`crate::evacuation`].
         order: Envelope,
     },
+    /// Admit one move of a guest that is here although something speaks against it.
+    Override {
+        /// The order of two persons, see [`crate::overriding`].
+        order: Envelope,
+    },
     /// Give a move up that has not been fenced.
     MoveAbandon {
         /// The guest.
@@ -197,7 +202,7 @@ pub enum Response {
     Move(MoveStatus),
     /// The move was given up.
     Abandoned,
-    /// The order counts, and the guest is opened when it runs here.
+    /// The order counts.
     Ordered {
         /// The order's digest.
         order: Digest,

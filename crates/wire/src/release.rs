@@ -42,20 +42,37 @@ impl Trust {
         envelope: &Envelope,
         payload_type: &str,
     ) -> Result<Vec<VerifyKey>, Vec<VerifyKey>> {
+        let (author, approvers) = self.signers(envelope, payload_type);
+        let enough = author.is_some() && approvers.len() >= self.approvals_needed();
+        let signers = author.into_iter().chain(approvers).collect();
+        if enough { Ok(signers) } else { Err(signers) }
+    }
+
+    /// How many approvers must have signed, whatever the file says.
+    #[must_use]
+    pub fn approvals_needed(&self) -> usize {
+        self.approvals_required.max(1) as usize
+    }
+
+    /// The author who has signed, and those of the approvers who are somebody else.
+    fn signers(
+        &self,
+        envelope: &Envelope,
+        payload_type: &str,
+    ) -> (Option<VerifyKey>, Vec<VerifyKey>) {
         let of = |keys: &[VerifyKey]| {
             let verified = envelope.verify(payload_type, keys);
             verified.map(|one| one.signers).unwrap_or_default()
         };
         let author = of(&self.authors).into_iter().next();
-        let others = self.approvers.iter();
-        let others: Vec<_> = others
-            .filter(|key| Some(*key) != author.as_ref())
-            .cloned()
-            .collect();
-        let approvers = of(&others);
-        let enough = author.is_some() && approvers.len() >= self.approvals_required.max(1) as usize;
-        let signers = author.into_iter().chain(approvers).collect();
-        if enough { Ok(signers) } else { Err(signers) }
+        let approvers = of(&self.others(author.as_ref()));
+        (author, approvers)
+    }
+
+    fn others(&self, author: Option<&VerifyKey>) -> Vec<VerifyKey> {
+        let approvers = self.approvers.iter();
+        let others = approvers.filter(|key| Some(*key) != author);
+        others.cloned().collect()
     }
 }
 
@@ -312,38 +329,25 @@ type Signers = (VerifyKey, Vec<VerifyKey>, Vec<u8>);
 
 fn verify_signers(envelope: &Envelope, trust: &Trust) -> Result<Signers, ReleaseRefused> {
     let names = |keys: &[VerifyKey]| {
-        keys.iter()
-            .map(|key| key.name().to_string())
-            .collect::<Vec<_>>()
-            .join(", ")
+        let names = keys.iter().map(|key| key.name().to_string());
+        names.collect::<Vec<_>>().join(", ")
     };
-    let no_author = || ReleaseRefused::NoAuthor {
-        expected: names(&trust.authors),
-    };
-    let verified = envelope
-        .verify(PAYLOAD_TYPE, &trust.authors)
-        .map_err(|_| no_author())?;
-    let author = verified.signers.first().cloned().ok_or_else(no_author)?;
-    let seconds: Vec<VerifyKey> = trust
-        .approvers
-        .iter()
-        .filter(|key| **key != author)
-        .cloned()
-        .collect();
-    let approvers = envelope
-        .verify(PAYLOAD_TYPE, &seconds)
-        .map(|verified| verified.signers)
-        .unwrap_or_default();
-    let needed = trust.approvals_required.max(1) as usize;
+    let (author, approvers) = trust.signers(envelope, PAYLOAD_TYPE);
+    // Its bytes are read only once an author's signature was found to be over them.
+    let (author, payload) = author
+        .zip(envelope.unverified_payload().ok())
+        .ok_or_else(|| ReleaseRefused::NoAuthor {
+            expected: names(&trust.authors),
+        })?;
+    let needed = trust.approvals_needed();
     if approvers.len() < needed {
-        let (found, expected) = (approvers.len(), names(&seconds));
         return Err(ReleaseRefused::NotApproved {
-            found,
+            found: approvers.len(),
             needed,
-            expected,
+            expected: names(&trust.others(Some(&author))),
         });
     }
-    Ok((author, approvers, verified.payload))
+    Ok((author, approvers, payload))
 }
 
 fn check_floor(

@@ -34,6 +34,10 @@ pub struct Ticket {
     pub generation: Generation,
     /// Its digest.
     pub release: Digest,
+    /// The order of two persons that overrides reasons against this move, see
+    /// [`crate::overriding`]. An older agent does not know such tickets, and answers none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overriding: Option<Box<Envelope>>,
 }
 
 /// One reason against a move. A refusal lists all of them at once.
@@ -85,6 +89,11 @@ pub enum Refusal {
         /// What was found, and what was chosen.
         detail: String,
     },
+    /// The order that was to override reasons does not count there.
+    Override {
+        /// Why.
+        detail: String,
+    },
     /// The formats do not match.
     Format {
         /// What is expected and found.
@@ -120,6 +129,7 @@ impl fmt::Display for Refusal {
             Self::NotInCustody { detail } => write!(f, "the source has no custody: {detail}"),
             Self::Unguarded { detail } => write!(f, "not all of its NICs are guarded: {detail}"),
             Self::Impaired { cause, detail } => write!(f, "{cause}: {detail}"),
+            Self::Override { detail } => write!(f, "the override does not count: {detail}"),
             Self::Format { detail } => write!(f, "the formats differ: {detail}"),
             Self::Busy { detail } => write!(f, "another move is under way: {detail}"),
         }

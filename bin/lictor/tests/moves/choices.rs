@@ -10,23 +10,34 @@ const CHOICES: &str = "\
 /// How long the manager must be silent for that.
 const SILENCE_S: u64 = 5;
 
+/// A site whose policy is the example's with these lines more.
+pub(super) fn site_with(guests: &[Guest], lines: &str) -> Result<Site> {
+    let mut site = empty_site()?;
+    site.protected_host("a")?;
+    site.protected_host("b")?;
+    let folder = tempfile::tempdir()?;
+    let policy = folder.path().join("policy.lictor");
+    std::fs::write(&policy, std::fs::read_to_string(example())? + lines)?;
+    publish_policy(&site, guests, &policy)?;
+    Ok(site)
+}
+
+/// Starts an agent again with lines more in its configuration.
+pub(super) fn configure(site: &mut Site, host: &str, lines: &str) -> Result<()> {
+    let config = site.agent(host)?.config();
+    let mut file = std::fs::OpenOptions::new().append(true).open(config)?;
+    writeln!(file, "{lines}")?;
+    site.restart_agent(host)
+}
+
 #[test]
 fn a_guest_stays_while_the_manager_is_silent_if_its_owner_chose_so_and_that_is_recorded()
 -> Result<()> {
     if !lictor_lab::privileged() {
         return Ok(());
     }
-    let mut site = empty_site()?;
-    site.protected_host("a")?;
-    site.protected_host("b")?;
-    let folder = tempfile::tempdir()?;
-    let policy = folder.path().join("policy.lictor");
-    std::fs::write(&policy, std::fs::read_to_string(example())? + CHOICES)?;
-    publish_policy(&site, &[WEB, DB], &policy)?;
-    let config = site.agent("a")?.config();
-    let mut file = std::fs::OpenOptions::new().append(true).open(config)?;
-    writeln!(file, "manager_silence_s = {SILENCE_S}")?;
-    site.restart_agent("a")?;
+    let mut site = site_with(&[WEB, DB], CHOICES)?;
+    configure(&mut site, "a", &format!("manager_silence_s = {SILENCE_S}"))?;
     let db = boot(site.agent("a")?, &DB, &[])?;
     wait_for(site.agent("a")?, &DB, |one| one.interlocked)?;
     assert_eq!(check(site.agent("a")?, DB.name, "b")?.0, []);

@@ -2,53 +2,20 @@
 
 use super::cut::disarm;
 use super::*;
-use lictor_lab::site::command;
 use std::path::PathBuf;
 
 /// The order of these two, as they type it, and with how many signatures.
 fn order(site: &Site, to: &str, signatures: usize) -> Result<PathBuf> {
-    let file = site
-        .people
-        .author
-        .dir()
-        .join(format!("to-{to}-{signatures}"));
-    let mut write = site.people.author.lictor();
-    write
-        .args(["move", "evacuation", "write", DB.name, "--from", "a"])
-        .args(["--to", to, "--justification", "the agent of a is dead"])
-        .args(["--deployment", site.deployment().as_str(), "--key"])
-        .arg(&site.keys.author)
-        .arg("--out")
-        .arg(&file);
-    command::output(write)?;
-    if signatures > 1 {
-        let mut sign = site.people.approver.lictor();
-        sign.args(["move", "evacuation", "sign"])
-            .arg(&file)
-            .arg("--key")
-            .arg(&site.keys.approver);
-        command::output(sign)?;
-    }
-    Ok(file)
+    let what = ["--from", "a", "--justification", "the agent of a is dead"];
+    orders::write(site, ("evacuation", to), &what, signatures)
 }
 
-/// Shows an order to the agent of a host; what is printed, and whether it counts.
 fn present(agent: &Agent, site: &Site, file: &Path) -> Result<(bool, String)> {
-    let program = site.programs().lictor.to_string_lossy();
-    let mut present = agent.host().node().command(&program);
-    present
-        .args(["move", "evacuation", "present"])
-        .arg(file)
-        .arg("--socket")
-        .arg(agent.socket());
-    let output = command::run(present)?;
-    Ok((output.status.success(), command::words(&output)))
+    orders::present(agent, site, ("evacuation", file))
 }
 
 fn refused(agent: &Agent, site: &Site, file: &Path, part: &str) -> Result<()> {
-    let (done, words) = present(agent, site, file)?;
-    assert!(!done && words.contains(part), "{part:?}: {words}");
-    Ok(())
+    orders::refused(agent, site, ("evacuation", file), part)
 }
 
 /// Waits for an alarm that says this.
@@ -119,7 +86,7 @@ fn a_host_that_believes_to_have_a_guest_lets_go_of_it_by_the_order_of_two() -> R
     if !lictor_lab::privileged() {
         return Ok(());
     }
-    let site = site()?;
+    let mut site = site()?;
     let [a, b] = ["a", "b"].map(|host| site.agent(host).expect("made with the site"));
     let db = a.host().boot_with(&DB.spec(&SERVICES), &[], |vnic| {
         let mut blind = vnic.clone();
@@ -127,14 +94,16 @@ fn a_host_that_believes_to_have_a_guest_lets_go_of_it_by_the_order_of_two() -> R
         a.attach(&blind, &addresses(&DB), Arrival::Start).map(drop)
     })?;
     db.wait_up(LIMIT)?;
+    // The order is there before the guest, and outlives the agent that it was shown to.
+    let (done, words) = present(b, &site, &order(&site, "b", 2)?)?;
+    assert!(done, "{words}");
+    site.restart_agent("b")?;
+    let [a, b] = ["a", "b"].map(|host| site.agent(host).expect("made with the site"));
     let target = receive(b, &DB)?;
     let report = db.migrate_to(&target, &MigrateOptions::default())?;
     assert_eq!(report.status, "completed", "{report:?}");
     alarmed(b, "no QEMU monitor of the guest")?;
     alarmed(b, "without having been handed over")?;
-    assert_eq!(state(b, &DB)?, (0, VnicState::Hold));
-    let (done, words) = present(b, &site, &order(&site, "b", 2)?)?;
-    assert!(done, "{words}");
     wait_for(b, &DB, |one| one.vnics[0].state == VnicState::Open).with_context(|| b.log())?;
     assert_eq!(state(a, &DB)?, (0, VnicState::Hold));
     alarmed(a, "it was evacuated to host b by order")?;

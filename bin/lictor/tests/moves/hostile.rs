@@ -5,14 +5,16 @@
 use super::*;
 use lictor_agent::peer::{Incoming, Links, Roster};
 use lictor_agent::state::StateDir;
-use lictor_lab::site::PEER_PORT;
+use lictor_lab::site::{PEER_PORT, read_key};
+use lictor_policy::Cause;
 use lictor_types::{
     Counted, Digest, Direction, Epoch, Generation, GuestId, HostId, RuleId, Segment, SessionKey,
     SessionRecord, Tally, TcpEnd, TcpState, VnicId,
 };
 use lictor_wire::peer::{Control, FORMAT, Format, Frame, Step};
 use lictor_wire::sessions::{CHUNK_RECORDS_MAX, Chunk};
-use lictor_wire::{Envelope, Release, SigningKey, Ticket};
+use lictor_wire::{Envelope, Order as _, Override, Release, SigningKey, Ticket};
+use std::collections::BTreeSet;
 use std::sync::mpsc::Receiver;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -74,6 +76,7 @@ impl Liar {
             deadline_ms: now_ms + 600_000,
             generation: self.generation,
             release: self.release,
+            overriding: None,
         })
     }
 
@@ -278,4 +281,50 @@ fn a_source_that_lies_gets_nothing_past_its_target_and_no_ticket_twice() -> Resu
     twice(&liar)?;
     assert_eq!(fabric.stays_of(&DB)?, Vec::<&str>::new());
     Ok(())
+}
+
+/// A target believes an order by its own trust file, whatever its source has made of it.
+#[test]
+fn an_order_in_a_ticket_counts_only_as_its_target_sees_it() -> Result<()> {
+    if !lictor_lab::privileged() {
+        return Ok(());
+    }
+    let mut site = site()?;
+    let keys = [&site.keys.author, &site.keys.approver];
+    let [author, approver] = keys.map(|file| read_key(file).expect("made with the site"));
+    let liar = Liar::take_over(&mut site)?;
+    let good = Override {
+        deployment: liar.deployment.clone(),
+        guest: GuestId::new(DB.name)?,
+        to: name("b"),
+        causes: BTreeSet::from([Cause::IdsMissing]),
+        justification: "a test".into(),
+        issued_ms: liar.ticket(0)?.issued_ms,
+        expires_ms: liar.ticket(0)?.deadline_ms,
+    };
+    let offer = |nonce, change: &dyn Fn(&mut Override), keys: &[&SigningKey]| {
+        let mut order = good.clone();
+        change(&mut order);
+        let bytes = order.canonical_bytes();
+        let mut ticket = liar.ticket(nonce)?;
+        let envelope = Envelope::sign(Override::PAYLOAD_TYPE, &bytes, keys);
+        ticket.overriding = Some(Box::new(envelope));
+        let reasons = liar.offer(&ticket)?;
+        Ok::<_, anyhow::Error>(reasons.iter().map(Refusal::to_string).collect::<Vec<_>>())
+    };
+    let both = [&author, &approver];
+    let refused = |nonce, change: &dyn Fn(&mut Override), keys: &[&SigningKey], part: &str| {
+        let reasons = offer(nonce, change, keys)?;
+        let said = reasons.iter().any(|one| one.contains(part));
+        assert!(said, "{part:?}: {reasons:?}");
+        Ok::<_, anyhow::Error>(())
+    };
+    refused(1, &|_| {}, &[&author], "it has ann")?;
+    refused(2, &|_| {}, &[&author, &liar.key], "it has ann")?;
+    let other = |order: &mut Override| order.to = name("c");
+    refused(3, &other, &both, "it is for a move of db to c")?;
+    let lapsed = |order: &mut Override| order.expires_ms = 1;
+    refused(4, &lapsed, &both, "the order is good until 1 ms")?;
+    assert_eq!(offer(5, &|_| {}, &both)?, Vec::<String>::new());
+    refused(6, &|_| {}, &both, "was used before")
 }

@@ -25,6 +25,22 @@ impl Host {
         self.attach_as(request, "asked", now_ms)
     }
 
+    /// The same for a guest that two persons let in beyond the host's budget of sessions: what it
+    /// takes is missing to whoever comes after it.
+    ///
+    /// # Errors
+    /// As for [`Host::attach`].
+    pub(crate) fn attach_beyond(
+        &mut self,
+        request: &Attach,
+        now_ms: u64,
+    ) -> Result<Attached, AgentError> {
+        self.datapath.set_budget(u64::MAX);
+        let attached = self.attach(request, now_ms);
+        self.datapath.set_budget(self.config.sessions);
+        attached
+    }
+
     /// Attaches every bound vnic whose device is here although nobody has asked: somebody went
     /// around the door. They stay in hold; returned are their guests.
     ///

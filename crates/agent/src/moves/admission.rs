@@ -3,13 +3,21 @@
 
 use crate::custody::EPOCH_JUMP_MAX;
 use lictor_evidence::ControlFact;
+use lictor_policy::Cause;
 use lictor_types::{Epoch, HostId, VNICS_PER_HOST_MAX};
 use lictor_wire::peer::Format;
 use lictor_wire::{Binding, Refusal, Ticket, VerifiedRelease};
+use std::collections::BTreeSet;
 
 /// How long a ticket is good for: a large guest takes minutes to copy. A target takes twice that
 /// for a clock that goes wrong, and for no more: a ticket keeps other moves of its guest away.
 pub const TICKET_LIFE_MS: u64 = 600_000;
+
+/// Controls of which an owner says what happens where they are missing.
+pub(crate) const CONTROLS: [(Cause, &str); 2] = [
+    (Cause::IdsMissing, "ids"),
+    (Cause::MonitorMissing, "monitor"),
+];
 
 /// What the source asks.
 #[derive(Debug, Clone, Copy)]
@@ -35,6 +43,8 @@ pub struct Standing<'a> {
     pub controls: &'a [ControlFact],
     /// Controls that the guest's owner lets be missing for now.
     pub waived: &'a [&'static str],
+    /// Causes that an order of two persons overrides.
+    pub overridden: &'a BTreeSet<Cause>,
     /// What its owner's other choices have against it, by what is impaired there.
     pub chosen: &'a [Refusal],
     /// Vnics attached there.
@@ -64,7 +74,8 @@ pub fn reasons(question: &Question<'_>, standing: &Standing<'_>) -> Vec<Refusal>
     if ticket.target != *standing.host {
         reasons.push(Refusal::HostUnknown);
     }
-    if ticket.release != standing.release.digest() {
+    let other = ticket.release != standing.release.digest();
+    if other && !standing.overridden.contains(&Cause::ReleaseStale) {
         reasons.push(Refusal::ReleaseDiffers {
             source: ticket.generation,
             target: standing.release.release().generation,
@@ -122,7 +133,8 @@ fn for_binding(binding: &Binding, standing: &Standing<'_>) -> Vec<Refusal> {
         .iter()
         .map(|vnic| u64::from(vnic.sessions_max))
         .sum();
-    if wanted > standing.sessions_left {
+    let full = wanted > standing.sessions_left;
+    if full && !standing.overridden.contains(&Cause::StateFull) {
         let left = standing.sessions_left;
         let detail = format!(
             "{wanted} sessions asked for, {left} of the host's budget left; lower the guest's \
@@ -137,7 +149,9 @@ fn for_binding(binding: &Binding, standing: &Standing<'_>) -> Vec<Refusal> {
         .unwrap_or_default();
     for control in required.iter().map(ToString::to_string) {
         let healthy = |one: &ControlFact| one.control == control && one.healthy;
-        let waived = standing.waived.contains(&control.as_str());
+        let cause = CONTROLS.iter().find(|(_, name)| *name == control);
+        let waived = standing.waived.contains(&control.as_str())
+            || cause.is_some_and(|(cause, _)| standing.overridden.contains(cause));
         if !waived && !standing.controls.iter().any(healthy) {
             reasons.push(Refusal::ControlMissing { control });
         }

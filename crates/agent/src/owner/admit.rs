@@ -122,6 +122,9 @@ impl Owner {
             deadline_ms: now.ms + TICKET_LIFE_MS,
             generation: release.release().generation,
             release: release.digest(),
+            overriding: self
+                .override_for(&wanted.guest, &wanted.target, now)
+                .map(|(_, envelope)| envelope),
         })
     }
 
@@ -160,7 +163,9 @@ impl Owner {
         reasons.extend(self.doubts_against(guest));
         reasons.extend(self.evacuation_against(guest));
         reasons.extend(self.unguarded_against(guest));
-        reasons.extend(self.chosen_against(guest, now));
+        let overridden = self.override_for(guest, target, now);
+        let overridden = overridden.map(|(ordered, _)| ordered.order.causes);
+        reasons.extend(self.chosen_against(guest, &overridden.unwrap_or_default(), now));
         reasons
     }
 
@@ -201,9 +206,15 @@ impl Owner {
         }
         // Durable before anything of the guest stands still: after a restart this alone says that
         // another host may have it.
-        let kept = self
-            .host
-            .change_custody(|custody| custody.set_leave(&guest, Some(envelope.clone())));
+        let order = self.spent_order(&ticket);
+        let overridden = self.told_overridden(&ticket).map(Box::new);
+        let kept = self.host.change_custody(|custody| {
+            custody.set_leave(&guest, Some(envelope.clone()));
+            if let Some(order) = order {
+                custody.spend(&guest, order, now.ms);
+                custody.set_overriding(&guest, None);
+            }
+        });
         if let Err(error) = kept {
             self.set_cause(&guest, error.chain());
             self.leave(&guest, source::Event::Abandon, now)?;
@@ -226,6 +237,7 @@ impl Owner {
             from: ticket.source,
             to: ticket.target,
             controls,
+            overridden,
         };
         self.note(body, now);
         asker.answer(Response::Admitted {

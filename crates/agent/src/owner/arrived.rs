@@ -130,6 +130,8 @@ impl Owner {
     fn confirmation(&mut self, guest: &GuestId) -> Result<Option<Confirm>, AgentError> {
         let side = self.host.move_side(guest)?;
         let frames = self.host.frames_before(guest)?;
+        let ticket = self.arriving.get(guest).map(|one| &one.ticket);
+        let overridden = ticket.and_then(|ticket| self.told_overridden(ticket));
         let Some(arriving) = self.arriving.get_mut(guest) else {
             return Ok(None);
         };
@@ -152,6 +154,7 @@ impl Owner {
             },
             copied: Some(came.copied),
             counted: Some(move_counted(&came.counted)),
+            overridden,
             hold_since_ms: arriving.hold_since.ms,
             fenced_ms: save.fenced_ms,
             opened_ms: arriving.opened.map_or(0, |at| at.ms),

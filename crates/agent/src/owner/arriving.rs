@@ -1,19 +1,19 @@
 //! Guests that arrive: the target's end of a move, executed.
 
+use super::judged::Judged;
 use super::leaving::{Leaving, parse};
 use super::{Owner, warn};
 use crate::AgentError;
-use crate::allowance::Heard;
-use crate::custody::{CONFIRMS_MAX, SPENT_MAX, Spent};
+use crate::custody::Spent;
 use crate::guests::Order;
 use crate::host::Arrival;
 use crate::input::{Now, Reply};
-use crate::moves::admission::{self, Question, Standing};
 use crate::moves::rounds::TAKEN_EVERY_CHUNKS;
 use crate::moves::{Message, target};
 use crate::opening::Came;
 use lictor_estate::qmp::RunState;
 use lictor_evidence::{Body, ControlFact, MoveSide};
+use lictor_policy::Cause;
 use lictor_types::{
     Counted, Digest, Epoch, GuestId, HostId, LOAD_DEADLINE_MS, Tally, VnicId, VnicState,
 };
@@ -42,13 +42,6 @@ pub(super) struct Arriving {
     pub(super) fenced_us: u64,
     pub(super) record: Option<Envelope>,
     pub(super) cause: Option<String>,
-}
-
-/// A ticket that a source offers, and what speaks against it here.
-pub(super) struct Judged {
-    pub(super) ticket: Ticket,
-    pub(super) reasons: Vec<Refusal>,
-    pub(super) controls: Vec<ControlFact>,
 }
 
 /// What the source had signed when it fenced the guest.
@@ -125,98 +118,6 @@ impl Arriving {
 }
 
 impl Owner {
-    /// What this end has against a guest's coming. Nothing, if the question is not answered.
-    pub(super) fn judged(
-        &mut self,
-        from: &HostId,
-        (format, binding): (u32, Epoch),
-        envelope: &Envelope,
-        now: Now,
-    ) -> Result<Option<Judged>, AgentError> {
-        let Some(release) = self.host.release().cloned() else {
-            return Ok(None);
-        };
-        let ticket = match Ticket::proposed(envelope, &release, now.ms) {
-            Ok(ticket) if ticket.source == *from => ticket,
-            Ok(_) | Err(_) => {
-                let what = format!("host {from} offers a ticket that is not its own, or lapsed");
-                return Err(AgentError::Refused(what));
-            }
-        };
-        match self.allowance.ask(from, now) {
-            Heard::Yes => {}
-            Heard::NotAnyMore => {
-                let (subject, text) = (format!("host {from}"), "it asks for moves too often");
-                let text = text.to_owned();
-                self.note(Body::Alarm { subject, text }, now);
-                return Ok(None);
-            }
-            Heard::No => return Ok(None),
-        }
-        // A device that went with its guest a moment ago is no fault of this host.
-        self.reconcile(now)?;
-        let controls = self.host.controls()?;
-        let busy = self.busy(&ticket, now.ms);
-        let waived = self.waived(&ticket.guest, now);
-        let chosen = self.chosen_against(&ticket.guest, now);
-        let standing = Standing {
-            host: &self.host.config().host,
-            release: &release,
-            binding: self.host.bindings().guest(&ticket.guest),
-            controls: &controls,
-            waived: &waived,
-            chosen: &chosen,
-            vnics: self.host.attached()?,
-            sessions_left: self.host.sessions_left()?,
-            custody: self.host.custody().epoch(&ticket.guest),
-            held: self.host.custody().held(&ticket.guest),
-            busy: busy.as_deref(),
-            now_ms: now.ms,
-        };
-        let question = Question {
-            ticket: &ticket,
-            format,
-            binding,
-        };
-        let reasons = admission::reasons(&question, &standing);
-        Ok(Some(Judged {
-            ticket,
-            reasons,
-            controls,
-        }))
-    }
-
-    /// What this end has against a guest that is here already, and of which no source has asked.
-    pub(super) fn against_here(
-        &self,
-        guest: &GuestId,
-        now: Now,
-    ) -> Result<Vec<Refusal>, AgentError> {
-        let Some(release) = self.host.release() else {
-            return Ok(vec![Refusal::GuestUnknown]);
-        };
-        let controls = self.host.controls()?;
-        let here = self.host.vnics_of(guest)?.len();
-        let waived = self.waived(guest, now);
-        let chosen = self.chosen_against(guest, now);
-        let standing = Standing {
-            host: &self.host.config().host,
-            release,
-            binding: self.host.bindings().guest(guest),
-            controls: &controls,
-            waived: &waived,
-            chosen: &chosen,
-            vnics: self.host.attached()?.saturating_sub(here),
-            // Its quota was taken when it was attached.
-            sessions_left: u64::MAX,
-            custody: self.host.custody().epoch(guest),
-            held: false,
-            busy: None,
-            now_ms: now.ms,
-        };
-        Ok(admission::reasons_here(&standing))
-    }
-
     /// The source asks whether the guest may come.
     pub(super) fn asked(
         &mut self,
@@ -244,37 +145,20 @@ impl Owner {
             custody: ticket.custody,
             deadline_ms: ticket.deadline_ms,
         };
+        let order = self.spent_order(&ticket);
         // Durable before it is admitted: a ticket is good for one move, also after a crash.
-        self.host
-            .change_custody(|custody| custody.spend(&guest, spent, now.ms))?;
+        self.host.change_custody(|custody| {
+            custody.spend(&guest, spent, now.ms);
+            if let Some(order) = order {
+                custody.spend(&guest, order, now.ms);
+            }
+        })?;
         self.begin_arriving(ticket, &controls, now);
         let ticket = envelope;
         // Nothing else that this end says of the move counts before this.
         self.say(from, Control::Admitted { ticket, controls });
         // The vnics may be attached already.
         self.ready(&guest, now)
-    }
-
-    fn busy(&self, ticket: &Ticket, now_ms: u64) -> Option<String> {
-        let unconfirmed = self.host.custody().unconfirmed(&ticket.guest);
-        if unconfirmed >= CONFIRMS_MAX {
-            return Some(format!("{unconfirmed} that no source has confirmed"));
-        }
-        if self
-            .host
-            .custody()
-            .is_spent(&ticket.guest, &ticket.digest())
-        {
-            return Some("this very ticket was admitted before".to_owned());
-        }
-        let spent = (self.host.custody()).spent_by(&ticket.guest, &ticket.source, now_ms);
-        if spent >= SPENT_MAX {
-            return Some(format!("{spent} that were given up and have not lapsed"));
-        }
-        let other = self.arriving.get(&ticket.guest)?;
-        let same = other.digest == ticket.digest();
-        let busy = !other.machine.ended() || same || other.lacks_record();
-        busy.then(|| format!("ticket {} from {}", other.digest, other.ticket.source))
     }
 
     fn refuse_ticket(
@@ -308,6 +192,7 @@ impl Owner {
             from: ticket.source.clone(),
             to: ticket.target.clone(),
             controls: controls.to_vec(),
+            overridden: self.told_overridden(&ticket).map(Box::new),
         };
         self.note(body, now);
         let (machine, arrival) = (target::Target::default(), Arrival::default());
@@ -463,6 +348,10 @@ impl Owner {
     fn expected(&mut self, guest: &GuestId, opened: Opened) -> Result<(), AgentError> {
         let refused = |what: &str| Err(AgentError::Refused(what.to_owned()));
         let release = self.host.release().cloned();
+        let ticket = self.arriving.get(guest).map(|one| &one.ticket);
+        let ordered = ticket.and_then(|ticket| self.order_of(ticket));
+        let stale =
+            ordered.is_some_and(|ordered| ordered.order.causes.contains(&Cause::ReleaseStale));
         let Some((arriving, release)) = self.arriving.get_mut(guest).zip(release) else {
             return refused("no move of the guest is under way");
         };
@@ -482,7 +371,7 @@ impl Owner {
         if ticket != arriving.digest || custody.checked_add(1) != Some(arriving.ticket.custody) {
             return refused("the record belongs to another move");
         }
-        if arriving.ticket.release != release.digest() {
+        if arriving.ticket.release != release.digest() && !stale {
             return refused("another release was loaded since the move was admitted");
         }
         let roster = release.release().host(&arriving.ticket.source);

@@ -3,41 +3,25 @@
 
 use super::{Owner, warn};
 use crate::AgentError;
-use crate::custody::Spent;
+use crate::custody::{Custody, Spent};
 use crate::error::chain;
 use crate::input::Now;
 use lictor_estate::qmp::RunState;
 use lictor_evidence::{Body, MOVE_RECORD_TYPE, MoveOutcome, MoveRecord, MoveSessions};
 use lictor_types::{GuestId, HostId, VnicState};
-use lictor_wire::evacuation::{Evacuation, Ordered};
 use lictor_wire::local::Response;
 use lictor_wire::peer::Control;
-use lictor_wire::{Envelope, Refusal};
+use lictor_wire::{Envelope, Evacuation, Order as _, Ordered, Refusal};
 use std::collections::BTreeSet;
 
-/// An order that was presented here and has not been used.
-#[derive(Debug)]
-pub(super) struct Order {
-    pub(super) envelope: Envelope,
-    pub(super) ordered: Ordered,
-}
+type Order = Ordered<Evacuation>;
 
-impl Order {
-    pub(super) const fn from(&self) -> &HostId {
-        &self.ordered.order.from
-    }
-
-    /// It is used once, also after a restart; so it is kept for good.
-    pub(super) fn spent(&self) -> Spent {
-        spent(&self.ordered)
-    }
-}
-
-fn spent(ordered: &Ordered) -> Spent {
+/// It is used once, also after a restart; so it is kept for good.
+pub(super) fn spent(ordered: &Order) -> Spent {
     Spent {
         ticket: ordered.digest,
         source: ordered.order.from.clone(),
-        custody: u64::MAX,
+        custody: Spent::ORDER,
         deadline_ms: u64::MAX,
     }
 }
@@ -83,47 +67,49 @@ impl Owner {
             expires_ms: order.expires_ms,
         };
         let envelope = envelope.clone();
-        self.orders.insert(guest, Order { envelope, ordered });
+        let kept = |custody: &mut Custody| custody.set_order(&guest, Some(envelope));
+        self.host.change_custody(kept)?;
         Ok(response)
     }
 
-    fn good_order(&self, guest: &GuestId, now: Now) -> Option<&Order> {
-        let order = self.orders.get(guest)?;
-        (now.ms <= order.ordered.order.expires_ms).then_some(order)
+    /// The order for a guest that was presented here, if it counts now.
+    fn good_order(&self, guest: &GuestId, now: Now) -> Option<(Order, &Envelope)> {
+        let envelope = self.host.custody().order(guest)?;
+        let ordered = Evacuation::verify(envelope, self.host.trust(), now.ms).ok()?;
+        Some((ordered, envelope))
     }
 
     /// The host that an order takes the guest from: its silence keeps nobody waiting.
     pub(super) fn ordered_from(&self, guest: &GuestId, now: Now) -> Option<HostId> {
-        self.good_order(guest, now)
-            .map(|order| order.from().clone())
+        let (ordered, _) = self.good_order(guest, now)?;
+        Some(ordered.order.from)
     }
 
     /// That host is told before it is asked whose the guest is.
     pub(super) fn tell_order(&self, guest: &GuestId, now: Now) {
-        if let Some(order) = self.good_order(guest, now) {
-            let envelope = order.envelope.clone();
-            self.say(order.from(), Control::Evacuated { order: envelope });
+        if let Some((ordered, envelope)) = self.good_order(guest, now) {
+            let order = envelope.clone();
+            self.say(&ordered.order.from, Control::Evacuated { order });
         }
     }
 
-    /// An order for a guest that is taken now; it is none any more.
-    pub(super) fn use_order(&mut self, guest: &GuestId, now: Now) -> Option<Order> {
-        self.good_order(guest, now)?;
-        self.orders.remove(guest)
+    /// An order for a guest that is taken now, and its envelope. Whoever takes it spends it.
+    pub(super) fn order_to_use(&self, guest: &GuestId, now: Now) -> Option<(Order, Envelope)> {
+        let (ordered, envelope) = self.good_order(guest, now)?;
+        Some((ordered, envelope.clone()))
     }
 
     /// What became of an evacuation is told like what becomes of a move whose source is lost.
     pub(super) fn record_evacuation(
         &mut self,
         guest: &GuestId,
-        ordered: &Ordered,
+        ordered: &Order,
         now: Now,
     ) -> Result<(), AgentError> {
         let side = self.host.move_side(guest)?;
         let frames = self.host.frames_before(guest)?;
         let order = &ordered.order;
-        let signers = ordered.signers.iter().map(|key| key.name().to_string());
-        let signers = Vec::from_iter(signers).join(" and ");
+        let signers = ordered.names().join(" and ");
         let record = MoveRecord {
             ticket: ordered.digest,
             guest: guest.clone(),
@@ -135,6 +121,7 @@ impl Owner {
             sessions: MoveSessions::default(),
             copied: None,
             counted: None,
+            overridden: None,
             hold_since_ms: now.ms,
             fenced_ms: 0,
             opened_ms: now.ms,
@@ -181,7 +168,7 @@ impl Owner {
     fn let_evacuated_go(
         &mut self,
         guest: &GuestId,
-        ordered: &Ordered,
+        ordered: &Order,
         now: Now,
     ) -> Result<(), AgentError> {
         let text = format!("it was evacuated to host {} by order", ordered.order.to);

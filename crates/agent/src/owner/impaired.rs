@@ -1,21 +1,17 @@
 //! What impairs the protection of the guests of this host, and what their owners chose for that:
 //! found in each round, recorded, and asked before a move or a change.
 
+use super::overriding::Causes;
 use super::{Owner, warn};
 use crate::AgentError;
 use crate::impaired::Found;
 use crate::input::Now;
+use crate::moves::admission::CONTROLS;
 use lictor_evidence::Body;
 use lictor_policy::{Cause, Choice, Together};
 use lictor_types::GuestId;
 use lictor_wire::Refusal;
 use std::collections::BTreeSet;
-
-/// Controls of which an owner says what happens where they are missing.
-const CONTROLS: [(Cause, &str); 2] = [
-    (Cause::IdsMissing, "ids"),
-    (Cause::MonitorMissing, "monitor"),
-];
 
 /// A cause that holds now, and what was found.
 type Held = (Cause, String);
@@ -100,14 +96,20 @@ impl Owner {
         missing.filter_map(of).collect()
     }
 
-    /// What this end has against a guest's moving, by its owner's choices for what holds here.
-    pub(super) fn chosen_against(&self, guest: &GuestId, now: Now) -> Vec<Refusal> {
+    /// What this end has against a guest's moving, by its owner's choices for what holds here and
+    /// was not overridden.
+    pub(super) fn chosen_against(
+        &self,
+        guest: &GuestId,
+        overridden: &Causes,
+        now: Now,
+    ) -> Vec<Refusal> {
         let held = self.held_here(now);
         let choice = |cause: Cause| self.host.choice(guest, cause, now.ms);
         let together = Together::of(held.iter().map(|(cause, _)| (*cause, choice(*cause))));
         let against = held
             .into_iter()
-            .filter(|(cause, _)| together.moves.contains(cause));
+            .filter(|(cause, _)| together.moves.contains(cause) && !overridden.contains(cause));
         let against = against.map(|(cause, detail)| Refusal::Impaired {
             cause: cause.name().into(),
             detail: format!("{detail}; its owner chose {}", choice(cause)),

@@ -10,8 +10,10 @@ mod cut;
 mod doubts;
 mod evacuated;
 mod impaired;
+mod judged;
 mod leaving;
 mod nics;
+mod overriding;
 mod record;
 mod reopened;
 mod starts;
@@ -75,8 +77,6 @@ pub(crate) struct Owner {
     /// Guests that come, and whose move nobody has asked for.
     asking: BTreeMap<GuestId, wanted::Asking>,
     parked: BTreeMap<GuestId, wanted::Parked>,
-    /// Orders that were presented here and have not been used.
-    orders: BTreeMap<GuestId, evacuated::Order>,
     /// Evidence that waits until no guest stands still.
     later: VecDeque<(Body, u64)>,
     left_out: u64,
@@ -127,7 +127,6 @@ impl Owner {
             arriving: BTreeMap::new(),
             asking: BTreeMap::new(),
             parked: BTreeMap::new(),
-            orders: BTreeMap::new(),
             later: VecDeque::new(),
             left_out: 0,
             noted_ms: 0,
@@ -484,6 +483,7 @@ impl Owner {
                 .map(|page| Response::Sessions(Box::new(page))),
             Request::MoveStatus { guest } => self.move_status(guest),
             Request::Evacuate { order } => self.evacuate(order, now),
+            Request::Override { order } => self.present_override(order, now),
             Request::MoveAbandon { guest } => self.move_abandon(guest, now),
         };
         let answer = answer.unwrap_or_else(|error| Response::Error {

@@ -39,6 +39,8 @@ impl Owner {
     fn aborted(&mut self, guest: &GuestId, now: Now) -> Result<Option<Body>, AgentError> {
         // What was enforced when the copy was made is known if a retired guest is not any more.
         let now_enforced = self.host.move_side(guest);
+        let ticket = self.leaving.get(guest).map(|one| &one.ticket);
+        let overridden = ticket.and_then(|ticket| self.told_overridden(ticket));
         let Some(leaving) = self.leaving.get_mut(guest) else {
             return Ok(None);
         };
@@ -62,6 +64,7 @@ impl Owner {
             },
             copied: Some(leaving.copied()),
             counted: None,
+            overridden,
             hold_since_ms: ticket.issued_ms,
             fenced_ms: fenced.map_or(0, |at| at.ms),
             opened_ms: fenced.map_or(0, |_| now.ms),

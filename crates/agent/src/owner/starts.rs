@@ -1,6 +1,7 @@
 //! Guests that start here, run here and end here: who has custody, and when their vnics open.
 
 use super::arriving::Arriving;
+use super::evacuated::spent;
 use super::leaving::Leaving;
 use super::wanted::unheard_of;
 use super::{Owner, WATCH_AGAIN_US, warn};
@@ -112,7 +113,14 @@ impl Owner {
         reply: Reply<Response>,
         now: Now,
     ) -> Result<(), AgentError> {
-        let attached = match self.host.attach(request, now.ms) {
+        let beyond = self
+            .guest_of(request)
+            .is_some_and(|guest| self.beyond_budget(&guest));
+        let attached = match beyond {
+            true => self.host.attach_beyond(request, now.ms),
+            false => self.host.attach(request, now.ms),
+        };
+        let attached = match attached {
             Ok(attached) => attached,
             Err(error) => {
                 let error = error.chain();
@@ -137,6 +145,13 @@ impl Owner {
             return self.ready(&guest, now);
         }
         self.claim(&guest, (attached, reply), now)
+    }
+
+    fn guest_of(&self, request: &Attach) -> Option<GuestId> {
+        let own = request.device.parse().ok();
+        let name = request.name.clone().or(own)?;
+        let (binding, _) = self.host.bindings().by_name(&name)?;
+        Some(binding.guest.clone())
     }
 
     fn attach_qmp(&mut self, guest: &GuestId, qmp: &Path, now: Now) -> Result<(), AgentError> {
@@ -359,10 +374,11 @@ impl Owner {
         now: Now,
     ) -> Result<(), AgentError> {
         let found = self.claims.get(guest).map(|start| start.how) == Some(PlacedBy::Found);
-        let order = found.then(|| self.use_order(guest, now)).flatten();
+        let order = found.then(|| self.order_to_use(guest, now)).flatten();
         let mut unheard = unheard.clone();
-        let told = order.as_ref().filter(|one| unheard.remove(one.from()));
-        let told = told.map(|one| one.envelope.clone());
+        let told = order.as_ref();
+        let told = told.filter(|(ordered, _)| unheard.remove(&ordered.order.from));
+        let told = told.map(|(_, envelope)| envelope.clone());
         if !unheard.is_empty() {
             let names: Vec<_> = unheard.iter().map(ToString::to_string).collect();
             let text = format!(
@@ -374,8 +390,9 @@ impl Owner {
         let saved = self.host.change_custody(|custody| {
             custody.take(guest, epoch);
             custody.doubt(guest, unheard);
-            if let Some(order) = &order {
-                custody.spend(guest, order.spent(), now.ms);
+            if let Some((ordered, _)) = &order {
+                custody.spend(guest, spent(ordered), now.ms);
+                custody.set_order(guest, None);
                 custody.evacuate(guest, told);
             }
         });
@@ -387,8 +404,8 @@ impl Owner {
             protected: true,
         };
         self.note(placed, now);
-        let recorded = order.map_or(Ok(()), |order| {
-            self.record_evacuation(guest, &order.ordered, now)
+        let recorded = order.map_or(Ok(()), |(ordered, _)| {
+            self.record_evacuation(guest, &ordered, now)
         });
         let settled = self.settle(guest, now);
         self.claim_settled(guest);

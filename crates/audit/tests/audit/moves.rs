@@ -21,6 +21,7 @@ fn admitted_by_source() -> (Source, u64, Body) {
         from: host("h1"),
         to: host("h2"),
         controls: Vec::new(),
+        overridden: None,
     };
     (by("h1"), START_MS + 27_990, body)
 }

@@ -127,6 +127,7 @@ pub(crate) fn record() -> MoveRecord {
         },
         copied: None,
         counted: None,
+        overridden: None,
         hold_since_ms: START_MS + 29_000,
         fenced_ms: START_MS + 29_990,
         opened_ms: START_MS + 30_000,
@@ -213,6 +214,7 @@ pub(crate) fn good() -> Said {
         from: host("h1"),
         to: host("h2"),
         controls: vec![control("firewall")],
+        overridden: None,
     };
     vec![
         manager(0, enrol("h1")),

@@ -1,8 +1,13 @@
 //! Guests with real stacks: threads in network namespaces of their own, on a bridge.
 
 use super::run;
+use std::process::Command;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// Of ten milliseconds each.
+const WAITS: usize = 1_000;
 
 type Job = Box<dyn FnOnce() + Send>;
 
@@ -67,6 +72,29 @@ pub fn plug(guest: &Guest, device: &str, mac: &str, number: u8) {
         run(&format!("ip addr add 10.0.0.{number}/24 dev eth0"));
         run(&format!("ip addr add fd00::{number}/64 dev eth0 nodad"));
     });
+}
+
+/// Brings a guest's interface up from the host's side. A link carries nothing until the kernel has
+/// noticed that both its ends are up, which takes a second on a busy machine; until then frames
+/// are dropped, and nobody is told.
+pub fn link_up(guest: &Guest, device: &str) {
+    run(&format!("ip link set {device} up"));
+    wait_up(device);
+    guest.run(|| wait_up("eth0"));
+}
+
+fn wait_up(device: &str) {
+    for _ in 0..WAITS {
+        let shown = Command::new("ip")
+            .args(["-o", "link", "show", device])
+            .output()
+            .expect("ip can be started");
+        if String::from_utf8_lossy(&shown.stdout).contains("state UP") {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    panic!("{device} is not up");
 }
 
 /// A bridge that forwards at once.

@@ -215,6 +215,7 @@ fn record_entry(record: &MoveRecord, signers: MoveSigners) -> MoveEntry {
         pause_us: Some(record.pause_us),
         unprotected_ms: record.unprotected_ms,
         error_ms: record.error_ms,
+        reasons: record.overridden.iter().map(ToString::to_string).collect(),
         ..bare_entry(&record.guest, ends, (outcome, time_ms))
     }
 }

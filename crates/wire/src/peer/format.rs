@@ -117,6 +117,9 @@ fn in_words_of_four(reason: Refusal) -> Refusal {
         Refusal::Impaired { cause, detail } => Refusal::HostUnprotected {
             detail: format!("{cause}: {detail}"),
         },
+        Refusal::Override { .. } => Refusal::HostUnprotected {
+            detail: reason.to_string(),
+        },
         other => other,
     }
 }
