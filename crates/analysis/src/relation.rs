@@ -345,7 +345,7 @@ impl Relation {
         joined.row()
     }
 
-    /// What must always be, must be at every hour: rules that allow at some hours do not make it so.
+    /// What must always be, must be at every hour: rules that allow at some do not make it so.
     fn steady(&self, rules: &[u32], join: Join) -> Vec<u32> {
         let counts = |slot: &u32| join == Join::Any || !self.rule(*slot).part_of_day;
         rules.iter().copied().filter(counts).collect()

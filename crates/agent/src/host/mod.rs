@@ -316,7 +316,7 @@ impl Host {
     }
 
     /// The hour of a plan. A clock that says less than it said before, than this host has recorded,
-    /// or than the release was made at, is not believed: set back, it would open a window once more.
+    /// or than the release was made at, is not believed: set back, it would open a window again.
     fn moment(&self, release: &VerifiedRelease, now_ms: u64) -> Moment {
         let floor = self.seen_ms.max(self.recorded_ms);
         let floor = floor.max(release.release().created_ms);
