@@ -10,7 +10,8 @@ use support::source;
 fn check(spec: &str, expected: &str) {
     let text = format!(
         "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\n\
-         metadata: {{name: p, namespace: shop}}\nspec: {spec}\n---\napiVersion: v1\nkind: Pod\nmetadata: {{name: a, namespace: shop}}\n"
+         metadata: {{name: p, namespace: shop}}\nspec: {spec}\n---\n\
+         apiVersion: v1\nkind: Pod\nmetadata: {{name: a, namespace: shop}}\n"
     );
     let found = import(Format::K8s, "p", &[source("p.yaml", text.as_bytes())]);
     match found {
