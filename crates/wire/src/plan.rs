@@ -11,6 +11,10 @@ use lictor_types::{
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+/// Tells the rows of a guest in quarantine from those of its binding: sessions with it that are
+/// older must not go on, nor those go on afterwards that were judged meanwhile.
+const QUARANTINE_EPOCH: u64 = 1 << 31;
+
 /// Why no plan can be made. Nothing is loaded.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PlanError {
@@ -67,7 +71,8 @@ pub fn host_tables(
             segments.insert(vnic.segment);
             segments.extend(vnic.link.vlans.iter().map(|vlan| vlan.segment));
         }
-        let isolated = binding.is_isolated(today);
+        let quarantined = bindings.is_quarantined(&binding.guest);
+        let isolated = quarantined || binding.is_isolated(today);
         let observe = !isolated && policy.observed_on(identity, today).is_some();
         let identity = match isolated {
             true => IdentityId::ISOLATED,
@@ -77,6 +82,10 @@ pub fn host_tables(
         addresses.extend(of_guest.map(|entry| AddressEntry {
             identity,
             observe,
+            epoch: match quarantined {
+                true => Epoch(entry.epoch.0 ^ QUARANTINE_EPOCH),
+                false => entry.epoch,
+            },
             ..entry
         }));
     }
@@ -271,6 +280,8 @@ pub fn class_digest(tables: &HostTables, identity: IdentityId) -> Digest {
             .decisions
             .iter()
             .filter(|decision| decision.local == identity)
+            // Who is cut off at the moment is no part of a release.
+            .filter(|decision| decision.peer != IdentityId::ISOLATED)
             .copied()
             .collect(),
     };
