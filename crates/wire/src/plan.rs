@@ -73,21 +73,12 @@ pub fn host_tables(
         }
         let quarantined = bindings.is_quarantined(&binding.guest);
         let isolated = quarantined || binding.is_isolated(today);
-        let observe = !isolated && policy.observed_on(identity, today).is_some();
-        let identity = match isolated {
-            true => IdentityId::ISOLATED,
-            false => identity,
+        let class = match isolated {
+            true => (IdentityId::ISOLATED, false),
+            false => (identity, policy.observed_on(identity, today).is_some()),
         };
-        let of_guest = guest_addresses(bindings, binding).into_iter();
-        addresses.extend(of_guest.map(|entry| AddressEntry {
-            identity,
-            observe,
-            epoch: match quarantined {
-                true => Epoch(entry.epoch.0 ^ QUARANTINE_EPOCH),
-                false => entry.epoch,
-            },
-            ..entry
-        }));
+        let mask = if quarantined { QUARANTINE_EPOCH } else { 0 };
+        addresses.extend(guest_addresses(bindings, binding, class, mask));
     }
     for segment in segments {
         for entry in &policy.prefixes {
@@ -115,16 +106,21 @@ pub fn host_tables(
 }
 
 /// What a guest has: all that is attested, and the link-local address of each vnic in each of its
-/// segments. The class is left open.
-fn guest_addresses(bindings: &Bindings, binding: &Binding) -> Vec<AddressEntry> {
+/// segments.
+fn guest_addresses(
+    bindings: &Bindings,
+    binding: &Binding,
+    (identity, observe): (IdentityId, bool),
+    mask: u64,
+) -> Vec<AddressEntry> {
     let row = |segment, prefix, vnic, kind| AddressEntry {
         segment,
         prefix,
-        identity: IdentityId::WORLD,
+        identity,
         vnic,
-        epoch: binding.epoch,
+        epoch: Epoch(binding.epoch.0 ^ mask),
         kind,
-        observe: false,
+        observe,
     };
     let mut rows: BTreeSet<AddressEntry> = BTreeSet::new();
     for vnic in &binding.vnics {
