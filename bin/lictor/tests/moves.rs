@@ -40,6 +40,8 @@ mod stages;
 mod traps;
 #[path = "moves/unasked.rs"]
 mod unasked;
+#[path = "moves/unclaimed.rs"]
+mod unclaimed;
 #[path = "moves/versions.rs"]
 mod versions;
 
@@ -51,7 +53,7 @@ const PG: u16 = 5432;
 struct World {
     stream: CounterStream,
     db: QemuGuest,
-    _web: NsGuest,
+    web: NsGuest,
     site: Site,
 }
 
@@ -123,7 +125,7 @@ fn world_on(site: Site) -> Result<World> {
     Ok(World {
         stream,
         db,
-        _web: web,
+        web,
         site,
     })
 }

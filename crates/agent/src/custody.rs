@@ -52,6 +52,20 @@ pub struct Confirm {
     pub save: Envelope,
 }
 
+/// A guest that left a host without a move, and that no agent claims.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Unclaimed {
+    /// The custody epoch that ended then: a claim is for one that is no older.
+    pub epoch: u64,
+    /// Since when, in milliseconds of Unix time, as far as that is known here.
+    pub since_ms: u64,
+    /// It was this host that it left.
+    pub from_here: bool,
+    /// Nobody has claimed it in time: it is cut off here.
+    pub quarantined: bool,
+}
+
 /// What this host knows of one guest.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -84,6 +98,12 @@ pub struct Entry {
     /// An order that overrides reasons against a move from here, likewise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub overriding: Option<Envelope>,
+    /// No agent claims it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unclaimed: Option<Unclaimed>,
+    /// Its links were taken down here, and it left like that.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub cut: bool,
     /// The order by which the guest was taken here, until the host that it names has heard of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub evacuated: Option<Envelope>,
@@ -145,6 +165,37 @@ impl Custody {
         let entry = self.guests.entry(guest.clone()).or_default();
         entry.epoch = entry.epoch.max(epoch);
         entry.held = true;
+        entry.cut = false;
+    }
+
+    /// Remembers, or forgets, that no agent claims the guest.
+    pub fn set_unclaimed(&mut self, guest: &GuestId, unclaimed: Option<Unclaimed>) {
+        self.guests.entry(guest.clone()).or_default().unclaimed = unclaimed;
+    }
+
+    /// Since when no agent claims the guest, if none does.
+    #[must_use]
+    pub fn unclaimed(&self, guest: &GuestId) -> Option<Unclaimed> {
+        self.guests.get(guest)?.unclaimed
+    }
+
+    /// Guests that are cut off here because no agent claims them.
+    pub fn quarantined(&self) -> impl Iterator<Item = (&GuestId, Unclaimed)> {
+        let all = self.guests.iter();
+        let unclaimed = all.filter_map(|(guest, entry)| Some((guest, entry.unclaimed?)));
+        unclaimed.filter(|(_, one)| one.quarantined)
+    }
+
+    /// Remembers, or forgets, that the guest's links were taken down here.
+    pub fn set_cut(&mut self, guest: &GuestId, cut: bool) {
+        self.guests.entry(guest.clone()).or_default().cut = cut;
+    }
+
+    /// Whether the guest left this host with its links down.
+    #[must_use]
+    pub fn left_cut(&self, guest: &GuestId) -> bool {
+        let entry = self.guests.get(guest);
+        entry.is_some_and(|entry| entry.cut && !entry.held)
     }
 
     /// Gives custody up; the epoch stays known, and so does what others must still hear.

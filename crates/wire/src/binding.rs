@@ -11,7 +11,7 @@ use lictor_types::{
     Segment, SharedId, VNICS_PER_GUEST_MAX, VnicId, VnicName,
 };
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 /// The payload type under which a binding is signed.
@@ -152,9 +152,26 @@ pub struct BindingLog {
 pub struct Bindings {
     guests: BTreeMap<GuestId, Binding>,
     addresses: BTreeMap<VnicId, AddressAttestation>,
+    quarantined: BTreeSet<GuestId>,
 }
 
 impl Bindings {
+    /// The same, but these guests are cut off here whatever their bindings say, and what was
+    /// established with them is judged anew: no agent claims them.
+    #[must_use]
+    pub fn with_quarantine(&self, guests: impl IntoIterator<Item = GuestId>) -> Self {
+        Self {
+            quarantined: guests.into_iter().collect(),
+            ..self.clone()
+        }
+    }
+
+    /// Whether the guest is cut off because no agent claims it.
+    #[must_use]
+    pub fn is_quarantined(&self, guest: &GuestId) -> bool {
+        self.quarantined.contains(guest)
+    }
+
     /// Every guest that is not retired.
     pub fn guests(&self) -> impl Iterator<Item = &Binding> {
         self.guests.values().filter(|binding| !binding.retired)

@@ -49,6 +49,9 @@ pub enum Control {
         held: bool,
         /// The newest custody epoch that the speaker knows of.
         epoch: u64,
+        /// Whether it took the guest's links down before the guest left it. Not in format 4.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        cut: bool,
     },
     /// The source asks the target to admit a move; its own signature is on the ticket.
     Admit {
@@ -109,6 +112,13 @@ pub enum Control {
     Evacuated {
         /// The order, signed by two persons.
         order: Envelope,
+    },
+    /// This guest has left me without a move, and no agent claims it. Not in format 4.
+    Unclaimed {
+        /// The guest.
+        guest: GuestId,
+        /// The custody epoch that has ended with that.
+        epoch: u64,
     },
     /// One step of an admitted move.
     Move {

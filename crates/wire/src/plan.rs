@@ -11,6 +11,10 @@ use lictor_types::{
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+/// Tells the rows of a guest in quarantine from those of its binding: sessions with it that are
+/// older must not go on, nor those go on afterwards that were judged meanwhile.
+const QUARANTINE_EPOCH: u64 = 1 << 31;
+
 /// Why no plan can be made. Nothing is loaded.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PlanError {
@@ -67,18 +71,14 @@ pub fn host_tables(
             segments.insert(vnic.segment);
             segments.extend(vnic.link.vlans.iter().map(|vlan| vlan.segment));
         }
-        let isolated = binding.is_isolated(today);
-        let observe = !isolated && policy.observed_on(identity, today).is_some();
-        let identity = match isolated {
-            true => IdentityId::ISOLATED,
-            false => identity,
+        let quarantined = bindings.is_quarantined(&binding.guest);
+        let isolated = quarantined || binding.is_isolated(today);
+        let class = match isolated {
+            true => (IdentityId::ISOLATED, false),
+            false => (identity, policy.observed_on(identity, today).is_some()),
         };
-        let of_guest = guest_addresses(bindings, binding).into_iter();
-        addresses.extend(of_guest.map(|entry| AddressEntry {
-            identity,
-            observe,
-            ..entry
-        }));
+        let mask = if quarantined { QUARANTINE_EPOCH } else { 0 };
+        addresses.extend(guest_addresses(bindings, binding, class, mask));
     }
     for segment in segments {
         for entry in &policy.prefixes {
@@ -106,16 +106,21 @@ pub fn host_tables(
 }
 
 /// What a guest has: all that is attested, and the link-local address of each vnic in each of its
-/// segments. The class is left open.
-fn guest_addresses(bindings: &Bindings, binding: &Binding) -> Vec<AddressEntry> {
+/// segments.
+fn guest_addresses(
+    bindings: &Bindings,
+    binding: &Binding,
+    (identity, observe): (IdentityId, bool),
+    mask: u64,
+) -> Vec<AddressEntry> {
     let row = |segment, prefix, vnic, kind| AddressEntry {
         segment,
         prefix,
-        identity: IdentityId::WORLD,
+        identity,
         vnic,
-        epoch: binding.epoch,
+        epoch: Epoch(binding.epoch.0 ^ mask),
         kind,
-        observe: false,
+        observe,
     };
     let mut rows: BTreeSet<AddressEntry> = BTreeSet::new();
     for vnic in &binding.vnics {
@@ -271,6 +276,8 @@ pub fn class_digest(tables: &HostTables, identity: IdentityId) -> Digest {
             .decisions
             .iter()
             .filter(|decision| decision.local == identity)
+            // Who is cut off at the moment is no part of a release.
+            .filter(|decision| decision.peer != IdentityId::ISOLATED)
             .copied()
             .collect(),
     };

@@ -9,7 +9,10 @@ use lictor_types::{
     Verdict, Vlan, VlanId, VnicId,
 };
 use lictor_wire::binding::{self, BindingLog};
-use lictor_wire::{Isolation, LinkBinding, PlanError, VerifiedRelease, host_tables, release};
+use lictor_wire::plan::class_digest;
+use lictor_wire::{
+    Bindings, Isolation, LinkBinding, PlanError, VerifiedRelease, host_tables, release,
+};
 use support::{CORP, DB, Installation, SET, host, labels, line, rule};
 
 fn today() -> Date {
@@ -243,6 +246,37 @@ fn the_plan_has_each_guest_its_link_local_address_and_the_sets_of_its_segment() 
     ];
     assert_eq!(rows, expected);
     assert_eq!(tables.decisions.len(), 2);
+}
+
+#[test]
+fn a_guest_in_quarantine_talks_with_nobody_and_what_was_established_is_judged_anew() {
+    let here = Installation::new();
+    let release = verified(&here);
+    let bindings = binding::verify(&good(&here), &release, Epoch(0)).expect("accepted");
+    let plan = |bindings: &Bindings| {
+        host_tables(&release, bindings, &host("a"), today()).expect("planned")
+    };
+    let before = plan(&bindings);
+    let guests: Vec<_> = bindings.guests().map(|one| one.guest.clone()).collect();
+    let first = guests.first().expect("a guest").clone();
+    let quarantined = bindings.with_quarantine([first]);
+    let now = plan(&quarantined);
+    assert_eq!(before.epoch, now.epoch);
+    for (old, new) in before.addresses.iter().zip(&now.addresses) {
+        assert_eq!((old.prefix, old.vnic), (new.prefix, new.vnic));
+        let cut_off = new.identity == IdentityId::ISOLATED;
+        assert_eq!(cut_off, old.identity != new.identity, "{new:?}");
+        assert_eq!(cut_off, old.epoch != new.epoch, "{new:?}");
+    }
+    let of_isolated = |tables: &HostTables| {
+        let peers = tables.decisions.iter().map(|row| row.peer);
+        peers.filter(|peer| *peer == IdentityId::ISOLATED).count()
+    };
+    assert_eq!(of_isolated(&before), 0);
+    assert!(of_isolated(&now) > 0);
+    // Who is cut off for now makes no other host of it.
+    assert_eq!(class_digest(&before, DB), class_digest(&now, DB));
+    assert_eq!(plan(&quarantined.with_quarantine([])), before);
 }
 
 #[test]

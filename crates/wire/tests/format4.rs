@@ -86,6 +86,7 @@ fn frames(format: u32) -> Vec<Frame> {
         Control::CustodyHeld {
             guest: guest(),
             held: true,
+            cut: false,
             epoch: 3,
         },
         Control::Admit {

@@ -22,6 +22,14 @@ pub(super) fn site_with(guests: &[Guest], lines: &str) -> Result<Site> {
     Ok(site)
 }
 
+/// That the owner of db chose less than the default, as the policy language wants it said.
+pub(super) fn weaker(cause: &str, choice: &str) -> String {
+    format!(
+        "when {cause} for tier:db choose {choice} owner \"payments@example.com\"\n  \
+         justification \"a test\" expires 2029-12-31\n"
+    )
+}
+
 /// Starts an agent again with lines more in its configuration.
 pub(super) fn configure(site: &mut Site, host: &str, lines: &str) -> Result<()> {
     let config = site.agent(host)?.config();

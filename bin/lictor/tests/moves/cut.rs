@@ -1,8 +1,10 @@
 //! Guests that somebody moves round the protocol: the interlock is taken out over another monitor,
 //! and the migration goes to a host that has no agent.
 
+use super::choices::{site_with, weaker};
 use super::*;
 use lictor_lab::{Capture, Frame, Host};
+use lictor_policy::{Cause, Choice};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Longer than the stream is silent by itself.
@@ -17,8 +19,12 @@ pub(super) fn disarm(guest: &QemuGuest, name: &str) -> Result<()> {
 
 /// A world in which db has no interlock any more, an unprotected host c, and a QEMU there that
 /// waits for it.
-fn disarmed() -> Result<(World, Host, QemuGuest)> {
-    let world = world()?;
+pub(super) fn disarmed() -> Result<(World, Host, QemuGuest)> {
+    disarmed_on(site()?)
+}
+
+fn disarmed_on(site: Site) -> Result<(World, Host, QemuGuest)> {
+    let world = world_on(site)?;
     let c = world.site.lab().host("c")?;
     disarm(&world.db, DB.name)?;
     let target = c.receive(&DB.spec(&SERVICES), |_| Ok(()))?;
@@ -37,7 +43,7 @@ fn sent(capture: &Capture, guest: &Guest, since: SystemTime) -> Vec<Frame> {
     frames.into_iter().filter(|one| one.wall > since).collect()
 }
 
-fn alarmed(agent: &Agent, guest: &Guest, words: &str) -> Result<()> {
+pub(super) fn alarmed(agent: &Agent, guest: &Guest, words: &str) -> Result<()> {
     let about = format!("guest {}", guest.name);
     wait_body(agent, |body| {
         matches!(body, Body::Alarm { subject, text } if *subject == about && text.contains(words))
@@ -71,6 +77,57 @@ fn a_guest_moved_round_the_protocol_arrives_cut_unless_its_owner_lets_it_pass() 
     let since = resumed(&there)?;
     wait::until("a guest that is heard", LIMIT, || {
         Ok((!sent(&capture, &BATCH, since).is_empty()).then_some(()))
+    })
+}
+
+/// Its next host admits it without its sessions, and sees to it that it is heard.
+#[test]
+fn a_guest_that_was_cut_has_its_links_again_where_it_is_admitted() -> Result<()> {
+    if !lictor_lab::privileged() {
+        return Ok(());
+    }
+    let (mut world, _c, cut) = disarmed()?;
+    let report = world.db.migrate_to(&cut, &MigrateOptions::default())?;
+    assert_eq!(report.status, "completed", "{report:?}");
+    alarmed(world.a(), &DB, "links down of ")?;
+    wait_for(world.a(), &DB, |one| one.custody == 0)?;
+    // The agent that took the links down says so also in its next life.
+    world.site.restart_agent("a")?;
+    let target = receive(world.b(), &DB)?;
+    let report = cut.migrate_to(&target, &MigrateOptions::default())?;
+    assert_eq!(report.status, "completed", "{report:?}");
+    wait_for(world.b(), &DB, |one| {
+        one.custody > 1 && one.vnics[0].state == VnicState::Open
+    })
+    .with_context(|| world.b().log())?;
+    alarmed(world.b(), &DB, "had taken its links down")?;
+    let stream = CounterStream::hold(world.web.netns(), SocketAddr::from((DB.address(), PG)))?;
+    stream.log().wait_for(20, LIMIT).map(drop)
+}
+
+/// Its owner chose that what was established goes on without what is known of it.
+#[test]
+fn a_guest_that_comes_without_its_sessions_keeps_them_if_its_owner_chose_to_adopt() -> Result<()> {
+    if !lictor_lab::privileged() {
+        return Ok(());
+    }
+    let site = site_with(&[WEB, DB, BATCH], &weaker("state-lost", "adopt"))?;
+    let (world, _c, cut) = disarmed_on(site)?;
+    let report = world.db.migrate_to(&cut, &MigrateOptions::default())?;
+    assert_eq!(report.status, "completed", "{report:?}");
+    wait_for(world.a(), &DB, |one| one.custody == 0)?;
+    let target = receive(world.b(), &DB)?;
+    let report = cut.migrate_to(&target, &MigrateOptions::default())?;
+    assert_eq!(report.status, "completed", "{report:?}");
+    wait_for(world.b(), &DB, |one| one.vnics[0].state == VnicState::Open)
+        .with_context(|| world.b().log())?;
+    world.stream_goes_on()?;
+    // It was taken up, and that was recorded as what it is.
+    wait_body(world.b(), |body| match body {
+        Body::ImpairmentOpened { cause, choice, .. } => {
+            [cause.as_str(), choice.as_str()] == [Cause::StateLost.name(), Choice::Adopt.name()]
+        }
+        _ => false,
     })
 }
 

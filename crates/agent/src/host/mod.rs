@@ -293,7 +293,8 @@ impl Host {
             Err(error) => return self.refuse(error.to_string(), false, now_ms),
         };
         let now = self.moment(&verified, now_ms);
-        let desired = match host_tables(&verified, &bindings, &self.config.host, now) {
+        let enforced = self.with_quarantine(&bindings);
+        let desired = match host_tables(&verified, &enforced, &self.config.host, now) {
             Ok(tables) => tables,
             Err(error) => {
                 return self.refuse(AgentError::from(error).chain(), true, now_ms);
@@ -359,8 +360,17 @@ impl Host {
         }
     }
 
-    /// The data plane builds the new tables beside the old ones, reads them back, and only then
-    /// switches.
+    /// Which guests are cut off here because no agent claims them has changed.
+    pub(crate) fn replan(&mut self, now_ms: u64) -> Result<(), AgentError> {
+        self.planned = None;
+        self.plan_for_now(now_ms)
+    }
+
+    fn with_quarantine(&self, bindings: &Bindings) -> Bindings {
+        let quarantined = self.custody.quarantined();
+        bindings.with_quarantine(quarantined.map(|(guest, _)| guest.clone()))
+    }
+
     /// A new day may be past the last one of a rule, or of a guest's observation, and with a new
     /// hour windows close and open: whether or not a manager is there to publish anything.
     fn plan_for_now(&mut self, now_ms: u64) -> Result<(), AgentError> {
@@ -372,7 +382,8 @@ impl Host {
         if self.planned == Some(now) {
             return Ok(());
         }
-        let desired = host_tables(release, &self.bindings, &self.config.host, now)?;
+        let enforced = self.with_quarantine(&self.bindings);
+        let desired = host_tables(release, &enforced, &self.config.host, now)?;
         if desired.digest() == self.desired.digest() {
             self.planned = Some(now);
             return Ok(());
@@ -382,6 +393,8 @@ impl Host {
         self.record_loaded(false, now_ms)
     }
 
+    /// The data plane builds the new tables beside the old ones, reads them back, and only then
+    /// switches.
     fn load(&mut self, desired: HostTables) -> Result<(), AgentError> {
         if self.found()?.digest() != desired.digest() {
             self.datapath.load(&desired)?;

@@ -119,6 +119,7 @@ impl Owner {
             protected: true,
         };
         self.note(placed, now);
+        warn("a guest that is claimed", self.claimed_here(guest, now));
         self.claim_settled(guest);
         if recorded && saved.is_ok() {
             warn("what was kept of an arrival", self.forget_opening(guest));

@@ -6,6 +6,7 @@
 //! cut wherever it goes, and no one there need do anything.
 
 use super::Owner;
+use super::starts::Start;
 use crate::AgentError;
 use crate::guests::Order;
 use crate::input::Now;
@@ -70,6 +71,20 @@ impl Owner {
         let held = self.host.set_state(guest, VnicState::Hold, cause)?;
         self.note_all(held, now);
         self.settle(guest, now)
+    }
+
+    /// A guest that was cut when it left its last host is admitted here: its links come first.
+    pub(super) fn connect_arrived(&mut self, guest: &GuestId, now: Now) {
+        if !self.claims.get(guest).is_some_and(Start::arrives_cut) {
+            return;
+        }
+        let text = "a host that it left had taken its links down: it is admitted here, and they \
+                    are brought up";
+        self.alarm(guest, text, now);
+        if let Some(watch) = self.watches.get(guest) {
+            watch.order(Order::Connect);
+            self.cut.insert(guest.clone());
+        }
     }
 
     /// Whether a guest that runs here has no links, or had none when this agent's last life ended:

@@ -56,7 +56,7 @@ impl Owner {
 
     fn found(&self, now: Now) -> Result<Vec<Found>, AgentError> {
         let here = self.held_here(now);
-        let mut found = Vec::new();
+        let mut found = self.quarantined(now);
         for guest in self.host.guests_here()? {
             let mut held = here.clone();
             held.extend(self.host.full(&guest).map(|why| (Cause::StateFull, why)));

@@ -17,6 +17,7 @@ mod overriding;
 mod record;
 mod reopened;
 mod starts;
+mod unclaimed;
 mod wanted;
 mod way;
 
@@ -77,6 +78,8 @@ pub(crate) struct Owner {
     /// Guests that come, and whose move nobody has asked for.
     asking: BTreeMap<GuestId, wanted::Asking>,
     parked: BTreeMap<GuestId, wanted::Parked>,
+    /// Until when guests that have left a host without a move may be claimed.
+    unclaimed: BTreeMap<GuestId, u64>,
     /// Evidence that waits until no guest stands still.
     later: VecDeque<(Body, u64)>,
     left_out: u64,
@@ -127,6 +130,7 @@ impl Owner {
             arriving: BTreeMap::new(),
             asking: BTreeMap::new(),
             parked: BTreeMap::new(),
+            unclaimed: BTreeMap::new(),
             later: VecDeque::new(),
             left_out: 0,
             noted_ms: 0,
@@ -248,6 +252,7 @@ impl Owner {
             self.repeat_leaving();
             self.repeat_doubts();
             self.repeat_evacuations();
+            self.repeat_unclaimed(now);
             self.repeat_arriving()?;
         }
         Ok(())
@@ -502,7 +507,13 @@ impl Owner {
                 chunk,
             } => self.sessions(from, (ticket, vnic), &chunk, now),
             Frame::Control(Control::Custody { guest }) => self.custody_asked(from, guest, now),
-            Frame::Control(Control::CustodyHeld { guest, held, epoch }) => {
+            Frame::Control(Control::CustodyHeld {
+                guest,
+                held,
+                epoch,
+                cut,
+            }) => {
+                self.was_cut(&guest, cut);
                 self.custody_told(from, &guest, (held, epoch), now)
             }
             Frame::Control(Control::Admit {
@@ -530,6 +541,9 @@ impl Owner {
                 Ok(())
             }
             Frame::Control(Control::Evacuated { order }) => self.evacuated(from, &order, now),
+            Frame::Control(Control::Unclaimed { guest, epoch }) => {
+                self.unclaimed_told(from, &guest, epoch, now)
+            }
             Frame::Control(Control::Wanted { guest }) => self.wanted(from, guest, now),
             Frame::Control(Control::NotHandedOver { guest, reasons }) => {
                 self.not_handed_over(from, &guest, reasons, now);

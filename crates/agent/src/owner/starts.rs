@@ -29,6 +29,8 @@ const CLAIM_AGAIN_US: u64 = 1_000_000;
 pub(super) struct Start {
     claim: Claim,
     alarmed: bool,
+    /// A host that it has left had taken its links down.
+    cut: bool,
     how: PlacedBy,
     pub(super) deadline_us: u64,
     replies: Vec<(Attached, Reply<Response>)>,
@@ -40,10 +42,16 @@ impl Start {
         Self {
             claim: Claim::new(known),
             alarmed: true,
+            cut: false,
             how: PlacedBy::Start,
             deadline_us: 0,
             replies: Vec::new(),
         }
+    }
+
+    /// Whether a host that it has left had taken its links down.
+    pub(super) const fn arrives_cut(&self) -> bool {
+        self.cut
     }
 
     /// A guest that came without its sessions, and runs.
@@ -195,6 +203,7 @@ impl Owner {
         let start = Start {
             claim: Claim::new(self.host.custody().epoch(guest)),
             alarmed: false,
+            cut: false,
             how: PlacedBy::Start,
             deadline_us: 0,
             replies: vec![caller],
@@ -244,7 +253,14 @@ impl Owner {
             }
         }
         let asked = guest.clone();
-        self.say(from, Control::CustodyHeld { guest, held, epoch });
+        let cut = !held && self.host.custody().left_cut(&guest);
+        let told = Control::CustodyHeld {
+            guest,
+            held,
+            epoch,
+            cut,
+        };
+        self.say(from, told);
         if ask {
             self.say(from, Control::Custody { guest: asked });
         }
@@ -263,6 +279,8 @@ impl Owner {
         if let Some(start) = self.claims.get_mut(guest) {
             start.claim.told(from, held, epoch);
         }
+        let claimed = self.claim_told(from, guest, (held, epoch), now);
+        warn("a guest that no agent had claimed", claimed);
         let evacuated = self.evacuation_told(from, guest, (held, epoch));
         warn("a host that a guest was evacuated from", evacuated);
         let doubt = self.doubt_told(from, guest, held, now);
@@ -404,6 +422,12 @@ impl Owner {
             protected: true,
         };
         self.note(placed, now);
+        if found {
+            // What came of a copy that was not handed over is nobody's session.
+            warn("sessions of no move", self.host.purge(guest).map(drop));
+            self.connect_arrived(guest, now);
+        }
+        warn("a guest that is claimed", self.claimed_here(guest, now));
         let recorded = order.map_or(Ok(()), |(ordered, _)| {
             self.record_evacuation(guest, &ordered, now)
         });
@@ -425,6 +449,13 @@ impl Owner {
         let state = states.first().copied().unwrap_or(attached.state);
         let _ = reply.send(Response::Attached(Attached { state, ..attached }));
         Ok(())
+    }
+
+    /// A host that a guest of unknown custody has left had taken its links down.
+    pub(super) fn was_cut(&mut self, guest: &GuestId, cut: bool) {
+        if let Some(start) = self.claims.get_mut(guest) {
+            start.cut |= cut;
+        }
     }
 
     /// Opens a guest's vnics if it is ours and runs. The last authority is local: custody and the
@@ -625,12 +656,17 @@ impl Owner {
         if !self.host.custody().held(guest) {
             return Ok(());
         }
-        self.cut.remove(guest);
         // Each for itself: a guest that is gone must not stay ours because one of them fails.
+        let shut = self.host.states_of(guest);
+        let shut = shut.is_ok_and(|states| states.contains(&VnicState::Cut));
+        let left_cut = (self.cut.remove(guest) || shut) && how == Departure::Unasked;
         let closed = self.host.set_state(guest, VnicState::Hold, how.text());
         let closed = closed.map(|closed| self.note_all(closed, now));
         let purged = self.host.purge(guest).map(drop);
-        let saved = self.host.change_custody(|custody| custody.give_up(guest));
+        let saved = self.host.change_custody(|custody| {
+            custody.give_up(guest);
+            custody.set_cut(guest, left_cut);
+        });
         if how == Departure::Unasked {
             self.alarm(guest, how.text(), now);
         }
@@ -639,6 +675,9 @@ impl Owner {
         let watch = self.watches.get(guest);
         let stopped = watch.filter(|watch| watch.state != Some(RunState::Running));
         let at = stopped.map_or(now, |watch| watch.since);
+        if how == Departure::Unasked {
+            warn("a guest that has left", self.left_unclaimed(guest, now));
+        }
         let (guest, host) = (guest.clone(), self.host.config().host.clone());
         self.note(Body::GuestLeft { guest, at: host }, at);
         closed.and(purged).and(saved)

@@ -134,7 +134,9 @@ impl Four {
         };
         Some(match control {
             Control::Custody { guest } => Self::Custody { guest },
-            Control::CustodyHeld { guest, held, epoch } => Self::CustodyHeld { guest, held, epoch },
+            Control::CustodyHeld {
+                guest, held, epoch, ..
+            } => Self::CustodyHeld { guest, held, epoch },
             Control::Admit {
                 bindings, ticket, ..
             } => Self::Admit(asked(bindings, ticket)),
@@ -156,7 +158,10 @@ impl Four {
                 controls,
             },
             Control::Move { ticket, step } => Self::Move { ticket, step },
-            Control::Wanted { .. } | Control::NotHandedOver { .. } | Control::Evacuated { .. } => {
+            Control::Wanted { .. }
+            | Control::NotHandedOver { .. }
+            | Control::Evacuated { .. }
+            | Control::Unclaimed { .. } => {
                 return None;
             }
         })
@@ -167,7 +172,12 @@ impl From<Four> for Control {
     fn from(four: Four) -> Self {
         match four {
             Four::Custody { guest } => Self::Custody { guest },
-            Four::CustodyHeld { guest, held, epoch } => Self::CustodyHeld { guest, held, epoch },
+            Four::CustodyHeld { guest, held, epoch } => Self::CustodyHeld {
+                guest,
+                held,
+                epoch,
+                cut: false,
+            },
             Four::Admit(asked) => Self::Admit {
                 format: asked.format,
                 bindings: asked.bindings,
