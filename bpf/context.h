@@ -24,7 +24,6 @@ struct context {
 	struct judgement judgement;
 	struct trace trace;
 	__u64 now;
-	__u64 victim; /* the slot that is given up, below how long it was idle */
 	__u32 peer; /* of the session, as there */
 	__u32 removed; /* copies that an insertion took out again */
 	__u32 vnic;

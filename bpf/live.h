@@ -204,23 +204,6 @@ live_session(const struct live_packet *p, __u32 segment, struct trace *trace, __
 	return s && s->state >= STATE_ESTABLISHED && s->state <= STATE_TIME_WAIT ? s : 0;
 }
 
-/* Begins to fetch the slot that is likely to be the next session's, so that it is there when the
- * policy has been asked.
- */
-static __always_inline void half_fetch(struct bucket *bucket)
-{
-	__u32 at = *(volatile __u32 *)&bucket->passed % BUCKET_SLOTS;
-	const volatile __u64 *words;
-
-	asm volatile("" : "+r"(at));
-	if (at >= BUCKET_SLOTS)
-		return;
-	words = (const volatile __u64 *)&bucket->slots[at];
-	(void)words[0];
-	(void)words[8];
-	(void)words[16];
-}
-
 /* Another datagram, as of a log that is sent, or the answer to a SYN, or the end of a handshake. */
 static __always_inline int
 live_half_goes_on(const struct session *s, __u8 direction, __u8 protocol)
@@ -250,7 +233,6 @@ live_half(const struct live_packet *p, const struct vnic_config *config, __u8 pr
 	place = live_place(bucket, trace->hash);
 	if (place >= BUCKET_SLOTS) {
 		trace->absent |= TRACE_ABSENT_HALF_OPEN;
-		half_fetch(bucket);
 		return 0;
 	}
 	s = live_at(bucket, place, p, config->segment);

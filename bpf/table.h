@@ -25,6 +25,7 @@
  */
 #define CONTROL_MATCH 0xffffffff0000000fULL
 #define TICK_SHIFT 20
+#define SPARE_SHIFT 40
 
 static __always_inline __u32 ticks(__u64 ns)
 {
@@ -428,17 +429,42 @@ static __always_inline __u32 stamp_age(__u64 control, __u32 now)
 	return (now - (__u32)(control >> CONTROL_STAMP_SHIFT)) & CONTROL_STAMP_MASK;
 }
 
-/* How long a slot was idle; the greater, the sooner it is given up. Zero: never. */
-static __always_inline __u32 slot_idle(__u64 control, __u32 now)
+/* What speaks for giving up a slot: that nobody is in it, then how long it was idle. The least
+ * speaks for one that is just being filled. No branches: which slot it will be is what no processor
+ * can foresee, and the verifier would walk each way. Processors may be a few ticks apart.
+ */
+static __always_inline __u64 slot_spare(__u32 control, __u32 now)
 {
-	__u32 state = control & CONTROL_STATE_MASK, age = stamp_age(control, now);
+	/* Claimed, live, dead, empty, from zero on. */
+	__u64 vacant = (control - 1) & 3;
+	__u32 idle = ((now + SLOT_REST_TICKS) << CONTROL_STAMP_SHIFT | SLOT_LIVE) - control;
 
-	if (state == SLOT_CLAIMED)
-		return 0;
-	if (state != SLOT_LIVE)
-		return CONTROL_STAMP_MASK + 1;
-	/* Processors may be a tick apart. */
-	return age > CONTROL_STAMP_MASK - SLOT_REST_TICKS ? 1 : age + 1;
+	return vacant << SPARE_SHIFT | (__u64)idle << 8;
+}
+
+/* The greater one, neither of them having the highest bit. The compiler would make a branch of it.
+ */
+static __always_inline __u64 greater(__u64 a, __u64 b)
+{
+	__u64 more = a - b, keep = (__s64)more >> 63;
+
+	asm volatile("" : "+r"(keep));
+	return b + (more & ~keep);
+}
+
+/* The slot of a bucket that makes room, or BUCKET_SLOTS. Of those that are alike another one each
+ * time, or the first would always have to go.
+ */
+static __always_inline __u32 half_victim(const struct bucket *bucket, __u32 turn, __u32 now)
+{
+	__u64 most = 0;
+
+	turn = (turn & 7) << 3;
+#pragma unroll
+	for (__u32 i = 0; i < BUCKET_SLOTS; i++)
+		most = greater(most, slot_spare(bucket->control[i], now) |
+					     (turn ^ (i << 3 | i)));
+	return most >> SPARE_SHIFT ? most & 7 : BUCKET_SLOTS;
 }
 
 /* One that was heard of again. If another processor has changed the word, it is not this one's. */
@@ -475,28 +501,18 @@ __noinline int half_insert(struct context *c, __u32 buckets)
 	bucket = bucket_at(TABLE_HALF_OPEN, buckets, c->trace.hash, 0);
 	if (!bucket)
 		return INSERT_FULL;
-	if (bucket_find(bucket, &c->key, control_word(c->trace.hash, 0, SLOT_LIVE)))
-		return INSERT_EXISTS;
-	/* Ties go round, or the first slot would have to make room each time. */
-	turn = __sync_fetch_and_add(&bucket->passed, 1) % BUCKET_SLOTS;
-	/* In memory: the verifier forgets what it knows of it, and walks the slots once. */
-	c->victim = 0;
-#pragma unroll
-	for (__u32 i = 0; i < BUCKET_SLOTS; i++) {
-		/* Of those that are alike, the one that is next. */
-		__u32 ahead = i >= turn ? BUCKET_SLOTS - i + turn : turn - i;
-		__u64 its = (__u64)slot_idle(bucket->control[i], now) << 32 | ahead << 8 | i;
-
-		if (its > *(volatile __u64 *)&c->victim)
-			c->victim = its;
-	}
-	at = *(volatile __u64 *)&c->victim & 0xff;
+	/* A turn that two processors take at once is no harm. */
+	turn = bucket->passed;
+	*(volatile __u32 *)&bucket->passed = turn + 1;
+	at = half_victim(bucket, turn, now);
 	/* The compiler knows this bound, the verifier has to be shown it. */
 	asm volatile("" : "+r"(at));
-	if (!(c->victim >> 32) || at >= BUCKET_SLOTS)
+	if (at >= BUCKET_SLOTS)
 		return INSERT_FULL;
 	seen = *(volatile __u64 *)&bucket->control[at];
-	if (__sync_val_compare_and_swap(&bucket->control[at], seen,
+	/* Another processor may have been quicker, and is filling it. */
+	if ((seen & CONTROL_STATE_MASK) == SLOT_CLAIMED ||
+	    __sync_val_compare_and_swap(&bucket->control[at], seen,
 					control_word(c->trace.hash, 0, SLOT_CLAIMED)) != seen)
 		return INSERT_FULL;
 	bucket->slots[at].key = c->key;
