@@ -516,6 +516,11 @@ fn a_window_opens_and_closes_with_its_hours_and_stays_closed_when_the_clock_goes
         // The clock is set back into the window.
         assert!(!allows(&mut host, DAY_MS + 12 * HOUR_MS));
         assert!(allows(&mut host, DAY_MS + 32 * HOUR_MS));
+        // The same while the agent was not there: its evidence knows better.
+        drop(host);
+        let mut host = ground.open();
+        assert!(!allows(&mut host, DAY_MS + 12 * HOUR_MS));
+        assert!(allows(&mut host, DAY_MS + 33 * HOUR_MS));
     });
 }
 

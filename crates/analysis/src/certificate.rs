@@ -41,6 +41,7 @@ struct PlainRule {
     from: usize,
     to: usize,
     nobody: (bool, bool),
+    part_of_day: bool,
 }
 
 #[derive(Debug, Clone, Serialize)]
@@ -204,6 +205,7 @@ impl Prover {
                 from: sets.of(self, active.from),
                 to: sets.of(self, active.to),
                 nobody: active.nobody,
+                part_of_day: active.part_of_day,
             }
         });
         rules.collect()

@@ -2,7 +2,8 @@
 //! destinations that it names, a guest's labels one column of bits, a move one bit.
 
 use crate::AnalysisError;
-use crate::prove::{Changed, Prover};
+use crate::again::Changed;
+use crate::prove::Prover;
 use crate::universe::Relabelled;
 use lictor_policy::{Labels, Rule};
 use std::sync::Arc;
@@ -81,7 +82,7 @@ impl Prover {
                 overlay.look((&self.policy, &self.universe), what);
             }
         }
-        self.forget(Changed::Member(member, [moved.left, moved.joined]));
+        self.forget(Changed::Member(member, moved));
         Ok(())
     }
 

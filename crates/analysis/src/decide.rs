@@ -1,7 +1,8 @@
 //! One session on one port: which rule decides at which end, and why without one.
 
-use crate::overlay::{Overlay, Quantifier};
+use crate::overlay::{Overlay, Quantifier, Quantity};
 use crate::prove::Prover;
+use crate::relation::part_of_day;
 use crate::universe::Kind;
 use lictor_policy::{Action, Rule, Tier, TierKind};
 use lictor_types::{Direction, Protocol};
@@ -56,7 +57,7 @@ impl Prover {
             }
             let decided = match overlay.is_quarantined(other) {
                 true => None,
-                false => self.decide((source, node), (protocol, port), direction),
+                false => self.decide((source, node), (protocol, port), (direction, quantifier)),
             };
             let said = decided.map_or(
                 Said {
@@ -114,14 +115,15 @@ impl Prover {
         &self,
         (source, node): (usize, usize),
         (protocol, port): (Protocol, u16),
-        direction: Direction,
+        (direction, quantifier): (Direction, Quantifier),
     ) -> Option<(u32, u32)> {
+        let always = quantifier.quantity == Quantity::Every;
         let matching =
             self.relation
                 .matching((source, node), (direction, protocol), &self.universe);
         let matching = matching.into_iter().filter(|place| {
             let (_, rule) = self.rule(place.0, place.1);
-            rule.service.contains(protocol, port)
+            rule.service.contains(protocol, port) && !(always && part_of_day(rule))
         });
         let mut passed = None;
         let mut best: Option<(u32, u32)> = None;

@@ -5,6 +5,7 @@
 //! each allowed pair. Nothing does I/O or reads a clock.
 #![forbid(unsafe_code)]
 
+mod again;
 mod bitset;
 mod certificate;
 mod change;

@@ -136,6 +136,30 @@ impl Overlay {
         self.quarantined.has(node)
     }
 
+    /// Whether one source is among those that [`Self::lay`] gives.
+    pub(crate) fn lets(
+        &self,
+        universe: &Universe,
+        (node, row): (usize, &Row),
+        source: usize,
+    ) -> bool {
+        let dead = self.dead.has(node) || self.dead.has(source);
+        if dead || node == source && !universe.is_several(node) {
+            return false;
+        }
+        let exempt = self.exempt.has(source);
+        let asked = !self.quarantined.has(source);
+        if self.outside.has(node) {
+            (row.egress().has(source) && asked || exempt) && !self.outside.has(source)
+        } else if self.open.has(node) {
+            let rules = asked && !self.quarantined.has(node);
+            row.egress().has(source) && rules || exempt
+        } else {
+            let rules = row.both.has(source) && asked || row.ingress().has(source) && exempt;
+            rules && !self.quarantined.has(node)
+        }
+    }
+
     /// The sources that reach a node, of those that rules allow and those that no rule is asked of.
     pub(crate) fn lay(&self, universe: &Universe, (node, row): (usize, &Row), out: &mut Bits) {
         out.clear();

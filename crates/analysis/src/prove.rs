@@ -3,6 +3,7 @@
 //! A chain is looked for backwards from its end, a level of nodes at a time, so that only rows of
 //! nodes are made from which the end can be reached at all.
 
+use crate::again::{Bound, Known};
 use crate::overlay::{Overlay, Placements, Quantifier, Quantity};
 use crate::ports::minus;
 use crate::relation::Relation;
@@ -22,29 +23,11 @@ pub struct Prover {
     pub(crate) universe: Universe,
     pub(crate) relation: Relation,
     pub(crate) overlays: BTreeMap<Quantifier, Overlay>,
-    prepared: Vec<Prepared>,
+    pub(crate) prepared: Vec<Prepared>,
     /// What was found out about each intent and still holds.
-    known: Vec<Option<Known>>,
+    pub(crate) known: Vec<Option<Known>>,
     /// The destinations that the search at hand has looked at.
-    looked_at: Bits,
-}
-
-/// A verdict, and the destinations on whose rows it rests.
-#[derive(Debug, Clone)]
-struct Known {
-    verdict: Verdict,
-    rests_on: Bits,
-}
-
-/// What has changed since the verdicts that are known.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Changed<'a> {
-    /// The rules toward these nodes.
-    Rules(&'a Bits),
-    /// The node of a member: the one that it has left, the one that it is of now.
-    Member(usize, [usize; 2]),
-    /// The host of a member, and no node.
-    Host(usize),
+    pub(crate) looked_at: Bits,
 }
 
 /// What became of an intent, in nodes.
@@ -67,17 +50,27 @@ pub enum Breach {
     Host(crate::hosts::HostBreach),
 }
 
+impl Verdict {
+    /// Whether it is a single session, or the lack of one: no other can be shorter.
+    pub(crate) fn is_one_session(&self) -> bool {
+        match self {
+            Self::Failed(Breach::Chain(chain)) => chain.nodes.len() == 2,
+            Self::Failed(Breach::Missing(..)) => true,
+            Self::Failed(Breach::Host(_)) | Self::Held => false,
+        }
+    }
+}
+
 impl Breach {
-    /// Whether it is a single session between other nodes than these: no other can be shorter, and
-    /// what becomes of these says nothing of it.
-    fn is_one_session_of_others(&self, nodes: [usize; 2]) -> bool {
+    /// Whether it is about one of these nodes.
+    pub(crate) fn names(&self, nodes: [usize; 2]) -> bool {
         match self {
             Self::Chain(chain) => {
                 let mut ends = chain.nodes.iter().chain(&chain.forged_by);
-                chain.nodes.len() == 2 && ends.all(|end| !nodes.contains(end))
+                ends.any(|end| nodes.contains(end))
             }
-            Self::Missing(source, node) => !nodes.contains(source) && !nodes.contains(node),
-            Self::Host(_) => false,
+            Self::Missing(source, node) => nodes.contains(source) || nodes.contains(node),
+            Self::Host(_) => true,
         }
     }
 }
@@ -93,21 +86,20 @@ pub struct Chain {
 
 /// A claim with its selectors and services looked up.
 #[derive(Debug, Clone)]
-enum Prepared {
+pub(crate) enum Prepared {
     Never(Never),
-    Always {
-        from: SelectorId,
-        to: SelectorId,
-        service: u32,
-        placements: Placements,
-    },
-    Only {
-        from: SelectorId,
-        to: SelectorId,
-        service: u32,
-        placements: Placements,
-    },
+    Always(Direct),
+    Only(Direct),
     Hosts,
+}
+
+/// A claim about single sessions, looked up.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Direct {
+    pub(crate) from: SelectorId,
+    pub(crate) to: SelectorId,
+    pub(crate) service: u32,
+    placements: Placements,
 }
 
 /// A `never path`, looked up.
@@ -118,8 +110,8 @@ pub(crate) struct Never {
     pub(crate) service: u32,
     pub(crate) hops: Option<u32>,
     /// Ends and stops that are tolerated, with what is left of the service there.
-    ends: Vec<(SelectorId, Option<Service>)>,
-    stops: Vec<(SelectorId, Option<Service>)>,
+    pub(crate) ends: Vec<(SelectorId, Option<Service>)>,
+    pub(crate) stops: Vec<(SelectorId, Option<Service>)>,
     pub(crate) placements: Placements,
 }
 
@@ -224,130 +216,30 @@ impl Prover {
         if let Some(known) = &self.known[intent] {
             return known.verdict.clone();
         }
-        self.looked_at = Bits::empty(self.universe.words());
-        let verdict = self.judge(intent);
-        let rests_on = std::mem::take(&mut self.looked_at);
-        self.looked_at = Bits::empty(self.universe.words());
+        self.looked_at.clear();
+        let (verdict, bound) = self.judge(intent);
         self.known[intent] = Some(Known {
             verdict: verdict.clone(),
-            rests_on,
+            rests_on: self.looked_at.clone(),
+            bound,
         });
         verdict
     }
 
-    /// Forgets the verdicts that a change may have made wrong.
-    pub(crate) fn forget(&mut self, changed: Changed<'_>) {
-        for intent in 0..self.prepared.len() {
-            let Some(known) = &self.known[intent] else {
-                continue;
-            };
-            let on_hosts = matches!(self.prepared[intent], Prepared::Hosts);
-            let stands = match changed {
-                Changed::Rules(nodes) => on_hosts || !known.rests_on.meets(nodes),
-                Changed::Host(_) if !on_hosts => true,
-                Changed::Member(_, nodes) if !on_hosts => self.stands(intent, nodes),
-                // Where nobody else was in the way, only this member can be now; others who were
-                // in the way still are.
-                Changed::Host(member) | Changed::Member(member, _) => match &known.verdict {
-                    Verdict::Held => self.host_breach(intent, Some(member)).is_none(),
-                    Verdict::Failed(Breach::Host(breach)) => !breach.names(member),
-                    Verdict::Failed(_) => false,
-                },
-            };
-            if !stands {
-                self.known[intent] = None;
-            }
-        }
-    }
-
-    /// Whether a verdict stands although a member has left one node for another. What holds for
-    /// all others holds still; the new node must not be an end of it, nor reach one.
-    fn stands(&mut self, intent: usize, [left, joined]: [usize; 2]) -> bool {
-        let Some(known) = &self.known[intent] else {
-            return false;
-        };
-        match &known.verdict {
-            Verdict::Held => {}
-            Verdict::Failed(breach) => return breach.is_one_session_of_others([left, joined]),
-        }
-        let rests_on = known.rests_on.clone();
-        let named = |prover: &Self, ends: &[SelectorId]| {
-            let mut ends = ends.iter();
-            ends.any(|ends| prover.universe.bits(*ends).has(joined))
-        };
-        match &self.prepared[intent] {
-            Prepared::Always { from, to, .. } => !named(self, &[*from, *to]),
-            Prepared::Only {
-                from,
-                to,
-                service,
-                placements,
-            } => {
-                let (from, to, service, placements) = (*from, *to, *service, *placements);
-                let quantifier = Quantifier {
-                    placements,
-                    quantity: Quantity::Some,
-                };
-                // Where addresses may be forged, who comes is not who is meant.
-                let plain = self.estate.fabric_trusted && !self.is_open(joined, quantifier);
-                let comes = !named(self, &[from])
-                    && self.relation.reaches(joined, (rests_on.iter(), service));
-                plain && !comes && self.only_known((from, to), joined, (service, quantifier))
-            }
-            Prepared::Never(never) => {
-                let tolerated = never.ends.iter().chain(&never.stops);
-                let ends = tolerated.map(|(ends, _)| *ends);
-                let ends: Vec<SelectorId> = ends.chain([never.from, never.to]).collect();
-                !named(self, &ends)
-                    && !self.is_open(joined, never.quantifier())
-                    && !rests_on.has(left)
-                    && !rests_on.has(joined)
-                    && !self
-                        .relation
-                        .reaches(joined, (rests_on.iter(), never.service))
-            }
-            Prepared::Hosts => false,
-        }
-    }
-
-    fn is_open(&self, node: usize, quantifier: Quantifier) -> bool {
-        self.overlays[&quantifier].is_open(node)
-    }
-
-    /// Whether only those come to a node who may, if it is one that the intent speaks of.
-    fn only_known(
-        &mut self,
-        (from, to): (SelectorId, SelectorId),
-        node: usize,
-        (service, quantifier): (u32, Quantifier),
-    ) -> bool {
-        if !self.universe.bits(to).has(node) {
-            return true;
-        }
-        let mut row = Bits::empty(self.universe.words());
-        self.sources(node, (service, Join::Any), quantifier, &mut row);
-        row.beyond(self.universe.bits(from)).is_none()
-    }
-
-    fn judge(&mut self, intent: usize) -> Verdict {
+    fn judge(&mut self, intent: usize) -> (Verdict, Option<Bound>) {
         let prepared = self.prepared[intent].clone();
+        let mut bound = None;
         let breach = match &prepared {
-            Prepared::Never(never) => self.chain(never).map(Breach::Chain),
-            Prepared::Always {
-                from,
-                to,
-                service,
-                placements,
-            } => self.missing((*from, *to), *service, *placements),
-            Prepared::Only {
-                from,
-                to,
-                service,
-                placements,
-            } => self.intruder((*from, *to), *service, *placements),
+            Prepared::Never(never) => {
+                let (found, own) = self.chain(never);
+                bound = own;
+                found.map(Breach::Chain)
+            }
+            Prepared::Always(claim) => self.missing(*claim),
+            Prepared::Only(claim) => self.intruder(*claim),
             Prepared::Hosts => self.host_breach(intent, None).map(Breach::Host),
         };
-        breach.map_or(Verdict::Held, Verdict::Failed)
+        (breach.map_or(Verdict::Held, Verdict::Failed), bound)
     }
 
     pub(crate) fn never(&self, intent: usize) -> Option<&Never> {
@@ -358,7 +250,7 @@ impl Prover {
     }
 
     /// The nodes that a selector matches and that have members.
-    fn alive(&self, id: SelectorId) -> Bits {
+    pub(crate) fn alive(&self, id: SelectorId) -> Bits {
         let mut bits = self.universe.bits(id).clone();
         bits.and(self.universe.all());
         bits
@@ -378,70 +270,79 @@ impl Prover {
         overlay.lay(&self.universe, (node, &row), out);
     }
 
-    fn missing(
-        &mut self,
-        (from, to): (SelectorId, SelectorId),
-        service: u32,
-        placements: Placements,
-    ) -> Option<Breach> {
-        let quantifier = Quantifier {
-            placements,
-            quantity: Quantity::Every,
-        };
-        let (from, to) = (self.alive(from), self.alive(to));
-        let mut row = Bits::empty(self.universe.words());
-        for node in to.iter() {
-            self.sources(node, (service, Join::Each), quantifier, &mut row);
-            if !self.universe.is_several(node) {
-                row.insert(node);
-            }
-            if let Some(source) = from.beyond(&row) {
-                return Some(Breach::Missing(source, node));
-            }
-        }
-        None
+    fn missing(&mut self, claim: Direct) -> Option<Breach> {
+        let (from, to) = (self.alive(claim.from), self.alive(claim.to));
+        to.iter()
+            .find_map(|node| self.missing_at(claim, &from, node))
     }
 
-    fn intruder(
-        &mut self,
-        (from, to): (SelectorId, SelectorId),
-        service: u32,
-        placements: Placements,
-    ) -> Option<Breach> {
-        let quantifier = Quantifier {
-            placements,
-            quantity: Quantity::Some,
-        };
-        let (from, to) = (self.alive(from), self.alive(to));
-        // Who may come, and whose address somebody else may forge.
+    /// Somebody who should reach a node and does not.
+    pub(crate) fn missing_at(&mut self, claim: Direct, from: &Bits, node: usize) -> Option<Breach> {
+        let mut row = Bits::empty(self.universe.words());
+        let quantifier = claim.quantifier(Quantity::Every);
+        self.sources(node, (claim.service, Join::Each), quantifier, &mut row);
+        if !self.universe.is_several(node) {
+            row.insert(node);
+        }
+        let source = from.beyond(&row)?;
+        Some(Breach::Missing(source, node))
+    }
+
+    fn intruder(&mut self, claim: Direct) -> Option<Breach> {
+        let known = self.who_may(claim);
+        let to = self.alive(claim.to);
+        to.iter()
+            .find_map(|node| self.intruder_at(claim, &known, node))
+    }
+
+    /// Who may come, and whose address somebody else may forge.
+    pub(crate) fn who_may(&self, claim: Direct) -> WhoMay {
+        let from = self.alive(claim.from);
         let mut forged = from.clone();
         forged.and(self.universe.outside());
         let forger = self.universe.outside().beyond(&from);
         let forger = forger.filter(|_| !self.estate.fabric_trusted);
-        let mut row = Bits::empty(self.universe.words());
-        for node in to.iter() {
-            self.sources(node, (service, Join::Any), quantifier, &mut row);
-            let intruder = row.beyond(&from).map(|source| (source, None));
-            let forged = || row.common(&forged).zip(forger.map(Some));
-            if let Some((source, forged_by)) = intruder.or_else(forged) {
-                let nodes = vec![source, node];
-                return Some(Breach::Chain(Chain { nodes, forged_by }));
-            }
+        WhoMay {
+            from,
+            forged,
+            forger,
         }
-        None
     }
 
-    /// The shortest chain that a `never path` forbids.
-    fn chain(&mut self, never: &Never) -> Option<Chain> {
+    /// Somebody who reaches a node and may not.
+    pub(crate) fn intruder_at(
+        &mut self,
+        claim: Direct,
+        known: &WhoMay,
+        node: usize,
+    ) -> Option<Breach> {
+        let mut row = Bits::empty(self.universe.words());
+        let quantifier = claim.quantifier(Quantity::Some);
+        self.sources(node, (claim.service, Join::Any), quantifier, &mut row);
+        let intruder = row.beyond(&known.from).map(|source| (source, None));
+        let forged = || row.common(&known.forged).zip(known.forger.map(Some));
+        let (source, forged_by) = intruder.or_else(forged)?;
+        let nodes = vec![source, node];
+        Some(Breach::Chain(Chain { nodes, forged_by }))
+    }
+
+    /// The shortest chain that a `never path` forbids, and a bound of who reaches its ends over
+    /// fewer sessions.
+    fn chain(&mut self, never: &Never) -> (Option<Chain>, Option<Bound>) {
         let from = self.sources_of(never);
         let groups = self.groups(never, &from);
         let mut shortest: Option<Vec<usize>> = None;
+        let alone = groups.len() == 1;
+        let mut bound = None;
         for targets in groups {
             let mut own = from.clone();
             if let Some(single) = self.single(&targets) {
                 own.remove(single);
             }
             let search = self.search(never, (&own, &targets));
+            if alone && !targets.meets(&from) {
+                bound = self.bound(never, &search);
+            }
             let found = search
                 .found
                 .map(|source| self.retrace(never, source, &search.levels));
@@ -457,11 +358,13 @@ impl Prover {
                 }
             }
         }
-        let nodes = shortest?;
+        let Some(nodes) = shortest else {
+            return (None, bound);
+        };
         let truly = self.alive(never.from);
         let forged_by = (!truly.has(nodes[0])).then(|| truly.common(self.universe.outside()));
         let forged_by = forged_by.flatten();
-        Some(Chain { nodes, forged_by })
+        (Some(Chain { nodes, forged_by }), bound)
     }
 
     /// Where chains begin. From outside, where the fabric is not trusted, with every address.
@@ -546,7 +449,7 @@ impl Prover {
         }
     }
 
-    fn end_service(&mut self, never: &Never, node: usize) -> Option<u32> {
+    pub(crate) fn end_service(&mut self, never: &Never, node: usize) -> Option<u32> {
         self.left(never.service, (&never.ends, node))
     }
 
@@ -610,17 +513,31 @@ impl Never {
     }
 }
 
+impl Direct {
+    pub(crate) fn quantifier(&self, quantity: Quantity) -> Quantifier {
+        Quantifier {
+            placements: self.placements,
+            quantity,
+        }
+    }
+}
+
+/// Who may come to the ends of an `only`.
+pub(crate) struct WhoMay {
+    pub(crate) from: Bits,
+    /// Outside addresses among them, which others may forge.
+    forged: Bits,
+    /// Somebody who would.
+    forger: Option<usize>,
+}
+
 fn quantifier(prepared: &Prepared) -> Option<Quantifier> {
-    let (placements, quantity) = match prepared {
-        Prepared::Never(never) => (never.placements, Quantity::Some),
-        Prepared::Only { placements, .. } => (*placements, Quantity::Some),
-        Prepared::Always { placements, .. } => (*placements, Quantity::Every),
-        Prepared::Hosts => return None,
-    };
-    Some(Quantifier {
-        placements,
-        quantity,
-    })
+    match prepared {
+        Prepared::Never(never) => Some(never.quantifier()),
+        Prepared::Only(claim) => Some(claim.quantifier(Quantity::Some)),
+        Prepared::Always(claim) => Some(claim.quantifier(Quantity::Every)),
+        Prepared::Hosts => None,
+    }
 }
 
 /// With hosts failed, guests may be on every host that they may run on.
@@ -662,18 +579,18 @@ fn prepare(
                 placements,
             })
         }
-        Claim::AlwaysPath { from, to, service } => Prepared::Always {
+        Claim::AlwaysPath { from, to, service } => Prepared::Always(Direct {
             from: universe.select(from)?,
             to: universe.select(to)?,
             service: relation.service(service),
             placements,
-        },
-        Claim::Only { from, to, service } => Prepared::Only {
+        }),
+        Claim::Only { from, to, service } => Prepared::Only(Direct {
             from: universe.select(from)?,
             to: universe.select(to)?,
             service: relation.service(service),
             placements,
-        },
+        }),
         Claim::Controls { .. } | Claim::Apart { .. } => {
             for selector in intent.claim.selectors() {
                 universe.select(selector)?;

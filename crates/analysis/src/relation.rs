@@ -30,6 +30,8 @@ pub(crate) struct Active {
     /// Whether each end matches what has no address: the far end of a frame that is not IP.
     pub(crate) nobody: (bool, bool),
     ether: bool,
+    /// Whether its window is closed at some hour of the day.
+    pub(crate) part_of_day: bool,
 }
 
 /// Which rows: the destinations that a list of rules names, and what is asked.
@@ -122,6 +124,7 @@ impl Relation {
             service: self.service(&rule.service),
             nobody: (nobody(&rule.from), nobody(&rule.to)),
             ether: !ether.ranges().is_empty(),
+            part_of_day: part_of_day(rule),
         };
         let slot = number(self.rules.len());
         self.named.entry(active.from).or_default().from.push(slot);
@@ -331,6 +334,7 @@ impl Relation {
         let (ip, ether) = ports::split(&self.services[asked.service as usize]);
         let mut joined = Joined::new(asked.join, self.words);
         let side = Side::Sources(universe);
+        let rules = &self.steady(rules, asked.join);
         for (_, own) in self.behaviours(&ip, rules) {
             let (egress, ingress) = self.ends(&own, side);
             joined.add(egress, ingress);
@@ -339,6 +343,12 @@ impl Relation {
             self.ether(universe, rules, (&ether, &mut joined));
         }
         joined.row()
+    }
+
+    /// What must always be, must be at every hour: rules that allow at some do not make it so.
+    fn steady(&self, rules: &[u32], join: Join) -> Vec<u32> {
+        let counts = |slot: &u32| join == Join::Any || !self.rule(*slot).part_of_day;
+        rules.iter().copied().filter(counts).collect()
     }
 
     /// Each behaviour with the rules that speak of it.
@@ -420,7 +430,7 @@ impl Relation {
 
     /// Frames that are not IP have no addresses: each end is asked with nobody at the other one.
     fn ether(&self, universe: &Universe, rules: &[u32], (claim, joined): (&Service, &mut Joined)) {
-        let ether = self.ether_rules();
+        let ether = self.steady(&self.ether_rules(), joined.join);
         for (_, own) in self.behaviours(claim, &ether) {
             let out: Vec<u32> = own
                 .iter()
@@ -488,6 +498,8 @@ impl Relation {
             slot.map(|slot| universe.bits(self.rules[slot as usize].to).clone())
         };
         let (was, is) = (named(old), named(new));
+        let frames = [old, new].into_iter().flatten();
+        let frames = frames.into_iter().any(|slot| self.rule(slot).ether);
         let mut nodes = Bits::empty(universe.words());
         was.iter().chain(&is).for_each(|bits| nodes.or(bits));
         let mut known: HashMap<(u32, bool), u32> = HashMap::new();
@@ -508,24 +520,34 @@ impl Relation {
         }
         // Only now: a list that is given up must not be given again while it is being edited.
         left.into_iter().for_each(|list| self.release(list));
+        if frames {
+            // What frames that are not IP may leave with depends on no destination.
+            self.forget_frames();
+            nodes = universe.all().clone();
+        }
         Ok(nodes)
     }
 
-    /// Whether a source is in a row of one of these nodes; also if a row was never made.
-    pub(crate) fn reaches(
-        &self,
-        source: usize,
-        (mut nodes, service): (impl Iterator<Item = usize>, u32),
-    ) -> bool {
+    /// Forgets the rows about frames that are not IP.
+    fn forget_frames(&mut self) {
+        self.rows.retain(|asked, _| {
+            let (_, ether) = ports::split(&self.services[asked.service as usize]);
+            ether.ranges().is_empty()
+        });
+    }
+
+    /// Those of some nodes that rules let a source reach; also those whose row was never made.
+    pub(crate) fn reached(&self, source: usize, (nodes, service): (&Bits, u32)) -> Vec<usize> {
         let join = Join::Any;
         let Some(rows) = self.rows.get(&Asked { service, join }) else {
-            return true;
+            return nodes.iter().collect();
         };
-        nodes.any(|node| {
-            let list = self.of_node[node] as usize;
+        let reached = |node: &usize| {
+            let list = self.of_node[*node] as usize;
             let row = rows.get(list).and_then(Option::as_ref);
             row.is_none_or(|row| row.egress().has(source) || row.ingress().has(source))
-        })
+        };
+        nodes.iter().filter(reached).collect()
     }
 
     /// A list without one rule and with another one.
@@ -572,24 +594,24 @@ impl Relation {
             None => self.of_node.push(list),
         }
         let rules = self.naming(&selectors, |named| &named.from);
-        let mut rows = std::mem::take(&mut self.rows);
         // Of frames without addresses a column says nothing: such rows are made again.
-        rows.retain(|asked, _| {
-            let (_, ether) = ports::split(&self.services[asked.service as usize]);
-            ether.ranges().is_empty()
-        });
+        self.forget_frames();
+        // Nodes that nobody is of speak for no list: no selector has them.
+        let mut speaks = vec![None; self.lists.len()];
+        for destination in universe.all().iter() {
+            speaks[self.of_node[destination] as usize] = Some(destination);
+        }
+        let mut rows = std::mem::take(&mut self.rows);
         for (asked, rows) in &mut rows {
             let column = self.column(universe, &rules, *asked);
-            let mut seen = vec![false; self.lists.len()];
-            for (destination, list) in self.of_node.iter().enumerate() {
-                let list = *list as usize;
-                if std::mem::replace(&mut seen[list], true) {
+            for (row, destination) in rows.iter_mut().zip(&speaks) {
+                let Some(destination) = *destination else {
+                    *row = None;
                     continue;
-                }
-                if let Some(row) = rows.get_mut(list).and_then(Option::as_mut) {
-                    let both = column.both.has(destination);
+                };
+                if let Some(row) = row {
                     let ends = (
-                        both,
+                        column.both.has(destination),
                         column.egress().has(destination),
                         column.ingress().has(destination),
                     );
@@ -612,7 +634,7 @@ impl Relation {
     fn column(&self, universe: &Universe, rules: &[u32], asked: Asked) -> Row {
         let claim = &self.services[asked.service as usize];
         let mut joined = Joined::new(asked.join, self.words);
-        for (_, own) in self.behaviours(claim, rules) {
+        for (_, own) in self.behaviours(claim, &self.steady(rules, asked.join)) {
             let (egress, ingress) = self.ends(&own, Side::Destinations(universe));
             joined.add(egress, ingress);
         }
@@ -635,6 +657,11 @@ impl Relation {
 fn in_force(tier: &Tier, rule: &Rule, date: Date) -> bool {
     let lasts = tier.on_expiry == OnExpiry::KeepAndAlarm || !rule.expired(date);
     tier.mode == Mode::Enforce && rule.on_its_day(date) && lasts
+}
+
+/// Whether a rule allows at some hours of the day only.
+pub(crate) fn part_of_day(rule: &Rule) -> bool {
+    rule.during.is_some_and(|window| !window.is_all_day())
 }
 
 /// Whether a selector matches an end without an address.

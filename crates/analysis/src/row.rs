@@ -55,7 +55,7 @@ impl Row {
 
 /// A row in the making.
 pub(crate) struct Joined {
-    join: Join,
+    pub(crate) join: Join,
     both: Option<Bits>,
     /// At the source and at the destination, once a rule has spoken at one end only.
     apart: Option<(Bits, Bits)>,

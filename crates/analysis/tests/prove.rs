@@ -6,7 +6,9 @@ mod common;
 
 use common::{Random, World, estate, parsed, policy_text, today};
 use lictor_analysis::{Prover, Verdict};
-use lictor_policy::{Claim, ControlName, Intent, Interpretation, Service};
+use lictor_policy::{
+    Claim, ControlName, Hour, Intent, Interpretation, Moment, Policy, Rule, Service, TierKind,
+};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -170,6 +172,60 @@ fn chain(world: &World<'_>, intent: &Intent, placement: &[Option<usize>]) -> boo
         }
         false
     })
+}
+
+/// Lets rules that only allow do so at some hours, at random.
+fn at_noon(policy: &mut Policy, random: &mut Random) {
+    let noon = "mon-fri 11-14".parse().expect("a window");
+    let tiers = policy.tiers.iter_mut();
+    let rules = tiers
+        .filter(|tier| tier.kind == TierKind::AllowOnly)
+        .flat_map(|tier| &mut tier.rules);
+    for rule in rules.filter(|_| random.below(2) == 0) {
+        rule.during = Some(noon);
+    }
+}
+
+/// A policy as it is at an hour.
+fn at_hour(policy: &Policy, hour: u8) -> Policy {
+    let moment = Moment {
+        date: today(),
+        hour: Hour::At(hour),
+    };
+    let mut policy = policy.clone();
+    for tier in &mut policy.tiers {
+        let open = |rule: &Rule| rule.during.is_none_or(|window| window.is_open(moment));
+        tier.rules.retain(open);
+    }
+    policy
+}
+
+#[test]
+fn what_must_always_be_is_at_every_hour_and_what_must_never_be_at_none() {
+    let mut differ = 0;
+    for seed in 0..POLICIES {
+        let mut random = Random(seed + 40_000);
+        let text = policy_text(&mut random);
+        let estate = Arc::new(estate(&mut random));
+        let mut policy = parsed(&text, &text);
+        at_noon(&mut policy, &mut random);
+        let hours = [0, 12].map(|hour| at_hour(&policy, hour));
+        let worlds = [0, 1].map(|place| World::of(&hours[place], &estate));
+        let policy = Arc::new(policy);
+        let mut prover = Prover::new(policy.clone(), estate.clone(), today()).expect("small");
+        let verdicts = prover.verdicts();
+        for (intent, verdict) in policy.intents.iter().zip(verdicts) {
+            let each = [0, 1].map(|place| holds(&worlds[place], intent));
+            let (found, expected) = (verdict == Verdict::Held, each == [true; 2]);
+            differ += usize::from(each[0] != each[1]);
+            assert_eq!(found, expected, "seed {seed}\n{text}\n{intent}\n{each:?}");
+        }
+        let document = prover.certify().expect("small");
+        let document = serde_json::to_vec(&document).expect("plain");
+        let checked = lictor_checker::check(&document);
+        assert!(checked.is_ok(), "seed {seed}\n{text}\n{checked:?}");
+    }
+    assert!(differ > 20, "{differ} intents hold at some hours only");
 }
 
 fn check(seed: u64, counts: &mut [u64; 2]) {

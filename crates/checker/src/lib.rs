@@ -45,6 +45,8 @@ struct Rule {
     to: usize,
     /// Whether the ends match what has no address: the far end of a frame that is not IP.
     nobody: (bool, bool),
+    /// Whether it allows at some hours only: it makes nothing be always.
+    part_of_day: bool,
 }
 
 #[derive(Clone, Deserialize)]
@@ -122,12 +124,15 @@ pub fn check(document: &[u8]) -> Result<(usize, usize), String> {
     let document: Document = serde_json::from_slice(document).map_err(|error| {
         format!("{error}; expected what `lictor policy prove --certificate` writes")
     })?;
-    let check = Check::of(&document)?;
+    let check = Check::of(&document, |_| true)?;
+    let steady = Check::of(&document, |rule| !rule.part_of_day)?;
     let (mut held, mut failed) = (0, 0);
     for intent in &document.intents {
         let mut own = document.certificates.iter();
         let own = own.find(|one| one.intent == intent.name);
         let one = own.ok_or_else(|| format!("intent {} has no certificate", intent.name))?;
+        let always = matches!(intent.claim, Claim::AlwaysPath(_));
+        let check = if always { &steady } else { &check };
         let result = match one.held {
             true => check.held(intent, one),
             false => check.failed(intent, one),
@@ -168,7 +173,7 @@ struct Check<'a> {
 }
 
 impl<'a> Check<'a> {
-    fn of(doc: &'a Document) -> Result<Self, String> {
+    fn of(doc: &'a Document, counts: fn(&Rule) -> bool) -> Result<Self, String> {
         let words = doc.names.len().div_ceil(64);
         let flags = [
             &doc.single,
@@ -186,7 +191,8 @@ impl<'a> Check<'a> {
             return Err(format!("a set of other than {words} words"));
         }
         let mut toward = vec![Vec::new(); words * 64];
-        for rule in &doc.rules {
+        let rules = || doc.rules.iter().filter(|rule| counts(rule));
+        for rule in rules() {
             let sets = (doc.sets.get(rule.from), doc.sets.get(rule.to));
             let (Some(_), Some(to)) = sets else {
                 return Err("a rule without ends".into());
@@ -194,7 +200,7 @@ impl<'a> Check<'a> {
             list(to).for_each(|node| toward[node].push(rule));
         }
         let ether = |rule: &&Rule| rule.service.iter().any(|one| one.protocol == "ether");
-        let frames = doc.rules.iter().filter(ether).collect();
+        let frames = rules().filter(ether).collect();
         Ok(Self {
             doc,
             toward,
@@ -218,14 +224,9 @@ impl<'a> Check<'a> {
         let [now, some, all] = &self.doc.weak;
         let (may, must) = if any { (some, all) } else { (now, now) };
         let (exposed, cut) = if every { (must, may) } else { (may, must) };
-        let open = exposed
-            .iter()
-            .zip(&self.doc.opens)
-            .map(|(weak, opens)| weak & opens);
-        let dead = cut
-            .iter()
-            .zip(&self.doc.opens)
-            .map(|(weak, opens)| weak & !opens);
+        let opens = &self.doc.opens;
+        let open = exposed.iter().zip(opens).map(|(weak, opens)| weak & opens);
+        let dead = cut.iter().zip(opens).map(|(weak, opens)| weak & !opens);
         (open.collect(), dead.collect())
     }
 

@@ -3,7 +3,7 @@
 use crate::draft::{Draft, Rule, either, every_port, numbered, prefix};
 use crate::names::label;
 use crate::value::{all_json, list, objects, scalar, str};
-use crate::{Effect, ImportError, Source};
+use crate::{Effect, ImportError, Source, aws_template};
 use ipnet::IpNet;
 use lictor_policy::{Labels, PortRange};
 use lictor_types::Protocol;
@@ -83,7 +83,7 @@ impl Found {
 }
 
 /// A rule that is printed apart, in the form of those of a group.
-fn joined(rule: &Value) -> Value {
+pub(crate) fn joined(rule: &Value) -> Value {
     let mut own = serde_json::json!({
         "IpProtocol": rule["IpProtocol"], "FromPort": rule["FromPort"], "ToPort": rule["ToPort"],
     });
@@ -108,8 +108,12 @@ fn joined(rule: &Value) -> Value {
 /// and their like print.
 pub(crate) fn import(sources: &[Source]) -> Result<Draft, ImportError> {
     let mut found = Found::default();
+    let mut draft = Draft::default();
     for value in all_json(sources)? {
-        objects(&value, &mut |value, fields| found.object(value, fields));
+        let printed = aws_template::resources(&value, &mut draft);
+        for value in printed.unwrap_or_else(|| vec![value]) {
+            objects(&value, &mut |value, fields| found.object(value, fields));
+        }
     }
     found.join_rules();
     if found.groups.is_empty() {
@@ -117,7 +121,6 @@ pub(crate) fn import(sources: &[Source]) -> Result<Draft, ImportError> {
             what: "SecurityGroups",
         });
     }
-    let mut draft = Draft::default();
     guests(&mut draft, &found);
     draft.tier("security-groups");
     let mut known: BTreeSet<(String, String)> = BTreeSet::new();
@@ -264,7 +267,11 @@ fn aws_peers(
 }
 
 fn aws_ports(draft: &mut Draft, rule: &Value, place: &str) -> Vec<PortRange> {
-    let number = |field: &str| rule[field].as_i64().unwrap_or(-1);
+    // Templates write numbers as texts too. What is there and is no number is no port at all.
+    let number = |field: &str| match scalar(&rule[field]).as_str() {
+        "" => -1,
+        text => text.parse::<i64>().unwrap_or(i64::MAX),
+    };
     let (from, to) = (number("FromPort"), number("ToPort"));
     let name = scalar(&rule["IpProtocol"]);
     let protocol = match name.as_str() {
@@ -307,7 +314,9 @@ fn aws_ports(draft: &mut Draft, rule: &Value, place: &str) -> Vec<PortRange> {
 fn icmp(protocol: Protocol, kind: i64, code: i64) -> Vec<PortRange> {
     let byte = |number: i64| u8::try_from(number).ok();
     let (first, last) = match (byte(kind), byte(code)) {
-        (None, _) => return vec![PortRange::all(protocol)],
+        (None, _) if kind == -1 => return vec![PortRange::all(protocol)],
+        (None, _) => return Vec::new(),
+        (Some(_), None) if code != -1 => return Vec::new(),
         (Some(kind), Some(code)) => (
             Protocol::icmp_port(kind, code),
             Protocol::icmp_port(kind, code),

@@ -6,6 +6,7 @@
 
 mod aerleon;
 mod aws;
+mod aws_template;
 mod azure;
 mod azure_template;
 mod draft;

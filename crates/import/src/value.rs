@@ -15,6 +15,8 @@ const ANCHORED_MAX: usize = 100_000;
 /// The documents of a YAML file. Aliases are bounded: a short text can't become a large tree.
 pub(crate) fn yaml(source: &Source) -> Result<Vec<Value>, ImportError> {
     let options = serde_saphyr::options! {
+        // `n` and `no` are names as others are.
+        strict_booleans: true,
         budget: serde_saphyr::budget! {
             max_documents: DOCUMENTS_MAX,
             max_nodes: NODES_MAX,

@@ -47,6 +47,79 @@ fn answers_of_aws_are_read_whatever_wraps_them() {
     assert_eq!(names, ["i-1", "i-2"], "what is terminated is no guest");
 }
 
+const TEMPLATE: &str = r#"{"Parameters":{"Office":{"Type":"String","Default":"192.0.2.0/24"},
+     "Other":{"Type":"String"}},
+  "Resources":{
+    "Web":{"Type":"AWS::EC2::SecurityGroup","Properties":{"GroupDescription":"w",
+      "SecurityGroupIngress":[
+        {"IpProtocol":"tcp","FromPort":"80","ToPort":"80","CidrIp":"0.0.0.0/0"},
+        {"IpProtocol":"tcp","FromPort":22,"ToPort":22,"CidrIp":{"Ref":"Office"}},
+        {"IpProtocol":"tcp","FromPort":23,"ToPort":23,"CidrIp":{"Ref":"Other"}},
+        {"IpProtocol":"tcp","FromPort":"http","ToPort":"http","CidrIp":"0.0.0.0/0"}]}},
+    "Db":{"Type":"AWS::EC2::SecurityGroup","Properties":{"GroupDescription":"d",
+      "SecurityGroupEgress":[{"IpProtocol":"-1","CidrIp":"10.0.0.0/8"}]}},
+    "Rule":{"Type":"AWS::EC2::SecurityGroupIngress","Properties":{"GroupId":{"Ref":"Db"},
+      "IpProtocol":"tcp","FromPort":5432,"ToPort":5432,
+      "SourceSecurityGroupId":{"Fn::GetAtt":["Web","GroupId"]}}},
+    "One":{"Type":"AWS::EC2::Instance","Properties":{"PrivateIpAddress":"10.0.0.4",
+      "SecurityGroupIds":[{"Fn::GetAtt":"Web.GroupId"}]}},
+    "Two":{"Type":"AWS::EC2::Instance","Properties":{"NetworkInterfaces":[
+      {"PrivateIpAddress":"10.0.0.5","GroupSet":[{"Ref":"Db"}]}]}},
+    "Bucket":{"Type":"AWS::S3::Bucket"}}}"#;
+
+const STATE: &str = r#"{"version":4,"terraform_version":"1.9.0","resources":[
+  {"mode":"managed","type":"aws_security_group","name":"web","instances":[{"attributes":{
+    "id":"Web","name":"web",
+    "ingress":[{"from_port":80,"to_port":80,"protocol":"tcp","cidr_blocks":["0.0.0.0/0"],
+      "ipv6_cidr_blocks":[],"prefix_list_ids":[],"security_groups":[],"self":false,
+      "description":""}],
+    "egress":[{"from_port":0,"to_port":0,"protocol":"-1","cidr_blocks":["0.0.0.0/0"]}]}}]},
+  {"type":"aws_security_group","name":"db","instances":[{"attributes":{"id":"Db","name":"db",
+    "ingress":[],"egress":[]}}]},
+  {"type":"aws_security_group_rule","name":"r","instances":[{"attributes":{"id":"sgr-1",
+    "type":"ingress","security_group_id":"Db","protocol":"tcp","from_port":5432,"to_port":5432,
+    "source_security_group_id":"Web","self":false}}]},
+  {"type":"aws_vpc_security_group_ingress_rule","name":"s","instances":[{"attributes":{
+    "id":"sgr-2","security_group_id":"Web","ip_protocol":"tcp","from_port":22,"to_port":22,
+    "cidr_ipv4":"192.0.2.0/24"}}]},
+  {"type":"aws_vpc_security_group_egress_rule","name":"e","instances":[{"attributes":{
+    "id":"sgr-3","security_group_id":"Db","ip_protocol":"-1","cidr_ipv4":"10.0.0.0/8"}}]},
+  {"type":"aws_instance","name":"one","instances":[{"attributes":{"id":"One",
+    "vpc_security_group_ids":["Web"],"private_ip":"10.0.0.4"}}]},
+  {"type":"aws_network_interface","name":"two","instances":[{"attributes":{"id":"Two",
+    "security_groups":["Db"],"private_ip":"10.0.0.5"}}]}]}"#;
+
+#[test]
+fn templates_and_states_say_what_aws_says_of_what_they_make() {
+    // `terraform show -json` has the same resources in a tree of modules.
+    let state: serde_json::Value = serde_json::from_str(STATE).expect("JSON");
+    let resources = state["resources"].as_array().expect("a list").iter();
+    let resources = resources.map(|one| {
+        serde_json::json!({
+            "address": one["name"], "type": one["type"],
+            "values": one["instances"][0]["attributes"],
+        })
+    });
+    let shown = serde_json::json!({"format_version": "1.0", "values": {"root_module": {
+        "child_modules": [{"resources": resources.collect::<Vec<_>>()}]}}});
+    for text in [TEMPLATE, STATE, &shown.to_string()] {
+        let found = imported(Format::Sg, &[source("one.json", text.as_bytes())]);
+        check(&found, "203.0.113.1 One tcp/80", "- allow");
+        check(&found, "203.0.113.1 One tcp/81", "- deny");
+        check(&found, "192.0.2.9 One tcp/22", "- allow");
+        check(&found, "203.0.113.1 One tcp/22", "- deny");
+        check(&found, "203.0.113.1 One tcp/23", "- deny");
+        check(&found, "One 203.0.113.1 udp/9", "allow -");
+        check(&found, "One Two tcp/5432", "allow allow");
+        check(&found, "One Two tcp/5433", "allow deny");
+        check(&found, "Two One tcp/80", "allow allow");
+        check(&found, "Two 203.0.113.1 tcp/80", "deny -");
+    }
+    let found = imported(Format::Sg, &[source("one.json", TEMPLATE.as_bytes())]);
+    noted(&found, Effect::Closes, "not answered by the template");
+    noted(&found, Effect::Closes, "are no range");
+}
+
 #[test]
 fn groups_of_a_subnet_and_of_an_interface_must_both_allow() {
     let rule = |name: &str, way: &str, port: &str| {

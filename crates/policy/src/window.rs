@@ -74,6 +74,12 @@ impl Window {
         self.days >> date.weekday() & 1 == 1
     }
 
+    /// Whether it is open at every hour of its days.
+    #[must_use]
+    pub const fn is_all_day(self) -> bool {
+        self.hours == ALL_DAY
+    }
+
     /// Whether it is open.
     #[must_use]
     pub fn is_open(self, moment: Moment) -> bool {

@@ -172,6 +172,15 @@ fn unknown_names_are_reported_once_each_with_what_was_meant() {
     check("scope x = host:\n", &["syntax 1:11"]);
     check("label hosts : string\n", &["reserved-name 1:7"]);
     check("set x = www.example.com\n", &["not-supported 1:9"]);
+    check(
+        "set x = 10.0.0.0/8 *.example.com\n",
+        &["not-supported 1:20"],
+    );
+    check(
+        "scope x = zone:cde or www.example.com\n",
+        &["not-supported 1:23"],
+    );
+    check("scope x = fqdn:www.example.com\n", &["not-supported 1:11"]);
     check("scope x = zone:cde and zone:dmz\n", &["syntax 1:20"]);
     check("scope x = (zone:cde\nset y = 1.2.3.4\n", &["syntax 2:1"]);
     check_rule(

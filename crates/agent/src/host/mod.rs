@@ -319,10 +319,11 @@ impl Host {
         Ok(Offered::Loaded)
     }
 
-    /// The hour of a plan. A clock that says less than it said before, or than the release was made
-    /// at, is not believed: set back, it would open a window once more.
+    /// The hour of a plan. A clock that says less than it said before, than this host has recorded,
+    /// or than the release was made at, is not believed: set back, it would open a window again.
     fn moment(&self, release: &VerifiedRelease, now_ms: u64) -> Moment {
-        let floor = self.seen_ms.max(release.release().created_ms);
+        let floor = self.seen_ms.max(self.recorded_ms);
+        let floor = floor.max(release.release().created_ms);
         let now = Moment::from_unix_seconds(now_ms / 1_000);
         match now_ms.saturating_add(TOLERANCE_MS) < floor {
             true => now.doubted(),

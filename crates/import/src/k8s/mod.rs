@@ -10,6 +10,7 @@ mod admin;
 mod estate;
 mod network;
 mod select;
+mod shape;
 
 use crate::draft::{Draft, Rule, every_port};
 use crate::value::{documents, list, str};
@@ -98,6 +99,7 @@ pub(crate) fn import(sources: &[Source]) -> Result<Draft, ImportError> {
         }
         !other
     });
+    objects.iter().try_for_each(shape::check)?;
     let policies = objects.iter().filter(is(&POLICIES[..1]));
     let policies: Vec<Object> = policies.cloned().collect();
     let admin = objects.iter().filter(is(&POLICIES[1..]));

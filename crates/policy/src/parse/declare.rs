@@ -162,16 +162,8 @@ impl Parser<'_> {
         let parsed = word
             .parse::<IpNet>()
             .or_else(|_| word.parse::<IpAddr>().map(IpNet::from));
-        let domain = word == "fqdn" || word.split('.').count() > 1;
-        let letters = word.bytes().any(|byte| byte.is_ascii_alphabetic()) && !word.contains(':');
         let problem = match parsed {
-            Err(_) if domain && letters => Problem::new(
-                "not-supported",
-                span,
-                "a set of domain names is not supported",
-            )
-            .expected("which addresses a name has is not in the policy")
-            .help("write the prefixes, or send such traffic through a proxy and name that"),
+            Err(_) if word == "fqdn" || is_domain(word) => no_domains(span),
             Err(_) => Problem::new(
                 "bad-prefix",
                 span,
@@ -468,4 +460,21 @@ impl Parser<'_> {
             },
         ))
     }
+}
+
+/// Whether a word looks like a domain name.
+pub(super) fn is_domain(word: &str) -> bool {
+    let letters = word.bytes().any(|byte| byte.is_ascii_alphabetic());
+    letters && word.contains('.') && !word.contains(':')
+}
+
+/// Domain names are no ends: nothing here learns their addresses.
+pub(super) fn no_domains(span: Span) -> Problem {
+    Problem::new(
+        "not-supported",
+        span,
+        "a set of domain names is not supported",
+    )
+    .expected("which addresses a name has is not in the policy")
+    .help("write the prefixes, or send such traffic through a proxy and name that")
 }

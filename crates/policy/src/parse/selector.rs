@@ -1,5 +1,6 @@
 //! Selectors: `zone:cde & not (tier:web or tier:db)`. Names are looked up and scopes written out.
 
+use super::declare::{is_domain, no_domains};
 use super::{Failed, Kind, Noun, Parsed, Parser, short};
 use crate::{
     HOST_LABEL, NESTING_MAX, SELECTOR_PARTS_MAX, SELECTOR_PARTS_TOTAL_MAX, Selector, Span,
@@ -90,6 +91,13 @@ impl<'a> Parser<'a> {
                         "define `set NAME = prefix {word}` and write set:NAME"
                     ));
             self.report(problem);
+            return Ok(Selector::Any);
+        }
+        let key = word.split_once(':').map_or(word, |(key, _)| key);
+        let names = ["fqdn", "dns", "domain"].contains(&key) && word != key;
+        if is_domain(word) || names && !self.policy.labels.contains_key(key) {
+            self.advance();
+            self.report(no_domains(span));
             return Ok(Selector::Any);
         }
         let Some((key, value)) = word.split_once(':') else {
