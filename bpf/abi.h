@@ -506,10 +506,13 @@ struct session {
 _Static_assert(sizeof(struct session) == 104, "session");
 
 /* `sessions`: three tables of buckets (table.h). Two take turns when one is replaced by a larger
- * one, the third holds conversations without an answer.
+ * one, the third holds conversations without an answer. Behind them lies, in values of the same
+ * size, when each bucket of the first two was heard of.
  */
 #define TABLE_HALF_OPEN 2
 #define TABLES 3
+#define TABLE_HEARD 3
+#define HEARD_SHIFT 8 /* of so many buckets one value tells: 2^8 */
 #define BUCKET_SLOTS 7
 /* Buckets that a key may lie in. At full quota one insertion of a hundred thousand passes eight. */
 #define BUCKET_STEPS 16
@@ -549,6 +552,7 @@ struct bucket {
 	__u64 pad2[2];
 };
 _Static_assert(sizeof(struct bucket) == 1088, "bucket");
+_Static_assert(sizeof(struct bucket) >= sizeof(__u32) << HEARD_SHIFT, "heard");
 
 #define TABLE_CURRENT_MASK 1
 #define TABLE_DRAINING 2
@@ -557,7 +561,8 @@ struct table_info {
 	__u32 buckets[TABLES];
 	__u32 current; /* bit 0: the table that takes new sessions; bit 1: the other still has some */
 	__u32 promotions; /* half-open sessions that were answered; it wraps */
-	__u32 pad[5];
+	__u32 copied; /* somebody wants to know which buckets were heard of */
+	__u32 pad[4];
 	__u32 live; /* sessions in both, without the half-open; written often, so on a line apart */
 	__u32 hand; /* the bucket that is swept next */
 	__u32 pad2[14];

@@ -199,8 +199,8 @@ live_session(const struct live_packet *p, __u32 segment, struct trace *trace, __
 	if (place < BUCKET_SLOTS || *(volatile __u32 *)&bucket->passed)
 		trace->absent = 0;
 	s = live_at(bucket, place, p, segment);
-	if (s)
-		bucket_hear(bucket, now);
+	if (s && bucket_hear(bucket, now))
+		way_hear(trace->hash, 0, now);
 	return s && s->state >= STATE_ESTABLISHED && s->state <= STATE_TIME_WAIT ? s : 0;
 }
 

@@ -132,10 +132,10 @@ struct {
 	__type(value, struct terms);
 } terms SEC(".maps");
 
-/* The loader makes the three tables, each as large as the vnic's quota asks (table.h). */
+/* The loader makes what is in it, as large as the vnic's quota asks (table.h). */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
-	__uint(max_entries, TABLES);
+	__uint(max_entries, TABLES + 1);
 	__type(key, __u32);
 	__array(values, struct {
 		__uint(type, BPF_MAP_TYPE_ARRAY);

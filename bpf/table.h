@@ -113,12 +113,49 @@ bucket_find(struct bucket *bucket, const struct session_key *key, __u64 wanted)
 }
 
 /* Whoever copies a table looks into the buckets of which anything was heard meanwhile, and into no
- * others. One store a tick, in a line that was read anyway.
+ * others. One store a tick, in a line that was read anyway. Returns whether it was the first one.
  */
-static __always_inline void bucket_hear(struct bucket *bucket, __u64 now)
+static __always_inline int bucket_hear(struct bucket *bucket, __u64 now)
 {
-	if (*(volatile __u32 *)&bucket->heard != ticks(now))
-		*(volatile __u32 *)&bucket->heard = ticks(now);
+	if (*(volatile __u32 *)&bucket->heard == ticks(now))
+		return 0;
+	*(volatile __u32 *)&bucket->heard = ticks(now);
+	return 1;
+}
+
+/* The same side by side for all buckets, while somebody copies: to look for the few that were heard
+ * of takes no look into each bucket then. Before a session is changed, or after it was put in or
+ * taken out.
+ */
+__noinline int table_hear(__u32 index, __u64 now)
+{
+	__u32 zero = 0, table = TABLE_HEARD, value = index >> HEARD_SHIFT;
+	const struct table_info *info = bpf_map_lookup_elem(&session_table, &zero);
+	__u32 *heard;
+	void *inner;
+
+	if (!info || !*(volatile __u32 *)&info->copied)
+		return 0;
+	inner = bpf_map_lookup_elem(&sessions, &table);
+	heard = inner ? bpf_map_lookup_elem(inner, &value) : 0;
+	if (heard)
+		*(volatile __u32 *)&heard[index & ((1 << HEARD_SHIFT) - 1)] = ticks(now);
+	return 0;
+}
+
+/* The same for a step of a hash's way in the current table. Of one that is being emptied nobody
+ * asks: whoever copies looks into each bucket then.
+ */
+__noinline int way_hear(__u64 hash, __u32 step, __u64 now)
+{
+	__u32 zero = 0;
+	const struct table_info *info = bpf_map_lookup_elem(&session_table, &zero);
+
+	if (info && *(volatile __u32 *)&info->copied)
+		table_hear(bucket_index(info->buckets[info->current & TABLE_CURRENT_MASK], hash,
+					step),
+			   now);
+	return 0;
 }
 
 /* One more than the number of the key's slot in a bucket; zero if it is not there. */
@@ -178,7 +215,8 @@ static __always_inline struct slot *slot_at(struct context *c, __u32 table, __u6
 	if (!bucket || i >= BUCKET_SLOTS)
 		return 0;
 	asm volatile("" : "+r"(bucket));
-	bucket_hear(bucket, c->now);
+	if (bucket_hear(bucket, c->now))
+		table_hear(index, c->now);
 	return &bucket->slots[i];
 }
 
@@ -192,8 +230,8 @@ table_find(struct context *c, __u32 table, __u32 buckets)
 	if (!bucket)
 		return 0;
 	slot = bucket_find(bucket, &c->key, control_word(hash, 0, SLOT_LIVE));
-	if (slot)
-		bucket_hear(bucket, c->now);
+	if (slot && bucket_hear(bucket, c->now))
+		way_hear(hash, 0, c->now);
 	if (slot || !*(volatile __u32 *)&bucket->passed)
 		return slot;
 	return slot_at(c, table, table_search(c, table, buckets, 1));
@@ -297,8 +335,10 @@ __noinline int table_remove(struct context *c, __u32 table, __u32 buckets, __u32
 		if (!bucket)
 			break;
 		keep = bucket_remove(c, bucket, keep);
-		for (__u32 i = 0; i < BUCKET_SLOTS && i < c->removed; i++)
+		for (__u32 i = 0; i < BUCKET_SLOTS && i < c->removed; i++) {
+			way_hear(hash, step, c->now);
 			table_unpass(table, buckets, hash, step);
+		}
 		removed += c->removed;
 		if (!*(volatile __u32 *)&bucket->passed)
 			break;
@@ -348,8 +388,10 @@ __noinline int table_place(struct context *c, __u32 table, __u32 buckets)
 	for (__u32 step = 0; step < BUCKET_STEPS; step++) {
 		struct bucket *bucket = bucket_at(table, buckets, hash, step);
 
-		if (bucket_insert(c, bucket, step) == INSERT_DONE)
+		if (bucket_insert(c, bucket, step) == INSERT_DONE) {
+			way_hear(hash, step, c->now);
 			return INSERT_DONE;
+		}
 		if (bucket)
 			__sync_fetch_and_add(&bucket->passed, 1);
 	}
@@ -409,8 +451,10 @@ table_sweep(struct context *c, struct table_info *info, __u32 table, __u32 bucke
 		table_unpass(table, buckets, table_hash(info, &slot->key),
 			     seen >> CONTROL_PASSED_SHIFT & CONTROL_PASSED_MASK);
 	}
-	if (removed)
+	if (removed) {
 		__sync_fetch_and_add(&info->live, -removed);
+		table_hear(turn, c->now);
+	}
 	return removed;
 }
 

@@ -3,6 +3,7 @@
 //! still. There is no bus: QEMU's `dbus-vmstate` connects to a socket of the guest's own.
 
 use crate::AgentError;
+use crate::awake::keep_awake;
 use crate::libvirt::QemuGroup;
 use lictor_types::{GuestId, VMSTATE_BYTES_MAX};
 use std::path::{Path, PathBuf};
@@ -225,7 +226,10 @@ impl Bus {
         ALREADY_RUNNING
     }
 
-    fn add_match(&self, _rule: String) {}
+    /// What GLib says first whenever QEMU is about to ask.
+    fn add_match(&self, _rule: String) {
+        keep_awake();
+    }
 
     fn remove_match(&self, _rule: String) {}
 }

@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 mod allowance;
+mod awake;
 mod clock;
 mod command;
 mod config;

@@ -34,6 +34,8 @@ pub(crate) const HOST_COUNTERS: u32 = 3;
 pub(crate) const SEGMENT_MAX: u32 = 0xff_ffff;
 pub(crate) const TABLE_HALF_OPEN: u32 = 2;
 pub(crate) const TABLES: u32 = 3;
+pub(crate) const TABLE_HEARD: u32 = 3;
+pub(crate) const HEARD_SHIFT: u32 = 8;
 pub(crate) const BUCKET_SLOTS: usize = 7;
 pub(crate) const BUCKET_STEPS: u32 = 16;
 pub(crate) const STRIDE_MAX: u32 = 0x1000_0000;
@@ -196,7 +198,7 @@ plain! {
     }
     TableInfo(192) {
         hash_keys: [u64; HASH_WORDS + 1], buckets: [u32; TABLES as usize], current: u32,
-        pad: [u32; 6], live: u32, hand: u32, pad2: [u32; 14],
+        promotions: u32, copied: u32, pad: [u32; 4], live: u32, hand: u32, pad2: [u32; 14],
     }
     Event(80) {
         time_ns: u64, generation: u64, key: SessionKey,
@@ -333,6 +335,8 @@ mod tests {
         check("SEGMENT_MAX", SEGMENT_MAX);
         check("TABLE_HALF_OPEN", TABLE_HALF_OPEN);
         check("TABLES", TABLES);
+        check("TABLE_HEARD", TABLE_HEARD);
+        check("HEARD_SHIFT", HEARD_SHIFT);
         check("BUCKET_SLOTS", BUCKET_SLOTS as u64);
         check("BUCKET_STEPS", BUCKET_STEPS);
         check("STRIDE_MAX", STRIDE_MAX);

@@ -8,6 +8,7 @@ use crate::abi::{self, VnicConfig};
 use crate::error::failed;
 use crate::sessions::{newcomer, raw_key, refused};
 use crate::slots::{BATCH, Earlier, Inserted, NAMES_FROM, slots_of_quota};
+use crate::sys;
 use crate::vnic::Vnic;
 use crate::{Datapath, Error, ImportRefusal};
 use lictor_types::{SessionRecord, VnicId, VnicState};
@@ -192,13 +193,21 @@ impl Vnic {
         own: &impl Fn(IpAddr) -> bool,
     ) -> Wanted<'a> {
         let mut wanted = Vec::with_capacity(batch.len());
-        for one in batch {
+        let names: Vec<u64> = batch
+            .iter()
+            .map(|(slot, record)| {
+                sys::fetch(&mirror.slots[table as usize][*slot as usize..]);
+                let key = raw_key(&record.key);
+                self.sessions.ask_for(&key, record.state.half_open());
+                self.sessions.name(&key)
+            })
+            .collect();
+        for (one, name) in batch.iter().zip(names) {
             let (slot, record) = one;
             let refusal = match own(record.key.local) {
                 true => refused(record, config),
                 false => Some(ImportRefusal::ForeignAddress),
             };
-            let name = self.sessions.name(&raw_key(&record.key));
             let place = (table, *slot);
             if refusal.is_some() || mirror.name(place) != name {
                 self.empty(mirror, place, now);

@@ -7,30 +7,19 @@ use crate::abi;
 use crate::events::key_of;
 use crate::mirror::SlotRecord;
 use crate::sessions::record;
-use crate::slots::{NOBODY, Tag, ticks};
+use crate::slots::{Look, NOBODY, Tag, earlier, ticks};
 use crate::vnic::Vnic;
 use crate::{Datapath, Error};
 use lictor_types::{SessionKey, VnicId};
 use std::ops::Range;
-use std::sync::OnceLock;
 
 /// A program says that it has found a session, then it changes it: what was in between when its
 /// bucket was looked at is told of in the next round. Far longer than any program runs.
 const SLACK_TICKS: u32 = 8;
-/// Buckets that are looked through at once while the guest runs.
+/// Buckets that are looked through at once.
 const STEP: usize = 64;
-/// The same while it stands still: what they may hold fits into the memory of an agent.
-const FAST_STEP: usize = 32_768;
-/// Processors that look through a table together; more wait for memory.
-const THREADS_MAX: usize = 4;
-/// How many that are. Asking takes half a millisecond, in a pause once for each step.
-static THREADS: OnceLock<usize> = OnceLock::new();
-
-fn threads() -> usize {
-    let there = std::thread::available_parallelism().map_or(1, usize::from);
-    there.min(THREADS_MAX)
-}
-
+/// The same where only those are looked at that were heard of.
+const STEP_HEARD: usize = 1_024;
 /// What of one vnic's sessions was told in the rounds so far.
 #[derive(Debug, Default)]
 pub struct Told {
@@ -47,6 +36,10 @@ pub struct Told {
     /// with which that goes on.
     tables: Vec<u32>,
     bucket: usize,
+    /// Since when programs write down which buckets they hear of.
+    listened: Option<u32>,
+    /// How this round looks through each table.
+    looks: [Look; abi::TABLES as usize],
 }
 
 /// A part of a round: what lies in some slots of one table, then which slots are empty now.
@@ -76,9 +69,15 @@ impl Told {
     }
 
     /// Gives what must be said before anything else: slots whose numbers mean another place now.
-    /// Nothing is read beside them, because a record may be of the same slot.
-    fn begin(&mut self, now: u64, tables: impl Iterator<Item = (u32, usize)>) -> Vec<(u32, u32)> {
+    /// Nothing is read beside them, because a record may be of the same slot. `look` says whether
+    /// what was heard since the last round is written down.
+    fn begin(
+        &mut self,
+        (now, look): (u64, Look),
+        tables: impl Iterator<Item = (u32, usize)>,
+    ) -> Vec<(u32, u32)> {
         self.begun = ticks(now);
+        self.looks = [look; abi::TABLES as usize];
         let mut sizes = [0; abi::TABLES as usize];
         for (table, size) in tables {
             self.tables.insert(0, table);
@@ -90,6 +89,7 @@ impl Told {
                 continue;
             }
             // Another quota, another table: whoever is in it is told again.
+            self.looks[table] = Look::Each;
             let before = std::mem::replace(&mut self.slots[table], vec![NOBODY; size]);
             let told = before.iter().enumerate().filter(|(_, who)| **who != NOBODY);
             let empty: Vec<_> = told
@@ -134,8 +134,8 @@ impl Told {
 }
 
 impl Datapath {
-    /// Goes on with a round of what was not told yet, until there are almost `max` records or a
-    /// table is at its end; see [`Told`]. `part` is overwritten and keeps its memory.
+    /// Goes on with a round of what was not told yet, until there are `max` records or a few more,
+    /// or a table is at its end; see [`Told`]. `part` is overwritten and keeps its memory.
     ///
     /// # Errors
     /// [`Error::UnknownVnic`], [`Error::System`].
@@ -148,16 +148,12 @@ impl Datapath {
         self.vnic(vnic)?.export_part(told, max, part)
     }
 
-    /// The same with all processors and of much of a table, for a guest that stands still.
-    ///
-    /// # Errors
-    /// [`Error::UnknownVnic`], [`Error::System`].
-    pub fn export_fast(
-        &self,
-        (vnic, told): (VnicId, &mut Told),
-        part: &mut Part,
-    ) -> Result<(), Error> {
-        self.vnic(vnic)?.export_fast(told, part)
+    /// Whoever was told of a vnic's sessions is told no more.
+    pub fn export_ended(&self, vnic: VnicId) {
+        // One whose device has gone tells nobody anything.
+        if let Ok(vnic) = self.vnic(vnic) {
+            vnic.sessions.listen_no_more();
+        }
     }
 }
 
@@ -172,8 +168,10 @@ impl Vnic {
         if !part.gone.is_empty() {
             return Ok(());
         }
-        while part.records.len() + STEP * abi::BUCKET_SLOTS <= max.max(STEP * abi::BUCKET_SLOTS) {
-            let (step, since) = (step(told, STEP), told.since);
+        // A step of a table that is full adds as many.
+        let enough = max.saturating_sub(STEP * abi::BUCKET_SLOTS);
+        while part.records.is_empty() || part.records.len() < enough {
+            let (step, since) = (step(told), told.since);
             if step.table != part.table {
                 break;
             }
@@ -187,57 +185,34 @@ impl Vnic {
         Ok(())
     }
 
-    fn export_fast(&self, told: &mut Told, part: &mut Part) -> Result<(), Error> {
-        let now = self.now()?;
-        self.begin_part(told, now, part);
-        if !part.gone.is_empty() {
-            return Ok(());
-        }
-        let (step, since) = (step(told, FAST_STEP), told.since);
-        let threads = *THREADS.get_or_init(threads);
-        let each = step.buckets.len().div_ceil(threads).max(1);
-        let starts = step.buckets.clone().step_by(each);
-        let shares = starts.map(|start| step.from(start, each));
-        let mut shares = shares.zip(told.of(&step).chunks_mut(each * abi::BUCKET_SLOTS));
-        let look = |(share, told): (Step, &mut [Tag])| {
-            let mut records = Vec::new();
-            let found = self.differences(&share, told, (since, now), &mut records);
-            (found, records)
-        };
-        let all: Vec<_> = std::thread::scope(|scope| {
-            let first = shares.next();
-            let others: Vec<_> = shares
-                .map(|share| scope.spawn(move || look(share)))
-                .collect();
-            let first = first.map(look);
-            let joined = others.into_iter().map(|thread| {
-                let joined = thread.join();
-                joined.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-            });
-            first.into_iter().chain(joined).collect()
-        });
-        let mut found = Found::default();
-        for (one, mut records) in all {
-            found.new += one.new;
-            found.gone.extend(one.gone);
-            part.records.append(&mut records);
-        }
-        if told.take(&step, found) {
-            part.gone.append(&mut told.end());
-            part.ended = true;
-        }
-        Ok(())
-    }
-
     /// Makes a part that comes next of a round, which may be a new one.
     fn begin_part(&self, told: &mut Told, now: u64, part: &mut Part) {
         part.records.clear();
         part.ended = false;
-        part.gone = match told.within_round() {
-            true => Vec::new(),
-            false => told.begin(now, self.sessions.sizes()),
-        };
+        part.gone = Vec::new();
+        if !told.within_round() {
+            let look = self.look(told, now);
+            part.gone = told.begin((now, look), self.sessions.sizes());
+        }
         part.table = told.tables.last().copied().unwrap_or_default();
+    }
+
+    /// How a round that begins now looks through the tables. A program that had begun before it was
+    /// to write down what it hears of has ended when a slack is over: each bucket is looked at once
+    /// more after that.
+    fn look(&self, told: &mut Told, now: u64) -> Look {
+        let listened = told.listened.filter(|_| self.sessions.listens());
+        let Some(listened) = listened else {
+            self.sessions.listen(now);
+            told.listened = Some(ticks(now));
+            return Look::Each;
+        };
+        let over = listened.wrapping_add(SLACK_TICKS);
+        if earlier(told.begun, over) {
+            Look::Each
+        } else {
+            Look::Heard
+        }
     }
 
     /// Looks through a step and notes what is told of it.
@@ -251,7 +226,7 @@ impl Vnic {
         let mut found = Found::default();
         let of_step = (step.table, step.buckets.clone());
         self.sessions
-            .differences(of_step, told, since, |index, before, there| {
+            .differences(of_step, told, (step.look, since), |index, before, there| {
                 // It may have expired, or ended while it was read.
                 let there =
                     there.and_then(|(tag, key, session)| Some((tag, record(&key, &session, now)?)));
@@ -270,13 +245,18 @@ impl Vnic {
 }
 
 /// What comes next of a round.
-fn step(told: &Told, most: usize) -> Step {
+fn step(told: &Told) -> Step {
     let table = told.tables.last().copied().unwrap_or_default();
     let buckets = told.slots[table as usize].len() / abi::BUCKET_SLOTS;
-    let end = buckets.min(told.bucket + most);
+    let look = told.looks[table as usize];
+    let most = match look {
+        Look::Each => STEP,
+        Look::Heard => STEP_HEARD,
+    };
     Step {
         table,
-        buckets: told.bucket..end,
+        look,
+        buckets: told.bucket..buckets.min(told.bucket + most),
     }
 }
 
@@ -284,16 +264,8 @@ fn step(told: &Told, most: usize) -> Step {
 #[derive(Debug)]
 struct Step {
     table: u32,
+    look: Look,
     buckets: Range<usize>,
-}
-
-impl Step {
-    fn from(&self, start: usize, most: usize) -> Self {
-        Self {
-            table: self.table,
-            buckets: start..self.buckets.end.min(start + most),
-        }
-    }
 }
 
 /// What was found in a step.

@@ -12,6 +12,8 @@ use std::path::Path;
 /// Rows of one batch call: enough to hide the cost of the call, little enough for the kernel's
 /// temporary copies.
 const BATCH_ROWS: usize = 4_096;
+/// Rows of a map's first batch; each later one has twice as many, up to that.
+const FIRST_ROWS: usize = 64;
 /// Bytes of the values in one batch; larger values come in fewer rows.
 const BATCH_BYTES: usize = 1 << 20;
 
@@ -169,10 +171,11 @@ impl<K: Plain, V: Plain> Map<K, V> {
     }
 
     /// Every row. The kernel returns short batches whenever a bucket does not fit; only ENOENT
-    /// means the end, and ENOSPC means that one bucket is larger than the whole batch.
+    /// means the end, and ENOSPC means that one bucket is larger than the whole batch. Most maps
+    /// have few rows, and to touch memory for many would take longer than to read them.
     pub(crate) fn rows(&self) -> io::Result<Vec<(K, V)>> {
         let mut rows = Vec::new();
-        let mut size = batch_rows::<V>();
+        let mut size = FIRST_ROWS.min(batch_rows::<V>());
         // A cursor is as large as the largest key, whatever the map's kind.
         let (mut from, mut next) = ([0u8; 64], [0u8; 64]);
         assert!(
@@ -216,6 +219,7 @@ impl<K: Plain, V: Plain> Map<K, V> {
             }
             from = next;
             started = true;
+            size = size.max((2 * size).min(batch_rows::<V>()));
         }
     }
 }
@@ -362,6 +366,19 @@ fn batch_opts() -> c::bpf_map_batch_opts {
         sz: size_of::<c::bpf_map_batch_opts>() as c::size_t,
         ..Default::default()
     }
+}
+
+/// Has the processor fetch the first line of what is used soon, and waits for nothing, as
+/// [`Mapped::fetch`] does.
+pub(crate) fn fetch<T>(soon: &[T]) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: a prefetch of any address reads and writes nothing in the sense of the language.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(soon.as_ptr().cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = soon;
 }
 
 /// A map of maps, or an array whose value is a descriptor on the way in and an id on the way out.

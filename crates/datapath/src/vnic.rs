@@ -8,7 +8,7 @@ use crate::events::would_of;
 use crate::link::{link_of, with_link};
 use crate::shared::Shared;
 use crate::slots::Slots;
-use crate::sys::{self, Given, Hook, Map, Shape};
+use crate::sys::{self, Given, Hook, Map, Mapped, Shape};
 use crate::terms::new_proof;
 use crate::{Error, PROGRAM, netdev};
 use libbpf_rs::MapCore;
@@ -253,7 +253,7 @@ pub(crate) struct Vnic {
     pub(crate) sessions: Slots,
     fragments: Map<FragmentKey, Fragment>,
     counters: Map<u32, Counter>,
-    first_rules: Map<u32, RuleSet>,
+    first_rules: Mapped<RuleSet>,
     rules: Map<u32, RuleState>,
     pub(crate) brought: Map<u64, [u64; 4]>,
     programs: [OwnedFd; 2],
@@ -325,7 +325,7 @@ impl Vnic {
             sessions: Slots::open(pin("sessions")?, pin("session_table")?).map_err(&sized)?,
             fragments: Map::new(pin("fragments")?).map_err(&sized)?,
             counters: Map::new(pin("counters")?).map_err(&sized)?,
-            first_rules: Map::new(pin("first_rules")?).map_err(&sized)?,
+            first_rules: Mapped::new(pin("first_rules")?.as_fd()).map_err(&sized)?,
             rules: Map::new(pin("rules")?).map_err(&sized)?,
             brought: Map::new(pin(BROUGHT.name)?).map_err(&sized)?,
             programs: [pin(PROGRAM_NAMES[0])?, pin(PROGRAM_NAMES[1])?],
@@ -406,8 +406,9 @@ impl Vnic {
     /// Takes over how far another vnic's rules are: their counts and what their limits have left.
     pub(crate) fn copy_rules(&self, from: &Self) -> Result<(), Error> {
         let copying = failed("copying what rules have counted");
-        for (index, set) in from.first_rules.rows().map_err(&copying)? {
-            self.first_rules.set(&index, &set, 0).map_err(&copying)?;
+        for index in 0..from.first_rules.len() {
+            let set: RuleSet = from.first_rules.load(index, 0);
+            self.first_rules.store(index, 0, &set);
         }
         for (rule, state) in from.rules.rows().map_err(&copying)? {
             self.rules.set(&rule, &state, 0).map_err(&copying)?;
@@ -687,8 +688,8 @@ impl Vnic {
     /// What each rule decided at this vnic.
     pub(crate) fn rule_counters(&self) -> Result<BTreeMap<RuleId, RuleCount>, Error> {
         let reading = failed("reading counters");
-        let sets = self.first_rules.rows().map_err(&reading)?.into_iter();
-        let first = sets.flat_map(|(_, set)| set.slots);
+        let sets = (0..self.first_rules.len()).map(|set| self.first_rules.load::<RuleSet>(set, 0));
+        let first = sets.flat_map(|set| set.slots);
         let taken = first.filter(|slot| slot.rule & abi::RULE_SLOT_TAKEN != 0);
         let first = taken.map(|slot| (slot.rule as u32, slot.state));
         let rows = first.chain(self.rules.rows().map_err(&reading)?);

@@ -4,7 +4,7 @@
 use crate::Effect;
 use crate::aws::joined;
 use crate::draft::Draft;
-use crate::value::{list, scalar, str};
+use crate::value::{items, list, scalar, str};
 use serde_json::{Map, Value, json};
 
 /// The resources of a template, state or plan, as AWS would print them. `None` if it is none.
@@ -159,15 +159,6 @@ impl Template<'_> {
                 .note(Effect::Closes, &format!("resource {place}"), what);
         }
         scalar(default)
-    }
-}
-
-/// The items of a list; what is given in place of one, such as a parameter that is a list.
-fn items(value: &Value) -> Vec<Value> {
-    match value {
-        Value::Null => Vec::new(),
-        Value::Array(items) => items.clone(),
-        other => vec![other.clone()],
     }
 }
 

@@ -5,7 +5,7 @@
 use crate::azure_template;
 use crate::draft::{Draft, NOBODY, Rule, all, either, every_port, numbered, prefix};
 use crate::names::label;
-use crate::value::{all_json, scalar, str};
+use crate::value::{all_json, items, scalar, str};
 use crate::{Effect, ImportError, Source};
 use ipnet::IpNet;
 use lictor_policy::{Labels, PortRange};
@@ -363,8 +363,8 @@ fn both(rule: &Value, field: &str) -> Vec<String> {
     } else {
         format!("{field}s")
     };
-    let many = property(rule, &plural).as_array();
-    let mut found: Vec<String> = many.into_iter().flatten().map(scalar).collect();
+    let many = property(rule, &plural);
+    let mut found: Vec<String> = items(many).iter().map(scalar).collect();
     let one = scalar(property(rule, field));
     if !one.is_empty() {
         found.push(one);

@@ -114,6 +114,15 @@ pub(crate) fn list<'a>(value: &'a Value, field: &str) -> &'a [Value] {
     value[field].as_array().map_or(&[], Vec::as_slice)
 }
 
+/// The items of a list, or the one that is given in its place: it is not nothing.
+pub(crate) fn items(value: &Value) -> Vec<Value> {
+    match value {
+        Value::Null => Vec::new(),
+        Value::Array(items) => items.clone(),
+        other => vec![other.clone()],
+    }
+}
+
 /// A text; nothing if it is none.
 pub(crate) fn str<'a>(value: &'a Value, field: &str) -> &'a str {
     value[field].as_str().unwrap_or_default()

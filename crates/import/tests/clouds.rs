@@ -289,3 +289,21 @@ fn a_template_of_azure_is_read_with_what_stands_beside_and_inside_of_its_resourc
     noted(&found, Effect::None, "`copy` or `condition`");
     assert!(!found.notes.iter().any(|note| note.effect == Effect::Opens));
 }
+
+#[test]
+fn what_stands_in_place_of_a_list_is_not_nothing() {
+    let nsg = r#"[{"name":"web","securityRules":[{"name":"in","priority":100,
+        "direction":"Inbound","access":"Allow","protocol":"Tcp","sourcePortRanges":"*",
+        "sourceAddressPrefixes":"192.0.2.0/24","destinationAddressPrefix":"*",
+        "destinationPortRanges":"443"}],"defaultSecurityRules":[]}]"#;
+    let nics = r#"[{"name":"one","networkSecurityGroup":{"id":"web"},
+        "ipConfigurations":[{"privateIpAddress":"10.0.0.4"}]}]"#;
+    let files = [
+        source("a.json", nsg.as_bytes()),
+        source("b.json", nics.as_bytes()),
+    ];
+    let found = imported(Format::Nsg, &files);
+    check(&found, "192.0.2.1 one tcp/443", "- allow");
+    check(&found, "192.0.2.1 one tcp/444", "- deny");
+    check(&found, "198.51.100.1 one tcp/443", "- deny");
+}

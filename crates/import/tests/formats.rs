@@ -57,7 +57,8 @@ fn iptables_chains_are_written_out_and_what_can_not_be_said_closes() {
 #[test]
 fn proxmox_rules_speak_at_their_guests_end() {
     let cluster = "[OPTIONS]\nenable: 1\n[ALIASES]\noffice 10.20.0.0/16 # staff\n\
-        [IPSET admins]\noffice\n!10.20.9.0/24\n[group web]\nIN HTTPS(ACCEPT)\n\
+        [IPSET admins]\noffice\n!10.20.9.0/24\n\
+        [IPSET blacklist]\n198.51.100.0/24\n!198.51.100.9\n[group web]\nIN HTTPS(ACCEPT)\n\
         [RULES]\nIN SSH(ACCEPT) -source +admins\n";
     let guest = "[OPTIONS]\nenable: 1\n[RULES]\nGROUP web\n\
         IN ACCEPT -source dc/office -p tcp -dport 22,8000:8010 # ssh\n|IN ACCEPT -p udp\n\
@@ -72,6 +73,10 @@ fn proxmox_rules_speak_at_their_guests_end() {
     );
     check(&found, "192.0.2.1 vm-100 tcp/443", "- allow");
     check(&found, "10.20.1.1 vm-100 tcp/8005", "- allow");
+    check(&found, "198.51.100.1 vm-100 tcp/443", "- deny");
+    check(&found, "198.51.100.9 vm-100 tcp/443", "- allow");
+    check(&found, "198.51.100.1 vm-101 tcp/443", "- allow");
+    check(&found, "198.51.100.1 host:a tcp/443", "- deny");
     check(&found, "10.21.1.1 vm-100 tcp/22", "- deny");
     check(&found, "vm-100 192.0.2.1 tcp/443", "reject -");
     check(&found, "vm-100 vm-101 udp/9", "allow allow");

@@ -126,3 +126,18 @@ fn each_table_of_a_file_is_of_its_family() {
     check(&found, "192.0.2.1 machine:yes tcp/22", "- allow");
     check(&found, "192.0.2.1 machine:yes tcp/23", "- deny");
 }
+
+#[test]
+fn a_comment_is_a_text_however_it_begins() {
+    input(
+        "-A INPUT -p tcp -m tcp --dport 22 -m comment --comment \"--source 10.0.0.0/8\" -j ACCEPT\n\
+         -A INPUT -p tcp -m comment --comment \"!\" -m tcp --dport 23 -j ACCEPT\n\
+         -A INPUT -p tcp -m tcp --dport 24 -m comment --comment \"-j DROP\" -j ACCEPT",
+        &[
+            ("192.0.2.1 tcp/22", "allow"),
+            ("192.0.2.1 tcp/23", "allow"),
+            ("192.0.2.1 tcp/24", "allow"),
+            ("192.0.2.1 tcp/25", "deny"),
+        ],
+    );
+}

@@ -184,13 +184,9 @@ impl Host {
         Ok(self.datapath.export_part(of, max, part)?)
     }
 
-    /// The same with all processors, for a guest that stands still.
-    pub(crate) fn export_fast(
-        &self,
-        of: (VnicId, &mut Told),
-        part: &mut Part,
-    ) -> Result<(), AgentError> {
-        Ok(self.datapath.export_fast(of, part)?)
+    /// Nothing of a guest is exported any more.
+    pub(crate) fn export_ended(&self, vnics: impl Iterator<Item = VnicId>) {
+        vnics.for_each(|vnic| self.datapath.export_ended(vnic));
     }
 
     /// Takes sessions of a guest in, each only if one end of it is an address of that vnic. What

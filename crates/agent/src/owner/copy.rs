@@ -16,6 +16,10 @@ use lictor_wire::peer::{COUNTED_ROWS_MAX, Frame, GONE_MAX, Step};
 use lictor_wire::sessions::{CHUNK_RECORDS_MAX, Chunk};
 use std::collections::BTreeMap;
 
+/// Sessions that are sent at once while the guest stands still: both ends and what is between them
+/// work at the same time.
+const PAUSE_RECORDS: usize = 2_048;
+
 /// What was sent of a guest's sessions.
 #[derive(Debug, Default)]
 pub(super) struct Copied {
@@ -176,7 +180,7 @@ impl Owner {
             Pace::Part => self
                 .host
                 .export_part((vnic, told), CHUNK_RECORDS_MAX, part)?,
-            Pace::Fast => self.host.export_fast((vnic, told), part)?,
+            Pace::Fast => self.host.export_part((vnic, told), PAUSE_RECORDS, part)?,
         }
         let part = std::mem::take(part);
         self.send_sessions(guest, vnic, &part)?;

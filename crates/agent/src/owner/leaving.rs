@@ -269,10 +269,11 @@ impl Owner {
             }
         }
         // A move that ended before the target had answered: somebody waits for that answer.
-        let leaving = self.leaving.get_mut(guest).filter(|one| one.has_ended());
-        if let Some((leaving, (asker, _))) =
-            leaving.and_then(|one| one.asked.take().map(|asked| (one, asked)))
-        {
+        let Some(leaving) = self.leaving.get_mut(guest).filter(|one| one.has_ended()) else {
+            return result;
+        };
+        self.host.export_ended(leaving.copy.told.keys().copied());
+        if let Some((asker, _)) = leaving.asked.take() {
             let cause = leaving.cause.clone();
             let error = cause.unwrap_or_else(|| "the guest has ended meanwhile".into());
             asker.answer(Response::Error { error });

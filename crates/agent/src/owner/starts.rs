@@ -6,6 +6,7 @@ use super::leaving::Leaving;
 use super::wanted::unheard_of;
 use super::{Owner, WATCH_AGAIN_US, warn};
 use crate::AgentError;
+use crate::awake::keep_awake;
 use crate::guests::{News, Order};
 use crate::input::{Now, Reply};
 use crate::moves::claim::{Claim, First, Outcome};
@@ -517,6 +518,7 @@ impl Owner {
             News::State(state) => self.runs(guest, state, now),
             News::Event(Event::Resumed) => self.runs(guest, RunState::Running, now),
             News::Event(Event::Stopped) => {
+                keep_awake();
                 watch.state = Some(RunState::Stopped);
                 watch.since = now;
                 watch.order(Order::Follow);

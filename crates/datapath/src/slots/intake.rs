@@ -66,7 +66,7 @@ impl Slots {
         let main = self.current() & abi::TABLE_CURRENT_MASK;
         let hashes: Vec<u64> = newcomers
             .iter()
-            .map(|newcomer| self.ask_for(main, newcomer))
+            .map(|newcomer| self.ask_for(&newcomer.slot.key, newcomer.half_open))
             .collect();
         let lasting = newcomers.iter().filter(|newcomer| !newcomer.half_open);
         let mut room = self.reserve(lasting.count() as u32, quota);
@@ -94,13 +94,19 @@ impl Slots {
     }
 
     /// Asks for the memory where a session goes. Returns its hash.
-    fn ask_for(&self, main: u32, newcomer: &Newcomer) -> u64 {
-        let hash = self.hash(&newcomer.slot.key);
+    pub(crate) fn ask_for(&self, key: &SessionKey, half_open: bool) -> u64 {
+        let hash = self.hash(key);
+        let main = self.current() & abi::TABLE_CURRENT_MASK;
+        let goes_to = if half_open {
+            abi::TABLE_HALF_OPEN
+        } else {
+            main
+        };
         let (control, slot) = (control_offset(0), slot_offset(preferred(hash)));
         for table in [main, abi::TABLE_HALF_OPEN] {
             let (mapped, bucket) = (self.table(table), self.bucket_at(table, hash, 0));
             mapped.fetch(bucket, control, size_of::<u64>());
-            if table == table_of(newcomer, main) {
+            if table == goes_to {
                 mapped.fetch(bucket, slot, size_of::<Slot>());
             }
         }
@@ -156,6 +162,7 @@ impl Slots {
         let mapped = self.table(table);
         mapped.store(bucket, session_offset(slot), session);
         mapped.half(bucket, HEARD_OFFSET).store(ticks(now), SeqCst);
+        self.hear((table, bucket), ticks(now));
         if newcomer.half_open {
             let word = row.control & !stamp(abi::CONTROL_STAMP_MASK) | stamp(session.seen);
             self.control(row.place).store(word, Release);
@@ -254,6 +261,7 @@ impl Slots {
             };
             mapped.half(bucket, HEARD_OFFSET).store(ticks(now), SeqCst);
             control.store(control_word(hash, step, abi::SLOT_LIVE) | heard, Release);
+            self.hear((table, bucket), ticks(now));
             return true;
         }
         false

@@ -2,6 +2,7 @@
 //! is the same protocol from the other side: what it does, programs may be doing at the same
 //! moment.
 
+mod heard;
 mod intake;
 mod scan;
 
@@ -43,7 +44,7 @@ const OUTER: Shape = Shape {
     name: "sessions",
     key: 4,
     value: 4,
-    entries: abi::TABLES,
+    entries: abi::TABLES + 1,
     flags: 0,
 };
 const INFO: Shape = Shape {
@@ -61,7 +62,7 @@ pub(crate) fn ticks(ns: u64) -> u32 {
 }
 
 pub(crate) use intake::{BATCH, Earlier, Inserted, NAMES_FROM, Newcomer};
-pub(crate) use scan::{NOBODY, Tag};
+pub(crate) use scan::{Look, NOBODY, Tag, earlier};
 
 /// What of a control word tells a live slot of a key: the hash's tag and the state.
 const MATCH: u64 = 0xffff_ffff << 32 | abi::CONTROL_STATE_MASK;
@@ -88,6 +89,8 @@ pub(crate) struct Slots {
     info_fd: OwnedFd,
     info: Mapped<TableInfo>,
     tables: [Option<Mapped<Bucket>>; abi::TABLES as usize],
+    /// When each bucket was heard of; not in tables that an older version made.
+    heard: Option<Mapped<Bucket>>,
     keys: [u64; abi::HASH_WORDS + 1],
     /// The bucket of each table with which a sweep in parts goes on.
     hand: AtomicUsize,
@@ -108,6 +111,10 @@ pub(crate) fn slots_of_quota(quota: u32) -> [usize; abi::TABLES as usize] {
     let mut most = [slots(buckets_of_quota(quota)); abi::TABLES as usize];
     most[abi::TABLE_HALF_OPEN as usize] = slots(buckets_for((*HALF_OPEN.end()).into()));
     most
+}
+
+const fn buckets_for_heard(buckets: u32) -> u32 {
+    buckets.div_ceil(1 << abi::HEARD_SHIFT)
 }
 
 fn create(buckets: u32) -> io::Result<OwnedFd> {
@@ -206,6 +213,8 @@ impl Slots {
             sys::set_inner(&outer, table, create(buckets)?.as_fd())?;
             info.buckets[table as usize] = buckets;
         }
+        let heard = create(buckets_for_heard(buckets_of_quota(quota)))?;
+        sys::set_inner(&outer, abi::TABLE_HEARD, heard.as_fd())?;
         Map::<u32, TableInfo>::new(info_fd.try_clone()?)?.set(&0, &info, 0)?;
         Self::open(outer.into_fd(), info_fd)
     }
@@ -221,7 +230,10 @@ impl Slots {
                 *table = Some(Mapped::new(inner.as_fd())?);
             }
         }
+        let heard = sys::inner_map(&outer, abi::TABLE_HEARD)?;
+        let heard = heard.map(|heard| Mapped::new(heard.as_fd())).transpose()?;
         let slots = Self {
+            heard,
             outer,
             info_fd,
             info,
@@ -430,6 +442,7 @@ impl Slots {
         if swapped.is_err() {
             return false;
         }
+        self.hear((row.place.table, row.place.bucket), now);
         let passed = (row.control >> abi::CONTROL_PASSED_SHIFT & abi::CONTROL_PASSED_MASK) as u32;
         if row.place.table != abi::TABLE_HALF_OPEN && passed > 0 {
             self.unpass(row.place.table, self.hash(&row.slot.key), passed);
@@ -515,6 +528,8 @@ impl Slots {
         let mapped = Mapped::new(inner.as_fd())?;
         sys::set_inner(&self.outer, new, inner.as_fd())?;
         self.tables[new as usize] = Some(mapped);
+        // The old one is told of until it is empty.
+        self.make_heard(buckets.max(self.buckets(old)))?;
         self.info
             .half(0, buckets_offset(new))
             .store(buckets, SeqCst);

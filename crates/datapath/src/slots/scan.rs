@@ -1,12 +1,13 @@
 //! Whole tables, read in the order of their memory. Most buckets of a table that has room have one
 //! session or none, so that reading is waiting for memory: what is read soon is asked for now.
 
+use super::heard::heard_at;
 use super::{
     HEARD_OFFSET, Place, Row, Slots, control_offset, controls, session_offset, slot_offset,
     state_of,
 };
 use crate::abi::{self, Bucket, Session, SessionKey, Slot};
-use crate::sys::Mapped;
+use crate::sys::{self, Mapped};
 use std::mem::offset_of;
 use std::ops::{ControlFlow, Range};
 use std::sync::atomic::Ordering::SeqCst;
@@ -16,8 +17,17 @@ const CONTROLS_AHEAD: usize = 16;
 /// How many buckets ahead live slots are: their control words have come by then.
 const SLOTS_AHEAD: usize = 8;
 
-/// Buckets in which something differs that are gathered before it is read.
+/// Buckets that are gathered before they are looked at, and then before what differs is read.
 const GATHERED: usize = 16;
+
+/// Which buckets of a table are looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Look {
+    #[default]
+    Each,
+    /// Those of which programs have written down that they were heard of.
+    Heard,
+}
 
 /// Tells the sessions of one slot from each other: half of their hash, as in the control word.
 pub(crate) type Tag = u32;
@@ -48,7 +58,7 @@ fn same(controls: [u64; abi::BUCKET_SLOTS], told: &[Tag]) -> bool {
 }
 
 /// The clock is coarse: what happens within a tick counts as later.
-fn earlier(ticks: u32, since: u32) -> bool {
+pub(crate) fn earlier(ticks: u32, since: u32) -> bool {
     ticks.wrapping_sub(since).cast_signed() < 0
 }
 
@@ -68,14 +78,15 @@ impl Slots {
     /// session that is new or was heard of since, with its tag, or none where one was. `sink` gets
     /// the slot's number, what was told of it and what is there, and gives what is told of it now.
     ///
-    /// Of a bucket that nobody has heard of only the control words are read. What differs is
-    /// gathered from many buckets before it is read, so that its memory is asked for together.
+    /// Of a bucket that nobody has heard of only the control words are read, and not even those if
+    /// what was heard is written down (`look`). What is looked at is gathered from many buckets
+    /// before it is read, so that its memory is asked for together.
     #[inline]
     pub(crate) fn differences(
         &self,
         (table, buckets): (u32, Range<usize>),
         told: &mut [Tag],
-        since: u32,
+        (look, since): (Look, u32),
         mut sink: impl FnMut(usize, Tag, Option<(Tag, SessionKey, Session)>) -> Tag,
     ) {
         let mapped = self.table(table);
@@ -84,20 +95,28 @@ impl Slots {
             let start = bucket * abi::BUCKET_SLOTS - first;
             start..start + abi::BUCKET_SLOTS
         };
+        let written = self.heard(table).filter(|_| look == Look::Heard);
+        let silent = |bucket: &usize| {
+            written.is_some_and(|heard| earlier(heard_at(heard, *bucket).load(SeqCst), since))
+        };
+        let mut wanted = buckets.filter(|bucket| !silent(bucket));
         let (mut differing, mut places) = (Vec::with_capacity(GATHERED), Vec::new());
-        let last = buckets.end.saturating_sub(1);
-        for bucket in buckets {
-            if bucket + CONTROLS_AHEAD < mapped.len() {
-                let ahead = bucket + CONTROLS_AHEAD;
-                mapped.fetch(ahead, control_offset(0), size_of::<u64>());
+        let mut gathered = Vec::with_capacity(GATHERED);
+        loop {
+            gathered.extend(wanted.by_ref().take(GATHERED));
+            if gathered.is_empty() {
+                return;
             }
-            let quiet = self.quiet((table, bucket), since);
-            if !quiet || !same(controls(mapped, bucket), &told[told_of(bucket)]) {
-                self.ask_for_seen((table, bucket), quiet);
-                differing.push((bucket, quiet));
+            for bucket in &gathered {
+                mapped.fetch(*bucket, control_offset(0), size_of::<u64>());
+                sys::fetch(&told[told_of(*bucket)]);
             }
-            if differing.len() < GATHERED && bucket < last {
-                continue;
+            for bucket in gathered.drain(..) {
+                let quiet = self.quiet((table, bucket), since);
+                if !quiet || !same(controls(mapped, bucket), &told[told_of(bucket)]) {
+                    self.ask_for_seen((table, bucket), quiet);
+                    differing.push((bucket, quiet));
+                }
             }
             for (bucket, quiet) in differing.drain(..) {
                 let of_bucket = (&told[told_of(bucket)], since);

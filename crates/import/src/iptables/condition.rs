@@ -104,12 +104,14 @@ impl Reading<'_> {
                 negated = true;
                 continue;
             }
+            // A text may begin as an option does.
+            let text = ["--comment", "--log-prefix", "--nflog-prefix"].contains(&word.as_str());
             // Older versions write the negation behind the option.
-            if words.get(at).is_some_and(|next| next == "!") {
+            if !text && words.get(at).is_some_and(|next| next == "!") {
                 negated = true;
                 at += 1;
             }
-            let option = |text: &&String| !text.starts_with("--") && *text != "!";
+            let option = |next: &&String| text || !next.starts_with("--") && *next != "!";
             let values: Vec<&str> = words[at..]
                 .iter()
                 .take(2)

@@ -7,7 +7,7 @@ mod services;
 mod tree;
 
 use crate::draft::{Draft, NOBODY, Rule, all, either, not, prefix};
-use crate::value::{file, json, list, scalar, str, unknown};
+use crate::value::{file, items, json, list, scalar, str, unknown};
 use crate::{Effect, ImportError, Source};
 use groups::Groups;
 use lictor_policy::PortRange;
@@ -246,7 +246,7 @@ fn of_family(draft: &mut Draft, rule: &Value, ends: String) -> String {
 
 /// Names of groups; none means any.
 fn list_of(rule: &Value, field: &str) -> Vec<String> {
-    list(rule, field).iter().map(scalar).collect()
+    items(&rule[field]).iter().map(scalar).collect()
 }
 
 /// To whose vnics a rule applies: the policy's scope takes precedence over the rule's.

@@ -27,9 +27,14 @@ type Sections = Vec<(String, String, Vec<String>)>;
 #[derive(Debug, Default, Clone)]
 struct Names {
     aliases: BTreeMap<String, IpNet>,
-    sets: BTreeMap<String, (Vec<IpNet>, Vec<IpNet>)>,
+    sets: BTreeMap<String, Set>,
     groups: BTreeMap<String, Vec<String>>,
+    /// The set of this name that the data centre has.
+    blacklist: Option<Set>,
 }
+
+/// Networks, and what of them is not meant.
+type Set = (Vec<IpNet>, Vec<IpNet>);
 
 pub(crate) fn import(sources: &[Source]) -> Result<Draft, ImportError> {
     let mut files = Vec::new();
@@ -53,6 +58,7 @@ pub(crate) fn import(sources: &[Source]) -> Result<Draft, ImportError> {
     for (_, path, sections) in files.iter().filter(|(stem, ..)| stem == "cluster") {
         shared.read(&mut draft, path, sections);
     }
+    shared.blacklist = shared.sets.get("blacklist").cloned();
     let guest = |stem: &str| stem.bytes().all(|byte| byte.is_ascii_digit());
     for (stem, _, sections) in files.iter().filter(|(stem, ..)| guest(stem)) {
         let labels = Labels::from([("vm".to_owned(), stem.clone())]);
@@ -199,7 +205,7 @@ impl Names {
         let mut nets = Vec::new();
         for item in text.split(',').map(str::trim) {
             if let Some(name) = item.strip_prefix('+') {
-                let Some((inside, holes)) = self.sets.get(&bare(name)) else {
+                let Some(set) = self.sets.get(&bare(name)) else {
                     draft.note(
                         at.1,
                         at.0,
@@ -207,14 +213,7 @@ impl Names {
                     );
                     continue;
                 };
-                let set = draft.addresses(&bare(name), inside);
-                parts.push(match holes.is_empty() {
-                    true => set,
-                    false => {
-                        let holes = draft.addresses("", holes);
-                        format!("({set} & {})", not(&holes))
-                    }
-                });
+                parts.push(within(draft, &bare(name), set));
             } else if let Some(net) = self.aliases.get(&bare(item)) {
                 nets.push(*net);
             } else if let Some(net) = prefix(item) {
@@ -233,6 +232,18 @@ impl Names {
             parts.push(draft.addresses("", &nets));
         }
         either(&parts)
+    }
+}
+
+/// Ends with an address of a set.
+fn within(draft: &mut Draft, name: &str, (inside, holes): &Set) -> String {
+    let set = draft.addresses(name, inside);
+    match holes.is_empty() {
+        true => set,
+        false => {
+            let holes = draft.addresses("", holes);
+            format!("({set} & {})", not(&holes))
+        }
     }
 }
 
@@ -265,6 +276,7 @@ impl File<'_> {
             }
             _ => {}
         }
+        self.blacklist();
         let lines = sections.iter().filter(|(name, ..)| name == "RULES");
         for (index, line) in lines.flat_map(|(_, _, lines)| lines).enumerate() {
             self.line(line, &format!("{}.{}", self.stem, index + 1), true);
@@ -291,6 +303,21 @@ impl File<'_> {
         self.draft.note(Effect::None, self.path, what);
         self.end("off", "IN", "allow");
         self.end("off", "OUT", "allow");
+    }
+
+    /// Who is in the data centre's set `blacklist` gets to no guest and no host.
+    fn blacklist(&mut self) {
+        if let Some(set) = self.names.blacklist.clone() {
+            let found = Options {
+                from: within(self.draft, "blacklist", &set),
+                to: "any".into(),
+                ports: every_port(),
+                log: false,
+                unsaid: false,
+            };
+            let name = format!("{}.blacklist", self.stem);
+            self.write((&name, "IN", "deny"), found, "");
+        }
     }
 
     /// What the set `management` may do at hosts. Hosts' own networks are in it there, and not in
