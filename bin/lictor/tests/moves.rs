@@ -5,7 +5,10 @@ use anyhow::{Context as _, Result, bail};
 use lictor_evidence::{Body, Entry, MoveOutcome, MoveRecord, recover};
 use lictor_lab::site::pci::{BATCH, DB, WEB};
 use lictor_lab::site::{Agent, Arrival, Draft, Guest, Programs, Signed, Site};
-use lictor_lab::{CounterStream, Image, MigrateOptions, NsGuest, QemuGuest, Service, image, wait};
+use lictor_lab::{
+    ConnectOutcome, CounterStream, Image, MigrateOptions, NsGuest, QemuGuest, Service, connect,
+    image, wait,
+};
 use lictor_types::VnicState;
 use lictor_wire::Refusal;
 use lictor_wire::api::GuestReport;
@@ -28,6 +31,8 @@ mod cut;
 mod evacuated;
 #[path = "moves/hostile.rs"]
 mod hostile;
+#[path = "moves/impaired.rs"]
+mod impaired;
 #[path = "moves/libvirt.rs"]
 mod libvirt;
 #[path = "moves/orders.rs"]
@@ -47,6 +52,8 @@ mod versions;
 
 const LIMIT: Duration = Duration::from_secs(60);
 const PG: u16 = 5432;
+/// Longer than a connection takes that nobody refuses.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Hosts a and b with agents, web on a as a namespace guest, db on a in QEMU, and a stream from one
 /// to the other.
@@ -223,6 +230,19 @@ impl World {
 
     fn b(&self) -> &Agent {
         self.site.agent("b").expect("made with the world")
+    }
+
+    /// Whether a new connection from web to db is answered.
+    fn reached(&self) -> Result<bool> {
+        let to = SocketAddr::from((DB.address(), PG));
+        let outcome = connect(self.web.netns(), to, PATIENCE)?;
+        Ok(matches!(outcome, ConnectOutcome::Connected(_)))
+    }
+
+    fn wait_reached(&self, wanted: bool) -> Result<()> {
+        wait::until("a guest that is reached, or not", LIMIT, || {
+            Ok((self.reached()? == wanted).then_some(()))
+        })
     }
 
     fn stream_goes_on(&self) -> Result<()> {

@@ -102,10 +102,14 @@ fn a_post_copy_is_ended_before_its_guest_is_stopped() -> Result<()> {
     let capability = json!([{ "capability": "postcopy-ram", "state": true }]);
     let capabilities = json!({ "capabilities": capability });
     (world.db.qmp()).execute("migrate-set-capabilities", capabilities)?;
+    // The target's QEMU takes no such migration and ends: its agent does not get to say so before
+    // the other one has looked.
+    world.b().pause()?;
     let report = world.db.migrate_to(&target, &MigrateOptions::default())?;
     assert_ne!(report.status, "completed", "{report:?}");
     world.stream_goes_on()?;
     given_up(world.a(), "as a post-copy")?;
+    world.b().go_on()?;
     assert_eq!(state(world.a(), &DB)?, (1, VnicState::Open));
     Ok(())
 }

@@ -15,11 +15,32 @@ pub(super) fn site_with(guests: &[Guest], lines: &str) -> Result<Site> {
     let mut site = empty_site()?;
     site.protected_host("a")?;
     site.protected_host("b")?;
-    let folder = tempfile::tempdir()?;
-    let policy = folder.path().join("policy.lictor");
-    std::fs::write(&policy, std::fs::read_to_string(example())? + lines)?;
-    publish_policy(&site, guests, &policy)?;
+    publish_policy(&site, guests, policy_with(&site, lines)?.as_path())?;
     Ok(site)
+}
+
+/// The example's policy with these lines more, as a file.
+pub(super) fn policy_with(site: &Site, lines: &str) -> Result<PathBuf> {
+    let policy = site.people.author.dir().join("policy.lictor");
+    std::fs::write(&policy, std::fs::read_to_string(example())? + lines)?;
+    Ok(policy)
+}
+
+/// Waits until this is recorded: the cause, and the choice that holds for db.
+pub(super) fn wait_impaired(agent: &Agent, cause: Cause, choice: Choice) -> Result<()> {
+    wait_body(agent, |body| match body {
+        Body::ImpairmentOpened {
+            guest,
+            cause: held,
+            choice: chosen,
+            ..
+        } => {
+            let found = [guest.as_str(), held.as_str(), chosen.as_str()];
+            found == [DB.name, cause.name(), choice.name()]
+        }
+        _ => false,
+    })
+    .with_context(|| format!("{cause} {choice}; {}", agent.log()))
 }
 
 /// That the owner of db chose less than the default, as the policy language wants it said.
@@ -52,19 +73,7 @@ fn a_guest_stays_while_the_manager_is_silent_if_its_owner_chose_so_and_that_is_r
 
     site.kill_manager()?;
     let a = site.agent("a")?;
-    wait_body(a, |body| match body {
-        Body::ImpairmentOpened {
-            guest,
-            cause,
-            choice,
-            ..
-        } => {
-            let held = [cause.as_str(), choice.as_str()];
-            let wanted = [Cause::ManagerUnreachable.name(), Choice::NoMoves.name()];
-            guest.to_string() == DB.name && held == wanted
-        }
-        _ => false,
-    })?;
+    wait_impaired(a, Cause::ManagerUnreachable, Choice::NoMoves)?;
     assert_eq!(kinds(&check(a, DB.name, "b")?.0)?, ["impaired"]);
     let refused = a.admit(DB.name, "b")?;
     let Response::Refused { reasons } = refused else {

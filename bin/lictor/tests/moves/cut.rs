@@ -1,7 +1,7 @@
 //! Guests that somebody moves round the protocol: the interlock is taken out over another monitor,
 //! and the migration goes to a host that has no agent.
 
-use super::choices::{site_with, weaker};
+use super::choices::{site_with, wait_impaired, weaker};
 use super::*;
 use lictor_lab::{Capture, Frame, Host};
 use lictor_policy::{Cause, Choice};
@@ -123,12 +123,7 @@ fn a_guest_that_comes_without_its_sessions_keeps_them_if_its_owner_chose_to_adop
         .with_context(|| world.b().log())?;
     world.stream_goes_on()?;
     // It was taken up, and that was recorded as what it is.
-    wait_body(world.b(), |body| match body {
-        Body::ImpairmentOpened { cause, choice, .. } => {
-            [cause.as_str(), choice.as_str()] == [Cause::StateLost.name(), Choice::Adopt.name()]
-        }
-        _ => false,
-    })
+    wait_impaired(world.b(), Cause::StateLost, Choice::Adopt)
 }
 
 #[test]

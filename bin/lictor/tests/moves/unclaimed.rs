@@ -1,18 +1,9 @@
 //! A guest that somebody runs where no agent is: every host refuses it until an agent claims it.
 
+use super::choices::wait_impaired;
 use super::cut::{alarmed, disarmed};
 use super::*;
-use lictor_lab::{ConnectOutcome, connect};
 use lictor_policy::{Cause, Choice};
-
-/// Longer than a connection takes that nobody refuses.
-const PATIENCE: Duration = Duration::from_secs(3);
-
-fn reached(world: &World) -> Result<bool> {
-    let to = SocketAddr::from((DB.address(), PG));
-    let outcome = connect(world.web.netns(), to, PATIENCE)?;
-    Ok(matches!(outcome, ConnectOutcome::Connected(_)))
-}
 
 #[test]
 fn a_guest_that_no_agent_claims_is_refused_by_every_host_until_one_does() -> Result<()> {
@@ -27,34 +18,20 @@ fn a_guest_that_no_agent_claims_is_refused_by_every_host_until_one_does() -> Res
     let nic = nic[0]["name"].as_str().context("a NIC with a name")?;
     let up = json!({ "name": nic, "up": true });
     there.qmp().execute("set_link", up)?;
-    wait::until("a guest that is heard", LIMIT, || {
-        Ok(reached(&world)?.then_some(()))
-    })?;
+    world.wait_reached(true)?;
     for agent in [world.a(), world.b()] {
         alarmed(agent, &DB, "no agent claims it")?;
-        wait_body(agent, |body| match body {
-            Body::ImpairmentOpened {
-                guest,
-                cause,
-                choice,
-                ..
-            } => {
-                let held = [cause.as_str(), choice.as_str()];
-                let wanted = [Cause::HostUnprotected.name(), Choice::Block.name()];
-                guest.as_str() == DB.name && held == wanted
-            }
-            _ => false,
-        })?;
+        wait_impaired(agent, Cause::HostUnprotected, Choice::Block)?;
     }
-    assert!(!reached(&world)?, "{}", world.a().log());
+    assert!(!world.reached()?, "{}", world.a().log());
     // What was established before is refused as well: nothing of it arrives any more.
     let before = world.stream.log().report().count;
-    assert!(!reached(&world)?);
+    assert!(!world.reached()?);
     assert_eq!(world.stream.log().report().count, before);
 
     // It holds over a restart, and the word of one that has it ends it.
     world.site.restart_agent("a")?;
-    assert!(!reached(&world)?);
+    assert!(!world.reached()?);
     let target = receive(world.b(), &DB)?;
     let report = there.migrate_to(&target, &MigrateOptions::default())?;
     assert_eq!(report.status, "completed", "{report:?}");
@@ -64,8 +41,5 @@ fn a_guest_that_no_agent_claims_is_refused_by_every_host_until_one_does() -> Res
     .with_context(|| world.b().log())?;
     alarmed(world.b(), &DB, "refused no longer: this host has it now")?;
     alarmed(world.a(), &DB, "refused no longer: host b claims it")?;
-    wait::until("a guest that is heard again", LIMIT, || {
-        Ok(reached(&world)?.then_some(()))
-    })
-    .with_context(|| world.a().log())
+    world.wait_reached(true).with_context(|| world.a().log())
 }

@@ -77,6 +77,8 @@ pub struct Host {
     full: BTreeMap<VnicId, String>,
     /// Why the last entry of evidence could not be written.
     unrecorded: Option<String>,
+    /// When the log was read again after that.
+    reopened_ms: u64,
     /// Of the newest entry that was here when the agent began.
     recorded_ms: u64,
 }
@@ -147,6 +149,7 @@ impl Host {
             refusals: BTreeMap::new(),
             full: BTreeMap::new(),
             unrecorded: None,
+            reopened_ms: 0,
             recorded_ms,
         };
         let generation = host.found()?.generation;

@@ -4,14 +4,19 @@ use super::Host;
 use super::vnics::hook_name;
 use crate::AgentError;
 use crate::control::FIREWALL;
+use crate::state::LogFile;
 use lictor_datapath::{Datapath, DeviceCounters, Event, How, VnicStatus};
 use lictor_evidence::{
-    Body, ControlFact, Entry, Readback, SessionSample, Source, VnicCounters, VnicReadback,
+    Body, Checkpoint, ControlFact, Entry, EvidenceError, Log, Readback, SessionSample, Source,
+    VnicCounters, VnicReadback,
 };
 use lictor_types::{Counted, Digest, Direction, GuestId, Reason, Tallies, VnicId};
 use lictor_wire::VerifiedRelease;
 use lictor_wire::api::{ControlState, EvidenceBatch, GuestReport, HostReport, VnicReport};
 use std::time::Duration;
+
+/// How often a log is read again of which a write has failed.
+const REOPEN_EVERY_MS: u64 = 1_000;
 
 /// The kernel at one moment.
 #[derive(Debug)]
@@ -105,11 +110,33 @@ impl Host {
     /// # Errors
     /// [`AgentError::Evidence`] if it may not be on disk.
     pub fn record(&mut self, body: Body, now_ms: u64) -> Result<(), AgentError> {
+        if let Some(why) = &self.unrecorded {
+            if now_ms.abs_diff(self.reopened_ms) < REOPEN_EVERY_MS {
+                return Err(EvidenceError::Storage(why.clone()).into());
+            }
+            self.reopened_ms = now_ms;
+            self.reopen_log()?;
+        }
         let source = Source::Host(self.config.host.clone());
         let entry = Entry::new(source, self.log.size(), now_ms, body);
         let written = self.log.append(&entry.to_bytes()?);
-        self.unrecorded = written.as_ref().err().map(ToString::to_string);
+        let lasting = written.as_ref().err();
+        // What can never be written says nothing of the disk.
+        let lasting = lasting.filter(|error| !matches!(error, EvidenceError::Entry(_)));
+        self.unrecorded = lasting.map(ToString::to_string);
         Ok(written.map(drop)?)
+    }
+
+    /// A log of which a write has failed takes no more: what is on the disk is not known. It is
+    /// read again, and must go on from what this host has signed.
+    fn reopen_log(&mut self) -> Result<(), AgentError> {
+        let key = self.key.verify_key();
+        let signed = self.log.last_checkpoint();
+        let signed = signed.map(|text| Checkpoint::verify(text, &key));
+        let signed = signed.transpose()?;
+        let file = LogFile::open(&self.state, &key)?;
+        self.log = Log::open(file, key, signed.as_ref())?;
+        Ok(())
     }
 
     /// As many entries from `first` on as one batch holds, with the checkpoint that covers them;
