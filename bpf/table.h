@@ -26,6 +26,8 @@
 #define CONTROL_MATCH 0xffffffff0000000fULL
 #define TICK_SHIFT 20
 #define SPARE_SHIFT 40
+/* Processors that may be quicker, one after the other, before a session is refused. */
+#define CLAIM_TRIES 4
 
 static __always_inline __u32 ticks(__u64 ns)
 {
@@ -496,19 +498,21 @@ static __always_inline __u64 greater(__u64 a, __u64 b)
 	return b + (more & ~keep);
 }
 
-/* The slot of a bucket that makes room, or BUCKET_SLOTS. Of those that are alike another one each
- * time, or the first would always have to go.
+/* The slot of a bucket that makes room, below what speaks for that. Of those that are alike another
+ * one each time, or the first would always have to go.
  */
-static __always_inline __u32 half_victim(const struct bucket *bucket, __u32 turn, __u32 now)
+static __always_inline __u64 half_victim(const struct bucket *bucket, __u32 turn, __u32 now)
 {
 	__u64 most = 0;
 
 	turn = (turn & 7) << 3;
 #pragma unroll
-	for (__u32 i = 0; i < BUCKET_SLOTS; i++)
-		most = greater(most, slot_spare(bucket->control[i], now) |
-					     (turn ^ (i << 3 | i)));
-	return most >> SPARE_SHIFT ? most & 7 : BUCKET_SLOTS;
+	for (__u32 i = 0; i < BUCKET_SLOTS; i++) {
+		__u32 control = *(volatile const __u64 *)&bucket->control[i];
+
+		most = greater(most, slot_spare(control, now) | (turn ^ (i << 3 | i)));
+	}
+	return most;
 }
 
 /* One that was heard of again. If another processor has changed the word, it is not this one's. */
@@ -532,12 +536,40 @@ static __always_inline void half_heard(struct context *c, __u32 buckets)
 		half_hear(&bucket->control[i], c->trace.hash, c->now);
 }
 
+/* Claims the slot that makes room, which is then the caller's alone, or gives BUCKET_SLOTS. Whoever
+ * finds another word there than the one that was chosen, or a copy of its own session, has been
+ * slower than another processor, and chooses again.
+ */
+static __always_inline __u32 half_claim(struct bucket *bucket, __u64 hash, __u32 now)
+{
+	__u32 turn = bucket->passed, at;
+	__u64 most, seen;
+
+	/* A turn that two processors take at once is no harm. */
+	*(volatile __u32 *)&bucket->passed = turn + 1;
+#pragma clang loop unroll(disable)
+	for (__u32 tries = 0; tries < CLAIM_TRIES; tries++) {
+		most = half_victim(bucket, turn, now);
+		at = most & 7;
+		/* The compiler knows this bound, the verifier has to be shown it. */
+		asm volatile("" : "+r"(at));
+		if (!(most >> SPARE_SHIFT) || at >= BUCKET_SLOTS)
+			break;
+		seen = *(volatile __u64 *)&bucket->control[at];
+		if (slot_spare(seen, now) == (most & ~0xffULL) &&
+		    (seen & CONTROL_MATCH) != control_word(hash, 0, SLOT_LIVE) &&
+		    __sync_val_compare_and_swap(&bucket->control[at], seen,
+						control_word(hash, 0, SLOT_CLAIMED)) == seen)
+			return at;
+	}
+	return BUCKET_SLOTS;
+}
+
 /* The half-open table: one bucket for each key, and in it whoever was idle longest makes room. */
 __noinline int half_insert(struct context *c, __u32 buckets)
 {
 	struct bucket *bucket;
-	__u64 seen;
-	__u32 turn, at, now;
+	__u32 at, now;
 
 	if (!c)
 		return INSERT_FULL;
@@ -545,19 +577,9 @@ __noinline int half_insert(struct context *c, __u32 buckets)
 	bucket = bucket_at(TABLE_HALF_OPEN, buckets, c->trace.hash, 0);
 	if (!bucket)
 		return INSERT_FULL;
-	/* A turn that two processors take at once is no harm. */
-	turn = bucket->passed;
-	*(volatile __u32 *)&bucket->passed = turn + 1;
-	at = half_victim(bucket, turn, now);
-	/* The compiler knows this bound, the verifier has to be shown it. */
+	at = half_claim(bucket, c->trace.hash, now);
 	asm volatile("" : "+r"(at));
 	if (at >= BUCKET_SLOTS)
-		return INSERT_FULL;
-	seen = *(volatile __u64 *)&bucket->control[at];
-	/* Another processor may have been quicker, and is filling it. */
-	if ((seen & CONTROL_STATE_MASK) == SLOT_CLAIMED ||
-	    __sync_val_compare_and_swap(&bucket->control[at], seen,
-					control_word(c->trace.hash, 0, SLOT_CLAIMED)) != seen)
 		return INSERT_FULL;
 	bucket->slots[at].key = c->key;
 	bucket->slots[at].session = c->fresh;
