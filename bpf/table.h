@@ -130,34 +130,43 @@ static __always_inline int bucket_hear(struct bucket *bucket, __u64 now)
  * of takes no look into each bucket then. Before a session is changed, or after it was put in or
  * taken out.
  */
-__noinline int table_hear(__u32 index, __u64 now)
+static __always_inline void heard_of(const struct table_info *info, __u32 index, __u64 now)
 {
-	__u32 zero = 0, table = TABLE_HEARD, value = index >> HEARD_SHIFT;
-	const struct table_info *info = bpf_map_lookup_elem(&session_table, &zero);
+	__u32 table = TABLE_HEARD, value = index >> HEARD_SHIFT;
 	__u32 *heard;
 	void *inner;
 
-	if (!info || !*(volatile __u32 *)&info->copied)
-		return 0;
+	if (!*(volatile __u32 *)&info->copied)
+		return;
 	inner = bpf_map_lookup_elem(&sessions, &table);
 	heard = inner ? bpf_map_lookup_elem(inner, &value) : 0;
 	if (heard)
 		*(volatile __u32 *)&heard[index & ((1 << HEARD_SHIFT) - 1)] = ticks(now);
+}
+
+__noinline int table_hear(__u32 index, __u64 now)
+{
+	__u32 zero = 0;
+	const struct table_info *info = bpf_map_lookup_elem(&session_table, &zero);
+
+	if (info)
+		heard_of(info, index, now);
 	return 0;
 }
 
 /* The same for a step of a hash's way in the current table. Of one that is being emptied nobody
- * asks: whoever copies looks into each bucket then.
+ * asks: whoever copies looks into each bucket then. It calls nobody: its callers have no stack left.
  */
 __noinline int way_hear(__u64 hash, __u32 step, __u64 now)
 {
 	__u32 zero = 0;
 	const struct table_info *info = bpf_map_lookup_elem(&session_table, &zero);
 
-	if (info && *(volatile __u32 *)&info->copied)
-		table_hear(bucket_index(info->buckets[info->current & TABLE_CURRENT_MASK], hash,
-					step),
-			   now);
+	if (info)
+		heard_of(info,
+			 bucket_index(info->buckets[info->current & TABLE_CURRENT_MASK], hash,
+				      step),
+			 now);
 	return 0;
 }
 
