@@ -155,7 +155,8 @@ __noinline int table_hear(__u32 index, __u64 now)
 }
 
 /* The same for a step of a hash's way in the current table. Of one that is being emptied nobody
- * asks: whoever copies looks into each bucket then. It calls nobody: its callers have no stack left.
+ * asks: whoever copies looks into each bucket then. It calls nobody: those who call it have no
+ * stack left.
  */
 __noinline int way_hear(__u64 hash, __u32 step, __u64 now)
 {
