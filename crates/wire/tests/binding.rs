@@ -274,7 +274,7 @@ fn a_guest_in_quarantine_talks_with_nobody_and_what_was_established_is_judged_an
     };
     assert_eq!(of_isolated(&before), 0);
     assert!(of_isolated(&now) > 0);
-    // Who is cut off for now makes no other host of it.
+    // All hosts of one release say the same of a class, whoever is cut off for now.
     assert_eq!(class_digest(&before, DB), class_digest(&now, DB));
     assert_eq!(plan(&quarantined.with_quarantine([])), before);
 }
