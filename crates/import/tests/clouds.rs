@@ -269,7 +269,8 @@ fn a_template_of_azure_is_read_with_what_stands_beside_and_inside_of_its_resourc
           "properties":{{"subnets":[{{"name":"s1","properties":{{"networkSecurityGroup":{{
             "id":"[resourceId('Microsoft.Network/networkSecurityGroups', parameters('nsg'))]"
           }}}}}}]}}}},
-        {{"type":"Microsoft.Network/networkInterfaces","name":"nic","copy":{{"count":2}},
+        {{"type":"Microsoft.Network/networkInterfaces","condition":"[equals(parameters('secret'),'')]",
+          "name":"[concat('nic', copyIndex('each', 1))]","copy":{{"name":"each","count":2}},
           "properties":{{"ipConfigurations":[{{"properties":{{"subnet":{{"id":
             "[resourceId('Microsoft.Network/virtualNetworks/subnets', variables('net'), 's1')]"
           }}}}}}]}}}},
@@ -281,13 +282,12 @@ fn a_template_of_azure_is_read_with_what_stands_beside_and_inside_of_its_resourc
         Format::Nsg,
         &[source("azuredeploy.json", template.as_bytes())],
     );
-    check(&found, "192.0.2.1 nic tcp/84", "- allow");
-    check(&found, "192.0.2.1 nic tcp/85", "- deny");
-    check(&found, "192.0.2.1 nic tcp/91", "- deny");
-    check(&found, "203.0.113.1 nic tcp/84", "- deny");
-    check(&found, "nic 203.0.113.1 tcp/84", "allow -");
-    noted(&found, Effect::None, "`copy` or `condition`");
-    assert!(!found.notes.iter().any(|note| note.effect == Effect::Opens));
+    check(&found, "192.0.2.1 nic2 tcp/84", "- allow");
+    check(&found, "192.0.2.1 nic2 tcp/85", "- deny");
+    check(&found, "192.0.2.1 nic2 tcp/91", "- deny");
+    check(&found, "203.0.113.1 nic1 tcp/84", "- deny");
+    check(&found, "nic1 203.0.113.1 tcp/84", "allow -");
+    noted(&found, Effect::Opens, "whether its `condition` holds");
 }
 
 #[test]
