@@ -1,5 +1,5 @@
-//! References and functions of CloudFormation templates, as far as a template itself answers them.
-//! What it does not answer is a text in braces, such as `{Office}`, which is no address and no port.
+//! References and functions of CloudFormation templates, as far as a template answers them. What
+//! it does not answer is a text in braces, such as `{Office}`, which is no address and no port.
 
 use crate::Effect;
 use crate::draft::{Draft, prefix};

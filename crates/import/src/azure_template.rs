@@ -230,6 +230,17 @@ fn nested_name(outer: &str, own: &str) -> String {
     }
 }
 
+/// Subnets that stand in their network have no id of their own there.
+fn name_inner(outer: &mut Value, field: &str) {
+    let outer_id = str(outer, "id").to_owned();
+    let list = outer["properties"][field].as_array_mut();
+    for inner in list.into_iter().flatten() {
+        if inner["id"].is_null() {
+            inner["id"] = format!("{outer_id}/{field}/{}", str(inner, "name")).into();
+        }
+    }
+}
+
 /// Rules go into their groups, subnets into their networks. Where the outer one is not in the
 /// template, it is made: a rule that nobody has would be lost without a word.
 fn joined(resources: Vec<Value>, draft: &mut Draft) -> Vec<Value> {
@@ -265,17 +276,7 @@ fn joined(resources: Vec<Value>, draft: &mut Draft) -> Vec<Value> {
             }
             group["properties"][*field] = json!([]);
         }
-        // Subnets that stand in their network have no id of their own there.
-        let (outer_id, lists) = (str(group, "id").to_owned(), *field);
-        for inner in group["properties"][lists]
-            .as_array_mut()
-            .into_iter()
-            .flatten()
-        {
-            if inner["id"].is_null() {
-                inner["id"] = format!("{outer_id}/{lists}/{}", str(inner, "name")).into();
-            }
-        }
+        name_inner(group, field);
     }
     let key = |kind: &str, name: &str| (kind.to_lowercase(), name.to_lowercase());
     let places = whole.iter().enumerate();

@@ -1,5 +1,6 @@
 //! YAML whose tags say what a value is: `!Ref name` is `{"Ref": "name"}`, `!Sub text` is
-//! `{"Fn::Sub": "text"}`, as CloudFormation's long form has it. Plain texts stay as they are written.
+//! `{"Fn::Sub": "text"}`, as CloudFormation's long form has it. Plain texts stay as they are
+//! written.
 
 use crate::value::{NODES_MAX, file, text};
 use crate::{ImportError, Source};

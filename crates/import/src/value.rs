@@ -24,8 +24,19 @@ pub(crate) fn yaml(source: &Source) -> Result<Vec<Value>, ImportError> {
             max_recorded_anchor_events: ANCHORED_MAX,
         },
     };
-    serde_saphyr::from_multiple_with_options(text(source)?, options)
-        .map_err(|error| file(source, error.to_string()))
+    serde_saphyr::from_multiple_with_options(text(source)?, options).map_err(|error| {
+        match error.without_snippet() {
+            serde_saphyr::Error::Budget { breach, location } => {
+                let line = location.line();
+                let what = format!(
+                    "line {line}: more than is read of one file ({breach:?}): at most {NODES_MAX} \
+                     values, {DOCUMENTS_MAX} documents; import a part of the file"
+                );
+                file(source, what)
+            }
+            _ => file(source, error.to_string()),
+        }
+    })
 }
 
 /// The documents of a YAML file, or the values of a JSON file. JSON that tools write may have tabs,

@@ -95,8 +95,8 @@ fn seeds() -> Vec<(Format, Vec<Vec<u8>>)> {
             Format::Aerleon,
             files("aerleon/samples.tar.gz", &[".pol", ".yaml"]),
         ),
-        (Format::Sg, [GROUPS, STACK].map(|text| text.into()).to_vec()),
-        (Format::Nsg, [AZURE, ARM].map(|text| text.into()).to_vec()),
+        (Format::Sg, [GROUPS, STACK].map(Vec::from).to_vec()),
+        (Format::Nsg, [AZURE, ARM].map(Vec::from).to_vec()),
         (Format::Iptables, own(TABLES)),
         (Format::Proxmox, own(PROXMOX)),
     ];
