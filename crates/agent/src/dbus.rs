@@ -580,7 +580,7 @@ mod tests {
         Talk::default().answer(&call, Answer::Property("Id", "lictor-a"), &mut out);
         let expected = [
             &b"l\x02\x01\x01\x21\0\0\0\x01\0\0\0\x13\0\0\0"[..],
-            b"\x05\x01u\0\x09\0\0\0\x08\x01g\0\x05a{sv}\0\0\0\0\0",
+            b"\x05\x01u\0\x09\0\0\0\x08\x01g\0\x05a{sv}\0\0\0\0\0\0",
             b"\x19\0\0\0\0\0\0\0\x02\0\0\0Id\0\x01s\0\0\0",
             b"\x08\0\0\0lictor-a\0",
         ];
