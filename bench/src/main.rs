@@ -128,12 +128,8 @@ fn run(arguments: &Arguments) -> Result<()> {
             moves,
             changed,
         } => {
-            let extent = if arguments.quick {
-                moves::Extent::QUICK
-            } else {
-                moves::Extent::FULL
-            };
-            let report = moves::run(&extent.with(*moves).changing(*changed), &parts(part))?;
+            let extent = of_moves(arguments).with(*moves).changing(*changed);
+            let report = moves::run(&extent, &parts(part))?;
             match arguments.output {
                 Output::Table => print(&report.table()),
                 Output::Json => print(&(serde_json::to_string(&report)? + "\n")),
@@ -166,6 +162,14 @@ fn run(arguments: &Arguments) -> Result<()> {
                 Output::Json => print(&(serde_json::to_string(&report)? + "\n")),
             }
         }
+    }
+}
+
+const fn of_moves(arguments: &Arguments) -> moves::Extent {
+    if arguments.quick {
+        moves::Extent::QUICK
+    } else {
+        moves::Extent::FULL
     }
 }
 

@@ -16,14 +16,14 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// QEMU's own name and the agent's, as a bus would give them.
 const QEMU: &str = ":1.1";
 const AGENT: &str = ":1.0";
 /// `DBUS_START_REPLY_ALREADY_RUNNING` of the D-Bus specification.
 const ALREADY_RUNNING: u32 = 2;
-/// How long a handshake may be silent.
+/// How long a handshake may take.
 const HANDSHAKE_LIMIT: Duration = Duration::from_millis(1_500);
 /// Answers for which GLib does not wait go along with the next one, or after this time: each would
 /// wake its thread in the middle of the next question.
@@ -185,7 +185,7 @@ impl Door {
                     std::thread::spawn(move || {
                         if let Err(error) = door.converse(&stream) {
                             let guest = &door.guest;
-                            tracing::warn!(%guest, %error, "what connected is no QEMU");
+                            tracing::warn!(%guest, %error, "its interlock: no QEMU, or hung up");
                         }
                     });
                 }
@@ -201,9 +201,13 @@ impl Door {
     /// Until either end hangs up.
     fn converse(&self, mut stream: &UnixStream) -> Result<(), Broken> {
         let (mut talk, mut out, mut buffer) = (Talk::default(), Vec::new(), [0; 16_384]);
-        let mut begun = false;
+        let (mut begun, since) = (false, Instant::now());
         stream.set_read_timeout(Some(HANDSHAKE_LIMIT))?;
         loop {
+            // Bytes that trickle must not keep a thread.
+            if !begun && since.elapsed() >= HANDSHAKE_LIMIT {
+                return Err(std::io::Error::from(ErrorKind::TimedOut).into());
+            }
             let late = |error: &std::io::Error| error.kind() == ErrorKind::WouldBlock && begun;
             let length = match stream.read(&mut buffer) {
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
