@@ -26,7 +26,7 @@ pub mod wait;
 
 pub use command::Process;
 pub use frame::{Capture, Frame, Way, inject};
-pub use guest::{GuestSpec, MigrateOptions, MigrateReport, NsGuest, QemuGuest, Service, Vnic};
+pub use guest::{GuestSpec, MigrateOptions, MigrateReport, Nic, NsGuest, QemuGuest, Service, Vnic};
 pub use host::{Host, Lab, Node};
 pub use image::Image;
 pub use libvirt::Libvirt;

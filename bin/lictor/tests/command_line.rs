@@ -783,6 +783,7 @@ fn site_with_a_guest() -> Result<(Site, Guest)> {
         name: "db",
         number: 11,
         labels: &[("zone", "cde"), ("tier", "db"), ("app", "pay")],
+        vnics: 1,
     };
     let release = Draft::compile(&site, Path::new(POLICY), 1, &[db])?;
     let release = release.sign(&site, Signed::ByBoth)?;

@@ -39,6 +39,8 @@ mod libvirt;
 mod orders;
 #[path = "moves/overriding.rs"]
 mod overriding;
+#[path = "moves/several.rs"]
+mod several;
 #[path = "moves/stages.rs"]
 mod stages;
 #[path = "moves/traps.rs"]

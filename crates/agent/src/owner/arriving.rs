@@ -509,8 +509,7 @@ impl Owner {
         self.keep_opening(guest, now)?;
         let opened = self
             .host
-            .set_state(guest, VnicState::Open, "handed over from another host");
-        let opened = opened?;
+            .open_whole(guest, "handed over from another host")?;
         if let Some(arriving) = self.arriving.get_mut(guest) {
             arriving.opened = Some(now);
         }
