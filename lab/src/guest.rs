@@ -651,16 +651,20 @@ impl NsGuest {
             _device: guard,
             netns,
         };
-        // The lab gives every address once, so a wait for duplicates would only cost time.
-        guest.netns.sysctl("net/ipv6/conf/eth0/accept_dad", "0")?;
-        guest.netns.sysctl("net/ipv6/conf/eth0/accept_ra", "0")?;
-        guest.netns.ip("link set eth0 up")?;
-        for (ip, prefix) in &spec.addresses {
-            guest
-                .netns
-                .ip(&format!("addr add {ip}/{prefix} dev eth0"))?;
-        }
+        guest.address()?;
         Ok(guest)
+    }
+
+    /// Brings its device up, with its addresses.
+    fn address(&self) -> Result<()> {
+        // The lab gives every address once, so a wait for duplicates would only cost time.
+        self.netns.sysctl("net/ipv6/conf/eth0/accept_dad", "0")?;
+        self.netns.sysctl("net/ipv6/conf/eth0/accept_ra", "0")?;
+        self.netns.ip("link set eth0 up")?;
+        for (ip, prefix) in &self.spec.addresses {
+            self.netns.ip(&format!("addr add {ip}/{prefix} dev eth0"))?;
+        }
+        Ok(())
     }
 
     /// A route needs its link to be up, so this comes after the bridge.
@@ -691,6 +695,71 @@ impl Host {
         self.join(&guest.vnic.device)?;
         guest.routes()?;
         Ok(guest)
+    }
+}
+
+/// A device of a container at the host that it comes to: the far end lies in the container, without
+/// an address and down.
+#[derive(Debug)]
+pub struct Landing {
+    vnic: Vnic,
+    device: Device,
+}
+
+/// What the container's end of a [`Landing`] is called until it takes its place.
+const COMING: &str = "coming";
+
+impl Host {
+    /// Makes the device by which a container that runs elsewhere will be plugged in here.
+    /// `before_bridge` as in [`Host::boot`].
+    ///
+    /// # Errors
+    /// A refused device or callback.
+    pub fn receive_namespace(
+        &self,
+        guest: &NsGuest,
+        before_bridge: impl FnOnce(&Vnic) -> Result<()>,
+    ) -> Result<Landing> {
+        let vnic = Vnic {
+            netns: self.netns().clone(),
+            ..guest.vnic.clone()
+        };
+        line(&format!(
+            "ip link add {} netns {} type veth peer name {COMING} address {} netns {}",
+            vnic.device,
+            self.netns().name(),
+            vnic.mac,
+            guest.netns.name()
+        ))?;
+        let device = Device {
+            netns: self.netns().clone(),
+            name: vnic.device.clone(),
+        };
+        before_bridge(&vnic).context("before the veth joined the bridge")?;
+        self.join(&vnic.device)?;
+        Ok(Landing { vnic, device })
+    }
+}
+
+impl NsGuest {
+    /// Unplugs the container from its host: its device there goes.
+    ///
+    /// # Errors
+    /// It has none.
+    pub fn unplug(&self) -> Result<()> {
+        self.netns.ip("link del eth0").map(drop)
+    }
+
+    /// Plugs a container that was unplugged in where it has come to. What runs in it keeps its
+    /// sockets, as after a checkpoint that was restored.
+    ///
+    /// # Errors
+    /// A refused device.
+    pub fn land(&mut self, landing: Landing) -> Result<()> {
+        self.netns.ip(&format!("link set {COMING} name eth0"))?;
+        (self.vnic, self._device) = (landing.vnic, landing.device);
+        self.address()?;
+        self.routes()
     }
 }
 

@@ -25,6 +25,8 @@ use std::time::Duration;
 mod before;
 #[path = "moves/choices.rs"]
 mod choices;
+#[path = "moves/container.rs"]
+mod container;
 #[path = "moves/cut.rs"]
 mod cut;
 #[path = "moves/evacuated.rs"]

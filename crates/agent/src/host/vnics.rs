@@ -306,6 +306,20 @@ impl Host {
         Ok(hooked.collect())
     }
 
+    /// Whether the guest has vnics here, and all are a container's.
+    ///
+    /// # Errors
+    /// [`AgentError::Datapath`].
+    pub(crate) fn has_veths_only(&self, guest: &GuestId) -> Result<bool, AgentError> {
+        let vnics = self.vnics_of(guest)?;
+        for vnic in &vnics {
+            if !self.datapath.is_veth(*vnic)? {
+                return Ok(false);
+            }
+        }
+        Ok(!vnics.is_empty())
+    }
+
     /// The states of the guest's vnics that are attached here.
     ///
     /// # Errors

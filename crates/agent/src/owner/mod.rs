@@ -5,6 +5,7 @@ mod admit;
 mod arrived;
 mod arriving;
 mod check;
+mod container;
 mod copy;
 mod cut;
 mod doubts;
@@ -25,7 +26,7 @@ use crate::allowance::Allowance;
 use crate::clock::Clock;
 use crate::guests::{Order, Post, Watch};
 use crate::impaired::Impairments;
-use crate::input::{Fetched, Input, Now, Reply, Upload};
+use crate::input::{Answer, Fetched, Input, Now, Reply, Upload};
 use crate::libvirt::QemuGroup;
 use crate::peer::{Incoming, Links, Loss, Roster};
 use crate::{AgentError, Host, Offered, Unproven};
@@ -164,12 +165,12 @@ impl Owner {
                 number,
                 news,
             } => self.news(&guest, number, news, now),
-            Input::Save { guest, reply } => self.save(&guest, reply, now),
+            Input::Save { guest, reply } => self.save(&guest, Answer::Qemu(reply), now),
             Input::Load {
                 guest,
                 state,
                 reply,
-            } => self.load(&guest, &state, reply, now),
+            } => self.load(&guest, &state, Answer::Qemu(reply), now),
             Input::Round {
                 fetched,
                 next_entry,
@@ -490,6 +491,9 @@ impl Owner {
             Request::Evacuate { order } => self.evacuate(order, now),
             Request::Override { order } => self.present_override(order, now),
             Request::MoveAbandon { guest } => self.move_abandon(guest, now),
+            Request::Container { guest, step } => {
+                return self.container_steps(guest, step, reply, now);
+            }
         };
         let answer = answer.unwrap_or_else(|error| Response::Error {
             error: error.chain(),
