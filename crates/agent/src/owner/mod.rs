@@ -25,7 +25,7 @@ mod way;
 use crate::allowance::Allowance;
 use crate::clock::Clock;
 use crate::guests::{Order, Post, Watch};
-use crate::impaired::Impairments;
+use crate::impaired::{Impairments, Kept};
 use crate::input::{Answer, Fetched, Input, Now, Reply, Upload};
 use crate::libvirt::QemuGroup;
 use crate::peer::{Incoming, Links, Loss, Roster};
@@ -114,8 +114,9 @@ pub(crate) struct Parts {
 
 impl Owner {
     /// Takes up what an earlier life of the agent has left.
-    pub(crate) fn new(parts: Parts, now: Now) -> Self {
+    pub(crate) fn new(parts: Parts, impaired: Vec<Kept>, now: Now) -> Self {
         let clock = Clock::new(now, parts.host.recorded_ms());
+        let impairments = Impairments::resumed(impaired, now.ms);
         let mut owner = Self {
             host: parts.host,
             links: parts.links,
@@ -143,7 +144,7 @@ impl Owner {
             next_look: now,
             next_beat: now,
             facts: None,
-            impairments: Impairments::default(),
+            impairments,
             unproven: Vec::new(),
             clock,
             heard_manager: now,
