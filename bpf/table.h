@@ -348,10 +348,10 @@ __noinline int table_remove(struct context *c, __u32 table, __u32 buckets, __u32
 		if (!bucket)
 			break;
 		keep = bucket_remove(c, bucket, keep);
-		for (__u32 i = 0; i < BUCKET_SLOTS && i < c->removed; i++) {
+		if (c->removed)
 			way_hear(hash, step, c->now);
+		for (__u32 i = 0; i < BUCKET_SLOTS && i < c->removed; i++)
 			table_unpass(table, buckets, hash, step);
-		}
 		removed += c->removed;
 		if (!*(volatile __u32 *)&bucket->passed)
 			break;

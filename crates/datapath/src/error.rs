@@ -25,6 +25,20 @@ pub enum Error {
         /// The folder.
         path: PathBuf,
     },
+    /// Another build's programs guard vnics here, and nobody but it can read their sessions.
+    #[error(
+        "{path} holds vnics ({vnics}) of another layout of the maps than v{own}; they stay guarded \
+         as they are; put the build that attached them back, move or end their guests, then start \
+         this one"
+    )]
+    Layout {
+        /// Where its pins are.
+        path: PathBuf,
+        /// How many vnics are attached there.
+        vnics: usize,
+        /// The layout of this build.
+        own: u32,
+    },
     /// A pin is missing or of another layout.
     #[error("the pin {path} cannot be {action}")]
     Pin {

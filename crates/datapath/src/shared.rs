@@ -263,6 +263,45 @@ fn pinned(folder: &Path, shape: &Shape, inner: Option<BorrowedFd<'_>>) -> Result
     Ok(map)
 }
 
+/// What is in a folder; nothing if there is none.
+fn entries(folder: &Path) -> Result<Vec<PathBuf>, Error> {
+    let list = fs::read_dir(folder).and_then(|entries| {
+        entries
+            .map(|entry| entry.map(|entry| entry.path()))
+            .collect()
+    });
+    match list {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        other => other.map_err(|source| Error::Pin {
+            path: folder.to_owned(),
+            action: "read",
+            source,
+        }),
+    }
+}
+
+/// The layout whose pins lie in this folder.
+fn layout_of(folder: &Path) -> Option<u32> {
+    let name = folder.file_name()?.to_str()?;
+    name.strip_prefix('v')?.parse().ok()
+}
+
+/// Two builds would both guard a device, and each call the other's program a stranger's.
+fn refuse_other_layouts(root: &Path) -> Result<(), Error> {
+    let own = abi::ABI;
+    for folder in entries(root)? {
+        if layout_of(&folder).is_none_or(|layout| layout == own) {
+            continue;
+        }
+        let path = folder.join("vnics");
+        let vnics = entries(&path)?.len();
+        if vnics > 0 {
+            return Err(Error::Layout { path, vnics, own });
+        }
+    }
+    Ok(())
+}
+
 /// Makes the folders of this layout below the pin root.
 pub(crate) fn folders(root: &Path) -> Result<PathBuf, Error> {
     if !is_bpffs(root) {
@@ -274,6 +313,7 @@ pub(crate) fn folders(root: &Path) -> Result<PathBuf, Error> {
             });
         }
     }
+    refuse_other_layouts(root)?;
     let folder = root.join(format!("v{}", abi::ABI));
     fs::create_dir_all(folder.join("vnics")).map_err(|source| Error::Pin {
         path: folder.clone(),

@@ -339,6 +339,24 @@ fn a_restart_keeps_hooks_state_sessions_and_tables() {
 }
 
 #[test]
+fn vnics_of_another_layout_are_not_guarded_a_second_time() {
+    if !privileged() {
+        return;
+    }
+    let bpffs = Bpffs::new();
+    let other = bpffs.path().join("v7/vnics");
+    std::fs::create_dir_all(other.join("0000000000000001")).expect("makes a folder");
+    let error = Datapath::open(bpffs.path()).expect_err("another build's vnic");
+    let told = format!(
+        "{} holds vnics (1) of another layout of the maps",
+        other.display()
+    );
+    assert!(error.to_string().starts_with(&told), "{error}");
+    std::fs::remove_dir(other.join("0000000000000001")).expect("removes the folder");
+    Datapath::open(bpffs.path()).expect("no vnic is left there");
+}
+
+#[test]
 fn lost_hooks_are_seen_and_repaired() {
     if !privileged() {
         return;
