@@ -54,6 +54,13 @@ enum Action {
         /// How many approvers must have signed a release.
         #[arg(long, default_value_t = 1)]
         approvals: u32,
+        /// The key of someone who says which release is the newest, apart from the manager; agents
+        /// then take a release for stale once nobody has said so for the time that they state.
+        #[arg(long = "witness", value_name = "KEY")]
+        witnesses: Vec<VerifyKey>,
+        /// How many witnesses must have signed a statement.
+        #[arg(long = "witnesses", default_value_t = 1, value_name = "N")]
+        witnesses_required: u32,
         /// A DNS name or address that agents call the manager by.
         #[arg(long = "name", default_values_t = ["localhost".to_owned(), "127.0.0.1".to_owned()])]
         names: Vec<String>,
@@ -123,6 +130,8 @@ pub fn run(args: Args, out: &mut dyn Write) -> Result<(), ManagerError> {
             authors,
             approvers,
             approvals,
+            witnesses,
+            witnesses_required,
             names,
         } => {
             let parts = Init {
@@ -130,6 +139,8 @@ pub fn run(args: Args, out: &mut dyn Write) -> Result<(), ManagerError> {
                 authors,
                 approvers,
                 approvals,
+                witnesses,
+                witnesses_required,
                 names,
             };
             let (trust, token) = init(&dir, parts, &clock)?;
