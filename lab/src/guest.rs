@@ -19,6 +19,8 @@ use std::time::{Duration, Instant};
 
 /// A device name has 15 characters, of which the lab's prefix takes 4.
 pub const NAME_MAX: usize = 11;
+/// One digit tells a guest's devices apart.
+pub const NICS_MAX: usize = 10;
 
 /// A guest's memory: 96 MiB and a little more. The little matters: QEMU before 9.0 takes a fast
 /// path through its dirty bitmap for memory of a multiple of 256 KiB, and on that path TCG forgets
@@ -50,7 +52,16 @@ impl fmt::Display for Service {
     }
 }
 
-/// A guest with one vnic.
+/// A guest's further NIC, on a vnic of its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Nic {
+    /// Its Ethernet address.
+    pub mac: Mac,
+    /// Its addresses with prefix lengths.
+    pub addresses: Vec<(IpAddr, u8)>,
+}
+
+/// A guest with one vnic, or, in QEMU, several.
 #[derive(Debug, Clone)]
 pub struct GuestSpec {
     /// At most [`NAME_MAX`] characters.
@@ -63,25 +74,51 @@ pub struct GuestSpec {
     pub gateways: Vec<IpAddr>,
     /// What it runs; a namespace guest runs nothing by itself.
     pub services: Vec<Service>,
+    /// Its NICs beyond the first; a namespace guest has none.
+    pub more: Vec<Nic>,
 }
 
 impl GuestSpec {
     pub(crate) fn kernel_words(&self) -> String {
         let join = |words: Vec<String>| words.join(",");
-        let addresses = self
-            .addresses
-            .iter()
-            .map(|(ip, prefix)| format!("{ip}/{prefix}"));
+        let of_nic = |addresses: &Vec<(IpAddr, u8)>| {
+            let words = addresses
+                .iter()
+                .map(|(ip, prefix)| format!("{ip}/{prefix}"));
+            join(words.collect())
+        };
+        let further = self.more.iter().map(|nic| of_nic(&nic.addresses));
+        let addresses: Vec<_> = std::iter::once(of_nic(&self.addresses))
+            .chain(further)
+            .collect();
         format!(
             "console=ttyS0 quiet nokaslr panic=-1 no_timer_check lictor.addr={} lictor.gw={} \
              lictor.run={}",
-            join(addresses.collect()),
+            addresses.join("+"),
             join(self.gateways.iter().map(ToString::to_string).collect()),
             join(self.services.iter().map(ToString::to_string).collect()),
         )
     }
 
+    /// The Ethernet address of each NIC, in order.
+    fn macs(&self) -> Vec<Mac> {
+        let further = self.more.iter().map(|nic| nic.mac);
+        std::iter::once(self.mac).chain(further).collect()
+    }
+
+    /// The name of the tap of a NIC.
+    fn tap(&self, number: usize) -> String {
+        let name = &self.name;
+        match number {
+            0 => format!("tap-{name}"),
+            _ => format!("tap{number}{name}"),
+        }
+    }
+
     fn check(&self) -> Result<()> {
+        if self.more.len() + 1 > NICS_MAX {
+            bail!("guest {} has more than {NICS_MAX} NICs", self.name);
+        }
         if self.name.is_empty() || self.name.len() > NAME_MAX {
             bail!(
                 "guest name {:?} must have 1 to {NAME_MAX} characters",
@@ -97,6 +134,8 @@ impl GuestSpec {
 pub struct Vnic {
     /// The guest's name.
     pub guest: String,
+    /// Which of the guest's NICs it is, from 0.
+    pub number: usize,
     /// The namespace that the device stands in: its host's.
     pub netns: Netns,
     /// The tap's or veth's name.
@@ -126,13 +165,13 @@ impl Drop for Device {
 pub struct QemuGuest {
     spec: GuestSpec,
     host: Host,
-    vnic: Vnic,
+    vnics: Vec<Vnic>,
     folder: PathBuf,
     stream: StreamLog,
     qmp: Qmp,
-    // The process ends before its tap goes: fields drop in this order.
+    // The process ends before its taps go: fields drop in this order.
     process: Process,
-    _device: Device,
+    _devices: Vec<Device>,
 }
 
 /// How a live migration is made.
@@ -174,15 +213,15 @@ pub struct MigrateReport {
 }
 
 impl Host {
-    /// Boots a guest. `before_bridge` runs when the tap exists and before it joins the bridge and
-    /// goes up: the moment to attach a firewall.
+    /// Boots a guest. `before_bridge` runs for each tap when all exist and before any joins the
+    /// bridge and goes up: the moment to attach a firewall.
     ///
     /// # Errors
     /// No image, a refused device or callback, or QEMU does not start.
     pub fn boot(
         &self,
         spec: &GuestSpec,
-        before_bridge: impl FnOnce(&Vnic) -> Result<()>,
+        before_bridge: impl FnMut(&Vnic) -> Result<()>,
     ) -> Result<QemuGuest> {
         self.qemu(spec, &[], before_bridge)
     }
@@ -195,7 +234,7 @@ impl Host {
         &self,
         spec: &GuestSpec,
         more: &[&str],
-        before_bridge: impl FnOnce(&Vnic) -> Result<()>,
+        before_bridge: impl FnMut(&Vnic) -> Result<()>,
     ) -> Result<QemuGuest> {
         self.qemu(spec, more, before_bridge)
     }
@@ -207,7 +246,7 @@ impl Host {
     pub fn receive(
         &self,
         spec: &GuestSpec,
-        before_bridge: impl FnOnce(&Vnic) -> Result<()>,
+        before_bridge: impl FnMut(&Vnic) -> Result<()>,
     ) -> Result<QemuGuest> {
         self.qemu(spec, &["-incoming", "defer"], before_bridge)
     }
@@ -216,7 +255,7 @@ impl Host {
         &self,
         spec: &GuestSpec,
         more: &[&str],
-        before_bridge: impl FnOnce(&Vnic) -> Result<()>,
+        mut before_bridge: impl FnMut(&Vnic) -> Result<()>,
     ) -> Result<QemuGuest> {
         spec.check()?;
         in_path(QEMU, &std::env::var_os("PATH").unwrap_or_default())?;
@@ -227,21 +266,18 @@ impl Host {
             std::fs::remove_dir_all(&folder)?;
         }
         std::fs::create_dir_all(&folder)?;
-        let vnic = Vnic {
-            guest: spec.name.clone(),
-            netns: self.netns().clone(),
-            device: format!("tap-{}", spec.name),
-            mac: spec.mac,
-            qmp: Some(folder.join("agent.qmp")),
-        };
-        self.netns()
-            .ip(&format!("tuntap add dev {} mode tap vnet_hdr", vnic.device))?;
-        let device = Device {
-            netns: self.netns().clone(),
-            name: vnic.device.clone(),
-        };
-        before_bridge(&vnic).context("before the tap joined the bridge")?;
-        self.join(&vnic.device)?;
+        let (mut vnics, mut devices) = (Vec::new(), Vec::new());
+        for (number, mac) in spec.macs().into_iter().enumerate() {
+            let (vnic, device) = self.tap(spec, (number, mac), &folder)?;
+            vnics.push(vnic);
+            devices.push(device);
+        }
+        for vnic in &vnics {
+            before_bridge(vnic).context("before the tap joined the bridge")?;
+        }
+        for vnic in &vnics {
+            self.join(&vnic.device)?;
+        }
         let snapshots = folder.join("snapshots.qcow2");
         qcow2::create(&snapshots)?;
         let mut command = self.node().command(QEMU);
@@ -259,13 +295,37 @@ impl Host {
         Ok(QemuGuest {
             spec: spec.clone(),
             host: self.clone(),
-            vnic,
+            vnics,
             folder,
             stream,
             qmp,
             process,
-            _device: device,
+            _devices: devices,
         })
+    }
+
+    /// Makes the tap of one NIC.
+    fn tap(
+        &self,
+        spec: &GuestSpec,
+        (number, mac): (usize, Mac),
+        folder: &Path,
+    ) -> Result<(Vnic, Device)> {
+        let vnic = Vnic {
+            guest: spec.name.clone(),
+            number,
+            netns: self.netns().clone(),
+            device: spec.tap(number),
+            mac,
+            qmp: Some(folder.join("agent.qmp")),
+        };
+        self.netns()
+            .ip(&format!("tuntap add dev {} mode tap vnet_hdr", vnic.device))?;
+        let device = Device {
+            netns: self.netns().clone(),
+            name: vnic.device.clone(),
+        };
+        Ok((vnic, device))
     }
 }
 
@@ -297,12 +357,15 @@ fn qemu_args(spec: &GuestSpec, image: &Image, folder: &Path) -> Vec<String> {
         format!("socket,id=data,path={},server=on,wait=off", at("data")),
     );
     option("-serial", "chardev:data".into());
-    let net = format!("tap,id=n0,ifname=tap-{},script=no,downscript=no", spec.name);
-    option("-netdev", net);
-    option(
-        "-device",
-        format!("virtio-net-pci,netdev=n0,romfile=,mac={}", spec.mac),
-    );
+    for (number, mac) in spec.macs().into_iter().enumerate() {
+        let tap = spec.tap(number);
+        let net = format!("tap,id=n{number},ifname={tap},script=no,downscript=no");
+        option("-netdev", net);
+        option(
+            "-device",
+            format!("virtio-net-pci,netdev=n{number},romfile=,mac={mac}"),
+        );
+    }
     // A guest that leaves has its disk flushed while it stands still. Of this one nothing must
     // outlive the machine, and the wait for a disk that others write to is no part of a move.
     option(
@@ -332,10 +395,16 @@ impl QemuGuest {
         &self.host
     }
 
-    /// Its interface on the host.
+    /// Its first interface on the host.
     #[must_use]
     pub fn vnic(&self) -> &Vnic {
-        &self.vnic
+        &self.vnics[0]
+    }
+
+    /// All its interfaces on the host, in order.
+    #[must_use]
+    pub fn vnics(&self) -> &[Vnic] {
+        &self.vnics
     }
 
     /// The lab's own QMP connection.
@@ -566,6 +635,7 @@ impl NsGuest {
         ))?;
         let vnic = Vnic {
             guest: spec.name.clone(),
+            number: 0,
             netns: outside.clone(),
             device: device.clone(),
             mac: spec.mac,
@@ -581,16 +651,20 @@ impl NsGuest {
             _device: guard,
             netns,
         };
-        // The lab gives every address once, so a wait for duplicates would only cost time.
-        guest.netns.sysctl("net/ipv6/conf/eth0/accept_dad", "0")?;
-        guest.netns.sysctl("net/ipv6/conf/eth0/accept_ra", "0")?;
-        guest.netns.ip("link set eth0 up")?;
-        for (ip, prefix) in &spec.addresses {
-            guest
-                .netns
-                .ip(&format!("addr add {ip}/{prefix} dev eth0"))?;
-        }
+        guest.address()?;
         Ok(guest)
+    }
+
+    /// Brings its device up, with its addresses.
+    fn address(&self) -> Result<()> {
+        // The lab gives every address once, so a wait for duplicates would only cost time.
+        self.netns.sysctl("net/ipv6/conf/eth0/accept_dad", "0")?;
+        self.netns.sysctl("net/ipv6/conf/eth0/accept_ra", "0")?;
+        self.netns.ip("link set eth0 up")?;
+        for (ip, prefix) in &self.spec.addresses {
+            self.netns.ip(&format!("addr add {ip}/{prefix} dev eth0"))?;
+        }
+        Ok(())
     }
 
     /// A route needs its link to be up, so this comes after the bridge.
@@ -621,6 +695,71 @@ impl Host {
         self.join(&guest.vnic.device)?;
         guest.routes()?;
         Ok(guest)
+    }
+}
+
+/// A device of a container at the host that it comes to: the far end lies in the container, without
+/// an address and down.
+#[derive(Debug)]
+pub struct Landing {
+    vnic: Vnic,
+    device: Device,
+}
+
+/// What the container's end of a [`Landing`] is called until it takes its place.
+const COMING: &str = "coming";
+
+impl Host {
+    /// Makes the device by which a container that runs elsewhere will be plugged in here.
+    /// `before_bridge` as in [`Host::boot`].
+    ///
+    /// # Errors
+    /// A refused device or callback.
+    pub fn receive_namespace(
+        &self,
+        guest: &NsGuest,
+        before_bridge: impl FnOnce(&Vnic) -> Result<()>,
+    ) -> Result<Landing> {
+        let vnic = Vnic {
+            netns: self.netns().clone(),
+            ..guest.vnic.clone()
+        };
+        line(&format!(
+            "ip link add {} netns {} type veth peer name {COMING} address {} netns {}",
+            vnic.device,
+            self.netns().name(),
+            vnic.mac,
+            guest.netns.name()
+        ))?;
+        let device = Device {
+            netns: self.netns().clone(),
+            name: vnic.device.clone(),
+        };
+        before_bridge(&vnic).context("before the veth joined the bridge")?;
+        self.join(&vnic.device)?;
+        Ok(Landing { vnic, device })
+    }
+}
+
+impl NsGuest {
+    /// Unplugs the container from its host: its device there goes.
+    ///
+    /// # Errors
+    /// It has none.
+    pub fn unplug(&self) -> Result<()> {
+        self.netns.ip("link del eth0").map(drop)
+    }
+
+    /// Plugs a container that was unplugged in where it has come to. What runs in it keeps its
+    /// sockets, as after a checkpoint that was restored.
+    ///
+    /// # Errors
+    /// A refused device.
+    pub fn land(&mut self, landing: Landing) -> Result<()> {
+        self.netns.ip(&format!("link set {COMING} name eth0"))?;
+        (self.vnic, self._device) = (landing.vnic, landing.device);
+        self.address()?;
+        self.routes()
     }
 }
 

@@ -10,6 +10,7 @@
 pub mod command;
 pub mod demo;
 pub mod frame;
+mod freezer;
 pub mod guest;
 pub mod host;
 pub mod image;
@@ -26,7 +27,10 @@ pub mod wait;
 
 pub use command::Process;
 pub use frame::{Capture, Frame, Way, inject};
-pub use guest::{GuestSpec, MigrateOptions, MigrateReport, NsGuest, QemuGuest, Service, Vnic};
+pub use freezer::Freezer;
+pub use guest::{
+    GuestSpec, Landing, MigrateOptions, MigrateReport, Nic, NsGuest, QemuGuest, Service, Vnic,
+};
 pub use host::{Host, Lab, Node};
 pub use image::Image;
 pub use libvirt::Libvirt;

@@ -261,7 +261,7 @@ impl Libvirt {
     /// # Errors
     /// The guest's name is too long.
     pub fn domain(&self, spec: &GuestSpec, devices: &str) -> Result<String> {
-        let vnic = vnic_name(&spec.name)?;
+        let vnic = vnic_name(&spec.name, 0)?;
         let (memory, commandline) = memory();
         let mut addresses = String::new();
         for (address, _) in &spec.addresses {

@@ -157,6 +157,7 @@ fn remove(tag: &Tag) -> Result<()> {
         }
         let _ = run_ungated("ip", &["netns", "del", &namespace]);
     }
+    crate::freezer::remove(&tag.prefix);
     for mount in mounts(&tag.folder) {
         let _ = nix::mount::umount2(&mount, nix::mount::MntFlags::MNT_DETACH);
     }

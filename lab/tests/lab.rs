@@ -19,6 +19,7 @@ fn spec(name: &str, number: u8, services: &[Service]) -> GuestSpec {
         addresses: vec![(v4(number), 16), (v6(number), 64)],
         gateways: vec![],
         services: services.to_vec(),
+        more: Vec::new(),
     }
 }
 

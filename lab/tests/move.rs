@@ -121,6 +121,7 @@ fn world() -> World {
         addresses: vec![(IpAddr::from([10, 77, 0, number]), 16)],
         gateways: vec![],
         services: services.to_vec(),
+        more: Vec::new(),
     };
     let client = lab.client(&spec("client", 100, &[])).expect("client");
     let web = spec("web", 10, &[Service::Counter(5000)]);

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Command;
 
 /// Debian's name of a package, and what it is for.
-const PACKAGES: [(&str, &str); 19] = [
+const PACKAGES: [(&str, &str); 20] = [
     (
         "apparmor",
         "parses what `lictor host install` writes for it",
@@ -32,6 +32,10 @@ const PACKAGES: [(&str, &str); 19] = [
     ("nftables", "the bench's rival"),
     ("pkg-config", "libbpf's build finds libelf and zlib with it"),
     ("qemu-system-x86", "runs the lab's real guests"),
+    (
+        "systemd",
+        "says whether the units that we install are sound",
+    ),
     ("zlib1g-dev", "libelf needs it"),
 ];
 

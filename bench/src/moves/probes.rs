@@ -42,6 +42,7 @@ impl Probes {
             addresses: vec![(IpAddr::V4(ADDRESS), 16)],
             gateways: Vec::new(),
             services: Vec::new(),
+            more: Vec::new(),
         };
         let outsider = lab.client(&spec)?;
         let device = outsider.vnic().device.clone();

@@ -13,18 +13,21 @@ pub(super) const DB: Guest = Guest {
     name: "db",
     number: 11,
     labels: &[("app", "db")],
+    vnics: 1,
 };
 /// The same, between hosts without.
 pub(super) const PLAIN: Guest = Guest {
     name: "plain",
     number: 12,
     labels: &[("app", "db")],
+    vnics: 1,
 };
 /// Reads from both of them, from outside of all hosts.
 const READER: Guest = Guest {
     name: "reader",
     number: 10,
     labels: &[],
+    vnics: 1,
 };
 
 /// Anybody may talk to the guest on this port: that is what its sessions are about.

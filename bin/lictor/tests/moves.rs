@@ -25,6 +25,8 @@ use std::time::Duration;
 mod before;
 #[path = "moves/choices.rs"]
 mod choices;
+#[path = "moves/container.rs"]
+mod container;
 #[path = "moves/cut.rs"]
 mod cut;
 #[path = "moves/evacuated.rs"]
@@ -39,6 +41,8 @@ mod libvirt;
 mod orders;
 #[path = "moves/overriding.rs"]
 mod overriding;
+#[path = "moves/several.rs"]
+mod several;
 #[path = "moves/stages.rs"]
 mod stages;
 #[path = "moves/traps.rs"]

@@ -1,9 +1,11 @@
 //! What impairs the protection of guests, how long each has lasted, and what is recorded of it.
-//! Pure: what holds now goes in, evidence comes out.
+//! Pure: what holds now goes in, evidence comes out. What is open is kept over the agent's death,
+//! so that the next life ends what this one began.
 
 use lictor_evidence::Body;
 use lictor_policy::{Cause, Choice};
 use lictor_types::GuestId;
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// How long a cause must have been gone before it is over: what comes and goes each second is one.
@@ -23,6 +25,18 @@ pub(crate) struct Found {
     pub(crate) since_ms: u64,
 }
 
+/// What is open, as the next life of the agent finds it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Kept {
+    guest: GuestId,
+    cause: Cause,
+    choice: Choice,
+    since_ms: u64,
+    /// When it was last found.
+    seen_ms: u64,
+}
+
 #[derive(Debug)]
 struct Open {
     choice: Choice,
@@ -36,14 +50,63 @@ struct Open {
 #[derive(Debug, Default)]
 pub(crate) struct Impairments {
     open: BTreeMap<(Cause, GuestId), Open>,
+    /// What is open is not what was kept last.
+    changed: bool,
+    kept_ms: u64,
+    /// What ended while no agent looked, and is to be recorded.
+    ended: Vec<Body>,
 }
 
 impl Impairments {
+    /// What an earlier life of the agent had open. What is not found again ends when it was last
+    /// known; what is goes on, unless nobody looked for too long.
+    pub(crate) fn resumed(kept: Vec<Kept>, now_ms: u64) -> Self {
+        let open = kept.into_iter().map(|one| {
+            let open = Open {
+                choice: one.choice,
+                since_ms: one.since_ms,
+                seen_ms: one.seen_ms,
+                minutes: one.seen_ms.saturating_sub(one.since_ms) / MINUTE_MS,
+            };
+            ((one.cause, one.guest), open)
+        });
+        let mut resumed = Self {
+            open: open.collect(),
+            ..Self::default()
+        };
+        let mut ended = Vec::new();
+        resumed.close(now_ms, &mut ended);
+        resumed.ended = ended;
+        resumed
+    }
+
+    /// What is to be kept for the next life; nothing if that was done lately and nothing changed.
+    pub(crate) fn to_keep(&self, now_ms: u64) -> Option<Vec<Kept>> {
+        let old = now_ms.saturating_sub(self.kept_ms) >= LINGER_MS;
+        if !self.changed && (self.open.is_empty() || !old) {
+            return None;
+        }
+        let kept = self.open.iter().map(|((cause, guest), open)| Kept {
+            guest: guest.clone(),
+            cause: *cause,
+            choice: open.choice,
+            since_ms: open.since_ms,
+            seen_ms: open.seen_ms,
+        });
+        Some(kept.collect())
+    }
+
+    /// That is on the disk.
+    pub(crate) const fn kept(&mut self, now_ms: u64) {
+        self.changed = false;
+        self.kept_ms = now_ms;
+    }
+
     /// Takes what was found now. Each that begins or ends is recorded, and so is a change of the
     /// choice that holds; each cause is alarmed when it begins and with each minute that it stays
     /// open, for all of its guests together.
     pub(crate) fn round(&mut self, found: Vec<Found>, now_ms: u64) -> Vec<Body> {
-        let mut bodies = Vec::new();
+        let mut bodies = std::mem::take(&mut self.ended);
         let mut began: BTreeMap<Cause, (String, Choice, BTreeSet<GuestId>)> = BTreeMap::new();
         for one in found {
             let key = (one.cause, one.guest.clone());
@@ -72,6 +135,7 @@ impl Impairments {
                 since_ms: open.since_ms,
             });
             self.open.insert(key, open);
+            self.changed = true;
         }
         for (cause, (detail, choice, guests)) in began {
             let who = named(&guests);
@@ -85,7 +149,9 @@ impl Impairments {
     fn close(&mut self, now_ms: u64, bodies: &mut Vec<Body>) {
         let over = |open: &Open| now_ms.saturating_sub(open.seen_ms) >= LINGER_MS;
         let gone = self.open.extract_if(.., |_, open| over(open));
+        let before = bodies.len();
         bodies.extend(gone.map(|(key, open)| closed(&key, &open, open.seen_ms)));
+        self.changed |= bodies.len() > before;
     }
 
     fn count(&mut self, now_ms: u64, bodies: &mut Vec<Body>) {
@@ -216,6 +282,39 @@ mod tests {
             ],
         );
         check(&[], 73_000 + LINGER_MS, &["closed a no-moves 1000 73000"]);
+    }
+
+    #[test]
+    fn what_was_open_at_a_kill_goes_on_or_ends_when_it_was_last_known() {
+        let agents = Choice::MovesByAgents;
+        let both = [found("a", agents), found("b", agents)];
+        let mut first = Impairments::default();
+        assert_eq!(first.to_keep(2_000), None);
+        first.round(both.to_vec(), 2_000);
+        assert_eq!(first.to_keep(2_000).expect("two began").len(), 2);
+        first.kept(2_000);
+        assert_eq!(first.to_keep(2_000 + LINGER_MS - 1), None);
+        first.round(both.to_vec(), 70_000);
+        let kept = first.to_keep(70_000).expect("it is time again");
+
+        let resumed = |now_ms, found: &[Found]| {
+            let mut next = Impairments::resumed(kept.clone(), now_ms);
+            let bodies = told(next.round(found.to_vec(), now_ms));
+            assert!(bodies.is_empty() || next.to_keep(now_ms).is_some());
+            bodies
+        };
+        let none: [&str; 0] = [];
+        assert_eq!(resumed(70_000 + LINGER_MS - 1, &both), none);
+        assert_eq!(
+            resumed(70_000 + LINGER_MS, &both[..1]),
+            [
+                "closed a moves-by-agents 1000 70000",
+                "closed b moves-by-agents 1000 70000",
+                "opened a moves-by-agents 1000",
+                "silent; moves-by-agents holds for a",
+                "open for 1 min at a",
+            ]
+        );
     }
 
     #[test]

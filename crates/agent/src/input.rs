@@ -13,8 +13,33 @@ use std::sync::mpsc::SyncSender;
 /// Where an answer goes.
 pub(crate) type Reply<T> = SyncSender<T>;
 
-/// Where the state of a guest goes that QEMU asks for.
-pub(crate) type SaveReply = Reply<Result<Vec<u8>, String>>;
+/// Who waits, with a guest that stands still, for what only a move's end can say.
+#[derive(Debug)]
+pub(crate) enum Answer<T> {
+    /// Its QEMU.
+    Qemu(Reply<Result<T, String>>),
+    /// Whoever moves a container, at the agent's socket.
+    Caller(Reply<Response>, fn(T) -> Response),
+}
+
+impl<T> Answer<T> {
+    /// Both may have given up and hung up.
+    pub(crate) fn send(&self, answer: Result<T, String>) {
+        match self {
+            Self::Qemu(reply) => drop(reply.send(answer)),
+            Self::Caller(reply, said) => {
+                let answer = answer.map_or_else(|error| Response::Error { error }, said);
+                let _ = reply.send(answer);
+            }
+        }
+    }
+}
+
+/// Where the state of a guest goes that travels with it.
+pub(crate) type SaveReply = Answer<Vec<u8>>;
+
+/// Where it is said whether a guest may run.
+pub(crate) type LoadReply = Answer<()>;
 
 /// One moment by two clocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

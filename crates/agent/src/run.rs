@@ -55,7 +55,8 @@ pub fn run(config: Config) -> Result<(), AgentError> {
         qemu,
         inputs,
     };
-    let mut owner = Owner::new(parts, now(began));
+    let impaired = parts.host.kept_impaired()?;
+    let mut owner = Owner::new(parts, impaired, now(began));
     ready::tell(std::env::var_os("NOTIFY_SOCKET").as_deref())?;
     loop {
         match queue.recv_timeout(owner.idle(now(began))) {

@@ -3,6 +3,7 @@
 
 use crate::AgentError;
 use crate::custody::Custody;
+use crate::impaired::Kept;
 use lictor_evidence::{Checkpoint, EvidenceError, SigningKey, Storage, VerifyKey, frame, recover};
 use lictor_types::Mode;
 use lictor_wire::binding::BindingLog;
@@ -25,6 +26,7 @@ pub const CERTIFICATE: &str = "certificate.pem";
 /// The manager's authority.
 pub const AUTHORITY: &str = "authority.pem";
 const CUSTODY: &str = "custody.json";
+const IMPAIRED: &str = "impaired.json";
 const HOST_MODE: &str = "host-mode.json";
 const LOCK: &str = "lock";
 /// What was let pass without an agent, while it is recorded.
@@ -135,6 +137,22 @@ impl StateDir {
     /// [`AgentError::File`].
     pub fn floor(&self) -> Result<Option<Floor>, AgentError> {
         self.read_json(FLOOR)
+    }
+
+    /// What impaired the protection of guests when the agent last said so.
+    ///
+    /// # Errors
+    /// [`AgentError::File`].
+    pub(crate) fn impaired(&self) -> Result<Vec<Kept>, AgentError> {
+        Ok(self.read_json(IMPAIRED)?.unwrap_or_default())
+    }
+
+    /// Keeps that.
+    ///
+    /// # Errors
+    /// [`AgentError::File`].
+    pub(crate) fn keep_impaired(&self, kept: &[Kept]) -> Result<(), AgentError> {
+        self.write_json(IMPAIRED, &kept)
     }
 
     /// Keeps a release that is about to be loaded. The floor goes first: a crash between the two

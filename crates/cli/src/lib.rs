@@ -7,6 +7,7 @@ mod audit;
 mod caller;
 mod cluster;
 mod connectivity;
+mod container;
 mod domain;
 mod error;
 mod evacuation;

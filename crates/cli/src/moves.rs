@@ -3,7 +3,7 @@
 use crate::caller::Caller;
 use crate::local::Agent;
 use crate::output::{Answer, Cell, Ending, Page, Printing, Tone};
-use crate::{CliError, Setting, evacuation, order, overriding};
+use crate::{CliError, Setting, container, evacuation, order, overriding};
 use clap::{Args, Subcommand, ValueEnum};
 use lictor_types::{GuestId, HostId};
 use lictor_wire::api::{MoveEntry, MoveResult, MoveSigners};
@@ -63,13 +63,21 @@ enum Action {
         #[command(flatten)]
         agent: Agent,
     },
-    /// Give a move up whose guest has not been stopped for it yet.
+    /// Give a move up whose guest has not been stopped for it yet. Of a container also later: at
+    /// its target if it has not run there, then at its source, where it goes on.
     Abandon {
         /// The guest.
         guest: GuestId,
         #[command(flatten)]
         agent: Agent,
     },
+    /// Shut a container's vnics at its source: it is frozen, its move is copied, and it leaves now.
+    Fence(container::Fence),
+    /// Open a container's vnics at its target: it is there, frozen, and may run when this has
+    /// ended.
+    Open(container::Open),
+    /// Say at its target that a container runs there.
+    Complete(container::Complete),
     /// Bring a guest away from a host whose agent is broken, without its sessions: by an order that
     /// two persons sign.
     Evacuation {
@@ -145,6 +153,9 @@ pub(crate) fn run(args: &MoveArgs, setting: &Setting) -> Result<Answer, CliError
                 other => Err(agent.unexpected(&other)),
             }
         }
+        Action::Fence(args) => container::fence(args),
+        Action::Open(args) => container::open(args),
+        Action::Complete(args) => container::complete(args),
         Action::Evacuation { action } => order::run(action, setting.now_ms),
         Action::Override { action } => order::run(action, setting.now_ms),
         Action::List { caller } => Ok(list(&caller.open()?.client.moves()?)),

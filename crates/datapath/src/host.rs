@@ -320,6 +320,14 @@ impl Datapath {
         self.vnics.values().map(Vnic::status).collect()
     }
 
+    /// Whether a vnic's device is the host's side of a veth pair, as a container has it.
+    ///
+    /// # Errors
+    /// [`Error::UnknownVnic`], [`Error::System`].
+    pub fn is_veth(&self, vnic: VnicId) -> Result<bool, Error> {
+        self.vnic(vnic)?.is_veth()
+    }
+
     /// Reads back whether both programs are attached, and first.
     ///
     /// # Errors

@@ -5,6 +5,7 @@ use crate::abi::{
 };
 use crate::error::failed;
 use crate::events::would_of;
+use crate::kind::Kind;
 use crate::link::{link_of, with_link};
 use crate::shared::Shared;
 use crate::slots::Slots;
@@ -563,6 +564,13 @@ impl Vnic {
             foreign: hooks.egress.foreign_before + hooks.ingress.foreign_before,
             adopted,
         })
+    }
+
+    /// Whether its device is there and a veth.
+    pub(crate) fn is_veth(&self) -> Result<bool, Error> {
+        let ifindex = self.config()?.ifindex;
+        let device = netdev::find_index(ifindex).map_err(failed("reading the device"))?;
+        Ok(device.is_some_and(|device| device.kind == Kind::Veth))
     }
 
     /// The hooks as the kernel has them, if the device is still the one that was attached.

@@ -2,8 +2,8 @@
 
 use crate::draft::{Draft, Rule, either, every_port, numbered, prefix};
 use crate::names::label;
-use crate::value::{all_json, list, objects, scalar, str};
-use crate::{Effect, ImportError, Source, aws_template};
+use crate::value::{json_values, list, objects, scalar, str, text};
+use crate::{Effect, ImportError, Source, aws_template, aws_terraform, tagged};
 use ipnet::IpNet;
 use lictor_policy::{Labels, PortRange};
 use lictor_types::Protocol;
@@ -104,13 +104,37 @@ pub(crate) fn joined(rule: &Value) -> Value {
     own
 }
 
+/// The values of all files; templates may be YAML. What one of several templates calls its own is
+/// told apart by the name of its file.
+fn read(sources: &[Source]) -> Result<Vec<(String, Value)>, ImportError> {
+    let mut found = Vec::new();
+    for source in sources {
+        let json = text(source)?.trim_start().starts_with(['{', '[']);
+        let values = match json {
+            true => json_values(source)?,
+            false => tagged::documents(source)?,
+        };
+        let file = source.path.rsplit('/').next().unwrap_or(&source.path);
+        let stem = file.rsplit_once('.').map_or(file, |(stem, _)| stem);
+        found.extend(values.into_iter().map(|value| (stem.to_owned(), value)));
+    }
+    let templates = found.iter().filter(|(_, value)| aws_template::is(value));
+    if templates.count() == 1 {
+        found.iter_mut().for_each(|(stack, _)| stack.clear());
+    }
+    Ok(found)
+}
+
 /// What `aws ec2 describe-security-groups`, `describe-instances`, `describe-network-interfaces`
 /// and their like print.
 pub(crate) fn import(sources: &[Source]) -> Result<Draft, ImportError> {
     let mut found = Found::default();
     let mut draft = Draft::default();
-    for value in all_json(sources)? {
-        let printed = aws_template::resources(&value, &mut draft);
+    for (stack, value) in read(sources)? {
+        let printed = match aws_template::is(&value) {
+            true => Some(aws_template::resources(&value, &stack, &mut draft)),
+            false => aws_terraform::resources(&value),
+        };
         for value in printed.unwrap_or_else(|| vec![value]) {
             objects(&value, &mut |value, fields| found.object(value, fields));
         }
@@ -234,11 +258,14 @@ fn aws_peers(
             comments.insert(str(range, "Description").to_owned());
             match prefix(str(range, key)) {
                 Some(net) => nets.push(net),
-                None => draft.note(
-                    Effect::Closes,
-                    place,
-                    "a range that is no prefix is left out",
-                ),
+                None => {
+                    let text = scalar(&range[key]);
+                    let what = match text.contains('{') {
+                        true => format!("{text} is not answered by the template: left out"),
+                        false => format!("{text:?} is no prefix, and is left out"),
+                    };
+                    draft.note(Effect::Closes, place, what);
+                }
             }
         }
     }
@@ -259,7 +286,12 @@ fn aws_peers(
     }
     for pair in list(rule, "UserIdGroupPairs") {
         comments.insert(str(pair, "Description").to_owned());
-        parts.push(draft.has(&label("sg", str(pair, "GroupId")), YES));
+        let id = str(pair, "GroupId");
+        if id.starts_with('{') {
+            let what = format!("the group {id} is not answered by the template: nobody is in it");
+            draft.note(Effect::Closes, place, what);
+        }
+        parts.push(draft.has(&label("sg", id), YES));
     }
     comments.remove("");
     let comment = comments.into_iter().collect::<Vec<_>>().join("; ");
@@ -304,6 +336,7 @@ fn aws_ports(draft: &mut Draft, rule: &Value, place: &str) -> Vec<PortRange> {
         }],
         _ if from == -1 && to == -1 => vec![PortRange::all(protocol)],
         _ => {
+            let [from, to] = ["FromPort", "ToPort"].map(|field| scalar(&rule[field]));
             let what = format!("the ports {from} to {to} are no range; the rule is left out");
             draft.note(Effect::Closes, place, what);
             Vec::new()

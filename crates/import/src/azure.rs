@@ -2,10 +2,11 @@
 //! members only. Where an interface and its subnet have a group each, both must allow: the subnet's
 //! is a tier of its own above, in which what it allows is handed over.
 
+use crate::azure_files::{File, read};
 use crate::azure_template;
 use crate::draft::{Draft, NOBODY, Rule, all, either, every_port, numbered, prefix};
 use crate::names::label;
-use crate::value::{all_json, items, scalar, str};
+use crate::value::{items, scalar, str};
 use crate::{Effect, ImportError, Source};
 use ipnet::IpNet;
 use lictor_policy::{Labels, PortRange};
@@ -63,6 +64,10 @@ const AZURE_PROBE: &str = "168.63.129.16/32";
 struct Found {
     groups: Vec<Group>,
     nics: Vec<Value>,
+    /// Groups as they take effect, and where.
+    effective: Vec<Value>,
+    /// Rules that are printed without their groups, by the groups' ids.
+    rules: BTreeMap<String, Vec<Value>>,
     /// Subnets by their id, with the id of their group; ids differ in case as they like.
     subnets: BTreeMap<String, String>,
     /// The prefixes of service tags, as the file that Azure publishes has them.
@@ -85,12 +90,16 @@ type At<'a> = (&'a str, Effect);
 pub(crate) fn import(sources: &[Source]) -> Result<Draft, ImportError> {
     let mut found = Found::default();
     let mut draft = Draft::default();
-    for value in all_json(sources)? {
-        match azure_template::resources(&value, &mut draft) {
-            Some(resources) => resources.iter().for_each(|one| found.walk(one)),
-            None => found.walk(&value),
+    for file in read(sources, &mut draft)? {
+        match file {
+            File::Template(value, given) => {
+                let own = azure_template::resources(&value, &given, &mut draft);
+                own.iter().for_each(|one| found.walk(one));
+            }
+            File::Printed(value) => found.walk(&value),
         }
     }
+    found.join();
     if found.groups.is_empty() {
         return Err(ImportError::Nothing {
             what: "network security groups",
@@ -116,31 +125,35 @@ impl Found {
         if let Value::Array(items) = value {
             return items.iter().for_each(|item| self.walk(item));
         }
-        for wrapper in ["value", "resources"] {
+        for wrapper in ["value", "resources", "data"] {
             if let Some(items) = value[wrapper].as_array() {
                 items.iter().for_each(|item| self.walk(item));
             }
         }
         let own = |field: &str| !property(value, field).is_null();
-        if own("securityRules") || own("defaultSecurityRules") {
-            let name = str(value, "name").to_owned();
-            let id = match str(value, "id") {
-                "" => name.to_lowercase(),
-                id => id.to_lowercase(),
-            };
-            self.subnets_of(value, &id);
-            let value = value.clone();
-            self.groups.push(Group { id, name, value });
+        if own("effectiveSecurityRules") {
+            self.effective.push(value.clone());
+        } else if own("securityRules") || own("defaultSecurityRules") {
+            self.group(value.clone());
         } else if own("ipConfigurations") {
             self.nics.push(value.clone());
+        } else if own("virtualMachineProfile") {
+            self.scale_set(value);
         } else if own("subnets") {
             for subnet in list_of(value, "subnets") {
-                let group = str(property(subnet, "networkSecurityGroup"), "id");
-                if !group.is_empty() {
-                    let id = str(subnet, "id").to_lowercase();
-                    self.subnets.insert(id, group.to_lowercase());
-                }
+                self.subnet(subnet);
             }
+        } else if own("addressPrefix") && own("networkSecurityGroup") {
+            self.subnet(value);
+        } else if own("access") && own("direction") && own("priority") {
+            let id = str(value, "id").to_lowercase();
+            let group = id.split("/securityrules/").next().unwrap_or_default();
+            let group = group
+                .split("/defaultsecurityrules/")
+                .next()
+                .unwrap_or_default();
+            let rules = self.rules.entry(group.to_owned()).or_default();
+            rules.push(value.clone());
         } else {
             for tag in value["values"].as_array().into_iter().flatten() {
                 let nets = list_of(tag, "addressPrefixes").iter();
@@ -148,6 +161,87 @@ impl Found {
                 self.tags
                     .insert(str(tag, "name").to_lowercase(), nets.collect());
             }
+        }
+    }
+
+    fn group(&mut self, value: Value) {
+        let name = match str(&value, "name") {
+            "" => short(&value),
+            name => name.to_owned(),
+        };
+        let id = match str(&value, "id") {
+            "" => name.to_lowercase(),
+            id => id.to_lowercase(),
+        };
+        self.subnets_of(&value, &id);
+        self.groups.push(Group { id, name, value });
+    }
+
+    fn subnet(&mut self, subnet: &Value) {
+        let group = str(property(subnet, "networkSecurityGroup"), "id");
+        if !group.is_empty() {
+            let id = str(subnet, "id").to_lowercase();
+            self.subnets.insert(id, group.to_lowercase());
+        }
+    }
+
+    /// The interfaces that each machine of a scale set gets: one guest stands for all of them.
+    fn scale_set(&mut self, value: &Value) {
+        let profile = &property(value, "virtualMachineProfile")["networkProfile"];
+        for nic in list_of(profile, "networkInterfaceConfigurations") {
+            let mut nic = nic.clone();
+            nic["name"] = format!("{}.{}", str(value, "name"), str(&nic, "name")).into();
+            self.nics.push(nic);
+        }
+    }
+
+    /// What is printed apart joins the groups and interfaces that it is of.
+    fn join(&mut self) {
+        for (id, rules) in std::mem::take(&mut self.rules) {
+            let at = self.groups.iter().position(|group| group.id == id);
+            let group = match at {
+                Some(at) => &mut self.groups[at],
+                None => {
+                    let name = id.rsplit('/').next().unwrap_or(&id).to_owned();
+                    self.group(serde_json::json!({"name": name, "id": id}));
+                    let last = self.groups.len() - 1;
+                    &mut self.groups[last]
+                }
+            };
+            let (default, own): (Vec<Value>, Vec<Value>) = rules
+                .into_iter()
+                .partition(|rule| str(rule, "id").to_lowercase().contains("/default"));
+            for (field, rules) in [("securityRules", own), ("defaultSecurityRules", default)] {
+                let mut all = list_of(&group.value, field).to_vec();
+                all.extend(rules);
+                group.value[field] = all.into();
+            }
+        }
+        for one in std::mem::take(&mut self.effective) {
+            self.in_effect(&one);
+        }
+    }
+
+    /// A group as it takes effect at an interface. Its rules are those of the group itself, with
+    /// those that Azure adds.
+    fn in_effect(&mut self, one: &Value) {
+        let group = property(one, "networkSecurityGroup");
+        let id = str(group, "id").to_lowercase();
+        if !self.groups.iter().any(|known| known.id == id) {
+            self.group(serde_json::json!({
+                "id": group["id"], "name": short(group), "securityRules": [],
+                "defaultSecurityRules": property(one, "effectiveSecurityRules"),
+            }));
+        }
+        let at = property(one, "association");
+        let subnet = str(property(at, "subnet"), "id").to_lowercase();
+        let nic = property(at, "networkInterface");
+        if !subnet.is_empty() {
+            self.subnets.insert(subnet, id);
+        } else if !self.nics.iter().any(|known| same_id(known, nic)) && nic["id"].is_string() {
+            self.nics.push(serde_json::json!({
+                "id": nic["id"], "name": short(nic), "networkSecurityGroup": group,
+            }));
         }
     }
 
@@ -194,6 +288,10 @@ fn property<'a>(value: &'a Value, field: &str) -> &'a Value {
         Value::Null => &value["properties"][field],
         found => found,
     }
+}
+
+fn same_id(one: &Value, other: &Value) -> bool {
+    str(one, "id").eq_ignore_ascii_case(str(other, "id"))
 }
 
 /// The last part of a resource's id.
@@ -316,7 +414,8 @@ fn one_rule(
         false => Effect::Opens,
     };
     let sources = both(rule, "sourcePortRange");
-    if sources.iter().any(|port| port != "*") {
+    let every = |port: &String| ["*", "any", "0-65535"].contains(&port.to_lowercase().as_str());
+    if !sources.iter().all(every) {
         let what = match allows {
             true => "source ports can't be said: left out, as it would allow more",
             false => "source ports can't be said: holds for any, and denies more",
@@ -365,10 +464,10 @@ fn both(rule: &Value, field: &str) -> Vec<String> {
     };
     let many = property(rule, &plural);
     let mut found: Vec<String> = items(many).iter().map(scalar).collect();
-    let one = scalar(property(rule, field));
-    if !one.is_empty() {
-        found.push(one);
-    }
+    let one = items(property(rule, field));
+    found.extend(one.iter().map(scalar).filter(|one| !one.is_empty()));
+    // An empty text is not said.
+    found.retain(|one| !one.is_empty());
     found
 }
 
@@ -381,8 +480,7 @@ fn ends(
     let mut parts = Vec::new();
     let mut nets = Vec::new();
     let given = both(rule, &format!("{side}AddressPrefix"));
-    // Several in one text, as the portal lets one write them.
-    for text in given.iter().flat_map(|text| text.split(',')).map(str::trim) {
+    for text in given.iter().flat_map(|text| several(text)) {
         match text.to_lowercase().as_str() {
             "*" | "any" => parts.push("any".into()),
             "internet" => parts.push("outside".into()),
@@ -397,7 +495,12 @@ fn ends(
                 (Some(net), _) => nets.push(net),
                 (None, Some(own)) => nets.extend(own),
                 (None, None) => {
-                    let what = format!("the service tag {text:?} has no addresses in these files");
+                    let what = match text.contains(['[', '{']) {
+                        true => format!("{text:?} is not answered by the template"),
+                        false => {
+                            format!("the service tag {text:?} has no addresses in these files")
+                        }
+                    };
                     draft.note(at.1, at.0, what);
                 }
             },
@@ -416,10 +519,18 @@ fn ends(
     either(&parts)
 }
 
+/// Several in one text, as the portal lets one write them. An expression of a template is one.
+fn several(text: &str) -> Vec<&str> {
+    match text.starts_with('[') {
+        true => vec![text],
+        false => text.split(',').map(str::trim).collect(),
+    }
+}
+
 fn azure_ports(draft: &mut Draft, rule: &Value, at: At<'_>) -> Vec<PortRange> {
     let name = scalar(property(rule, "protocol")).to_lowercase();
     let protocols: &[Protocol] = match name.as_str() {
-        "*" | "any" => &[Protocol::Tcp, Protocol::Udp],
+        "*" | "any" | "all" => &[Protocol::Tcp, Protocol::Udp],
         "tcp" => &[Protocol::Tcp],
         "udp" => &[Protocol::Udp],
         "icmp" => return vec![PortRange::all(Protocol::Icmp)],
@@ -432,9 +543,9 @@ fn azure_ports(draft: &mut Draft, rule: &Value, at: At<'_>) -> Vec<PortRange> {
         }
     };
     let given = both(rule, "destinationPortRange");
-    let given = given.iter().flat_map(|text| text.split(','));
-    let ports: Vec<&str> = given.map(str::trim).collect();
-    let every = ports.is_empty() || ports.contains(&"*");
+    let ports: Vec<&str> = given.iter().flat_map(|text| several(text)).collect();
+    let all = |port: &&str| ["*", "any", "0-65535"].contains(&port.to_lowercase().as_str());
+    let every = ports.is_empty() || ports.iter().any(all);
     if every && protocols.len() > 1 {
         return every_port();
     }
@@ -443,7 +554,7 @@ fn azure_ports(draft: &mut Draft, rule: &Value, at: At<'_>) -> Vec<PortRange> {
         if every {
             ranges.push(PortRange::all(protocol));
         }
-        for text in ports.iter().filter(|port| **port != "*") {
+        for text in ports.iter().filter(|port| !all(port)) {
             let (first, last) = text.split_once('-').unwrap_or((*text, *text));
             match (first.parse(), last.parse()) {
                 (Ok(first), Ok(last)) if first <= last => {
@@ -452,6 +563,10 @@ fn azure_ports(draft: &mut Draft, rule: &Value, at: At<'_>) -> Vec<PortRange> {
                         first,
                         last,
                     });
+                }
+                _ if text.contains(['[', '{']) => {
+                    let what = format!("{text:?} is not answered by the template");
+                    draft.note(at.1, at.0, what);
                 }
                 _ => draft.note(at.1, at.0, format!("{text:?} is no range of ports")),
             }

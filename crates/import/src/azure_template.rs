@@ -1,69 +1,196 @@
 //! Azure's templates (ARM): expressions in brackets are written out as far as the template itself
-//! says what they are, and a resource that stands beside or inside of another one becomes a part of
-//! that one, as the management API prints it.
+//! says what they are, loops and conditions followed, and a resource that stands beside or inside
+//! of another one becomes a part of that one, as the management API prints it.
 
 use crate::Effect;
+use crate::azure_expression::{Scope, WORK_MAX};
+use crate::azure_function::id;
 use crate::draft::Draft;
 use crate::value::{list, scalar, str};
 use serde_json::{Map, Value, json};
+use std::cell::Cell;
+use std::collections::BTreeMap;
 
-/// Parameters and variables that name each other: more than this is a circle.
-const DEPTH_MAX: usize = 32;
+/// What is read of a template; what else it makes is nothing to a firewall.
+const READ: [&str; 6] = [
+    "microsoft.network/networksecuritygroups",
+    "microsoft.network/networksecuritygroups/securityrules",
+    "microsoft.network/virtualnetworks",
+    "microsoft.network/virtualnetworks/subnets",
+    "microsoft.network/networkinterfaces",
+    "microsoft.compute/virtualmachinescalesets",
+];
+const DEPLOYMENT: &str = "microsoft.resources/deployments";
+/// Resources of one file, loops written out.
+const RESOURCES_MAX: usize = 100_000;
 
-/// A template's own names.
-struct Template<'a> {
-    parameters: &'a Value,
-    variables: &'a Value,
+/// Whether a value is a template, or what a template's parameters are given.
+pub(crate) fn is(value: &Value, kind: &str) -> bool {
+    str(value, "$schema").to_lowercase().contains(kind)
 }
 
-/// The resources of a template in the API's form; `None` if it is none.
-pub(crate) fn resources(value: &Value, draft: &mut Draft) -> Option<Vec<Value>> {
-    let schema = str(value, "$schema").to_lowercase();
-    if !schema.contains("deploymenttemplate.json") {
-        return None;
-    }
-    let template = Template {
+/// The values in a file of parameters.
+pub(crate) fn given(value: &Value) -> Map<String, Value> {
+    let own = value["parameters"].as_object().into_iter().flatten();
+    let own = own.filter(|(_, one)| !one["value"].is_null());
+    own.map(|(name, one)| (name.clone(), one["value"].clone()))
+        .collect()
+}
+
+/// The resources of a template in the API's form.
+pub(crate) fn resources(
+    value: &Value,
+    given: &Map<String, Value>,
+    draft: &mut Draft,
+) -> Vec<Value> {
+    let work = Cell::new(WORK_MAX);
+    let scope = Scope {
         parameters: &value["parameters"],
         variables: &value["variables"],
+        turns: Vec::new(),
+        work: &work,
+        given,
     };
-    let mut flat = Vec::new();
-    match &value["resources"] {
-        // The newer form has them by symbolic names.
-        Value::Object(named) => named
-            .values()
-            .for_each(|one| flatten(one, "", "", &mut flat)),
-        given => given
-            .as_array()
-            .into_iter()
-            .flatten()
-            .for_each(|one| flatten(one, "", "", &mut flat)),
+    let mut maker = Maker {
+        found: Vec::new(),
+        draft,
+    };
+    maker.template(value, &scope);
+    if work.get() == 0 {
+        let what = "its expressions make too much, and not all of them are written out";
+        maker.draft.note(Effect::Opens, "template", what);
     }
-    let mut found: Vec<Value> = Vec::new();
-    for mut one in flat {
-        template.write_out(&mut one);
-        let place = format!("template: {} {}", str(&one, "type"), str(&one, "name"));
-        if !one["copy"].is_null() || !one["condition"].is_null() {
-            let what = "stands here once, whatever its `copy` or `condition` says";
-            draft.note(Effect::None, &place, what);
+    joined(maker.found, draft)
+}
+
+struct Maker<'a> {
+    found: Vec<Value>,
+    draft: &'a mut Draft,
+}
+
+impl Maker<'_> {
+    fn template(&mut self, value: &Value, scope: &Scope<'_>) {
+        let mut flat = Vec::new();
+        // The newer form has resources by symbolic names.
+        let own: Vec<&Value> = match &value["resources"] {
+            Value::Object(named) => named.values().collect(),
+            given => given.as_array().into_iter().flatten().collect(),
+        };
+        for one in own {
+            flatten(one, ("", "", &Value::Null), &mut flat);
         }
-        if str(&one, "type").eq_ignore_ascii_case("Microsoft.Resources/deployments") {
-            let inner = resources(&one["properties"]["template"], draft);
-            match inner {
-                Some(inner) => found.extend(inner),
-                None => draft.note(Effect::Opens, &place, "a linked template is not read"),
+        for one in &flat {
+            let kind = str(one, "type").to_lowercase();
+            // What exists already is only referred to.
+            if one["existing"] != true && (READ.contains(&kind.as_str()) || kind == DEPLOYMENT) {
+                self.turns(one, scope);
             }
-            continue;
+        }
+    }
+
+    /// A resource as often as its loop says.
+    fn turns(&mut self, one: &Value, scope: &Scope<'_>) {
+        let copy = &one["copy"];
+        if copy.is_null() {
+            return self.resource(one, scope);
+        }
+        let Some(count) = scope.count(copy) else {
+            let what = "how often its `copy` makes it is not known: it stands here once";
+            self.note(one, Effect::Opens, what);
+            return self.resource(one, &scope.turn(str(copy, "name"), 0));
+        };
+        for index in 0..count {
+            self.resource(one, &scope.turn(str(copy, "name"), index));
+        }
+    }
+
+    fn resource(&mut self, one: &Value, scope: &Scope<'_>) {
+        if self.found.len() >= RESOURCES_MAX {
+            let what = format!("more than {RESOURCES_MAX} resources; the others are left out");
+            return self.draft.note(Effect::Opens, "template", what);
+        }
+        let mut condition = one["condition"].clone();
+        scope.write_out(&mut condition);
+        match scalar(&condition).to_lowercase().as_str() {
+            "false" => return,
+            "" | "true" => {}
+            _ => {
+                let what = "whether its `condition` holds is not known: it stands here";
+                self.note(one, Effect::Opens, what);
+            }
+        }
+        if str(one, "type").eq_ignore_ascii_case(DEPLOYMENT) {
+            return self.deployment(one, scope);
+        }
+        let mut one = one.clone();
+        scope.write_out(&mut one);
+        local(&mut one);
+        if open_loop(&one["properties"]) {
+            let what = "what its `copy` makes is not known, and is left out";
+            self.note(&one, Effect::Opens, what);
         }
         if one["id"].is_null() {
             one["id"] = id(str(&one, "type"), str(&one, "name")).into();
         }
-        found.push(one);
+        self.found.push(one);
     }
-    Some(joined(found))
+
+    /// A template inside of this one: its own names, or those around it.
+    fn deployment(&mut self, one: &Value, scope: &Scope<'_>) {
+        let own = &one["properties"];
+        let inner = &own["template"];
+        if !is(inner, "deploymenttemplate.json") {
+            return self.note(one, Effect::Opens, "a linked template is not read");
+        }
+        if !str(&own["expressionEvaluationOptions"], "scope").eq_ignore_ascii_case("inner") {
+            return self.template(inner, scope);
+        }
+        let mut parameters = own["parameters"].clone();
+        scope.write_out(&mut parameters);
+        let given = given(&json!({ "parameters": parameters }));
+        let inside = Scope {
+            parameters: &inner["parameters"],
+            variables: &inner["variables"],
+            given: &given,
+            turns: Vec::new(),
+            work: scope.work,
+        };
+        self.template(inner, &inside);
+    }
+
+    fn note(&mut self, one: &Value, effect: Effect, what: &str) {
+        let place = format!("template: {} {}", str(one, "type"), str(one, "name"));
+        self.draft.note(effect, &place, what);
+    }
 }
 
-/// A resource, and those inside of it under their full types and names.
-fn flatten(value: &Value, types: &str, names: &str, flat: &mut Vec<Value>) {
+/// Whether a loop is left that was not written out.
+fn open_loop(value: &Value) -> bool {
+    match value {
+        Value::Array(items) => items.iter().any(open_loop),
+        Value::Object(fields) => {
+            fields.get("copy").is_some_and(Value::is_array) || fields.values().any(open_loop)
+        }
+        _ => false,
+    }
+}
+
+/// Ids without subscription and resource group, which a template does not say of what it makes.
+fn local(value: &mut Value) {
+    match value {
+        Value::String(text) if text.starts_with("/subscriptions/") => {
+            if let Some(at) = text.find("/providers/") {
+                text.drain(..at);
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(local),
+        Value::Object(fields) => fields.values_mut().for_each(local),
+        _ => {}
+    }
+}
+
+/// A resource, and those inside of it under their full types and names, in the loop around them.
+fn flatten(value: &Value, (types, names, copy): (&str, &str, &Value), flat: &mut Vec<Value>) {
     let full = |outer: &str, own: &str| match outer {
         "" => own.to_owned(),
         outer => format!("{outer}/{own}"),
@@ -77,16 +204,23 @@ fn flatten(value: &Value, types: &str, names: &str, flat: &mut Vec<Value>) {
         fields.remove("resources");
         fields.insert("type".into(), kind.clone().into());
         fields.insert("name".into(), name.clone().into());
+        if !fields.contains_key("copy") {
+            fields.insert("copy".into(), copy.clone());
+        }
     }
+    let copy = one["copy"].clone();
     flat.push(one);
     for inner in list(value, "resources") {
-        flatten(inner, &kind, &name, flat);
+        flatten(inner, (&kind, &name, &copy), flat);
     }
 }
 
 /// The name of what is inside of another resource; both may be expressions.
 fn nested_name(outer: &str, own: &str) -> String {
-    let text = |name: &str| match inside(name) {
+    let text = |name: &str| match name
+        .strip_prefix('[')
+        .and_then(|text| text.strip_suffix(']'))
+    {
         Some(expression) => expression.to_owned(),
         None => format!("'{}'", name.replace('\'', "''")),
     };
@@ -96,9 +230,20 @@ fn nested_name(outer: &str, own: &str) -> String {
     }
 }
 
+/// Subnets that stand in their network have no id of their own there.
+fn name_inner(outer: &mut Value, field: &str) {
+    let outer_id = str(outer, "id").to_owned();
+    let list = outer["properties"][field].as_array_mut();
+    for inner in list.into_iter().flatten() {
+        if inner["id"].is_null() {
+            inner["id"] = format!("{outer_id}/{field}/{}", str(inner, "name")).into();
+        }
+    }
+}
+
 /// Rules go into their groups, subnets into their networks. Where the outer one is not in the
 /// template, it is made: a rule that nobody has would be lost without a word.
-fn joined(resources: Vec<Value>) -> Vec<Value> {
+fn joined(resources: Vec<Value>, draft: &mut Draft) -> Vec<Value> {
     const PARTS: [(&str, &str); 2] = [
         (
             "microsoft.network/networksecuritygroups/securityrules",
@@ -124,20 +269,20 @@ fn joined(resources: Vec<Value>) -> Vec<Value> {
             group["properties"] = Value::Object(Map::new());
         }
         if !group["properties"][*field].is_array() {
+            if !group["properties"][*field].is_null() {
+                let place = format!("template: {} {}", str(group, "type"), str(group, "name"));
+                let what = format!("its {field} are not known: taken as none");
+                draft.note(Effect::Opens, &place, what);
+            }
             group["properties"][*field] = json!([]);
         }
-        // Subnets that stand in their network have no id of their own there.
-        let (outer_id, lists) = (str(group, "id").to_owned(), *field);
-        for inner in group["properties"][lists]
-            .as_array_mut()
-            .into_iter()
-            .flatten()
-        {
-            if inner["id"].is_null() {
-                inner["id"] = format!("{outer_id}/{lists}/{}", str(inner, "name")).into();
-            }
-        }
+        name_inner(group, field);
     }
+    let key = |kind: &str, name: &str| (kind.to_lowercase(), name.to_lowercase());
+    let places = whole.iter().enumerate();
+    let places = places.map(|(at, one)| (key(str(one, "type"), str(one, "name")), at));
+    // Of two of one name the first one is meant.
+    let mut places: BTreeMap<_, usize> = places.rev().collect();
     for mut part in parts {
         let Some(field) = field(&part) else { continue };
         let names = str(&part, "name").to_owned();
@@ -145,11 +290,10 @@ fn joined(resources: Vec<Value>) -> Vec<Value> {
         let kind = kind(&part);
         let outer_kind = kind.rsplit_once('/').map_or("", |(outer, _)| outer);
         part["name"] = own.into();
-        let at = whole.iter().position(|one| {
-            str(one, "type").eq_ignore_ascii_case(outer_kind)
-                && str(one, "name").eq_ignore_ascii_case(outer)
-        });
-        let at = at.unwrap_or_else(|| {
+        let at = *places.entry(key(outer_kind, outer)).or_insert_with(|| {
+            let place = format!("template: {outer_kind} {outer}");
+            let what = "is not in the template: of its parts only those are known that are";
+            draft.note(Effect::Opens, &place, what);
             whole.push(json!({
                 "type": outer_kind, "name": outer, "id": id(outer_kind, outer),
                 "properties": { field: [] },
@@ -161,143 +305,4 @@ fn joined(resources: Vec<Value>) -> Vec<Value> {
         }
     }
     whole
-}
-
-/// A resource's id: types and names by turns, as the API writes them.
-fn id(kind: &str, name: &str) -> String {
-    let mut types = kind.split('/');
-    let provider = types.next().unwrap_or_default();
-    let mut text = format!("/providers/{provider}");
-    for (kind, name) in types.zip(name.split('/')) {
-        text.push_str(&format!("/{kind}/{name}"));
-    }
-    text
-}
-
-/// What is in the brackets of an expression.
-fn inside(text: &str) -> Option<&str> {
-    let inner = text.strip_prefix('[')?.strip_suffix(']')?;
-    (!inner.starts_with('[')).then_some(inner)
-}
-
-impl Template<'_> {
-    /// Writes every expression out that the template itself answers; the others stay as they are.
-    fn write_out(&self, value: &mut Value) {
-        match value {
-            Value::String(text) => {
-                if let Some(found) = inside(text).and_then(|inner| self.evaluate(inner, 0)) {
-                    *value = found;
-                }
-            }
-            Value::Array(items) => items.iter_mut().for_each(|one| self.write_out(one)),
-            Value::Object(fields) => fields.values_mut().for_each(|one| self.write_out(one)),
-            _ => {}
-        }
-    }
-
-    /// The value of an expression, if it is one that is known here.
-    fn evaluate(&self, text: &str, depth: usize) -> Option<Value> {
-        let mut reader = Reader { rest: text.trim() };
-        let found = self.term(&mut reader, depth)?;
-        reader.rest.is_empty().then_some(found)
-    }
-
-    fn term(&self, reader: &mut Reader<'_>, depth: usize) -> Option<Value> {
-        if depth > DEPTH_MAX {
-            return None;
-        }
-        if let Some(text) = reader.quoted() {
-            return Some(text.into());
-        }
-        let word = reader.word()?;
-        if !reader.eat('(') {
-            return word.parse::<i64>().ok().map(Value::from);
-        }
-        let mut given = Vec::new();
-        while !reader.eat(')') {
-            if !given.is_empty() && !reader.eat(',') {
-                return None;
-            }
-            given.push(self.term(reader, depth + 1)?);
-        }
-        let mut found = self.call(word, &given, depth)?;
-        while reader.eat('.') {
-            found = found.get(reader.word()?)?.clone();
-        }
-        Some(found)
-    }
-
-    fn call(&self, name: &str, given: &[Value], depth: usize) -> Option<Value> {
-        let first = given.first().map(scalar).unwrap_or_default();
-        let mut found = match name.to_lowercase().as_str() {
-            "parameters" => self.parameters[&first]["defaultValue"].clone(),
-            "variables" => self.variables[&first].clone(),
-            "concat" => given.iter().map(scalar).collect::<String>().into(),
-            "tolower" => first.to_lowercase().into(),
-            "toupper" => first.to_uppercase().into(),
-            "format" => given
-                .iter()
-                .skip(1)
-                .zip(0..)
-                .fold(first, |text, (one, place)| {
-                    text.replace(&format!("{{{place}}}"), &scalar(one))
-                })
-                .into(),
-            "resourceid" | "subscriptionresourceid" => {
-                let kind = given.iter().position(|one| scalar(one).contains('/'))?;
-                let names: Vec<String> = given[kind + 1..].iter().map(scalar).collect();
-                id(&scalar(&given[kind]), &names.join("/")).into()
-            }
-            _ => return None,
-        };
-        if found.is_null() {
-            return None;
-        }
-        // A variable may be an expression, and so may what is in it.
-        if let Some(inner) = found.as_str().and_then(inside) {
-            found = self.evaluate(inner, depth + 1)?;
-        }
-        Some(found)
-    }
-}
-
-/// The text of an expression that is left.
-struct Reader<'a> {
-    rest: &'a str,
-}
-
-impl<'a> Reader<'a> {
-    fn eat(&mut self, wanted: char) -> bool {
-        let left = self.rest.strip_prefix(wanted);
-        self.rest = left.map_or(self.rest, str::trim_start);
-        left.is_some()
-    }
-
-    /// A text in quotes; two of them are one inside.
-    fn quoted(&mut self) -> Option<String> {
-        let mut text = String::new();
-        let mut left = self.rest.strip_prefix('\'')?;
-        loop {
-            let (part, after) = left.split_once('\'')?;
-            text.push_str(part);
-            match after.strip_prefix('\'') {
-                Some(after) => {
-                    text.push('\'');
-                    left = after;
-                }
-                None => {
-                    self.rest = after.trim_start();
-                    return Some(text);
-                }
-            }
-        }
-    }
-
-    fn word(&mut self) -> Option<&'a str> {
-        let ends = |one: char| !one.is_ascii_alphanumeric() && one != '_' && one != '-';
-        let end = self.rest.find(ends).unwrap_or(self.rest.len());
-        let (word, rest) = self.rest.split_at(end);
-        self.rest = rest.trim_start();
-        (!word.is_empty()).then_some(word)
-    }
 }

@@ -6,8 +6,13 @@
 
 mod aerleon;
 mod aws;
+mod aws_function;
 mod aws_template;
+mod aws_terraform;
 mod azure;
+mod azure_expression;
+mod azure_files;
+mod azure_function;
 mod azure_template;
 mod draft;
 mod iptables;
@@ -15,6 +20,7 @@ mod k8s;
 mod names;
 mod nsx;
 mod proxmox;
+mod tagged;
 mod value;
 
 use lictor_policy::Estate;

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 /// Documents of one YAML file: a cluster has thousands of objects.
 const DOCUMENTS_MAX: usize = 1_000_000;
 /// Lists, maps and scalars of one YAML or JSON file: a tree takes many times the bytes of its text.
-const NODES_MAX: usize = 4_000_000;
+pub(crate) const NODES_MAX: usize = 4_000_000;
 
 /// Parts of a YAML file that are kept for its aliases: what a reader copies for each level of them.
 const ANCHORED_MAX: usize = 100_000;
@@ -24,8 +24,19 @@ pub(crate) fn yaml(source: &Source) -> Result<Vec<Value>, ImportError> {
             max_recorded_anchor_events: ANCHORED_MAX,
         },
     };
-    serde_saphyr::from_multiple_with_options(text(source)?, options)
-        .map_err(|error| file(source, error.to_string()))
+    serde_saphyr::from_multiple_with_options(text(source)?, options).map_err(|error| {
+        match error.without_snippet() {
+            serde_saphyr::Error::Budget { breach, location } => {
+                let line = location.line();
+                let what = format!(
+                    "line {line}: more than is read of one file ({breach:?}): at most {NODES_MAX} \
+                     values, {DOCUMENTS_MAX} documents; import a part of the file"
+                );
+                file(source, what)
+            }
+            _ => file(source, error.to_string()),
+        }
+    })
 }
 
 /// The documents of a YAML file, or the values of a JSON file. JSON that tools write may have tabs,
@@ -41,18 +52,14 @@ pub(crate) fn documents(source: &Source) -> Result<Vec<Value>, ImportError> {
 
 /// The values of a JSON file, one or one after the other.
 pub(crate) fn json_values(source: &Source) -> Result<Vec<Value>, ImportError> {
-    let values = serde_json::Deserializer::from_str(bounded(source)?).into_iter();
-    let values: Result<Vec<Value>, _> = values.collect();
-    values.map_err(|error| file(source, error.to_string()))
+    json_values_of(source, text(source)?)
 }
 
-/// The values of all files, in order.
-pub(crate) fn all_json(sources: &[Source]) -> Result<Vec<Value>, ImportError> {
-    let mut found = Vec::new();
-    for source in sources {
-        found.extend(json_values(source)?);
-    }
-    Ok(found)
+/// The values of a file of which the text was made plain.
+pub(crate) fn json_values_of(source: &Source, text: &str) -> Result<Vec<Value>, ImportError> {
+    let values = serde_json::Deserializer::from_str(bounded(source, text)?).into_iter();
+    let values: Result<Vec<Value>, _> = values.collect();
+    values.map_err(|error| file(source, error.to_string()))
 }
 
 /// Gives the objects of a tree to `take`, each before what it holds. What is inside of one that was
@@ -69,13 +76,13 @@ pub(crate) fn objects(value: &Value, take: &mut impl FnMut(&Value, &Map<String, 
 
 /// A JSON file.
 pub(crate) fn json(source: &Source) -> Result<Value, ImportError> {
-    serde_json::from_str(bounded(source)?).map_err(|error| file(source, error.to_string()))
+    serde_json::from_str(bounded(source, text(source)?)?)
+        .map_err(|error| file(source, error.to_string()))
 }
 
 /// A JSON text whose tree is not too large. Each value but the first of a list or map has a comma
 /// or colon before it, or a bracket, so that those are counted, outside of texts.
-fn bounded(source: &Source) -> Result<&str, ImportError> {
-    let text = text(source)?;
+fn bounded<'a>(source: &Source, text: &'a str) -> Result<&'a str, ImportError> {
     let (mut nodes, mut quoted, mut escaped) = (0, false, false);
     for byte in text.bytes() {
         match byte {

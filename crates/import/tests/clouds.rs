@@ -269,7 +269,9 @@ fn a_template_of_azure_is_read_with_what_stands_beside_and_inside_of_its_resourc
           "properties":{{"subnets":[{{"name":"s1","properties":{{"networkSecurityGroup":{{
             "id":"[resourceId('Microsoft.Network/networkSecurityGroups', parameters('nsg'))]"
           }}}}}}]}}}},
-        {{"type":"Microsoft.Network/networkInterfaces","name":"nic","copy":{{"count":2}},
+        {{"type":"Microsoft.Network/networkInterfaces",
+          "condition":"[equals(parameters('secret'),'')]",
+          "name":"[concat('nic', copyIndex('each', 1))]","copy":{{"name":"each","count":2}},
           "properties":{{"ipConfigurations":[{{"properties":{{"subnet":{{"id":
             "[resourceId('Microsoft.Network/virtualNetworks/subnets', variables('net'), 's1')]"
           }}}}}}]}}}},
@@ -281,13 +283,12 @@ fn a_template_of_azure_is_read_with_what_stands_beside_and_inside_of_its_resourc
         Format::Nsg,
         &[source("azuredeploy.json", template.as_bytes())],
     );
-    check(&found, "192.0.2.1 nic tcp/84", "- allow");
-    check(&found, "192.0.2.1 nic tcp/85", "- deny");
-    check(&found, "192.0.2.1 nic tcp/91", "- deny");
-    check(&found, "203.0.113.1 nic tcp/84", "- deny");
-    check(&found, "nic 203.0.113.1 tcp/84", "allow -");
-    noted(&found, Effect::None, "`copy` or `condition`");
-    assert!(!found.notes.iter().any(|note| note.effect == Effect::Opens));
+    check(&found, "192.0.2.1 nic2 tcp/84", "- allow");
+    check(&found, "192.0.2.1 nic2 tcp/85", "- deny");
+    check(&found, "192.0.2.1 nic2 tcp/91", "- deny");
+    check(&found, "203.0.113.1 nic1 tcp/84", "- deny");
+    check(&found, "nic1 203.0.113.1 tcp/84", "allow -");
+    noted(&found, Effect::Opens, "whether its `condition` holds");
 }
 
 #[test]
@@ -306,4 +307,65 @@ fn what_stands_in_place_of_a_list_is_not_nothing() {
     check(&found, "192.0.2.1 one tcp/443", "- allow");
     check(&found, "192.0.2.1 one tcp/444", "- deny");
     check(&found, "198.51.100.1 one tcp/443", "- deny");
+}
+
+#[test]
+fn lists_of_nsx_that_come_apart_are_joined_and_what_is_sent_to_it_is_read() {
+    // Lists of policies have no rules; what is sent has ids and no paths; truths may be texts.
+    let policies = r#"{"results":[{"resource_type":"SecurityPolicy","id":"p",
+        "path":"/infra/domains/default/security-policies/p","category":"Application"}]}"#;
+    let rules = r#"{"results":[
+        {"resource_type":"Rule","id":"in","action":"ALLOW","sequence_number":1,
+         "path":"/infra/domains/default/security-policies/p/rules/in",
+         "source_groups":["ANY"],"destination_groups":["/infra/domains/default/groups/web"],
+         "services":["/infra/services/tcp-80"],"disabled":"false"},
+        {"resource_type":"Rule","id":"off","action":"ALLOW","disabled":"true",
+         "parent_path":"/infra/domains/default/security-policies/p"},
+        {"resource_type":"Rule","id":"gone","action":"ALLOW","marked_for_delete":true,
+         "parent_path":"/infra/domains/default/security-policies/p"},
+        {"resource_type":"Rule","id":"end","action":"DROP","sequence_number":9,"is_default":true,
+         "parent_path":"/infra/domains/default/security-policies/p"}]}"#;
+    let sent = r#"{"resource_type":"Infra","children":[
+        {"resource_type":"ChildService","Service":{"resource_type":"Service","id":"tcp-80",
+         "children":[{"resource_type":"ChildServiceEntry","ServiceEntry":{
+          "resource_type":"L4PortSetServiceEntry","l4_protocol":"TCP",
+          "destination_ports":[80]}}]}},
+        {"resource_type":"ChildDomain","Domain":{"resource_type":"Domain","id":"default",
+         "children":[{"resource_type":"ChildGroup","Group":{"resource_type":"Group","id":"web",
+          "expression":[{"resource_type":"Condition","member_type":"Segment","key":"Tag",
+           "operator":"EQUALS","value":"net|web"}]}},
+          {"resource_type":"ChildGroup","Group":{"resource_type":"Group","id":"free",
+          "expression":[{"resource_type":"Condition","member_type":"VirtualMachine","key":"Name",
+           "operator":"EQUALS","value":"b"}]}}]}},
+        {"resource_type":"ChildSegment","Segment":{"resource_type":"Segment","id":"s",
+         "tags":[{"scope":"net","tag":"web"}],"children":[{"resource_type":"ChildSegmentPort",
+          "SegmentPort":{"resource_type":"SegmentPort","id":"p","attachment":{"id":"1"}}}]}},
+        {"resource_type":"PolicyExcludeList","members":["/infra/domains/default/groups/free"]}]}"#;
+    let machines = r#"{"results":[
+        {"resource_type":"VirtualMachine","external_id":"a","display_name":"a"},
+        {"resource_type":"VirtualMachine","external_id":"b","display_name":"b"},
+        {"resource_type":"VirtualNetworkInterface","owner_vm_id":"a","lport_attachment_id":"1"}]}"#;
+    let files = [
+        source("policies.json", policies.as_bytes()),
+        source("rules.json", rules.as_bytes()),
+        source("sent.json", sent.as_bytes()),
+        source("machines.json", machines.as_bytes()),
+    ];
+    let found = imported(Format::Nsx, &files);
+    check(&found, "192.0.2.1 a tcp/80", "- allow");
+    check(&found, "192.0.2.1 a tcp/81", "- deny");
+    check(&found, "b a tcp/80", "allow allow");
+    check(&found, "a b tcp/22", "deny allow");
+    check(&found, "a b tcp/80", "deny allow");
+    let notes = found.notes.iter();
+    let told: Vec<_> = notes.filter(|note| note.effect != Effect::None).collect();
+    assert!(told.is_empty(), "{told:?}");
+    let alone = imported(Format::Nsx, &files[1..]);
+    noted(&alone, Effect::Opens, "only its rules are in these files");
+    let bare = imported(Format::Nsx, &[files[0].clone(), files[3].clone()]);
+    noted(
+        &bare,
+        Effect::Closes,
+        "the default rule is not in these files",
+    );
 }

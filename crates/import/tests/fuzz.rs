@@ -55,6 +55,8 @@ const AZURE: &str = r#"[{"name": "n", "securityRules": [{"name": "r", "priority"
  "destinationAddressPrefixes": ["10.0.0.0/8"], "sourcePortRange": "*",
  "destinationPortRanges": ["80", "443-445"]}]}, {"name": "nic", "ipConfigurations": [
  {"privateIPAddress": "10.0.0.1"}], "networkSecurityGroup": {"id": "/x/n"}}]"#;
+const STACK: &str = include_str!("data/stack.yaml");
+const ARM: &str = include_str!("data/azuredeploy.json");
 const TABLES: &str = "*filter\n:INPUT DROP [0:0]\n:FORWARD DROP [0:0]\n:OUTPUT ACCEPT [0:0]\n\
  :web - [0:0]\n-A INPUT -i lo -j ACCEPT\n-A INPUT -m conntrack --ctstate ESTABLISHED -j ACCEPT\n\
  -A INPUT ! -s 10.0.0.0/8 -p tcp -m multiport --dports 22,80:90 -j web\n-A web -j REJECT\n\
@@ -93,8 +95,8 @@ fn seeds() -> Vec<(Format, Vec<Vec<u8>>)> {
             Format::Aerleon,
             files("aerleon/samples.tar.gz", &[".pol", ".yaml"]),
         ),
-        (Format::Sg, own(GROUPS)),
-        (Format::Nsg, own(AZURE)),
+        (Format::Sg, [GROUPS, STACK].map(Vec::from).to_vec()),
+        (Format::Nsg, [AZURE, ARM].map(Vec::from).to_vec()),
         (Format::Iptables, own(TABLES)),
         (Format::Proxmox, own(PROXMOX)),
     ];

@@ -126,11 +126,38 @@ pub enum Request {
         /// The order of two persons, see [`crate::overriding`].
         order: Envelope,
     },
-    /// Give a move up that has not been fenced.
+    /// Give a move up that has not been fenced. Of a container also one that has been, at the end
+    /// where it is to go on or where it has not run yet.
     MoveAbandon {
         /// The guest.
         guest: GuestId,
     },
+    /// Do what nobody but who moves a container can tell the time of.
+    Container {
+        /// The guest.
+        guest: GuestId,
+        /// What.
+        step: ContainerStep,
+    },
+}
+
+/// A step of a container's move.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum ContainerStep {
+    /// It stands still and leaves: fence its vnics, send what is left.
+    Fence {
+        /// Its cgroup, if the agent is to see for itself that it is frozen.
+        #[serde(default)]
+        cgroup: Option<PathBuf>,
+    },
+    /// It is about to run here: open its vnics, with what its source has signed.
+    Open {
+        /// What the fence was answered with there.
+        record: Envelope,
+    },
+    /// It runs here.
+    Complete,
 }
 
 /// A device and what the management layer knows about it.
@@ -202,6 +229,15 @@ pub enum Response {
     Move(MoveStatus),
     /// The move was given up.
     Abandoned,
+    /// The container's vnics are shut here.
+    Fenced {
+        /// What its target must be shown, signed by this host.
+        record: Envelope,
+    },
+    /// The container's vnics are open: it may run.
+    Opened,
+    /// The container is this host's.
+    Completed,
     /// The order counts.
     Ordered {
         /// The order's digest.

@@ -18,6 +18,7 @@ fn main() -> Result<()> {
         addresses: vec![([10, 77, 0, 1].into(), 16)],
         gateways: vec![],
         services: vec![],
+        more: Vec::new(),
     };
     let _guest = host.namespace_guest(&spec, |_| Ok(()))?;
     let mut command = host.node().command("sleep");

@@ -281,7 +281,7 @@ impl Agent {
     pub fn attach(&self, vnic: &Vnic, addresses: &[IpAddr], arrival: Arrival) -> Result<Attached> {
         let request = Request::Attach(Attach {
             device: vnic.device.clone(),
-            name: Some(vnic_name(&vnic.guest)?),
+            name: Some(vnic_name(&vnic.guest, vnic.number)?),
             qmp: vnic.qmp.clone(),
             addresses: addresses.to_vec(),
             more: Vec::new(),
@@ -338,10 +338,10 @@ impl Agent {
     }
 }
 
-/// The name of a guest's one vnic, the same on every host.
+/// The name of one of a guest's vnics, the same on every host.
 ///
 /// # Errors
 /// The guest's name is too long for it.
-pub fn vnic_name(guest: &str) -> Result<VnicName> {
-    Ok(VnicName::new(format!("{guest}-0"))?)
+pub fn vnic_name(guest: &str, number: usize) -> Result<VnicName> {
+    Ok(VnicName::new(format!("{guest}-{number}"))?)
 }

@@ -257,7 +257,7 @@ impl Site {
     /// # Errors
     /// The manager refuses it.
     pub fn bind(&self, guest: &Guest) -> Result<()> {
-        self.bind_text(guest, &guest.toml()?)
+        self.bind_text(guest, &guest.toml("")?)
     }
 
     /// The same, with another quota of sessions than the usual one.
@@ -265,8 +265,8 @@ impl Site {
     /// # Errors
     /// The manager refuses it.
     pub fn bind_with_quota(&self, guest: &Guest, sessions: u32) -> Result<()> {
-        let text = format!("{}sessions_max = {sessions}\n", guest.toml()?);
-        self.bind_text(guest, &text)
+        let quota = format!("sessions_max = {sessions}\n");
+        self.bind_text(guest, &guest.toml(&quota)?)
     }
 
     fn bind_text(&self, guest: &Guest, text: &str) -> Result<()> {

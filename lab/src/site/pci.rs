@@ -7,6 +7,7 @@ pub const WEB: Guest = Guest {
     name: "web",
     number: 10,
     labels: &[("zone", "cde"), ("tier", "web"), ("app", "pay")],
+    vnics: 1,
 };
 
 /// Holds the payments.
@@ -14,6 +15,7 @@ pub const DB: Guest = Guest {
     name: "db",
     number: 11,
     labels: &[("zone", "cde"), ("tier", "db"), ("app", "pay")],
+    vnics: 1,
 };
 
 /// An office machine that has no business here.
@@ -21,6 +23,7 @@ pub const CORP: Guest = Guest {
     name: "corp",
     number: 12,
     labels: &[("zone", "corp"), ("app", "office")],
+    vnics: 1,
 };
 
 /// Settles at night; its owner lets it run where no agent is.
@@ -28,6 +31,7 @@ pub const BATCH: Guest = Guest {
     name: "batch",
     number: 13,
     labels: &[("zone", "cde"), ("tier", "batch"), ("app", "pay")],
+    vnics: 1,
 };
 
 /// Uses the portal.
@@ -35,4 +39,5 @@ pub const CLIENT: Guest = Guest {
     name: "client",
     number: 14,
     labels: &[("zone", "dmz"), ("tier", "client")],
+    vnics: 1,
 };

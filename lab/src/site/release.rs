@@ -1,10 +1,10 @@
 //! What people sign: keys, releases made from a policy file, bindings of guests.
 
 use super::{Agent, Person, Programs, Site, command};
-use crate::guest::{GuestSpec, Service};
+use crate::guest::{GuestSpec, Nic, Service};
 use crate::host::Node;
 use crate::wait;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use lictor_evidence::KeyName;
 use lictor_policy::Labels;
 use lictor_types::{
@@ -19,9 +19,13 @@ use std::time::Duration;
 const LIMIT: Duration = Duration::from_secs(60);
 /// The one segment of a site.
 const SEGMENT: Segment = Segment(1);
-/// The prefix that a site's guests have their addresses in.
-const PREFIX: &str = "10.77.0.0/16";
+/// The prefixes that a site's guests have their addresses in, one for each vnic of a guest.
+const PREFIXES: [&str; 2] = ["10.77.0.0/16", "10.78.0.0/16"];
 const PREFIX_LENGTH: u8 = 16;
+/// The second octet of the first vnic's prefix; each further vnic has the next one.
+const FIRST: u8 = 77;
+/// Between the numbers of two vnics of one guest.
+const BETWEEN_VNICS: u8 = 100;
 /// What the author knows of the estate, in the author's folder.
 const ESTATE: &str = "estate.json";
 /// Guests that the scope's owner may bind.
@@ -87,30 +91,50 @@ pub struct Guest {
     pub number: u8,
     /// Its labels.
     pub labels: &'static [(&'static str, &'static str)],
+    /// How many vnics it has, one or two: each is in a prefix of its own.
+    pub vnics: u8,
 }
 
 impl Guest {
-    /// Its IPv4 address.
+    /// The IPv4 address of its first vnic.
     #[must_use]
     pub const fn address(&self) -> Ipv4Addr {
-        Ipv4Addr::new(10, 77, 0, self.number)
+        self.address_of(0)
     }
 
-    /// Its Ethernet address.
+    /// The IPv4 address of one of its vnics.
+    #[must_use]
+    pub const fn address_of(&self, vnic: u8) -> Ipv4Addr {
+        Ipv4Addr::new(10, FIRST + vnic, 0, self.number)
+    }
+
+    /// The Ethernet address of its first vnic.
     #[must_use]
     pub const fn mac(&self) -> Mac {
-        Mac([0x52, 0x54, 0, 0x77, 0, self.number])
+        self.mac_of(0)
+    }
+
+    /// The Ethernet address of one of its vnics.
+    #[must_use]
+    pub const fn mac_of(&self, vnic: u8) -> Mac {
+        Mac([0x52, 0x54, 0, 0x77 + vnic, 0, self.number])
     }
 
     /// What the lab starts.
     #[must_use]
     pub fn spec(&self, services: &[Service]) -> GuestSpec {
+        let addresses = |vnic| vec![(IpAddr::V4(self.address_of(vnic)), PREFIX_LENGTH)];
+        let further = (1..self.vnics).map(|vnic| Nic {
+            mac: self.mac_of(vnic),
+            addresses: addresses(vnic),
+        });
         GuestSpec {
             name: self.name.into(),
             mac: self.mac(),
-            addresses: vec![(IpAddr::V4(self.address()), PREFIX_LENGTH)],
+            addresses: addresses(0),
             gateways: Vec::new(),
             services: services.to_vec(),
+            more: further.collect(),
         }
     }
 
@@ -132,14 +156,18 @@ impl Guest {
             epoch: Epoch(u64::from(self.number)),
             guest: GuestId::new(self.name)?,
             labels: self.labels(),
-            vnics: vec![VnicBinding {
-                vnic: VnicId(u32::from(self.number)),
-                name: super::vnic_name(self.name)?,
-                mac: self.mac(),
-                segment: SEGMENT,
-                sessions_max: SESSIONS_PER_VNIC_DEFAULT,
-                link: lictor_wire::LinkBinding::default(),
-            }],
+            vnics: (0..self.vnics)
+                .map(|vnic| {
+                    Ok(VnicBinding {
+                        vnic: self.vnic(vnic),
+                        name: super::vnic_name(self.name, vnic.into())?,
+                        mac: self.mac_of(vnic),
+                        segment: SEGMENT,
+                        sessions_max: SESSIONS_PER_VNIC_DEFAULT,
+                        link: lictor_wire::LinkBinding::default(),
+                    })
+                })
+                .collect::<Result<_>>()?,
             hosts: Vec::new(),
             retired: false,
             isolated: None,
@@ -155,17 +183,32 @@ impl Guest {
         format!("{{ {} }}", pairs.join(", "))
     }
 
-    /// What `lictor guest bind` reads.
-    pub(super) fn toml(&self) -> Result<String> {
-        Ok(format!(
-            "guest = \"{}\"\nlabels = {}\n\n[[vnic]]\nnumber = {}\nname = \"{}\"\n\
-             mac = \"{}\"\nsegment = {SEGMENT}\n",
-            self.name,
-            self.labels_toml(),
-            self.number,
-            super::vnic_name(self.name)?,
-            self.mac(),
-        ))
+    /// The number of one of its vnics.
+    #[must_use]
+    pub const fn vnic(&self, vnic: u8) -> VnicId {
+        VnicId(self.number as u32 + (vnic as u32) * (BETWEEN_VNICS as u32))
+    }
+
+    /// What `lictor guest bind` reads; each vnic with these lines more.
+    pub(super) fn toml(&self, more: &str) -> Result<String> {
+        let (vnics, most) = (usize::from(self.vnics), PREFIXES.len());
+        if !(1..=most).contains(&vnics) {
+            bail!(
+                "guest {} has {vnics} vnics; expected 1 to {most}",
+                self.name
+            );
+        }
+        let labels = self.labels_toml();
+        let mut text = format!("guest = \"{}\"\nlabels = {labels}\n", self.name);
+        for vnic in 0..self.vnics {
+            let name = super::vnic_name(self.name, vnic.into())?;
+            let (number, mac) = (self.vnic(vnic), self.mac_of(vnic));
+            text += &format!(
+                "\n[[vnic]]\nnumber = {number}\nname = \"{name}\"\nmac = \"{mac}\"\n\
+                 segment = {SEGMENT}\n{more}"
+            );
+        }
+        Ok(text)
     }
 }
 
@@ -197,7 +240,7 @@ impl Draft {
         let sets: Vec<_> = guests.iter().map(Guest::labels_toml).collect();
         let text = format!(
             "deployment = \"{}\"\n\n{roster}\n[[delegations]]\nkey = \"{}\"\n\
-             labels = [{}]\nguests_max = {GUESTS_MAX}\nprefixes = [\"{PREFIX}\"]\n\
+             labels = [{}]\nguests_max = {GUESTS_MAX}\nprefixes = {PREFIXES:?}\n\
              segments = [{SEGMENT}]\n",
             site.deployment(),
             read_key(&site.keys.owner)?.verify_key(),

@@ -1,5 +1,6 @@
 //! What is said before anyone tries to move a guest.
 
+use super::stages::Fabric;
 use super::*;
 use lictor_types::{GuestId, HostId};
 use lictor_wire::local::Request;
@@ -95,6 +96,7 @@ fn a_post_copy_is_ended_before_its_guest_is_stopped() -> Result<()> {
         return Ok(());
     }
     let world = world()?;
+    let fabric = Fabric::watch(&world.site)?;
     admitted(world.a(), &DB, "b")?;
     let target = receive(world.b(), &DB)?;
     (world.a()).wait_for_phase(DB.name, &[MovePhase::Copied], LIMIT)?;
@@ -111,5 +113,6 @@ fn a_post_copy_is_ended_before_its_guest_is_stopped() -> Result<()> {
     given_up(world.a(), "as a post-copy")?;
     world.b().go_on()?;
     assert_eq!(state(world.a(), &DB)?, (1, VnicState::Open));
+    fabric.forwarded_in_turn(&DB, &["a"]);
     Ok(())
 }

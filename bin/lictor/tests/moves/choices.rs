@@ -90,6 +90,30 @@ fn a_guest_stays_while_the_manager_is_silent_if_its_owner_chose_so_and_that_is_r
     })?;
     // Enforcement goes on: its sessions are nobody's business but its own.
     assert_eq!(state(a, &DB)?.1, VnicState::Open);
+
+    // An agent that is killed has begun something whose end its next life must tell: there the
+    // manager's silence is not long enough.
+    let config = a.config();
+    site.kill_agent("a")?;
+    let longer = std::fs::read_to_string(&config)?.replace(
+        &format!("manager_silence_s = {SILENCE_S}"),
+        "manager_silence_s = 3600",
+    );
+    std::fs::write(&config, longer)?;
+    site.restart_agent("a")?;
+    wait_body(site.agent("a")?, |body| match body {
+        Body::ImpairmentClosed {
+            guest,
+            cause,
+            since_ms,
+            until_ms,
+            ..
+        } => {
+            let ours = guest.as_str() == DB.name && cause == Cause::ManagerUnreachable.name();
+            ours && since_ms <= until_ms
+        }
+        _ => false,
+    })?;
     drop(db);
     Ok(())
 }

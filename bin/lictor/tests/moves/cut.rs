@@ -2,6 +2,7 @@
 //! and the migration goes to a host that has no agent.
 
 use super::choices::{site_with, wait_impaired, weaker};
+use super::stages::Fabric;
 use super::*;
 use lictor_lab::{Capture, Frame, Host};
 use lictor_policy::{Cause, Choice};
@@ -57,6 +58,8 @@ fn a_guest_moved_round_the_protocol_arrives_cut_unless_its_owner_lets_it_pass() 
         return Ok(());
     }
     let (world, c, target) = disarmed()?;
+    let hosts = [world.a().host(), world.b().host(), &c];
+    let fabric = Fabric::watch_hosts(&world.site, &hosts)?;
     let capture = Capture::start(world.site.lab().fabric(), &c.fabric_port())?;
     let report = world.db.migrate_to(&target, &MigrateOptions::default())?;
     assert_eq!(report.status, "completed", "{report:?}");
@@ -77,7 +80,10 @@ fn a_guest_moved_round_the_protocol_arrives_cut_unless_its_owner_lets_it_pass() 
     let since = resumed(&there)?;
     wait::until("a guest that is heard", LIMIT, || {
         Ok((!sent(&capture, &BATCH, since).is_empty()).then_some(()))
-    })
+    })?;
+    fabric.forwarded_in_turn(&DB, &["a"]);
+    fabric.forwarded_in_turn(&BATCH, &["a", "c"]);
+    Ok(())
 }
 
 /// Its next host admits it without its sessions, and sees to it that it is heard.
@@ -86,7 +92,9 @@ fn a_guest_that_was_cut_has_its_links_again_where_it_is_admitted() -> Result<()>
     if !lictor_lab::privileged() {
         return Ok(());
     }
-    let (mut world, _c, cut) = disarmed()?;
+    let (mut world, c, cut) = disarmed()?;
+    let hosts = [world.a().host(), world.b().host(), &c];
+    let fabric = Fabric::watch_hosts(&world.site, &hosts)?;
     let report = world.db.migrate_to(&cut, &MigrateOptions::default())?;
     assert_eq!(report.status, "completed", "{report:?}");
     alarmed(world.a(), &DB, "links down of ")?;
@@ -102,7 +110,9 @@ fn a_guest_that_was_cut_has_its_links_again_where_it_is_admitted() -> Result<()>
     .with_context(|| world.b().log())?;
     alarmed(world.b(), &DB, "had taken its links down")?;
     let stream = CounterStream::hold(world.web.netns(), SocketAddr::from((DB.address(), PG)))?;
-    stream.log().wait_for(20, LIMIT).map(drop)
+    stream.log().wait_for(20, LIMIT)?;
+    fabric.forwarded_in_turn(&DB, &["a", "b"]);
+    Ok(())
 }
 
 /// Its owner chose that what was established goes on without what is known of it.

@@ -325,33 +325,6 @@ fn what_is_saved_comes_back_to_its_host_without_its_sessions_and_to_no_other() -
     Ok(())
 }
 
-/// What a boot would do with the unit, as far as a machine can say that does not boot.
-#[test]
-fn systemd_takes_what_install_writes_for_it_and_has_libvirt_wait_for_the_agent() -> Result<()> {
-    if !lictor_lab::privileged() {
-        return Ok(());
-    }
-    let root = tempfile::tempdir()?;
-    let mut install = std::process::Command::new(env!("CARGO_BIN_EXE_lictor"));
-    install.args(["host", "install", "--root"]).arg(root.path());
-    install.args(["--program", env!("CARGO_BIN_EXE_lictor")]);
-    command::output(install)?;
-    let unit = root.path().join("etc/systemd/system/lictor-agent.service");
-    let mut verify = std::process::Command::new("systemd-analyze");
-    verify.args(["verify", "--man=no"]).arg(&unit);
-    let output = command::run(verify)?;
-    let words = command::words(&output);
-    assert!(output.status.success() && words.is_empty(), "{words}");
-    let text = std::fs::read_to_string(&unit)?;
-    let before = text.lines().find_map(|line| line.strip_prefix("Before="));
-    let before: Vec<_> = before.into_iter().flat_map(str::split_whitespace).collect();
-    for daemon in ["libvirtd.service", "virtqemud.service"] {
-        assert!(before.contains(&daemon), "{before:?}");
-    }
-    assert!(text.lines().any(|line| line == "Type=notify"), "{text}");
-    Ok(())
-}
-
 #[test]
 fn apparmor_takes_what_install_writes_for_it() -> Result<()> {
     if !lictor_lab::privileged() {

@@ -238,6 +238,7 @@ const fn database(name: &'static str, number: u8) -> Guest {
         name,
         number,
         labels: DB.labels,
+        vnics: 1,
     }
 }
 

@@ -1,5 +1,6 @@
 //! Migrations of which nobody has told Lictor: both ends decide when they see them.
 
+use super::stages::Fabric;
 use super::*;
 use lictor_evidence::PlacedBy;
 
@@ -36,11 +37,14 @@ fn a_migration_that_nobody_has_asked_for_is_admitted_late_and_takes_its_sessions
         return Ok(());
     }
     let world = world()?;
+    let fabric = Fabric::watch(&world.site)?;
     let target = receive(world.b(), &DB)?;
     let report = world.db.migrate_to(&target, &MigrateOptions::default())?;
     let logs = || format!("{report:?}; {}; {}", world.a().log(), world.b().log());
     assert_eq!(report.status, "completed", "{}", logs());
-    handed_over(&world, "nobody: host b found it")
+    handed_over(&world, "nobody: host b found it")?;
+    fabric.forwarded_in_turn(&DB, &["a", "b"]);
+    Ok(())
 }
 
 /// The migration is faster than the target's agent: its guest stands still until that has signed
@@ -51,6 +55,7 @@ fn a_guest_that_is_stopped_before_its_copy_is_complete_waits_for_it() -> Result<
         return Ok(());
     }
     let world = world()?;
+    let fabric = Fabric::watch(&world.site)?;
     admitted(world.a(), &DB, "b")?;
     let target = world.b().host().receive(&DB.spec(&SERVICES), |vnic| {
         world.b().attach(vnic, &addresses(&DB), Arrival::Incoming)?;
@@ -62,7 +67,9 @@ fn a_guest_that_is_stopped_before_its_copy_is_complete_waits_for_it() -> Result<
     world.b().go_on()?;
     let report = world.db.finish_migration(&target, mark, &options)?;
     assert_eq!(report.status, "completed", "{report:?}");
-    handed_over(&world, "the lab")
+    handed_over(&world, "the lab")?;
+    fabric.forwarded_in_turn(&DB, &["a", "b"]);
+    Ok(())
 }
 
 #[test]
@@ -77,6 +84,9 @@ fn a_migration_against_which_something_speaks_ends_with_the_reason_at_both_ends(
     publish(&site, &[WEB, DB])?;
     let world = world_on(site)?;
     let c = world.site.agent("c")?;
+    let hosts = ["a", "b", "c"].map(|host| world.site.agent(host).map(Agent::host));
+    let hosts = hosts.into_iter().collect::<Result<Vec<_>>>()?;
+    let fabric = Fabric::watch_hosts(&world.site, &hosts)?;
     // Somebody wants it elsewhere.
     admitted(world.a(), &DB, "b")?;
     let target = receive(c, &DB)?;
@@ -85,6 +95,7 @@ fn a_migration_against_which_something_speaks_ends_with_the_reason_at_both_ends(
     world.stream_goes_on()?;
     assert_eq!(state(world.a(), &DB)?, (1, VnicState::Open));
     assert_eq!(state(c, &DB)?.1, VnicState::Hold);
+    fabric.forwarded_in_turn(&DB, &["a"]);
     let detail = "it is leaving this host already".to_owned();
     let reason = Refusal::Busy { detail }.to_string();
     wait_body(

@@ -3,6 +3,7 @@
 use super::Host;
 use crate::AgentError;
 use crate::custody::Custody;
+use crate::impaired::Kept;
 use lictor_datapath::{ImportRefusal, Mirror, Part, Told};
 use lictor_evidence::{Body, MoveCopied, MoveSide, PlacedBy};
 use lictor_policy::{Cause, Choice};
@@ -117,6 +118,16 @@ impl Host {
             self.custody_unsaved = false;
         }
         Ok(())
+    }
+
+    /// What impaired the protection of guests when an earlier life of the agent last said so.
+    pub(crate) fn kept_impaired(&self) -> Result<Vec<Kept>, AgentError> {
+        self.state.impaired()
+    }
+
+    /// Keeps that for the next life.
+    pub(crate) fn keep_impaired(&self, kept: &[Kept]) -> Result<(), AgentError> {
+        self.state.keep_impaired(kept)
     }
 
     /// What the guest's owner chose for a cause, today.

@@ -306,6 +306,20 @@ impl Host {
         Ok(hooked.collect())
     }
 
+    /// Whether the guest has vnics here, and all are a container's.
+    ///
+    /// # Errors
+    /// [`AgentError::Datapath`].
+    pub(crate) fn has_veths_only(&self, guest: &GuestId) -> Result<bool, AgentError> {
+        let vnics = self.vnics_of(guest)?;
+        for vnic in &vnics {
+            if !self.datapath.is_veth(*vnic)? {
+                return Ok(false);
+            }
+        }
+        Ok(!vnics.is_empty())
+    }
+
     /// The states of the guest's vnics that are attached here.
     ///
     /// # Errors
@@ -341,6 +355,48 @@ impl Host {
                 vnic,
                 from,
                 to,
+                cause: cause.into(),
+            });
+        }
+        Ok(changes)
+    }
+
+    /// Opens every vnic that the guest's binding has, or says why none may be: a guest that came
+    /// with one of them missing would run without part of its network. The caller holds what was
+    /// opened before an error.
+    ///
+    /// # Errors
+    /// [`AgentError::Refused`] if the guest is not bound, or a vnic's programs are not on its
+    /// device; [`AgentError::Datapath`].
+    pub(crate) fn open_whole(&self, guest: &GuestId, cause: &str) -> Result<Vec<Body>, AgentError> {
+        let refused = |what: String| AgentError::Refused(what);
+        let binding = self.bindings.guest(guest);
+        let binding = binding.ok_or_else(|| refused(format!("guest {guest} is not bound")))?;
+        let statuses = binding
+            .vnics
+            .iter()
+            .map(|vnic| Ok(self.datapath.status(vnic.vnic)?));
+        let statuses = statuses.collect::<Result<Vec<_>, AgentError>>()?;
+        if let Some(status) = statuses.iter().find(|status| !status.hooks.attached()) {
+            let (vnic, device) = (&status.spec.name, &status.spec.device);
+            return Err(refused(format!(
+                "vnic {vnic} cannot be opened: its device {device} is gone, or its programs are \
+                 not on it; the guest needs all {} of its vnics",
+                statuses.len()
+            )));
+        }
+        let mut changes = Vec::new();
+        for status in statuses {
+            let (vnic, from) = (status.spec.vnic, status.state);
+            if from == VnicState::Open || status.spec.endpoint == Endpoint::Host {
+                continue;
+            }
+            self.datapath.set_state(vnic, VnicState::Open)?;
+            changes.push(Body::VnicState {
+                guest: guest.clone(),
+                vnic,
+                from,
+                to: VnicState::Open,
                 cause: cause.into(),
             });
         }

@@ -112,6 +112,12 @@ impl Target {
         matches!(self.state, State::Asking | State::Open | State::Done)
     }
 
+    /// Whether the vnics are open for a guest that has not run here yet.
+    #[must_use]
+    pub const fn is_open(&self) -> bool {
+        matches!(self.state, State::Open)
+    }
+
     /// Takes an event, changes state, and says what to do, in order.
     pub fn handle(&mut self, event: Event) -> Vec<Action> {
         match self.state {

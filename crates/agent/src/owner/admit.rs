@@ -138,7 +138,9 @@ impl Owner {
         if !self.host.custody().held(guest) {
             reasons.push(none("the guest is not under this host's custody"));
         }
-        if !self.watches.contains_key(guest) {
+        // What cannot be read is no container.
+        let container = self.is_container(guest).unwrap_or(false);
+        if !self.watches.contains_key(guest) && !container {
             reasons.push(none(
                 "no QEMU monitor of the guest is known here; attach its vnic with `qmp`",
             ));

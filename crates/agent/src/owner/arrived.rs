@@ -8,7 +8,7 @@ use crate::AgentError;
 use crate::custody::Confirm;
 use crate::guests::Order;
 use crate::host::judged_of;
-use crate::input::{Now, Reply};
+use crate::input::{LoadReply, Now};
 use lictor_evidence::{
     Body, MOVE_RECORD_TYPE, MoveCounted, MoveOutcome, MoveRecord, MoveSessions, PlacedBy,
 };
@@ -60,7 +60,7 @@ impl Owner {
         &mut self,
         guest: &GuestId,
         saved: Result<Opened, AgentError>,
-        reply: &Reply<Result<(), String>>,
+        reply: &LoadReply,
         now: Now,
     ) -> Result<(), AgentError> {
         let answer = match saved {
@@ -91,7 +91,7 @@ impl Owner {
         if let Err(cause) = &answer {
             self.alarm(guest, format!("its state was refused: {cause}"), now);
         }
-        let _ = reply.send(answer);
+        reply.send(answer);
         Ok(())
     }
 

@@ -7,7 +7,7 @@ use crate::AgentError;
 use crate::custody::Spent;
 use crate::guests::Order;
 use crate::host::Arrival;
-use crate::input::{Now, Reply};
+use crate::input::{LoadReply, Now};
 use crate::moves::rounds::TAKEN_EVERY_CHUNKS;
 use crate::moves::{Message, target};
 use crate::opening::Came;
@@ -36,7 +36,7 @@ pub(super) struct Arriving {
     /// What had come before the agent was restarted.
     pub(super) came: Option<Came>,
     pub(super) hold_since: Now,
-    pub(super) load: Option<(Reply<Result<(), String>>, Now)>,
+    pub(super) load: Option<(LoadReply, Now)>,
     pub(super) save: Option<Save>,
     pub(super) opened: Option<Now>,
     pub(super) fenced_us: u64,
@@ -240,7 +240,7 @@ impl Owner {
             .watches
             .get(guest)
             .is_some_and(|watch| watch.guarded && watch.state == Some(RunState::Incoming));
-        if !held || !waits {
+        if !held || !(waits || self.is_container(guest)?) {
             return Ok(());
         }
         // What an earlier stay of the guest left behind is not what is arriving now.
@@ -300,7 +300,7 @@ impl Owner {
         &mut self,
         guest: &GuestId,
         state: &[u8],
-        reply: Reply<Result<(), String>>,
+        reply: LoadReply,
         now: Now,
     ) -> Result<(), AgentError> {
         let saved = self.open_record(guest, state);
@@ -470,8 +470,7 @@ impl Owner {
     fn answer_load(&mut self, guest: &GuestId, answer: Result<(), String>) {
         let load = self.arriving.get_mut(guest).and_then(|one| one.load.take());
         if let Some((reply, _)) = load {
-            // QEMU may have given up and hung up.
-            let _ = reply.send(answer);
+            reply.send(answer);
         }
     }
 
@@ -509,8 +508,7 @@ impl Owner {
         self.keep_opening(guest, now)?;
         let opened = self
             .host
-            .set_state(guest, VnicState::Open, "handed over from another host");
-        let opened = opened?;
+            .open_whole(guest, "handed over from another host")?;
         if let Some(arriving) = self.arriving.get_mut(guest) {
             arriving.opened = Some(now);
         }

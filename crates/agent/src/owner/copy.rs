@@ -95,9 +95,11 @@ impl Owner {
         self.leave(guest, source::Event::Abandon, now)
     }
 
-    /// The copy begins only when QEMU will ask before the guest leaves.
+    /// The copy begins only when QEMU will ask before the guest leaves. Whoever moves a container
+    /// asks at the agent's socket.
     fn begin_copy(&mut self, guest: &GuestId) -> Result<(), AgentError> {
-        let guarded = self.watches.get(guest).is_some_and(|watch| watch.guarded);
+        let guarded = self.watches.get(guest).is_some_and(|watch| watch.guarded)
+            || self.is_container(guest)?;
         let side = self.host.move_side(guest)?;
         let vnics = self.host.vnics_of(guest)?;
         let Some(leaving) = self.leaving.get_mut(guest) else {

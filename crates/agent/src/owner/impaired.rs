@@ -27,6 +27,10 @@ impl Owner {
         let found = self.found(now)?;
         let bodies = self.impairments.round(found, now.ms);
         self.note_all(bodies, now);
+        if let Some(kept) = self.impairments.to_keep(now.ms) {
+            self.host.keep_impaired(&kept)?;
+            self.impairments.kept(now.ms);
+        }
         Ok(())
     }
 

@@ -232,6 +232,11 @@ impl Owner {
         guest: &GuestId,
         now: Now,
     ) -> Result<Response, AgentError> {
+        if self.is_container(guest)?
+            && let Some(answer) = self.abandon_container(guest, now)?
+        {
+            return Ok(answer);
+        }
         let leaving = self.leaving.get(guest);
         let open = leaving.is_some_and(|one| !one.is_fenced() && !one.has_ended());
         if !open {
@@ -381,7 +386,7 @@ impl Owner {
             leaving.cause.get_or_insert(cause.clone());
         }
         if let Some((reply, _)) = leaving.save_reply.take() {
-            let _ = reply.send(answer.map_err(|error| error.chain()));
+            reply.send(answer.map_err(|error| error.chain()));
         }
         match failed {
             Some(cause) => Err(AgentError::Refused(cause)),
@@ -450,7 +455,7 @@ impl Owner {
                 .unwrap_or_default(),
         };
         let envelope = Envelope::sign(SAVE_TYPE, &json(&record)?, &[self.host.key()]);
-        let _ = reply.send(Ok(json(&envelope)?));
+        reply.send(Ok(json(&envelope)?));
         let (guest, sessions) = (guest.clone(), 0);
         self.note(Body::SnapshotTaken { guest, sessions }, now);
         Ok(())
@@ -590,7 +595,7 @@ impl Owner {
     }
 }
 
-fn json<T: serde::Serialize>(value: &T) -> Result<Vec<u8>, AgentError> {
+pub(super) fn json<T: serde::Serialize>(value: &T) -> Result<Vec<u8>, AgentError> {
     serde_json::to_vec(value).map_err(|error| AgentError::Refused(error.to_string()))
 }
 

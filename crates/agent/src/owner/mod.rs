@@ -5,6 +5,7 @@ mod admit;
 mod arrived;
 mod arriving;
 mod check;
+mod container;
 mod copy;
 mod cut;
 mod doubts;
@@ -24,8 +25,8 @@ mod way;
 use crate::allowance::Allowance;
 use crate::clock::Clock;
 use crate::guests::{Order, Post, Watch};
-use crate::impaired::Impairments;
-use crate::input::{Fetched, Input, Now, Reply, Upload};
+use crate::impaired::{Impairments, Kept};
+use crate::input::{Answer, Fetched, Input, Now, Reply, Upload};
 use crate::libvirt::QemuGroup;
 use crate::peer::{Incoming, Links, Loss, Roster};
 use crate::{AgentError, Host, Offered, Unproven};
@@ -113,8 +114,9 @@ pub(crate) struct Parts {
 
 impl Owner {
     /// Takes up what an earlier life of the agent has left.
-    pub(crate) fn new(parts: Parts, now: Now) -> Self {
+    pub(crate) fn new(parts: Parts, impaired: Vec<Kept>, now: Now) -> Self {
         let clock = Clock::new(now, parts.host.recorded_ms());
+        let impairments = Impairments::resumed(impaired, now.ms);
         let mut owner = Self {
             host: parts.host,
             links: parts.links,
@@ -142,7 +144,7 @@ impl Owner {
             next_look: now,
             next_beat: now,
             facts: None,
-            impairments: Impairments::default(),
+            impairments,
             unproven: Vec::new(),
             clock,
             heard_manager: now,
@@ -164,12 +166,12 @@ impl Owner {
                 number,
                 news,
             } => self.news(&guest, number, news, now),
-            Input::Save { guest, reply } => self.save(&guest, reply, now),
+            Input::Save { guest, reply } => self.save(&guest, Answer::Qemu(reply), now),
             Input::Load {
                 guest,
                 state,
                 reply,
-            } => self.load(&guest, &state, reply, now),
+            } => self.load(&guest, &state, Answer::Qemu(reply), now),
             Input::Round {
                 fetched,
                 next_entry,
@@ -493,6 +495,9 @@ impl Owner {
             Request::Evacuate { order } => self.evacuate(order, now),
             Request::Override { order } => self.present_override(order, now),
             Request::MoveAbandon { guest } => self.move_abandon(guest, now),
+            Request::Container { guest, step } => {
+                return self.container_steps(guest, step, reply, now);
+            }
         };
         let answer = answer.unwrap_or_else(|error| Response::Error {
             error: error.chain(),

@@ -47,7 +47,7 @@ impl Owner {
         let copied = leaving.side.clone();
         let side = now_enforced.or_else(|error| copied.ok_or(error))?;
         if let Some((reply, _)) = leaving.save_reply.take() {
-            let _ = reply.send(Err("the move was given up".into()));
+            reply.send(Err("the move was given up".into()));
         }
         let (ticket, fenced) = (&leaving.ticket, leaving.fenced);
         let record = MoveRecord {

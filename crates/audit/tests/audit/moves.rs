@@ -8,9 +8,10 @@ use crate::world::{
 };
 use lictor_audit::{Facts, Status};
 use lictor_evidence::{
-    Body, GuestFacts, MoveOutcome, MoveRecord, MoveSigners, PlacedBy, SigningKey, Source,
+    Body, GuestFacts, MoveOutcome, MoveRecord, MoveSide, MoveSigners, Overridden, PlacedBy,
+    SigningKey, Source,
 };
-use lictor_types::Epoch;
+use lictor_types::{Digest, Epoch, Generation};
 
 const MOVES: [&str; 3] = ["MOV-01", "MOV-02", "MOV-03"];
 
@@ -134,6 +135,46 @@ fn two_endings_of_one_move_contradict_each_other() {
         ("MOV-03", "pay"),
         (Status::Fail, "contradict each other"),
     );
+}
+
+/// Of a move that two persons let pass although something spoke against it.
+#[test]
+fn an_order_that_overrides_a_reason_is_no_pass_and_excuses_only_what_it_names() {
+    let [h1, h2] = keys();
+    let by_order = |causes: &[&str], target: MoveSide| {
+        let overridden = Overridden {
+            order: Digest::of(b"an order"),
+            causes: causes.iter().map(ToString::to_string).collect(),
+            signers: vec!["ann".into(), "ben".into()],
+            justification: "the rack burns".into(),
+            expires_ms: SEEN_MS,
+        };
+        let record = MoveRecord {
+            target,
+            overridden: Some(overridden),
+            ..record()
+        };
+        let whole = recorded(record, &[&h1, &h2]);
+        with_records(vec![(by("h1"), whole.clone()), (by("h2"), whole)], true)
+    };
+    let same = record().target;
+    let newer = MoveSide {
+        generation: Generation(8),
+        ..same.clone()
+    };
+    let named = "overridden by ann and ben: the rack burns";
+    for (causes, target, expected) in [
+        (["ids-missing"], same.clone(), (Status::Excepted, named)),
+        (["release-stale"], newer.clone(), (Status::Excepted, named)),
+        (
+            ["release-stale"],
+            newer.clone(),
+            (Status::Excepted, "into 8"),
+        ),
+        (["ids-missing"], newer, (Status::Fail, "into 8")),
+    ] {
+        expect(by_order(&causes, target), ("MOV-03", "pay"), expected);
+    }
 }
 
 #[test]

@@ -293,10 +293,16 @@ fn term(draft: &mut Draft, names: &Names, (place, name): (&str, &str), fields: &
         Some("accept") => "allow",
         Some("deny") => "deny",
         Some("reject" | "reject-with-tcp-rst") => "reject",
+        Some("next") => {
+            let what = "goes on with the next term, and decides nothing; left out";
+            return draft.note(Effect::None, &place, what);
+        }
         other => {
-            let what = format!("the action {other:?} can't be said; the term is left out");
-            draft.note(Effect::Opens, &place, what);
-            return;
+            let what = match other {
+                Some(other) => format!("the action {other} can't be said; the term is left out"),
+                None => "it has no action, and is left out".to_owned(),
+            };
+            return draft.note(Effect::Opens, &place, what);
         }
     };
     let allows = action == "allow";

@@ -142,6 +142,7 @@ fn subnet(value: &Value) -> Option<IpNet> {
 struct Resolver<'a> {
     groups: BTreeMap<String, &'a Value>,
     machines: &'a [Value],
+    all_segments: &'a [Value],
     addresses: BTreeMap<String, Vec<IpAddr>>,
     segments: BTreeMap<String, BTreeSet<String>>,
     /// The subnets of segments.
@@ -176,6 +177,7 @@ impl<'a> Resolver<'a> {
         Self {
             groups,
             machines: list(value, "virtual_machines"),
+            all_segments: list(value, "segments"),
             addresses,
             segments,
             subnets,
@@ -287,10 +289,27 @@ impl<'a> Resolver<'a> {
         members
     }
 
+    /// The machines on the segments that a condition is about.
+    fn on_segments(&self, term: &Value) -> BTreeSet<String> {
+        let values = |segment: &Value| match str(term, "key") {
+            "Tag" => list(segment, "tags").iter().map(tag).collect(),
+            _ => vec![str(segment, "display_name").to_owned()],
+        };
+        let unlike = str(term, "operator") == "NOTEQUALS";
+        let told = self.all_segments.iter().filter(|segment| {
+            let values: Vec<String> = values(segment);
+            values.iter().any(|value| tells(term, value)) != unlike
+        });
+        told.flat_map(|segment| self.of_segment(&key(segment)))
+            .collect()
+    }
+
     fn condition(&self, draft: &mut Draft, term: &Value, place: &str) -> BTreeSet<String> {
         let (key, operator) = (str(term, "key"), str(term, "operator"));
-        let wanted = str(term, "value");
         let kind = str(term, "member_type");
+        if kind == "Segment" && ["Tag", "Name"].contains(&key) {
+            return self.on_segments(term);
+        }
         if kind != "VirtualMachine" {
             let what = format!("members of the type {kind:?} are no guests, and are left out");
             draft.note(Effect::Opens, place, what);
@@ -306,13 +325,7 @@ impl<'a> Resolver<'a> {
             }
         };
         let known = ["Tag", "Name", "OSName", "ComputerName"].contains(&key);
-        let test = |value: &String| match operator {
-            "CONTAINS" => value.contains(wanted),
-            "STARTSWITH" => value.starts_with(wanted),
-            "ENDSWITH" => value.ends_with(wanted),
-            _ if key == "Tag" => same_tag(value, wanted),
-            _ => value == wanted,
-        };
+        let test = |value: &String| tells(term, value);
         let operators = ["EQUALS", "NOTEQUALS", "CONTAINS", "STARTSWITH", "ENDSWITH"];
         if !known || !operators.contains(&operator) {
             let what = format!("the condition {key} {operator} is not known: it adds no member");
@@ -322,6 +335,18 @@ impl<'a> Resolver<'a> {
         let inside =
             |machine: &&Value| values(machine).iter().any(test) != (operator == "NOTEQUALS");
         self.machines.iter().filter(inside).map(id).collect()
+    }
+}
+
+/// Whether a condition is about a value.
+fn tells(term: &Value, value: &str) -> bool {
+    let wanted = str(term, "value");
+    match str(term, "operator") {
+        "CONTAINS" => value.contains(wanted),
+        "STARTSWITH" => value.starts_with(wanted),
+        "ENDSWITH" => value.ends_with(wanted),
+        _ if str(term, "key") == "Tag" => same_tag(value, wanted),
+        _ => value == wanted,
     }
 }
 

@@ -6,13 +6,14 @@ mod groups;
 mod services;
 mod tree;
 
-use crate::draft::{Draft, NOBODY, Rule, all, either, not, prefix};
+use crate::draft::{Draft, NOBODY, Rule, all, either, every_port, not, prefix};
 use crate::value::{file, items, json, list, scalar, str, unknown};
 use crate::{Effect, ImportError, Source};
 use groups::Groups;
 use lictor_policy::PortRange;
 use serde_json::Value;
 use services::Services;
+use tree::truth;
 
 /// Evaluated in this order; Ethernet rules are not about IP.
 const ABOVE: [&str; 3] = ["Emergency", "Infrastructure", "Environment"];
@@ -96,7 +97,11 @@ fn one(draft: &mut Draft, value: &Value, path: &str) {
         .flat_map(|domain| list(&domain["resources"], "security_policies"))
         .collect();
     policies.sort_by_key(|policy| policy["sequence_number"].as_i64().unwrap_or(0));
-    let category = |policy: &Value| str(policy, "category").to_owned();
+    // The manager's default, too.
+    let category = |policy: &Value| match str(policy, "category") {
+        "" => APPLICATION.to_owned(),
+        given => given.to_owned(),
+    };
     for policy in &policies {
         let name = category(policy);
         if !ABOVE.contains(&name.as_str()) && name != APPLICATION {
@@ -105,6 +110,8 @@ fn one(draft: &mut Draft, value: &Value, path: &str) {
             draft.note(Effect::Opens, &place, what);
         }
     }
+    told(draft, &policies, path);
+    exclusions(draft, &groups, value, path);
     draft.tier("environment");
     for above in ABOVE {
         for policy in policies.iter().filter(|policy| category(policy) == above) {
@@ -125,6 +132,57 @@ fn one(draft: &mut Draft, value: &Value, path: &str) {
             draft.note(Effect::Closes, path, what);
         }
     }
+    let mut domains = list(value, "domains").iter();
+    if domains.any(|domain| !list(&domain["resources"], "intrusion_policies").is_empty()) {
+        let what = "policies of intrusion detection are not imported";
+        draft.note(Effect::None, path, what);
+    }
+}
+
+/// What is so of policies as a whole.
+fn told(draft: &mut Draft, policies: &[&Value], path: &str) {
+    let mut rules = policies.iter().flat_map(|policy| list(policy, "rules"));
+    if !rules.any(|rule| truth(rule, "is_default")) {
+        let what = "the default rule is not in these files: what no rule allows is denied here, \
+                    and allowed there unless that rule says otherwise";
+        draft.note(Effect::Closes, path, what);
+    }
+    for policy in policies {
+        let place = format!("{path}: policy {}", str(policy, "display_name"));
+        if truth(policy, "missing") {
+            let what = "only its rules are in these files: it is taken to stand first in \
+                        Application, for everybody";
+            draft.note(Effect::Opens, &place, what);
+        }
+        if policy["stateful"] == false {
+            let what = "stateless there; here answers belong to the session that a rule allows";
+            draft.note(Effect::Opens, &place, what);
+        }
+    }
+}
+
+/// Machines that the firewall leaves alone: everything passes at their own end.
+fn exclusions(draft: &mut Draft, groups: &Groups, value: &Value, path: &str) {
+    let names: Vec<String> = list(value, "excluded").iter().map(scalar).collect();
+    if names.is_empty() {
+        return;
+    }
+    let place = format!("{path}: exclude list");
+    let ends = groups.ends(draft, &names, (&place, Effect::Closes));
+    draft.tier("excluded");
+    for (at, name) in [("egress", "excluded.out"), ("ingress", "excluded.in")] {
+        let (mut from, mut to) = ("any".to_owned(), "any".to_owned());
+        *(if at == "egress" { &mut from } else { &mut to }) = ends.clone();
+        draft.rule(Rule {
+            name: name.to_owned(),
+            action: "allow",
+            from,
+            to,
+            service: every_port(),
+            at,
+            ..Rule::default()
+        });
+    }
 }
 
 fn policy_rules(
@@ -137,22 +195,19 @@ fn policy_rules(
     let mut rules: Vec<&Value> = list(policy, "rules").iter().collect();
     rules.sort_by_key(|rule| rule["sequence_number"].as_i64().unwrap_or(0));
     for rule in rules {
+        if truth(rule, "marked_for_delete") {
+            continue;
+        }
         let name = rule_name(rule);
         let place = format!("{path}: {section}: rule {name}");
-        if rule["disabled"] == true {
+        if truth(rule, "disabled") {
             draft.note(Effect::None, &place, "disabled, and left out");
             continue;
         }
-        let action = match str(rule, "action") {
-            "ALLOW" => "allow",
-            "DROP" => "deny",
-            "REJECT" => "reject",
-            "JUMP_TO_APPLICATION" => "pass",
-            other => {
-                let what = format!("the action {other:?} is not known; the rule is left out");
-                draft.note(Effect::Opens, &place, what);
-                continue;
-            }
+        let Some(action) = action(rule) else {
+            let what = format!("the action {} is not known; left out", rule["action"]);
+            draft.note(Effect::Opens, &place, what);
+            continue;
         };
         let effect = match action {
             "allow" => Effect::Closes,
@@ -170,7 +225,7 @@ fn policy_rules(
         }
         let mut end = |names: &str, excluded: &str| {
             let ends = groups.ends(draft, &list_of(rule, names), (&place, effect));
-            let ends = match rule[excluded] == true {
+            let ends = match truth(rule, excluded) {
                 true => not(&ends),
                 false => ends,
             };
@@ -196,11 +251,22 @@ fn policy_rules(
     }
 }
 
+fn action(rule: &Value) -> Option<&'static str> {
+    Some(match str(rule, "action") {
+        "ALLOW" => "allow",
+        "DROP" => "deny",
+        "REJECT" => "reject",
+        "JUMP_TO_APPLICATION" => "pass",
+        _ => return None,
+    })
+}
+
 fn rule_name(rule: &Value) -> String {
-    match str(rule, "display_name") {
-        "" => scalar(&rule["rule_id"]),
-        given => given.to_owned(),
-    }
+    let given = ["display_name", "id", "rule_id"].map(|field| scalar(&rule[field]));
+    given
+        .into_iter()
+        .find(|text| !text.is_empty())
+        .unwrap_or_default()
 }
 
 /// Whether nothing narrows a rule that can't be said: such a rule is left out if it allows, and
@@ -299,7 +365,7 @@ fn write(draft: &mut Draft, rule: &Value, one: Written) {
             service: one.ports.clone(),
             at: if at.is_empty() { "" } else { at },
             comment: str(rule, "description").to_owned(),
-            log: rule["logged"] == true,
+            log: truth(rule, "logged"),
             ..Rule::default()
         });
     }

@@ -16,6 +16,9 @@ use macros::MACROS;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+/// Lines of one file that say something.
+const LINES_MAX: usize = 262_144;
+
 /// What the management network may ask of hosts, whatever the rules say: the pages and the API,
 /// consoles, SSH, migrations.
 const MANAGEMENT: &str = "tcp/8006 tcp/5900-5999 tcp/3128 tcp/22 tcp/60000-60050";
@@ -128,6 +131,7 @@ fn own_addresses(sections: &Sections) -> Vec<IpAddr> {
 
 fn sections(source: &Source) -> Result<Sections, ImportError> {
     let mut sections: Sections = Vec::new();
+    let mut lines = 0;
     for (number, line) in (1..).zip(text(source)?.lines()) {
         let line = line.trim();
         if let Some(head) = line.strip_prefix('[') {
@@ -137,6 +141,11 @@ fn sections(source: &Source) -> Result<Sections, ImportError> {
             let name = name.to_uppercase();
             sections.push((name, argument.trim().to_owned(), Vec::new()));
         } else if !line.is_empty() && !line.starts_with('#') {
+            lines += 1;
+            if lines > LINES_MAX {
+                let what = format!("more than {LINES_MAX} lines; import a part of the file");
+                return Err(file(source, what));
+            }
             let what = format!("line {number}: a line before any section");
             let last = sections.last_mut().ok_or_else(|| file(source, what))?;
             last.2.push(line.to_owned());
