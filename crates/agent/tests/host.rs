@@ -302,9 +302,8 @@ impl Ground {
 /// the lock of a state directory too, until it has become its program.
 fn unlocked<T>(open: impl Fn() -> Result<T, AgentError>) -> Result<T, AgentError> {
     let locked = |found: &Result<T, AgentError>| {
-        let path = match found {
-            Err(AgentError::File { path, .. }) => path,
-            _ => return false,
+        let Err(AgentError::File { path, .. }) = found else {
+            return false;
         };
         path.ends_with("lock")
     };

@@ -25,8 +25,8 @@ pub(crate) struct FreshnessArgs {
 
 #[derive(Debug, Clone, Subcommand)]
 enum Action {
-    /// Write that a release is the newest, and sign it as a witness. Take the release from those who
-    /// signed it, not from the manager.
+    /// Write that a release is the newest, and sign it as a witness. Take the release from those
+    /// who signed it, not from the manager.
     Write {
         /// The release.
         release: PathBuf,

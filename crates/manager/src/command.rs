@@ -5,11 +5,11 @@ use crate::error::ManagerError;
 use crate::manager::{Init, Manager, init, remove_agent, token};
 use clap::{Parser, Subcommand, ValueEnum};
 use lictor_types::{DeploymentId, HostId};
-use lictor_wire::VerifyKey;
-use lictor_wire::api::{Role, TokenRequest};
+use lictor_wire::api::{Role, Token, TokenRequest};
+use lictor_wire::{Trust, VerifyKey};
 use std::io::Write;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::net::TcpListener;
@@ -117,6 +117,19 @@ fn system_clock() -> Clock {
     })
 }
 
+/// What `init` tells people.
+fn made(dir: &Path, trust: &Trust, token: &Token) -> String {
+    format!(
+        "deployment  {}\nlog key     {}\ntrust file  {}\nauthority   {}\n\
+         token       {}\nrole        platform-admin, name admin, for one hour, once",
+        trust.deployment,
+        trust.manager,
+        dir.join("trust.json").display(),
+        dir.join("authority.pem").display(),
+        token.token
+    )
+}
+
 /// Does what the arguments say and writes results to `out`.
 ///
 /// # Errors
@@ -144,19 +157,8 @@ pub fn run(args: Args, out: &mut dyn Write) -> Result<(), ManagerError> {
                 names,
             };
             let (trust, token) = init(&dir, parts, &clock)?;
-            let text = format!(
-                "deployment  {}\nlog key     {}\ntrust file  {}\nauthority   {}\n\
-                 token       {}\nrole        platform-admin, name admin, for one hour, once",
-                trust.deployment,
-                trust.manager,
-                dir.join("trust.json").display(),
-                dir.join("authority.pem").display(),
-                token.token
-            );
-            (
-                text,
-                serde_json::json!({ "trust": trust, "token": token.token }),
-            )
+            let value = serde_json::json!({ "trust": trust, "token": token.token });
+            (made(&dir, &trust, &token), value)
         }
         Action::Token {
             dir,

@@ -1,6 +1,6 @@
 //! Freshness: a short-lived statement of which release is the newest, signed by somebody who does
-//! not distribute releases. Whoever distributes them can withhold the newest, and then the statement
-//! either names a newer one or lapses.
+//! not distribute releases. Whoever distributes them can withhold the newest, and then the
+//! statement either names a newer one or lapses.
 
 use crate::release::{Floor, Release, ReleaseRefused, VerifiedRelease};
 use crate::{Envelope, SigningKey, Trust, VerifyKey};

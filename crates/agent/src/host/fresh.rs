@@ -31,8 +31,8 @@ impl Host {
         Ok(())
     }
 
-    /// Why the release that decides is not the newest, or is not known to be. Another host's word is
-    /// no knowledge, nor is silence: only what two persons signed, and what witnesses did.
+    /// Why the release that decides is not the newest, or is not known to be. Another host's word
+    /// is no knowledge, nor is silence: only what two persons signed, and what witnesses did.
     #[must_use]
     pub fn stale(&self, now_ms: u64) -> Option<String> {
         if let Some((known, why)) = &self.newer {
