@@ -5,7 +5,7 @@ use super::*;
 use lictor_policy::{Cause, Choice};
 
 /// To the example's policy: db stays where it is while the manager is silent.
-const CHOICES: &str = "\
+pub(super) const CHOICES: &str = "\
     when manager-unreachable for tier:db choose no-moves owner \"payments@example.com\"\n";
 /// How long the manager must be silent for that.
 const SILENCE_S: u64 = 5;

@@ -18,7 +18,7 @@ fn stricter(cause: &str, choice: &str) -> String {
 }
 
 /// Waits until these are the reasons against a move of this guest from a to b.
-fn wait_reasons(site: &Site, guest: &Guest, expected: &[&str]) -> Result<()> {
+pub(super) fn wait_reasons(site: &Site, guest: &Guest, expected: &[&str]) -> Result<()> {
     let mut last = Vec::new();
     let a = site.agent("a")?;
     wait::until("these reasons", LIMIT, || {
@@ -92,10 +92,10 @@ fn a_guest_moves_to_a_host_that_lacks_a_control_only_if_its_owner_chose_so() -> 
 }
 
 /// A log that nobody can write to, root neither.
-struct Shut(PathBuf);
+pub(super) struct Shut(PathBuf);
 
 impl Shut {
-    fn new(file: PathBuf) -> Result<Self> {
+    pub(super) fn new(file: PathBuf) -> Result<Self> {
         command::run("chattr", &["+i".as_ref(), file.as_os_str()])?;
         Ok(Self(file))
     }

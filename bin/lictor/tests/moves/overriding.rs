@@ -1,7 +1,8 @@
 //! Reasons against a move that two persons override: for one guest, one target, some causes, once.
 
 use super::before::{check, kinds};
-use super::choices::site_with;
+use super::choices::{CHOICES, configure, site_with};
+use super::impaired::{Shut, wait_reasons};
 use super::*;
 use lictor_evidence::{Envelope, Overridden};
 use lictor_lab::site::{command, read_key};
@@ -132,4 +133,76 @@ fn a_refusal_is_overridden_by_the_order_of_two_for_what_it_names_and_only_once()
     refused(world.a(), &world.site, &good, "was used before")?;
     assert_eq!(reasons(world.a())?, missing);
     world.stream_goes_on()
+}
+
+fn told_by_both(world: &World, causes: &[&str]) -> Result<()> {
+    for agent in [world.a(), world.b()] {
+        let records = wait_recorded(agent, 1)?;
+        let (record, signatures) = &records[0];
+        assert_eq!((record.outcome, *signatures), (MoveOutcome::Committed, 2));
+        let told = record.overridden.as_ref().context("the order")?;
+        assert_eq!(told.causes, causes);
+    }
+    Ok(())
+}
+
+#[test]
+fn an_order_lets_a_guest_go_without_the_manager_to_a_host_that_has_no_room_for_it() -> Result<()> {
+    if !lictor_lab::privileged() {
+        return Ok(());
+    }
+    let mut world = world_on(site_with(&[WEB, DB], CHOICES)?)?;
+    // Less than one guest's quota.
+    configure(
+        &mut world.site,
+        "b",
+        "manager_silence_s = 5\nsessions = 1024",
+    )?;
+    configure(&mut world.site, "a", "manager_silence_s = 5")?;
+    wait_for(world.a(), &DB, |one| one.interlocked)?;
+    world.site.kill_manager()?;
+    wait_reasons(&world.site, &DB, &["impaired", "impaired", "no-room"])?;
+    let causes = ["manager-unreachable", "state-full"];
+    let silence = order(&world.site, "b", &causes[..1], 2)?;
+    taken(world.a(), &world.site, &silence)?;
+    wait_reasons(&world.site, &DB, &["no-room"])?;
+    taken(
+        world.a(),
+        &world.site,
+        &order(&world.site, "b", &causes, 2)?,
+    )?;
+    wait_reasons(&world.site, &DB, &[])?;
+    let there = migrate(&world.db, world.a(), world.b())?;
+    world.db = there;
+    world.stream_goes_on()?;
+    told_by_both(&world, &causes)
+}
+
+/// What both have signed is durable before the move is over: it waits for the disk.
+#[test]
+fn an_order_lets_a_guest_leave_a_host_that_cannot_record_it_until_it_can() -> Result<()> {
+    if !lictor_lab::privileged() {
+        return Ok(());
+    }
+    let world = world()?;
+    let (a, b) = (world.a(), world.b());
+    let shut = Shut::new(a.state_dir().join("evidence.log"))?;
+    // Something is to be recorded.
+    assert!(matches!(a.admit(DB.name, "c")?, Response::Refused { .. }));
+    wait_reasons(&world.site, &DB, &["impaired"])?;
+    let full = ["evidence-full"];
+    taken(a, &world.site, &order(&world.site, "b", &full, 2)?)?;
+    admitted(a, &DB, "b")?;
+    let target = receive(b, &DB)?;
+    a.wait_for_phase(DB.name, &[MovePhase::Copied], LIMIT)?;
+    let report = world.db.migrate_to(&target, &MigrateOptions::default())?;
+    assert_eq!(report.status, "completed", "{report:?}");
+    wait_for(b, &DB, |one| {
+        one.custody == 2 && one.vnics[0].state == VnicState::Open
+    })?;
+    world.stream_goes_on()?;
+    assert_eq!(a.move_status(DB.name)?.phase, MovePhase::Committed);
+    drop(shut);
+    a.wait_for_phase(DB.name, &[MovePhase::Done], LIMIT)?;
+    told_by_both(&world, &full)
 }
