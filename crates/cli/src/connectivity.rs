@@ -177,6 +177,31 @@ pub(crate) fn read_estate(path: &Path) -> Result<Estate, CliError> {
     };
     match estate.faults().as_slice() {
         [] => Ok(estate),
+        [fault] => Err(CliError::file(path, fault)),
         faults => Err(CliError::file(path, format!("\n{}", faults.join("\n")))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_estate_on_the_languages_page_is_one() {
+        let page = include_str!("../../../docs/policy-language.md");
+        let (_, after) = page.split_once("```toml\n").expect("an estate");
+        let (text, _) = after.split_once("```").expect("its end");
+        let folder = tempfile::tempdir().expect("a directory");
+        let path = folder.path().join("estate.toml");
+        std::fs::write(&path, text).expect("write");
+        let estate = read_estate(&path).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(estate.guests.len(), 1);
+        let other = text.replace("\"h2\"\n", "\"h3\"\n");
+        std::fs::write(&path, other).expect("write");
+        let error = read_estate(&path)
+            .expect_err("a host is missing")
+            .to_string();
+        let said = "estate.toml: guest web-1 names host h2, which is not among `hosts`";
+        assert!(error.ends_with(said), "{error}");
     }
 }

@@ -119,3 +119,15 @@ fn policies_of_aerleon_are_read_by_their_words_and_not_by_their_lines() {
         );
     }
 }
+
+#[test]
+fn a_file_of_proxmox_has_as_many_lines_as_are_read_and_no_more() {
+    for (lines, refused) in [(262_144, false), (262_145, true)] {
+        let text = format!("[ALIASES]\n{}", "a 10.0.0.1\n".repeat(lines));
+        let files = [source("cluster.fw", text.as_bytes())];
+        let error = import(Format::Proxmox, "p", &files).err();
+        let error = error.map(|error| error.to_string()).unwrap_or_default();
+        let said = "cluster.fw: more than 262144 lines; import a part of the file";
+        assert_eq!(error == said, refused, "{error}");
+    }
+}

@@ -105,7 +105,7 @@ impl Estate {
             let own = guest.host.iter().chain(&guest.may_run_on);
             for host in own.filter(|host| !hosts.contains(host.as_str())) {
                 faults.push(format!(
-                    "guest {} names host {host}, which is not there",
+                    "guest {} names host {host}, which is not among `hosts`",
                     guest.name
                 ));
             }

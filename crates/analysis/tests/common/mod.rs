@@ -403,6 +403,11 @@ impl<'a> World<'a> {
         all
     }
 
+    /// Whether each end lets a packet pass, if it is asked, on a host with the firewall.
+    pub(crate) fn said(&self, from: usize, to: usize, port: usize) -> (bool, bool) {
+        self.said[from][to][port]
+    }
+
     /// Whether a session begins under a placement, on a port by its place in [`PORTS`].
     pub(crate) fn passes(
         &self,
