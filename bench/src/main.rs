@@ -62,6 +62,10 @@ enum Bench {
         /// So many moves of each part; with fewer than the goals ask for they count as not met.
         #[arg(long, value_parser = clap::value_parser!(u32).range(2..=1_000))]
         moves: Option<u32>,
+        /// So many sessions change before a guest stops; with fewer than the goal asks for it
+        /// counts as not met.
+        #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+        changed: Option<u32>,
     },
     /// The goals of policy analysis: proofs, changes, certificates, memory.
     Policy {
@@ -119,13 +123,13 @@ fn run(arguments: &Arguments) -> Result<()> {
                 Output::Json => print(&(serde_json::to_string(&report)? + "\n")),
             }
         }
-        Bench::Move { part, moves } => {
-            let extent = if arguments.quick {
-                moves::Extent::QUICK
-            } else {
-                moves::Extent::FULL
-            };
-            let report = moves::run(&extent.with(*moves), &parts(part))?;
+        Bench::Move {
+            part,
+            moves,
+            changed,
+        } => {
+            let extent = of_moves(arguments).with(*moves).changing(*changed);
+            let report = moves::run(&extent, &parts(part))?;
             match arguments.output {
                 Output::Table => print(&report.table()),
                 Output::Json => print(&(serde_json::to_string(&report)? + "\n")),
@@ -158,6 +162,14 @@ fn run(arguments: &Arguments) -> Result<()> {
                 Output::Json => print(&(serde_json::to_string(&report)? + "\n")),
             }
         }
+    }
+}
+
+const fn of_moves(arguments: &Arguments) -> moves::Extent {
+    if arguments.quick {
+        moves::Extent::QUICK
+    } else {
+        moves::Extent::FULL
     }
 }
 

@@ -60,6 +60,15 @@ impl Extent {
         self
     }
 
+    /// The same with another number of sessions that change before a guest stops.
+    #[must_use]
+    pub const fn changing(mut self, changed: Option<u32>) -> Self {
+        if let Some(changed) = changed {
+            self.changed = changed;
+        }
+        self
+    }
+
     /// What is worth a look; about two minutes.
     pub const QUICK: Self = Self {
         thorough: false,

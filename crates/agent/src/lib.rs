@@ -14,6 +14,7 @@ mod command;
 mod config;
 mod control;
 pub mod custody;
+mod dbus;
 mod error;
 mod guests;
 mod host;

@@ -108,6 +108,28 @@ impl Loss {
     }
 }
 
+/// Takes what arrives, in the thread that has read it: whoever waits for it is woken up by nobody
+/// else. Says whether anybody still wants more.
+#[derive(Clone)]
+pub struct Sink(Arc<dyn Fn(Incoming) -> bool + Send + Sync>);
+
+impl Sink {
+    /// One that calls this.
+    pub fn new(take: impl Fn(Incoming) -> bool + Send + Sync + 'static) -> Self {
+        Self(Arc::new(take))
+    }
+
+    fn take(&self, incoming: Incoming) -> bool {
+        (self.0)(incoming)
+    }
+}
+
+impl std::fmt::Debug for Sink {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_tuple("Sink").finish()
+    }
+}
+
 /// The hosts that the newest release knows. Replaced when a release is loaded.
 #[derive(Debug, Clone, Default)]
 pub struct Roster(Arc<RwLock<Vec<RosterHost>>>);
@@ -129,10 +151,21 @@ impl Roster {
 
     /// The host whose pinned key this certificate carries.
     fn owner(&self, certificate: &CertificateDer<'_>) -> Option<HostId> {
-        let (_, parsed) = x509_parser::parse_x509_certificate(certificate).ok()?;
-        let key = parsed.public_key().raw.strip_prefix(&ED25519_HEADER)?;
+        let key = key_in(certificate)?;
         self.find(|one| (one.key.as_bytes() == key).then(|| one.host.clone()))
     }
+
+    /// Whether a host's key is still this one.
+    fn holds(&self, host: &HostId, key: &[u8]) -> bool {
+        let same = |one: &RosterHost| one.host == *host && one.key.as_bytes() == key;
+        self.find(|one| same(one).then_some(())).is_some()
+    }
+}
+
+/// The key that a certificate carries.
+fn key_in<'a>(certificate: &'a CertificateDer<'_>) -> Option<&'a [u8]> {
+    let (_, parsed) = x509_parser::parse_x509_certificate(certificate).ok()?;
+    parsed.subject_pki.raw.strip_prefix(&ED25519_HEADER)
 }
 
 /// Accepts exactly the keys of the roster, or of one host in it.
@@ -324,7 +357,7 @@ pub struct Links {
     roster: Roster,
     format: Format,
     address: SocketAddr,
-    incoming: SyncSender<Incoming>,
+    incoming: Sink,
     queues: Mutex<HashMap<HostId, SyncSender<Frame>>>,
 }
 
@@ -340,6 +373,22 @@ impl Links {
         roster: Roster,
         format: Format,
     ) -> Result<(Self, Receiver<Incoming>), AgentError> {
+        let (incoming, receiver) = sync_channel(QUEUE_FRAMES_MAX);
+        let sink = Sink::new(move |one| incoming.send(one).is_ok());
+        let links = Self::open_into(sink, (key, address), roster, format)?;
+        Ok((links, receiver))
+    }
+
+    /// The same, and what they send is given to a sink as it arrives.
+    ///
+    /// # Errors
+    /// As for [`Links::open`].
+    pub fn open_into(
+        incoming: Sink,
+        (key, address): (&SigningKey, SocketAddr),
+        roster: Roster,
+        format: Format,
+    ) -> Result<Self, AgentError> {
         let taken = |error: std::io::Error| {
             AgentError::Refused(format!(
                 "{address}: {error}; expected a free address for other agents, mend `peer` in the \
@@ -350,18 +399,16 @@ impl Links {
         let config = identity.server(&roster, format)?;
         let listener = TcpListener::bind(address).map_err(taken)?;
         let address = listener.local_addr().map_err(taken)?;
-        let (incoming, receiver) = sync_channel(QUEUE_FRAMES_MAX);
         let (sink, known) = (incoming.clone(), roster.clone());
         std::thread::spawn(move || accept(&listener, &config, &known, &sink));
-        let links = Self {
+        Ok(Self {
             identity,
             roster,
             format,
             address,
             incoming,
             queues: Mutex::default(),
-        };
-        Ok((links, receiver))
+        })
     }
 
     /// Where other agents reach this one.
@@ -415,7 +462,7 @@ struct Client {
 
 impl Outgoing {
     /// Ends when the links are dropped.
-    fn run(&self, frames: &Receiver<Frame>, incoming: &SyncSender<Incoming>) {
+    fn run(&self, frames: &Receiver<Frame>, incoming: &Sink) {
         let mut link: Option<Client> = None;
         while let Ok(frame) = frames.recv() {
             let said = self.say(&mut link, &frame);
@@ -423,7 +470,7 @@ impl Outgoing {
                 tracing::debug!(host = %self.host, %error, "a frame cannot be sent");
                 link = None;
                 let lost = Incoming::Lost(self.host.clone(), loss(&error));
-                if incoming.send(lost).is_err() {
+                if !incoming.take(lost) {
                     return;
                 }
             }
@@ -503,12 +550,7 @@ fn has_ended(link: &Client) -> bool {
 }
 
 /// Ends when nobody reads what arrives any more.
-fn accept(
-    listener: &TcpListener,
-    config: &Arc<ServerConfig>,
-    roster: &Roster,
-    sink: &SyncSender<Incoming>,
-) {
+fn accept(listener: &TcpListener, config: &Arc<ServerConfig>, roster: &Roster, sink: &Sink) {
     let open = Arc::new(AtomicUsize::new(0));
     for stream in listener.incoming().flatten() {
         if open.fetch_add(1, Ordering::Relaxed) >= CONNECTIONS_MAX {
@@ -530,7 +572,7 @@ fn read(
     stream: TcpStream,
     config: Arc<ServerConfig>,
     roster: &Roster,
-    sink: &SyncSender<Incoming>,
+    sink: &Sink,
 ) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
     let mut handshake = Until {
@@ -546,9 +588,9 @@ fn read(
         .and_then(|chain| chain.first())
         .map(|certificate| certificate.clone().into_owned())
         .ok_or_else(|| std::io::Error::other("no certificate"))?;
-    let host = roster
-        .owner(&certificate)
-        .ok_or_else(|| std::io::Error::other("its key has left the roster"))?;
+    let left = || std::io::Error::other("its key has left the roster");
+    let host = roster.owner(&certificate).ok_or_else(left)?;
+    let key = key_in(&certificate).ok_or_else(left)?;
     stream.set_read_timeout(None)?;
     stream.set_write_timeout(Some(STEP_LIMIT))?;
     let format = Format::agreed(tls.alpn_protocol()).ok_or_else(no_format)?;
@@ -559,18 +601,15 @@ fn read(
             Err(error) => break error,
         };
         // A release that was loaded meanwhile may have taken the key out.
-        if roster.owner(&certificate).as_ref() != Some(&host) {
-            break std::io::Error::other("its key has left the roster");
+        if !roster.holds(&host, key) {
+            break left();
         }
-        if sink
-            .send(Incoming::Frame(host.clone(), Box::new(frame)))
-            .is_err()
-        {
+        if !sink.take(Incoming::Frame(host.clone(), Box::new(frame))) {
             return Ok(());
         }
     };
     // Nobody may be left to hear it.
-    let _ = sink.send(Incoming::Lost(host, Loss::Link));
+    sink.take(Incoming::Lost(host, Loss::Link));
     Err(end)
 }
 

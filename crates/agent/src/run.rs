@@ -4,14 +4,14 @@
 use crate::input::{Input, Now};
 use crate::libvirt::QemuGroup;
 use crate::owner::{Owner, Parts};
-use crate::peer::{Incoming, Links, Roster};
+use crate::peer::{Links, Roster, Sink};
 use crate::uplink::Uplink;
 use crate::{AgentError, Config, Host, ready};
 use lictor_wire::local::{LINE_BYTES_MAX, Request, Response, SOCKET};
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 /// Inputs that wait for the owner; more wait where they come from.
@@ -42,8 +42,9 @@ pub fn run(config: Config) -> Result<(), AgentError> {
     qemu.open_monitors(&host.config().run_dir)?;
     let roster = Roster::default();
     let (peer, format) = (host.config().peer, host.config().format());
-    let (links, incoming) = Links::open(host.key(), peer, roster.clone(), format)?;
-    pass_on(incoming, inputs.clone());
+    let to_owner = inputs.clone();
+    let sink = Sink::new(move |one| to_owner.send(Input::Peer(one)).is_ok());
+    let links = Links::open_into(sink, (host.key(), peer), roster.clone(), format)?;
     if let Some(url) = host.config().manager.clone() {
         let uplink = Uplink::new(&url, &host, inputs.clone())?;
         std::thread::spawn(move || uplink.run());
@@ -66,16 +67,6 @@ pub fn run(config: Config) -> Result<(), AgentError> {
             Err(RecvTimeoutError::Disconnected) => return Ok(()),
         }
     }
-}
-
-fn pass_on(incoming: Receiver<Incoming>, inputs: SyncSender<Input>) {
-    std::thread::spawn(move || {
-        for one in incoming {
-            if inputs.send(Input::Peer(one)).is_err() {
-                return;
-            }
-        }
-    });
 }
 
 /// Opens the control socket for root only, and gives each connection a thread.

@@ -4,6 +4,7 @@ use super::judged::Judged;
 use super::leaving::{Leaving, parse};
 use super::{Owner, warn};
 use crate::AgentError;
+use crate::awake::keep_awake;
 use crate::custody::Spent;
 use crate::guests::Order;
 use crate::host::Arrival;
@@ -545,7 +546,11 @@ impl Owner {
             }
             Step::Round { .. } => return self.round_arrived(guest),
             Step::Counted { vnic, rows } => return self.counted(guest, vnic, rows, now),
-            Step::Delta => Message::Delta,
+            Step::Delta => {
+                // QEMU asks next.
+                keep_awake();
+                Message::Delta
+            }
             Step::Granted { fenced_us } => {
                 if let Some(arriving) = self.arriving.get_mut(guest) {
                     arriving.fenced_us = fenced_us;
