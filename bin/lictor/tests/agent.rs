@@ -51,6 +51,7 @@ impl Signers {
             approvers: vec![self.approver.verify_key()],
             approvals_required: 1,
             manager: self.author.verify_key(),
+            freshness: None,
         }
     }
 

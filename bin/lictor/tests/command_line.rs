@@ -81,9 +81,10 @@ struct Manager {
 }
 
 impl Manager {
-    fn start(dir: &Path, author: &str, approver: &str) -> Self {
+    fn start(dir: &Path, (author, approver, witness): (&str, &str, &str)) -> Self {
         let made = json(&format!(
-            "manager init --dir {} --deployment shop --author {author} --approver {approver}",
+            "manager init --dir {} --deployment shop --author {author} --approver {approver} \
+             --witness {witness}",
             dir.display()
         ));
         let line = format!("manager run --dir {} --listen 127.0.0.1:0", dir.display());
@@ -142,11 +143,11 @@ impl World {
             let made = json(&format!("key new --name {name} --out {}", file.display()));
             made["key"].as_str().expect("a key").to_owned()
         };
-        let (ann, ben) = (key("ann"), key("ben"));
+        let (ann, ben, will) = (key("ann"), key("ben"), key("will"));
         key("olga");
         let dir = folder.path().join("manager");
         std::fs::create_dir(&dir).expect("a directory");
-        let manager = Manager::start(&dir, &ann, &ben);
+        let manager = Manager::start(&dir, (&ann, &ben, &will));
         let world = Self { manager, folder };
         ok(&world.manager.enroll(
             &world.manager.admin_token,
@@ -158,6 +159,7 @@ impl World {
             "scope-owner",
             "auditor",
             "connector",
+            "witness",
         ] {
             world.enroll(role);
         }
@@ -310,6 +312,7 @@ fn from_a_policy_text_to_a_pack_that_an_assessor_verifies() {
     world.host();
     let site = world.site();
     release_by_two_persons(&world, &site);
+    freshness(&world);
     guests(&world);
     placements(&world);
     evidence(&world);
@@ -396,6 +399,39 @@ impl MapPaths for (&str, &str, &str) {
     fn map_paths(self, world: &World) -> (String, String, String) {
         (world.path(self.0), world.path(self.1), world.path(self.2))
     }
+}
+
+/// Only a witness says which release is the newest.
+fn freshness(world: &World) {
+    let (release, said) = (world.path("release-2.json"), world.path("freshness.json"));
+    let (ann, will) = (world.path("ann.key"), world.path("will.key"));
+    let by = world.by("witness");
+    let write = format!("policy freshness write {release} --out {said} {by}");
+    let doubted = ok(&format!("{write} --key {ann}"));
+    assert!(
+        doubted.contains("0 valid signature(s), expected 1 of will"),
+        "{doubted}"
+    );
+    let publish = format!("policy freshness publish {said} {by}");
+    refused(
+        &publish,
+        &["the statement of freshness is refused", "of will"],
+    );
+    let auditor = world.by("auditor");
+    let signed = ok(&format!("policy freshness sign {said} --key {will} {by}"));
+    assert!(signed.contains("agents believe this statement"), "{signed}");
+    refused(
+        &format!("policy freshness publish {said} {auditor}"),
+        &["auditor"],
+    );
+    let published = json(&publish);
+    assert_eq!(published["counts"], true);
+    assert_eq!(published["freshness"]["generation"], 2);
+    let unsigned = world.compile(3, &world.path("site.toml"));
+    refused(
+        &format!("policy freshness write {unsigned} --key {will} --out {said} {by}"),
+        &["no valid signature of an author"],
+    );
 }
 
 /// The signatures of one release under the bytes of another.

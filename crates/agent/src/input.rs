@@ -60,6 +60,7 @@ impl Now {
 #[derive(Debug)]
 pub(crate) struct Fetched {
     pub(crate) release: Envelope,
+    pub(crate) freshness: Option<Envelope>,
     pub(crate) bindings: BindingLog,
 }
 

@@ -8,7 +8,7 @@ use lictor_evidence::{Checkpoint, EvidenceError, SigningKey, Storage, VerifyKey,
 use lictor_types::Mode;
 use lictor_wire::binding::BindingLog;
 pub use lictor_wire::kept::TRUST;
-use lictor_wire::kept::{BINDINGS, FLOOR, PASSED, Passed, RELEASE};
+use lictor_wire::kept::{BINDINGS, FLOOR, FRESHNESS, PASSED, Passed, RELEASE};
 use lictor_wire::release::Floor;
 use lictor_wire::{Envelope, Trust};
 use serde::{Serialize, de::DeserializeOwned};
@@ -113,6 +113,22 @@ impl StateDir {
     /// [`AgentError::File`].
     pub fn bindings(&self) -> Result<BindingLog, AgentError> {
         Ok(self.read_json(BINDINGS)?.unwrap_or_default())
+    }
+
+    /// The newest statement of which release is the newest, as it was signed.
+    ///
+    /// # Errors
+    /// [`AgentError::File`].
+    pub fn freshness(&self) -> Result<Option<Envelope>, AgentError> {
+        self.read_json(FRESHNESS)
+    }
+
+    /// Keeps a statement of which release is the newest.
+    ///
+    /// # Errors
+    /// [`AgentError::File`].
+    pub fn keep_freshness(&self, envelope: &Envelope) -> Result<(), AgentError> {
+        self.write_json(FRESHNESS, envelope)
     }
 
     /// The newest release that was enforced here.

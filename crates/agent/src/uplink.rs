@@ -72,6 +72,7 @@ impl Uplink {
         };
         Ok(Some(Fetched {
             release: document.envelope,
+            freshness: document.freshness,
             bindings: self.manager.bindings()?.log,
         }))
     }

@@ -65,6 +65,7 @@ fn verified(generation: u64) -> VerifiedRelease {
         approvers: vec![approver.verify_key()],
         approvals_required: 1,
         manager: author.verify_key(),
+        freshness: None,
     };
     release::verify(&envelope, &trust, None).expect("signed by two")
 }

@@ -1,7 +1,7 @@
 //! The agent's core on a real kernel: a tap, the loaded program, a state directory that survives.
 
 use lictor_agent::state::{self, StateDir};
-use lictor_agent::{Arrival, Config, Host, Offered};
+use lictor_agent::{AgentError, Arrival, Config, Host, Offered};
 use lictor_datapath::{Datapath, VnicSpec, mount_bpffs};
 use lictor_evidence::{Body, Entry, KeyName};
 use lictor_policy::evaluate::{Question, evaluate};
@@ -23,6 +23,8 @@ use std::process::Command;
 
 #[path = "host/choices.rs"]
 mod choices;
+#[path = "host/fresh.rs"]
+mod fresh;
 #[path = "host/sizes.rs"]
 mod sizes;
 
@@ -120,6 +122,7 @@ impl Ground {
             approvers: vec![ground.approver.verify_key()],
             approvals_required: 1,
             manager: ground.author.verify_key(),
+            freshness: None,
         };
         state.write_json(state::TRUST, &trust).expect("written");
         state
@@ -133,7 +136,11 @@ impl Ground {
     }
 
     fn open(&self) -> Host {
-        Host::open(self.config(), 1).expect("the host opens")
+        self.open_as(self.config())
+    }
+
+    fn open_as(&self, config: Config) -> Host {
+        unlocked(|| Host::open(config.clone(), 1)).expect("the host opens")
     }
 
     fn config(&self) -> Config {
@@ -289,6 +296,26 @@ impl Ground {
             isolated: None,
         }
     }
+}
+
+/// A child that another test's thread is about to start holds whatever was open when it was forked,
+/// the lock of a state directory too, until it has become its program.
+fn unlocked<T>(open: impl Fn() -> Result<T, AgentError>) -> Result<T, AgentError> {
+    let locked = |found: &Result<T, AgentError>| {
+        let Err(AgentError::File { path, .. }) = found else {
+            return false;
+        };
+        path.ends_with("lock")
+    };
+    let mut found = open();
+    for _ in 0..1_000 {
+        if !locked(&found) {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(5));
+        found = open();
+    }
+    found
 }
 
 fn attach(device: &str, address: &str) -> Attach {
@@ -720,7 +747,7 @@ fn the_hypervisors_own_device_is_observed_until_somebody_confirms_and_after_the_
                 host_device: Some("tap-db".into()),
                 ..ground.config()
             };
-            Host::open(config, 1).expect("the host opens")
+            ground.open_as(config)
         };
         let mut host = own();
         let nothing = host
@@ -769,7 +796,7 @@ fn a_state_directory_has_one_agent() {
         let error = state.lock().expect_err("it is taken").to_string();
         assert!(error.contains("another agent runs"), "{error}");
         drop(host);
-        state.lock().expect("it is free again");
+        unlocked(|| state.lock()).expect("it is free again");
     });
 }
 
@@ -882,7 +909,7 @@ fn a_host_has_the_time_outs_of_its_configuration() {
             timeouts,
             ..ground.config()
         };
-        drop(Host::open(config, 1).expect("the host opens"));
+        drop(ground.open_as(config));
         let datapath = Datapath::open(&ground.path("bpf")).expect("opens");
         assert_eq!(datapath.timeouts().expect("reads"), timeouts);
         let file = ground.path("agent.toml");

@@ -13,6 +13,7 @@ mod error;
 mod evacuation;
 mod explain;
 mod files;
+mod freshness;
 mod guest;
 mod help;
 mod hook;

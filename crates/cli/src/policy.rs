@@ -9,6 +9,7 @@ mod simulate;
 
 use crate::caller::Caller;
 use crate::connectivity::{self, Connectivity};
+use crate::freshness::{self, FreshnessArgs};
 use crate::import::{self, Import};
 use crate::output::{Answer, Cell, Page, Printing, Tone};
 use crate::release::{Draft, Part};
@@ -74,6 +75,8 @@ enum Action {
         /// The release.
         release: PathBuf,
     },
+    /// Say which release is the newest, apart from the manager.
+    Freshness(FreshnessArgs),
     /// Fetch the newest release from the manager.
     Fetch {
         /// Where it goes.
@@ -134,6 +137,7 @@ pub(crate) fn run(args: &PolicyArgs, setting: &Setting) -> Result<Answer, CliErr
         Action::Sign(one) => sign(one, Part::Author, &args.caller),
         Action::Approve(one) => sign(one, Part::Approver, &args.caller),
         Action::Publish { release } => publish(release, &args.caller),
+        Action::Freshness(one) => freshness::run(one, &args.caller, setting.now_ms),
         Action::Fetch { out } => fetch(out, &args.caller),
     }
 }

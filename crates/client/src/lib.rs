@@ -154,6 +154,14 @@ impl Client {
         }
     }
 
+    /// Publishes a statement of which release is the newest.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn publish_freshness(&self, envelope: &Envelope) -> Result<Published, ClientError> {
+        self.send("POST", "/v1/freshness", envelope)
+    }
+
     /// Publishes a release.
     ///
     /// # Errors

@@ -336,6 +336,17 @@ pub enum Body {
         /// Why.
         reason: String,
     },
+    /// Witnesses said which release is the newest.
+    FreshnessStated {
+        /// Its number.
+        generation: Generation,
+        /// Its digest.
+        release: Digest,
+        /// When the statement lapses, in milliseconds of Unix time.
+        expires_ms: u64,
+        /// The key names of those who signed it.
+        signers: Vec<String>,
+    },
     /// Bindings were loaded.
     BindingsLoaded {
         /// Their epoch.
@@ -609,6 +620,7 @@ impl Body {
             Self::HostFacts { .. } => "host-facts",
             Self::ReleaseLoaded { .. } => "release-loaded",
             Self::ReleaseRefused { .. } => "release-refused",
+            Self::FreshnessStated { .. } => "freshness-stated",
             Self::BindingsLoaded { .. } => "bindings-loaded",
             Self::BindingRefused { .. } => "binding-refused",
             Self::VnicAttached { .. } => "vnic-attached",

@@ -5,11 +5,11 @@ use crate::error::ManagerError;
 use crate::manager::{Init, Manager, init, remove_agent, token};
 use clap::{Parser, Subcommand, ValueEnum};
 use lictor_types::{DeploymentId, HostId};
-use lictor_wire::VerifyKey;
-use lictor_wire::api::{Role, TokenRequest};
+use lictor_wire::api::{Role, Token, TokenRequest};
+use lictor_wire::{Trust, VerifyKey};
 use std::io::Write;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::net::TcpListener;
@@ -54,6 +54,13 @@ enum Action {
         /// How many approvers must have signed a release.
         #[arg(long, default_value_t = 1)]
         approvals: u32,
+        /// The key of someone who says which release is the newest, apart from the manager; agents
+        /// then take a release for stale once nobody has said so for the time that they state.
+        #[arg(long = "witness", value_name = "KEY")]
+        witnesses: Vec<VerifyKey>,
+        /// How many witnesses must have signed a statement.
+        #[arg(long = "witnesses", default_value_t = 1, value_name = "N")]
+        witnesses_required: u32,
         /// A DNS name or address that agents call the manager by.
         #[arg(long = "name", default_values_t = ["localhost".to_owned(), "127.0.0.1".to_owned()])]
         names: Vec<String>,
@@ -110,6 +117,19 @@ fn system_clock() -> Clock {
     })
 }
 
+/// What `init` tells people.
+fn made(dir: &Path, trust: &Trust, token: &Token) -> String {
+    format!(
+        "deployment  {}\nlog key     {}\ntrust file  {}\nauthority   {}\n\
+         token       {}\nrole        platform-admin, name admin, for one hour, once",
+        trust.deployment,
+        trust.manager,
+        dir.join("trust.json").display(),
+        dir.join("authority.pem").display(),
+        token.token
+    )
+}
+
 /// Does what the arguments say and writes results to `out`.
 ///
 /// # Errors
@@ -123,6 +143,8 @@ pub fn run(args: Args, out: &mut dyn Write) -> Result<(), ManagerError> {
             authors,
             approvers,
             approvals,
+            witnesses,
+            witnesses_required,
             names,
         } => {
             let parts = Init {
@@ -130,22 +152,13 @@ pub fn run(args: Args, out: &mut dyn Write) -> Result<(), ManagerError> {
                 authors,
                 approvers,
                 approvals,
+                witnesses,
+                witnesses_required,
                 names,
             };
             let (trust, token) = init(&dir, parts, &clock)?;
-            let text = format!(
-                "deployment  {}\nlog key     {}\ntrust file  {}\nauthority   {}\n\
-                 token       {}\nrole        platform-admin, name admin, for one hour, once",
-                trust.deployment,
-                trust.manager,
-                dir.join("trust.json").display(),
-                dir.join("authority.pem").display(),
-                token.token
-            );
-            (
-                text,
-                serde_json::json!({ "trust": trust, "token": token.token }),
-            )
+            let value = serde_json::json!({ "trust": trust, "token": token.token });
+            (made(&dir, &trust, &token), value)
         }
         Action::Token {
             dir,

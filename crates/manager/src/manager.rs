@@ -8,7 +8,7 @@ use lictor_evidence::{KeyName, SigningKey};
 use lictor_store::{Options, Store};
 use lictor_types::{DeploymentId, HostId};
 use lictor_wire::api::{Role, Token, TokenRequest};
-use lictor_wire::{Trust, VerifyKey};
+use lictor_wire::{Trust, VerifyKey, Witnesses};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::path::Path;
@@ -34,6 +34,10 @@ pub struct Init {
     pub approvers: Vec<VerifyKey>,
     /// How many approvers must have signed.
     pub approvals: u32,
+    /// Who says which release is the newest; nobody is asked if there are none.
+    pub witnesses: Vec<VerifyKey>,
+    /// How many of them must say so.
+    pub witnesses_required: u32,
     /// DNS names and addresses under which the manager is called.
     pub names: Vec<String>,
 }
@@ -61,6 +65,7 @@ pub fn init(dir: &Path, init: Init, clock: &Clock) -> Result<(Trust, Token), Man
         approvers: init.approvers,
         approvals_required: init.approvals,
         manager: key.verify_key(),
+        freshness: witnesses(init.witnesses, init.witnesses_required),
     };
     files::write_secret(&dir.join(LOG_KEY_FILE), key.to_private_text().as_bytes())?;
     Authority::create(dir, trust.deployment.as_str(), clock())?;
@@ -97,10 +102,22 @@ fn check(init: &Init) -> Result<(), ManagerError> {
             ));
         }
     }
+    let witnesses = init.witnesses.len();
+    if !(1..=witnesses.max(1)).contains(&(init.witnesses_required as usize)) {
+        return refuse(format!(
+            "--witnesses {}: expected 1 to {}, as many as --witness names",
+            init.witnesses_required,
+            witnesses.max(1)
+        ));
+    }
     if init.names.is_empty() {
         return refuse("--name: expected a DNS name or address that agents call".into());
     }
     Ok(())
+}
+
+fn witnesses(keys: Vec<VerifyKey>, required: u32) -> Option<Witnesses> {
+    (!keys.is_empty()).then_some(Witnesses { keys, required })
 }
 
 fn json(value: &impl Serialize) -> Vec<u8> {

@@ -8,7 +8,7 @@ use lictor_policy::IntentText;
 use lictor_types::{Digest, Generation, HostId};
 use lictor_wire::api::{BATCH_BYTES_MAX, BATCH_ENTRIES_MAX, Role, TokenRequest};
 use lictor_wire::gate::EXCEPTION_TYPE;
-use lictor_wire::{Envelope, Exception, Proved};
+use lictor_wire::{Envelope, Exception, Freshness, Proved};
 use serde_json::json;
 use support::{AgentLog, Server, host, key};
 
@@ -67,6 +67,44 @@ fn a_release_needs_both_signatures_the_deployment_and_a_new_number() {
         (5, 1),
         "{kinds:?}"
     );
+}
+
+#[test]
+fn a_statement_of_freshness_is_a_witnesss_and_only_ever_newer() {
+    let server = Server::start();
+    let keys = &server.keys;
+    let witness = server.enrol(Role::Witness, "will");
+    let post = ("POST", "/v1/freshness");
+    let release = keys.release(1);
+    let author = server.enrol(Role::PolicyAuthor, "ann");
+    author.ok("POST", "/v1/releases", &keys.signed(&release));
+    let newest = || witness.ok("GET", "/v1/release", &())["freshness"].clone();
+    assert_eq!(newest(), serde_json::Value::Null);
+    let now_ms = (server.clock.clock())();
+    let said = |issued_ms| Freshness::of(&release, issued_ms, 60_000);
+    let by_witness = |issued_ms| said(issued_ms).sign(&[&keys.witness]);
+    witness.refused(
+        post,
+        &said(now_ms).sign(&[&keys.author]),
+        (422, "0 valid signature(s)"),
+    );
+    witness.refused(post, &by_witness(now_ms - 70_000), (422, "it lapsed"));
+    let first = by_witness(now_ms - 10);
+    let published = witness.ok("POST", "/v1/freshness", &first);
+    assert_eq!(
+        witness.ok("POST", "/v1/freshness", &first),
+        published,
+        "it may be sent again"
+    );
+    assert_eq!(newest(), json!(first));
+    witness.refused(post, &by_witness(now_ms - 11), (422, "written later"));
+    let second = by_witness(now_ms);
+    witness.ok("POST", "/v1/freshness", &second);
+    assert_eq!(newest(), json!(second));
+    let stated = told(&server)
+        .into_iter()
+        .filter(|kind| *kind == "freshness-stated");
+    assert_eq!(stated.count(), 2);
 }
 
 #[test]

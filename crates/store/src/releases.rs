@@ -61,6 +61,28 @@ impl Tx {
             .transpose()
     }
 
+    /// Stores the statement of which release is the newest, in the place of the one before.
+    ///
+    /// # Errors
+    /// [`StoreError`] if it cannot be stored.
+    pub fn set_freshness(&self, envelope: &str) -> Result<(), StoreError> {
+        self.inner.execute(
+            "INSERT INTO freshness (id, envelope) VALUES (0, ?1)
+             ON CONFLICT (id) DO UPDATE SET envelope = excluded.envelope",
+            [envelope],
+        )?;
+        self.bump_revision()
+    }
+
+    /// The statement of which release is the newest.
+    ///
+    /// # Errors
+    /// [`StoreError`] if it cannot be read.
+    pub fn freshness(&self) -> Result<Option<String>, StoreError> {
+        let sql = "SELECT envelope FROM freshness";
+        Ok(self.inner.query_row(sql, [], |row| row.get(0)).optional()?)
+    }
+
     /// Every release, the oldest first.
     ///
     /// # Errors

@@ -21,6 +21,10 @@ const CASES: &[Case] = &[
         releases_are_unique,
     ),
     (
+        "the statement of freshness takes the place of the one before",
+        freshness,
+    ),
+    (
         "the newest binding of each guest is in force and all are kept",
         bindings,
     ),
@@ -136,6 +140,22 @@ fn releases_are_unique(path: &Path) {
         read(&mut store, Tx::releases),
         [release(1, "one"), release(2, "two")]
     );
+}
+
+fn freshness(path: &Path) {
+    let mut store = open(path);
+    let read = |store: &mut Store| store.read(Tx::freshness).expect("the store can be read");
+    assert_eq!(read(&mut store), None);
+    for said in ["first", "second"] {
+        let revision = store.read(Tx::revision).expect("the store can be read");
+        store
+            .write(|tx| tx.set_freshness(said))
+            .expect("it is stored");
+        assert_eq!(read(&mut store).as_deref(), Some(said));
+        let after = store.read(Tx::revision).expect("the store can be read");
+        assert!(after > revision, "agents hear of it");
+    }
+    assert_eq!(read(&mut open(path)).as_deref(), Some("second"));
 }
 
 fn bindings(path: &Path) {

@@ -30,11 +30,13 @@ pub enum Role {
     Agent,
     /// Reports placements from a management layer.
     Connector,
+    /// Says which release is the newest, apart from the manager.
+    Witness,
 }
 
 impl Role {
     /// Every role.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::PlatformAdmin,
         Self::PolicyAuthor,
         Self::PolicyApprover,
@@ -42,6 +44,7 @@ impl Role {
         Self::Auditor,
         Self::Agent,
         Self::Connector,
+        Self::Witness,
     ];
 
     /// The name as certificates and the command line write it.
@@ -55,6 +58,7 @@ impl Role {
             Self::Auditor => "auditor",
             Self::Agent => "agent",
             Self::Connector => "connector",
+            Self::Witness => "witness",
         }
     }
 
@@ -114,6 +118,12 @@ pub const ROUTES: &[Route] = &[
         "/v1/releases",
         &[Role::PolicyAuthor, Role::PolicyApprover],
         "publish a release",
+    ),
+    route(
+        "POST",
+        "/v1/freshness",
+        &[Role::Witness, Role::PolicyAuthor, Role::PolicyApprover],
+        "publish a statement of which release is the newest",
     ),
     route("GET", "/v1/bindings", EVERYBODY, "the binding log"),
     route(
@@ -236,6 +246,9 @@ pub struct ReleaseDocument {
     pub generation: Generation,
     /// The signed bytes. Whoever loads them verifies them again.
     pub envelope: Envelope,
+    /// The newest statement of which release is the newest, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub freshness: Option<Envelope>,
 }
 
 /// What was published.

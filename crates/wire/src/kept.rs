@@ -14,6 +14,8 @@ pub const TRUST: &str = "trust.json";
 pub const RELEASE: &str = "release.json";
 /// The last good bindings, as they were signed.
 pub const BINDINGS: &str = "bindings.json";
+/// The newest statement of which release is the newest, as it was signed.
+pub const FRESHNESS: &str = "freshness.json";
 /// The newest release that was enforced.
 pub const FLOOR: &str = "floor.json";
 /// What was let pass without the agent: one [`Passed`] a line. The agent records it, and takes the

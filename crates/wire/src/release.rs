@@ -1,6 +1,7 @@
 //! The release: one compiled policy, the hosts' pinned keys and the delegations, immutable and
 //! signed. [`verify`] is the only way to a [`VerifiedRelease`], and agents load nothing else.
 
+use crate::freshness::Witnesses;
 use crate::gate::{self, Proved};
 use crate::{Envelope, SigningKey, VerifyKey};
 use ipnet::IpNet;
@@ -29,6 +30,9 @@ pub struct Trust {
     pub approvals_required: u32,
     /// The manager's log.
     pub manager: VerifyKey,
+    /// Who says which release is the newest; without it, nobody is asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub freshness: Option<Witnesses>,
 }
 
 impl Trust {
@@ -278,6 +282,29 @@ pub struct Floor {
     pub digest: Digest,
 }
 
+impl Floor {
+    /// Whether a release of this number and digest may follow.
+    ///
+    /// # Errors
+    /// [`ReleaseRefused::RolledBack`], [`ReleaseRefused::Equivocation`].
+    pub fn allows(self, generation: Generation, digest: Digest) -> Result<(), ReleaseRefused> {
+        if generation < self.generation {
+            return Err(ReleaseRefused::RolledBack {
+                found: generation,
+                floor: self.generation,
+            });
+        }
+        if generation == self.generation && digest != self.digest {
+            return Err(ReleaseRefused::Equivocation {
+                generation,
+                known: self.digest,
+                found: digest,
+            });
+        }
+        Ok(())
+    }
+}
+
 /// Checks author, approvers, deployment, proofs and number, in that order: nothing of an unsigned
 /// document is parsed.
 ///
@@ -316,7 +343,7 @@ pub fn verify(
         return Err(ReleaseRefused::Unproved { open });
     }
     let digest = Digest::of(&payload);
-    check_floor(release.generation, digest, floor)?;
+    floor.map_or(Ok(()), |floor| floor.allows(release.generation, digest))?;
     Ok(VerifiedRelease {
         release,
         digest,
@@ -348,26 +375,4 @@ fn verify_signers(envelope: &Envelope, trust: &Trust) -> Result<Signers, Release
         });
     }
     Ok((author, approvers, payload))
-}
-
-fn check_floor(
-    generation: Generation,
-    digest: Digest,
-    floor: Option<Floor>,
-) -> Result<(), ReleaseRefused> {
-    let Some(floor) = floor else { return Ok(()) };
-    if generation < floor.generation {
-        return Err(ReleaseRefused::RolledBack {
-            found: generation,
-            floor: floor.generation,
-        });
-    }
-    if generation == floor.generation && digest != floor.digest {
-        return Err(ReleaseRefused::Equivocation {
-            generation,
-            known: floor.digest,
-            found: digest,
-        });
-    }
-    Ok(())
 }

@@ -123,7 +123,7 @@ impl Host {
                 (true, true) => Lease::For(Duration::from_secs(self.config.lease_s)),
                 (true, false) => Lease::Kept,
             },
-            stale: stale && self.newer.is_some(),
+            stale: stale && self.stale(now_ms).is_some(),
             adopt: Duration::from_millis(self.adopts_for(guest, now_ms)),
         }
     }

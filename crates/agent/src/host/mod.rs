@@ -3,6 +3,7 @@
 
 mod drift;
 mod explain;
+mod fresh;
 mod handover;
 mod heartbeat;
 mod links;
@@ -32,7 +33,7 @@ use lictor_types::{Generation, GuestId, HostTables, VnicId};
 use lictor_wire::binding::{self, BindingLog};
 use lictor_wire::release::{self, Floor};
 use lictor_wire::{
-    AddressAttestation, Binding, Bindings, Envelope, RosterHost, Trust, VerifiedRelease,
+    AddressAttestation, Binding, Bindings, Envelope, Freshness, RosterHost, Trust, VerifiedRelease,
     host_tables,
 };
 use std::collections::BTreeMap;
@@ -70,6 +71,8 @@ pub struct Host {
     controls: Controls,
     /// A release that was verified and is newer than the one that decides, and why it does not.
     newer: Option<(Generation, String)>,
+    /// What witnesses have said last of which release is the newest.
+    fresh: Option<Freshness>,
     /// Guests that go on without their sessions, and until when these may be taken up.
     lost: BTreeMap<GuestId, u64>,
     /// Packets that each vnic has refused for want of room, and those that did lately.
@@ -122,6 +125,7 @@ impl Host {
         let round = Duration::from_millis(config.round_ms);
         let controls = Controls::watch(&config.controls, round);
         let custody = state.custody()?;
+        let fresh = fresh::kept(&state, &trust)?;
         let mut host = Self {
             _lock: lock,
             config,
@@ -145,6 +149,7 @@ impl Host {
             proofs: Proofs::default(),
             controls,
             newer: None,
+            fresh,
             lost: BTreeMap::new(),
             refusals: BTreeMap::new(),
             full: BTreeMap::new(),
@@ -204,13 +209,6 @@ impl Host {
         self.release
             .as_ref()
             .map_or(Generation(0), |known| known.release().generation)
-    }
-
-    /// A release that is known and newer, with why it does not decide. Another host's word is no
-    /// knowledge: only what two persons signed is.
-    #[must_use]
-    pub const fn newer(&self) -> Option<&(Generation, String)> {
-        self.newer.as_ref()
     }
 
     /// Why evidence cannot be written now.
@@ -280,6 +278,9 @@ impl Host {
             Ok(verified) => verified,
             Err(error) => return self.refuse(error.to_string(), true, now_ms),
         };
+        if let Err(error) = self.witnessed(&verified, floor) {
+            return self.refuse(error.to_string(), true, now_ms);
+        }
         let same_release = self
             .release
             .as_ref()

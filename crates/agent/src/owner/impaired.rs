@@ -37,11 +37,8 @@ impl Owner {
     /// What holds at this host, whoever its guests are.
     fn held_here(&self, now: Now) -> Vec<Held> {
         let mut held = Vec::new();
-        if let Some((known, why)) = self.host.newer() {
-            let decides = self.host.generation();
-            let detail = format!("release {known} is known and {decides} decides: {why}");
-            held.push((Cause::ReleaseStale, detail));
-        }
+        let stale = self.host.stale(now.ms);
+        held.extend(stale.map(|why| (Cause::ReleaseStale, why)));
         let config = self.host.config();
         let silent_s = now.since_us(self.heard_manager) / 1_000_000;
         if config.manager.is_some() && silent_s >= config.manager_silence_s {

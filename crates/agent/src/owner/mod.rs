@@ -371,6 +371,9 @@ impl Owner {
         let mut attestations = Vec::new();
         if let Some(fetched) = fetched {
             self.heard_manager(now);
+            if let Some(freshness) = &fetched.freshness {
+                warn("freshness", self.host.witness(freshness));
+            }
             if self.may_change(now)? {
                 warn("offer", self.offer(&fetched, now));
             }

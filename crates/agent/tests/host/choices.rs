@@ -40,13 +40,18 @@ impl<'a> Chosen<'a> {
         chosen
     }
 
-    fn offer(&mut self, generation: u64, log: &BindingLog) -> Offered {
+    fn release(&self, generation: u64) -> Envelope {
         let policy = format!("{POLICY}{}\n", self.choice);
         let mut envelope = self.ground.release_of(&policy, generation);
         envelope
             .add_signature(&self.ground.approver)
             .expect("another key");
-        self.host.offer(&envelope, log, 2).expect("works")
+        envelope
+    }
+
+    fn offer(&mut self, generation: u64, log: &BindingLog) -> Offered {
+        let release = self.release(generation);
+        self.host.offer(&release, log, 2).expect("works")
     }
 
     /// What the heartbeat finds.
@@ -128,8 +133,8 @@ fn under_a_stale_release_no_session_begins_if_the_owner_chose_so() {
         // Signed by two, newer, and its bindings do not hold together.
         let refused = chosen.offer(2, &BindingLog::default());
         assert!(matches!(refused, Offered::Refused(_)), "{refused:?}");
-        let (known, why) = chosen.host.newer().expect("known").clone();
-        assert_eq!(known, Generation(2));
+        let why = chosen.host.stale(4).expect("known");
+        assert!(why.contains("release 2 is known and 1 decides"), "{why}");
         assert!(why.contains("1 binding(s) refused"), "{why}");
         chosen.beat();
         chosen.check("tcp 198.51.100.1:2 > 10.1.0.10:80", "deny stale");
@@ -137,9 +142,24 @@ fn under_a_stale_release_no_session_begins_if_the_owner_chose_so() {
         log.attestations
             .extend(chosen.host.missing_attestations(&log));
         assert_eq!(chosen.offer(2, &log), Offered::Loaded);
-        assert!(chosen.host.newer().is_none());
+        assert_eq!(chosen.host.stale(4), None);
         chosen.beat();
         chosen.check("tcp 198.51.100.1:3 > 10.1.0.10:80", "allow policy-allow");
+    });
+}
+
+#[test]
+fn while_no_witness_calls_the_release_the_newest_no_session_begins_if_the_owner_chose_so() {
+    on_ground(|ground| {
+        let witness = fresh::witness(ground);
+        let choice = "when release-stale for app:db choose block-new-sessions owner \"o@test\"";
+        let mut chosen = Chosen::new(ground, choice);
+        chosen.beat();
+        chosen.check("tcp 198.51.100.1:1 > 10.1.0.10:80", "deny stale");
+        let said = fresh::said(&chosen.release(1), &witness, 4);
+        chosen.host.witness(&said).expect("counts");
+        chosen.beat();
+        chosen.check("tcp 198.51.100.1:2 > 10.1.0.10:80", "allow policy-allow");
     });
 }
 
@@ -179,7 +199,7 @@ fn a_control_is_healthy_while_it_answers() {
             round_ms: 50,
             ..ground.config()
         };
-        let host = Host::open(config, 1).expect("the host opens");
+        let host = ground.open_as(config);
         let healthy = |wanted: bool| {
             (0..1_000).any(|_| {
                 std::thread::sleep(Duration::from_millis(10));

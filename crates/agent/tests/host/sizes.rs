@@ -23,7 +23,7 @@ fn arrived(quota: u32, count: usize) -> (u64, u64, Vec<(String, u64)>) {
             sessions: 1_000_000,
             ..ground.config()
         };
-        let mut host = Host::open(config, 1).expect("the host opens");
+        let mut host = ground.open_as(config);
         host.offer(&ground.approved(1), &ground.bindings_with(quota), 2)
             .expect("works");
         ip("tuntap add dev tap-db mode tap");

@@ -255,6 +255,7 @@ assert live : always path from zone:corp to zone:cde service tcp/22
             approvers: vec![approver.verify_key()],
             approvals_required: 1,
             manager: other.verify_key(),
+            freshness: None,
         };
         let release = Release {
             policy: &policy,

@@ -4,6 +4,7 @@
 mod bindings;
 mod evidence;
 mod facts;
+mod freshness;
 mod frontier;
 mod hosts;
 mod log;

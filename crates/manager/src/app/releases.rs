@@ -5,7 +5,7 @@ use super::{App, State, envelope_json, parse_envelope};
 use crate::error::AppError;
 use lictor_evidence::Body;
 use lictor_policy::Date;
-use lictor_store::ReleaseRow;
+use lictor_store::{ReleaseRow, StoreError};
 use lictor_wire::api::{Published, ReleaseDocument};
 use lictor_wire::release::{Floor, verify};
 use lictor_wire::{Envelope, ReleaseRefused, VerifiedRelease, gate};
@@ -15,12 +15,16 @@ use std::sync::Arc;
 impl App {
     /// The newest release.
     pub(crate) fn newest_release(&self) -> Result<ReleaseDocument, AppError> {
-        let row = self.lock()?.store.read(lictor_store::Tx::newest_release)?;
+        let (row, freshness) = self
+            .lock()?
+            .store
+            .read(|tx| Ok::<_, StoreError>((tx.newest_release()?, Self::freshness(tx)?)))?;
         let row = row.ok_or_else(|| AppError::NotFound("no release is published yet".into()))?;
         let envelope = parse_envelope(&row.envelope)?;
         Ok(ReleaseDocument {
             generation: row.generation,
             envelope,
+            freshness,
         })
     }
 

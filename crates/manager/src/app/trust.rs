@@ -241,6 +241,7 @@ const fn key_role(role: Role) -> Option<KeyRole> {
         Role::PolicyAuthor => Some(KeyRole::Author),
         Role::PolicyApprover => Some(KeyRole::Approver),
         Role::ScopeOwner => Some(KeyRole::ScopeOwner),
+        Role::Witness => Some(KeyRole::Witness),
         Role::PlatformAdmin | Role::Auditor | Role::Connector => None,
     }
 }

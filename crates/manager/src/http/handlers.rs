@@ -16,6 +16,7 @@ pub(crate) fn find(route: &Route) -> Option<Handler> {
         ("GET", "/v1/trust") => |app, _| json(app.trust()),
         ("GET", "/v1/release") => |app, _| json(&app.newest_release()?),
         ("POST", "/v1/releases") => |app, call| json(&app.publish_release(&parse(call)?)?),
+        ("POST", "/v1/freshness") => |app, call| json(&app.publish_freshness(&parse(call)?)?),
         ("GET", "/v1/bindings") => |app, _| json(&app.binding_document()?),
         ("POST", "/v1/bindings") => |app, call| json(&app.publish_binding(&parse(call)?)?),
         ("POST", "/v1/attestations") => {

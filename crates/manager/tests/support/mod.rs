@@ -46,6 +46,7 @@ pub(crate) struct Keys {
     pub(crate) owner: SigningKey,
     pub(crate) agent: SigningKey,
     pub(crate) other_agent: SigningKey,
+    pub(crate) witness: SigningKey,
 }
 
 impl Keys {
@@ -56,6 +57,7 @@ impl Keys {
             owner: key("owner"),
             agent: key("agent-a"),
             other_agent: key("agent-b"),
+            witness: key("witness"),
         }
     }
 
@@ -65,6 +67,8 @@ impl Keys {
             authors: vec![self.author.verify_key()],
             approvers: vec![self.approver.verify_key()],
             approvals: 1,
+            witnesses: vec![self.witness.verify_key()],
+            witnesses_required: 1,
             names: vec!["127.0.0.1".into()],
         }
     }

@@ -74,6 +74,7 @@ impl Installation {
             approvers: vec![self.approver.verify_key(), self.author.verify_key()],
             approvals_required: 1,
             manager: self.manager.verify_key(),
+            freshness: None,
         }
     }
 
