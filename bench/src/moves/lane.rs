@@ -99,8 +99,8 @@ impl Guarded {
 
     /// Somebody takes the interlock out and moves the guest to a host without an agent. Gives for
     /// how long it was heard there; it runs nowhere afterwards.
-    pub(super) fn goes_astray(self, site: &Site) -> Result<Duration> {
-        let (fabric, there) = (site.lab().fabric(), site.lab().host("c")?);
+    pub(super) fn goes_astray(self, site: &Site, there: &Host) -> Result<Duration> {
+        let fabric = site.lab().fabric();
         let home = Capture::start(fabric, &self.here(site)?.host().fabric_port())?;
         let astray = Capture::start(fabric, &there.fabric_port())?;
         let heard = || Ok((!home.from_mac(DB.mac()).is_empty()).then_some(()));

@@ -14,7 +14,7 @@ use oxidd::{BooleanFunction as _, BooleanFunctionQuant as _, Manager as _, Manag
 use std::ops::Range;
 use std::sync::Arc;
 
-const POLICIES: u64 = 40;
+const POLICIES: u64 = 200;
 /// Room for nodes and for results of operations.
 const NODES: usize = 1 << 20;
 /// Bits of an end, of a port, and of the host of one guest.
