@@ -144,8 +144,8 @@ pub(crate) fn enroll(args: &EnrollArgs) -> Result<Answer, CliError> {
     files::write_secret(&dir.join(CERTIFICATE_KEY), pair.serialize_pem().as_bytes())?;
     files::write_new(&dir.join(CERTIFICATE), enrolled.certificate_pem.as_bytes())?;
     files::write_new(&dir.join(AUTHORITY), &authority)?;
-    files::write_new(&dir.join(TRUST), &json(&enrolled.trust))?;
-    files::write_new(&profile_file, &json(&profile))?;
+    files::write_new(&dir.join(TRUST), &files::json(&enrolled.trust))?;
+    files::write_new(&profile_file, &files::json(&profile))?;
     let page = Page::default()
         .fields([
             ("role", role.name().into()),
@@ -180,12 +180,6 @@ fn trust_page(page: Page, trust: &Trust) -> Page {
         ("log fingerprint", trust.manager.fingerprint().into()),
     ])
     .table(["key of", "key"], rows.concat())
-}
-
-fn json(value: &impl Serialize) -> Vec<u8> {
-    let mut bytes = serde_json::to_vec_pretty(value).expect("only string keys");
-    bytes.push(b'\n');
-    bytes
 }
 
 /// What the certificate lets its holder do, and whose it is.

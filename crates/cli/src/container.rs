@@ -60,9 +60,7 @@ pub(crate) fn fence(args: &Fence) -> Result<Answer, CliError> {
         Response::Fenced { record } => record,
         other => return Err(args.agent.unexpected(&other)),
     };
-    let mut bytes = serde_json::to_vec_pretty(&record).expect("only string keys");
-    bytes.push(b'\n');
-    files::write_new(&args.out, &bytes)?;
+    files::write_new(&args.out, &files::json(&record))?;
     let page = Page::default()
         .line("its vnics are shut here; bring it to its target, with the record")
         .fields([("record", args.out.display().to_string().into())]);

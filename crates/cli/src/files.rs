@@ -2,6 +2,7 @@
 
 use crate::CliError;
 use lictor_evidence::pack::Files;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{Read as _, Write as _};
@@ -39,6 +40,16 @@ pub(crate) fn read(path: &Path, max: usize) -> Result<Vec<u8>, CliError> {
         ));
     }
     Ok(bytes)
+}
+
+/// What a file of people holds: JSON that they can read, with an end of line.
+///
+/// # Panics
+/// If a key of a map is no string, which is so for nothing that is written here.
+pub(crate) fn json(value: &impl Serialize) -> Vec<u8> {
+    let mut bytes = serde_json::to_vec_pretty(value).expect("only string keys");
+    bytes.push(b'\n');
+    bytes
 }
 
 /// Reads a text.

@@ -71,14 +71,14 @@ pub(crate) fn run(args: &FreshnessArgs, caller: &Caller, now_ms: u64) -> Result<
             }
             let said = Freshness::of(&draft.release, now_ms, hours * HOUR_MS);
             let envelope = said.sign(&[&key::read(key)?]);
-            files::replace(out, &bytes(&envelope))?;
+            files::replace(out, &files::json(&envelope))?;
             Ok(told(&said, &envelope, trust.as_ref()))
         }
         Action::Sign { file, key } => {
             let (said, mut envelope) = read(file)?;
             let signed = envelope.add_signature(&key::read(key)?);
             signed.map_err(CliError::key(file))?;
-            files::replace(file, &bytes(&envelope))?;
+            files::replace(file, &files::json(&envelope))?;
             Ok(told(&said, &envelope, caller.trust()?.as_ref()))
         }
         Action::Publish { file } => {
@@ -96,12 +96,6 @@ fn read(file: &Path) -> Result<(Freshness, Envelope), CliError> {
     let envelope: Envelope = serde_json::from_slice(&bytes).map_err(|error| bad(&error))?;
     let said = Freshness::unverified(&envelope).map_err(|error| bad(&error))?;
     Ok((said, envelope))
-}
-
-fn bytes(envelope: &Envelope) -> Vec<u8> {
-    let mut bytes = serde_json::to_vec_pretty(envelope).expect("only string keys");
-    bytes.push(b'\n');
-    bytes
 }
 
 /// What a statement says, and whether agents would believe it.

@@ -340,9 +340,7 @@ fn guests(identity: &Identity) -> Result<Answer, CliError> {
 
 fn export(identity: &Identity, out: &Path) -> Result<Answer, CliError> {
     let document = identity.client.bindings()?;
-    let mut bytes = serde_json::to_vec_pretty(&document).expect("only string keys");
-    bytes.push(b'\n');
-    files::write_new(out, &bytes)?;
+    files::write_new(out, &files::json(&document))?;
     let (bindings, attestations) = (document.log.bindings.len(), document.log.attestations.len());
     let page = Page::default().fields([
         ("file", out.display().into()),

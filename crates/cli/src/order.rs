@@ -102,7 +102,7 @@ fn write<W: Written>(args: &W, now_ms: u64) -> Result<Answer, CliError> {
     let key = key::read(&terms.key)?;
     let payload_type = W::Order::PAYLOAD_TYPE;
     let envelope = Envelope::sign(payload_type, &order.canonical_bytes(), &[&key]);
-    files::write_new(&terms.out, &bytes(&envelope))?;
+    files::write_new(&terms.out, &files::json(&envelope))?;
     Ok(told::<W>(&order, &envelope))
 }
 
@@ -110,7 +110,7 @@ fn sign<W: Written>(file: &Path, key: &Path) -> Result<Answer, CliError> {
     let (order, mut envelope) = read::<W::Order>(file)?;
     let key = key::read(key)?;
     envelope.add_signature(&key).map_err(CliError::key(file))?;
-    files::replace(file, &bytes(&envelope))?;
+    files::replace(file, &files::json(&envelope))?;
     Ok(told::<W>(&order, &envelope))
 }
 
@@ -140,12 +140,6 @@ fn read<O: Order>(file: &Path) -> Result<(O, Envelope), CliError> {
     let envelope: Envelope = serde_json::from_slice(&bytes).map_err(|error| bad(&error))?;
     let order = O::unverified(&envelope).map_err(|error| bad(&error))?;
     Ok((order, envelope))
-}
-
-fn bytes(envelope: &Envelope) -> Vec<u8> {
-    let mut bytes = serde_json::to_vec_pretty(envelope).expect("only string keys");
-    bytes.push(b'\n');
-    bytes
 }
 
 fn told<W: Written>(order: &W::Order, envelope: &Envelope) -> Answer {

@@ -240,9 +240,7 @@ fn fetch(path: &Path, caller: &Caller) -> Result<Answer, CliError> {
         CliError::file(path, what)
     })?;
     // Written first and read again as any other file: what came is not believed.
-    let mut bytes = serde_json::to_vec_pretty(&document.envelope).expect("only string keys");
-    bytes.push(b'\n');
-    files::write_new(path, &bytes)?;
+    files::write_new(path, &files::json(&document.envelope))?;
     let draft = Draft::read(path)?;
     let standing = draft.standing(Some(&identity.trust));
     let page = standing.page(show::head(&draft, Page::default()));

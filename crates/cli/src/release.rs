@@ -80,9 +80,7 @@ impl Draft {
 
     /// The file's bytes.
     pub(crate) fn to_bytes(&self) -> Vec<u8> {
-        let mut bytes = serde_json::to_vec_pretty(&self.envelope).expect("only string keys");
-        bytes.push(b'\n');
-        bytes
+        files::json(&self.envelope)
     }
 
     /// Adds a signature. Where it is known whom agents believe, a signature that they would not
