@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{Random, estate, parsed, policy_text, today};
+use common::{Random, estate, parsed, policy_text, seeds, today};
 use lictor_analysis::{Breach, Prover, Verdict};
 use lictor_policy::{Estate, Policy};
 use std::sync::Arc;
@@ -80,15 +80,9 @@ fn changed(before: &impl std::fmt::Debug, now: &impl std::fmt::Debug) -> String 
     format!("{}\n{now}", lines.join("\n"))
 }
 
-fn number(name: &str, default: u64) -> u64 {
-    let given = std::env::var(name).ok();
-    given.map_or(default, |text| text.parse().expect("a number"))
-}
-
 #[test]
 fn a_change_is_judged_as_if_all_were_read_anew() {
-    let first = number("LICTOR_SEED", 0);
-    for seed in first..first + number("LICTOR_POLICIES", POLICIES) {
+    for seed in seeds(POLICIES) {
         let mut random = Random(seed);
         let text = policy_text(&mut random);
         let mut estate = estate(&mut random);

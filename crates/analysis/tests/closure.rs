@@ -6,7 +6,7 @@
 
 mod common;
 
-use common::{PORTS, Random, World, estate, parsed, policy_text, today};
+use common::{PORTS, Random, World, estate, parsed, policy_text, seeds, today};
 use lictor_analysis::{Breach, Prover, Verdict};
 use lictor_policy::{Claim, Exception, Intent, Selector, Service};
 use oxidd::bdd::{BDDFunction as Diagram, BDDManagerRef};
@@ -255,13 +255,8 @@ fn check(seed: u64, counts: &mut [u64; 2]) {
 
 #[test]
 fn chains_are_those_of_the_diagram_of_all_placements() {
-    let number = |name: &str, usual: u64| {
-        let text = std::env::var(name).ok();
-        text.map_or(usual, |text| text.parse().expect("a number"))
-    };
-    let first = number("LICTOR_SEED", 0);
     let mut counts = [0; 2];
-    for seed in first..first + number("LICTOR_POLICIES", POLICIES) {
+    for seed in seeds(POLICIES) {
         check(seed, &mut counts);
     }
     assert!(counts[1] > 0, "no chain has a stop between");

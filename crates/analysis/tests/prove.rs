@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{Random, World, estate, parsed, policy_text, today};
+use common::{Random, World, estate, parsed, policy_text, seeds, today};
 use lictor_analysis::{Prover, Verdict};
 use lictor_policy::{
     Claim, ControlName, Hour, Intent, Interpretation, Moment, Policy, Rule, Service, TierKind,
@@ -249,13 +249,8 @@ fn check(seed: u64, counts: &mut [u64; 2]) {
 
 #[test]
 fn prover_and_reference_agree_on_every_intent_over_every_placement() {
-    let number = |name: &str, usual: u64| {
-        let text = std::env::var(name).ok();
-        text.map_or(usual, |text| text.parse().expect("a number"))
-    };
-    let first = number("LICTOR_SEED", 0);
     let mut counts = [0; 2];
-    for seed in first..first + number("LICTOR_POLICIES", POLICIES) {
+    for seed in seeds(POLICIES) {
         check(seed, &mut counts);
     }
     let [failed, held] = counts;

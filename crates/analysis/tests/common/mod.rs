@@ -9,6 +9,17 @@ use lictor_policy::{
 };
 use lictor_types::{Protocol, Verdict};
 use std::fmt::Write as _;
+use std::ops::Range;
+
+/// As many seeds as `LICTOR_POLICIES` says, or else as usual, from `LICTOR_SEED` on.
+pub(crate) fn seeds(usual: u64) -> Range<u64> {
+    let number = |name: &str, default: u64| {
+        let given = std::env::var(name).ok();
+        given.map_or(default, |text| text.parse().expect("a number"))
+    };
+    let first = number("LICTOR_SEED", 0);
+    first..first + number("LICTOR_POLICIES", usual)
+}
 
 /// SplitMix64: a whole test from one number.
 pub(crate) struct Random(pub(crate) u64);
