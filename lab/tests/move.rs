@@ -10,7 +10,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 const LIMIT: Duration = Duration::from_secs(60);
 const ADDRESS: [u8; 4] = [10, 77, 0, 10];
@@ -98,6 +99,19 @@ impl End {
     fn wait_for(&self, wanted: &Event) {
         while self.events.recv_timeout(LIMIT).expect("an event") != *wanted {}
     }
+
+    /// A QEMU that says "completed" is in `finish-migrate` for a moment longer.
+    fn wait_until(&self, wanted: RunState) {
+        let begin = Instant::now();
+        loop {
+            let state = self.monitor.run_state().expect("asked");
+            if state == wanted {
+                return;
+            }
+            assert!(begin.elapsed() < LIMIT, "{state:?}, not {wanted:?}");
+            sleep(Duration::from_millis(10));
+        }
+    }
 }
 
 struct World {
@@ -179,10 +193,7 @@ fn the_sources_record_reaches_the_target_before_the_guest_runs_there() {
     target.wait_for(&Event::Resumed);
     assert_eq!(source.notes.saves(), 1);
     assert_eq!(target.notes.loads(), [b"the record of web".to_vec()]);
-    assert_eq!(
-        source.monitor.run_state().expect("asked"),
-        RunState::Migrated
-    );
+    source.wait_until(RunState::Migrated);
     world.stream_goes_on();
 }
 
