@@ -6,8 +6,8 @@
 
 use crate::abi::{self, VnicConfig};
 use crate::error::failed;
-use crate::sessions::{newcomer, raw_key, refused};
-use crate::slots::{BATCH, Earlier, Inserted, NAMES_FROM, slots_of_quota};
+use crate::sessions::{newcomer, refused};
+use crate::slots::{Earlier, Inserted, NAMES_FROM, name, slots_of_quota};
 use crate::sys;
 use crate::vnic::Vnic;
 use crate::{Datapath, Error, ImportRefusal};
@@ -154,7 +154,7 @@ impl Datapath {
     }
 }
 
-/// What may be taken in of a batch, where it lies over there and under which name here.
+/// What may be taken in of a batch, where it lies over there, and the hash of its key here.
 type Wanted<'a> = Vec<(&'a SlotRecord, u64)>;
 
 impl Vnic {
@@ -167,10 +167,10 @@ impl Vnic {
         let (config, now) = (self.config()?, self.now()?);
         let at = (&config, now);
         let mut resting = Vec::new();
-        for batch in records.chunks(BATCH) {
-            let wanted = self.wanted(mirror, (table, batch), at, &own);
+        self.in_batches((records, |one| &one.1), |batch, hashes| {
+            let wanted = self.wanted(mirror, (table, batch, hashes), at, &own);
             resting.extend(self.place(mirror, (table, wanted), at));
-        }
+        });
         if !resting.is_empty() {
             self.end_rest()?;
             for (one, _) in self.place(mirror, (table, resting), (&config, self.now()?)) {
@@ -188,33 +188,27 @@ impl Vnic {
     fn wanted<'a>(
         &self,
         mirror: &mut Mirror,
-        (table, batch): (u32, &'a [SlotRecord]),
+        (table, batch, hashes): (u32, &'a [SlotRecord], &[u64]),
         (config, now): (&VnicConfig, u64),
         own: &impl Fn(IpAddr) -> bool,
     ) -> Wanted<'a> {
         let mut wanted = Vec::with_capacity(batch.len());
-        let names: Vec<u64> = batch
-            .iter()
-            .map(|(slot, record)| {
-                sys::fetch(&mirror.slots[table as usize][*slot as usize..]);
-                let key = raw_key(&record.key);
-                self.sessions.ask_for(&key, record.state.half_open());
-                self.sessions.name(&key)
-            })
-            .collect();
-        for (one, name) in batch.iter().zip(names) {
+        for (slot, _) in batch {
+            sys::fetch(&mirror.slots[table as usize][*slot as usize..]);
+        }
+        for (one, hash) in batch.iter().zip(hashes) {
             let (slot, record) = one;
             let refusal = match own(record.key.local) {
                 true => refused(record, config),
                 false => Some(ImportRefusal::ForeignAddress),
             };
             let place = (table, *slot);
-            if refusal.is_some() || mirror.name(place) != name {
+            if refusal.is_some() || mirror.name(place) != name(*hash) {
                 self.empty(mirror, place, now);
             }
             match refusal {
                 Some(refusal) => mirror.refuse(place, refusal),
-                None => wanted.push((one, name)),
+                None => wanted.push((one, *hash)),
             }
         }
         wanted
@@ -231,12 +225,12 @@ impl Vnic {
         let mut told = Vec::with_capacity(wanted.len());
         let newcomers: Vec<_> = wanted
             .iter()
-            .map(|(one, _)| newcomer(&one.1, now))
+            .map(|(one, hash)| newcomer((&one.1, *hash), now))
             .collect();
         let at = (config.sessions_max, now, Earlier::GivesWay);
         self.sessions.insert_batch(&newcomers, at, &mut told);
-        for ((one, name), told) in wanted.into_iter().zip(told) {
-            let place = (table, one.0);
+        for ((one, hash), told) in wanted.into_iter().zip(told) {
+            let (place, name) = ((table, one.0), name(hash));
             match told {
                 Inserted::Done => mirror.set(place, name),
                 Inserted::Exists | Inserted::Replaced => {
@@ -252,7 +246,7 @@ impl Vnic {
                 }
                 Inserted::NoPlace => {
                     self.empty(mirror, place, now);
-                    resting.push((one, name));
+                    resting.push((one, hash));
                 }
             }
         }

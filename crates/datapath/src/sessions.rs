@@ -141,8 +141,9 @@ pub(crate) fn refused(record: &SessionRecord, config: &VnicConfig) -> Option<Imp
     (record.expires_in_ms == 0).then_some(ImportRefusal::Expired)
 }
 
-pub(crate) fn newcomer(record: &SessionRecord, now: u64) -> Newcomer {
+pub(crate) fn newcomer((record, hash): (&SessionRecord, u64), now: u64) -> Newcomer {
     Newcomer {
+        hash,
         slot: Slot {
             key: raw_key(&record.key),
             session: raw_session(record, now),
@@ -154,20 +155,20 @@ pub(crate) fn newcomer(record: &SessionRecord, now: u64) -> Newcomer {
 
 /// The records of a batch that may be taken in, and as what.
 fn newcomers<'a>(
-    batch: &'a [SessionRecord],
+    (batch, hashes): (&'a [SessionRecord], &[u64]),
     config: &VnicConfig,
     now: u64,
     receipt: &mut ImportReceipt,
 ) -> (Vec<&'a SessionRecord>, Vec<Newcomer>) {
     let mut wanted = Vec::with_capacity(batch.len());
     let mut newcomers = Vec::with_capacity(batch.len());
-    for record in batch {
+    for (record, hash) in batch.iter().zip(hashes) {
         if let Some(refusal) = refused(record, config) {
             receipt.refused.push((record.key, refusal));
             continue;
         }
         wanted.push(record);
-        newcomers.push(newcomer(record, now));
+        newcomers.push(newcomer((record, *hash), now));
     }
     (wanted, newcomers)
 }
@@ -233,8 +234,8 @@ impl Vnic {
         let now = self.now()?;
         let mut resting = Vec::new();
         let mut told = Vec::with_capacity(BATCH);
-        for batch in records.chunks(BATCH) {
-            let (wanted, newcomers) = newcomers(batch, config, now, receipt);
+        self.in_batches((records, |record| record), |batch, hashes| {
+            let (wanted, newcomers) = newcomers((batch, hashes), config, now, receipt);
             told.clear();
             let at = (config.sessions_max, now, Earlier::Stays);
             self.sessions.insert_batch(&newcomers, at, &mut told);
@@ -253,8 +254,30 @@ impl Vnic {
                 };
                 receipt.refused.push((record.key, refusal));
             }
-        }
+        });
         Ok(resting)
+    }
+
+    /// Hands over records batch by batch, with what this vnic's tables make of their keys. When one
+    /// is handed over the memory where it goes has come, and that of the next one is on its way.
+    pub(crate) fn in_batches<'a, R>(
+        &self,
+        (records, record_of): (&'a [R], fn(&R) -> &SessionRecord),
+        mut sink: impl FnMut(&'a [R], &[u64]),
+    ) {
+        let ask_for = |batch: &[R]| -> Vec<u64> {
+            let hash = |record: &SessionRecord| self.sessions.hash(&raw_key(&record.key));
+            let hashes: Vec<u64> = batch.iter().map(|one| hash(record_of(one))).collect();
+            let half_open = batch.iter().map(|one| record_of(one).state.half_open());
+            self.sessions.ask_for(hashes.iter().copied().zip(half_open));
+            hashes
+        };
+        let mut batches = records.chunks(BATCH).peekable();
+        let mut hashes = batches.peek().map(|first| ask_for(first));
+        while let Some((batch, of_batch)) = batches.next().zip(hashes) {
+            hashes = batches.peek().map(|next| ask_for(next));
+            sink(batch, &of_batch);
+        }
     }
 
     pub(crate) fn remove_sessions(&self, keys: &[SessionKey]) -> Result<u64, Error> {

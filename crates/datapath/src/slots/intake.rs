@@ -3,8 +3,8 @@
 //! a whole batch goes is asked for before the first of it is looked at.
 
 use super::{
-    HEARD_OFFSET, MATCH, Place, Row, Slots, control_offset, control_word, controls, free,
-    preferred, session_offset, slot_offset, stamp, state_of, ticks,
+    HEARD_OFFSET, MATCH, Place, Row, Slots, bucket_index, control_offset, control_word, controls,
+    free, preferred, session_offset, slot_offset, stamp, state_of, ticks,
 };
 use crate::abi::{self, SessionKey, Slot};
 use crate::sys;
@@ -45,6 +45,8 @@ pub(crate) enum Earlier {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Newcomer {
     pub(crate) slot: Slot,
+    /// What this table makes of its key; see [`Slots::hash`].
+    pub(crate) hash: u64,
     /// It goes to those that a flood may push out.
     pub(crate) half_open: bool,
 }
@@ -64,14 +66,10 @@ impl Slots {
         let first = told.len();
         let tables: Vec<u32> = self.in_use().collect();
         let main = self.current() & abi::TABLE_CURRENT_MASK;
-        let hashes: Vec<u64> = newcomers
-            .iter()
-            .map(|newcomer| self.ask_for(&newcomer.slot.key, newcomer.half_open))
-            .collect();
         let lasting = newcomers.iter().filter(|newcomer| !newcomer.half_open);
         let mut room = self.reserve(lasting.count() as u32, quota);
-        for (newcomer, hash) in newcomers.iter().zip(&hashes) {
-            let (key, hash) = (&newcomer.slot.key, *hash);
+        for newcomer in newcomers {
+            let (key, hash) = (&newcomer.slot.key, newcomer.hash);
             let mut there = tables
                 .iter()
                 .filter_map(|table| self.find(*table, key, hash));
@@ -85,32 +83,31 @@ impl Slots {
         }
         self.live().fetch_sub(room, SeqCst);
         fence(SeqCst);
-        for ((newcomer, hash), told) in newcomers.iter().zip(&hashes).zip(&mut told[first..]) {
+        for (newcomer, told) in newcomers.iter().zip(&mut told[first..]) {
             let table = table_of(newcomer, main);
-            if *told == Inserted::Done && self.thin(table, newcomer, *hash, now) > 0 {
+            if *told == Inserted::Done && self.thin(table, newcomer, now) > 0 {
                 *told = Inserted::Exists;
             }
         }
     }
 
-    /// Asks for the memory where a session goes. Returns its hash.
-    pub(crate) fn ask_for(&self, key: &SessionKey, half_open: bool) -> u64 {
-        let hash = self.hash(key);
+    /// Asks for the memory where sessions of these hashes go, each half-open or not. In a loop of its
+    /// own: asking waits until the page of the memory is found, and a processor finds several pages
+    /// at a time only if what asks for them stands close together.
+    pub(crate) fn ask_for(&self, hashes: impl Iterator<Item = (u64, bool)>) {
         let main = self.current() & abi::TABLE_CURRENT_MASK;
-        let goes_to = if half_open {
-            abi::TABLE_HALF_OPEN
-        } else {
-            main
-        };
-        let (control, slot) = (control_offset(0), slot_offset(preferred(hash)));
-        for table in [main, abi::TABLE_HALF_OPEN] {
-            let (mapped, bucket) = (self.table(table), self.bucket_at(table, hash, 0));
-            mapped.fetch(bucket, control, size_of::<u64>());
-            if table == goes_to {
-                mapped.fetch(bucket, slot, size_of::<Slot>());
+        let (lasting, half) = (self.table(main), self.table(abi::TABLE_HALF_OPEN));
+        for (hash, half_open) in hashes {
+            let slot = slot_offset(preferred(hash));
+            let goes_to = if half_open { half } else { lasting };
+            for mapped in [lasting, half] {
+                let bucket = bucket_index(mapped.len() as u64, hash, 0);
+                mapped.fetch(bucket, control_offset(0), size_of::<u64>());
+                if std::ptr::eq(mapped, goes_to) {
+                    mapped.fetch(bucket, slot, size_of::<Slot>());
+                }
             }
         }
-        hash
     }
 
     /// Takes so many places of the quota, or as many as are left. The program takes them one at a
@@ -173,7 +170,7 @@ impl Slots {
     /// What a table of this vnic calls a session. No guest can make two of one name, because none
     /// knows the keys of the hash.
     pub(crate) fn name(&self, key: &SessionKey) -> u64 {
-        self.hash(key).max(NAMES_FROM)
+        name(self.hash(key))
     }
 
     /// Takes out the session of a name. Returns whether it was there.
@@ -192,7 +189,8 @@ impl Slots {
     }
 
     /// Takes out every copy of a session behind that which lies first. Returns how many went.
-    fn thin(&self, table: u32, newcomer: &Newcomer, hash: u64, now: u64) -> u32 {
+    fn thin(&self, table: u32, newcomer: &Newcomer, now: u64) -> u32 {
+        let hash = newcomer.hash;
         if self.has_one_at_most(table, hash) {
             return 0;
         }
@@ -307,6 +305,11 @@ impl Slots {
         let words = places.map(|place| (place, self.control(place).load(SeqCst)));
         words.filter(|(_, control)| state_of(*control) == abi::SLOT_DEAD)
     }
+}
+
+/// What a table calls a session of this hash; see [`Slots::name`].
+pub(crate) const fn name(hash: u64) -> u64 {
+    if hash < NAMES_FROM { NAMES_FROM } else { hash }
 }
 
 const fn table_of(newcomer: &Newcomer, main: u32) -> u32 {

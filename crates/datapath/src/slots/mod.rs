@@ -61,7 +61,7 @@ pub(crate) fn ticks(ns: u64) -> u32 {
     (ns >> 20) as u32
 }
 
-pub(crate) use intake::{BATCH, Earlier, Inserted, NAMES_FROM, Newcomer};
+pub(crate) use intake::{BATCH, Earlier, Inserted, NAMES_FROM, Newcomer, name};
 pub(crate) use scan::{Look, NOBODY, Tag, earlier};
 
 /// What of a control word tells a live slot of a key: the hash's tag and the state.
@@ -306,7 +306,8 @@ impl Slots {
             .sum()
     }
 
-    fn hash(&self, key: &SessionKey) -> u64 {
+    /// What the tables of this vnic make of a key. No guest can foresee it.
+    pub(crate) fn hash(&self, key: &SessionKey) -> u64 {
         let word = |octets: &[u8; 16], at: usize| {
             u32::from_ne_bytes(std::array::from_fn(|index| octets[at * 4 + index]))
         };
