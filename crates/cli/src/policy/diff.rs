@@ -1,12 +1,12 @@
 //! `lictor policy diff`: what two versions of a policy let pass that the other one does not.
 
-use super::simulate;
+use super::{scopes, simulate};
 use crate::CliError;
 use crate::connectivity::read_estate;
 use crate::output::{Answer, Cell, Ending, Page, Tone};
 use crate::texts::{self, Files};
 use clap::Args;
-use lictor_analysis::{Change, Effect, PairChange, diff, diff_pairs};
+use lictor_analysis::{Change, Effect, PairChange, diff, diff_live, diff_pairs};
 use lictor_policy::evaluate::Question;
 use lictor_policy::{
     CompileInput, Connection, ConnectivityError, Date, End, Estate, Policy, PortRange, compile,
@@ -44,7 +44,15 @@ pub(crate) fn run(args: &PolicyDiff, now_ms: u64) -> Result<Answer, CliError> {
     let read = |path: &PathBuf| texts::read_sound(&Files::of(vec![path.clone()]));
     let (old, new) = (read(&args.old)?, read(&args.new)?);
     let date = args.date.unwrap_or(Date::from_unix_seconds(now_ms / 1_000));
-    let found = diff(&old, &new, date)?;
+    let path = args.estate_new.as_ref().or(args.estate.as_ref());
+    let newer = path.map(|path| read_estate(path)).transpose()?;
+    let sessions = (!args.sessions.is_empty())
+        .then(|| simulate::live(&args.sessions, newer.as_ref(), date))
+        .transpose()?;
+    let found = match &sessions {
+        Some((live, _)) => diff_live(&old, &new, date, live)?,
+        None => diff(&old, &new, date)?,
+    };
     let mut page = Page::default().fields([
         (
             "older",
@@ -64,25 +72,16 @@ pub(crate) fn run(args: &PolicyDiff, now_ms: u64) -> Result<Answer, CliError> {
             .changes
             .iter()
             .filter(|one| one.sensitive == sensitive);
-        let head = [
-            "",
-            "from",
-            "to",
-            "ports",
-            "for instance",
-            "allowed by",
-            "denied by",
-        ];
-        page = page.section(title).table(head, changes.map(row));
+        page = told(page.section(title), changes);
     }
-    let mut same = found.changes.is_empty() && found.undecided.is_empty();
+    page = scopes::told(page, &found.scopes);
+    let differs = [found.changes.is_empty(), found.scopes.is_empty()];
+    let mut same = differs.iter().all(|one| *one) && found.undecided.is_empty();
     let mut value = json!({
         "old": { "policy": old.name, "version": old.version },
         "new": { "policy": new.name, "version": new.version },
         "date": date, "diff": found,
     });
-    let path = args.estate_new.as_ref().or(args.estate.as_ref());
-    let newer = path.map(|path| read_estate(path)).transpose()?;
     if let (Some(before), Some(path), Some(after)) = (&args.estate, path, &newer) {
         let older = read_estate(before)?;
         let before = connections(&old, (before, &older), date)?;
@@ -94,8 +93,7 @@ pub(crate) fn run(args: &PolicyDiff, now_ms: u64) -> Result<Answer, CliError> {
         value["pairs"] = json!(changes);
         value["pairs_left_out"] = json!(left_out);
     }
-    if !args.sessions.is_empty() {
-        let (live, skipped) = simulate::live(&args.sessions, newer.as_ref(), date)?;
+    if let Some((live, skipped)) = sessions {
         let cut = lictor_analysis::simulate(&new, live.into_iter());
         same &= cut.cut.is_empty();
         page = simulate::told(page.fields([("sessions not judged", skipped.into())]), &cut);
@@ -146,7 +144,22 @@ fn list(names: &[String]) -> Cell {
     Cell::optional((!names.is_empty()).then(|| names.join(", ")))
 }
 
-fn row(change: &Change) -> [Cell; 7] {
+/// Changes with the rules of both versions, and with the live sessions among them.
+pub(super) fn told<'a>(page: Page, changes: impl Iterator<Item = &'a Change>) -> Page {
+    let head = [
+        "",
+        "from",
+        "to",
+        "ports",
+        "for instance",
+        "allowed by",
+        "denied by",
+        "live sessions",
+    ];
+    page.table(head, changes.map(row))
+}
+
+fn row(change: &Change) -> [Cell; 8] {
     let denied = change.denied_by.as_deref().unwrap_or("the default");
     [
         effect(change.effect),
@@ -156,6 +169,7 @@ fn row(change: &Change) -> [Cell; 7] {
         packet(&change.packet).into(),
         list(&change.allowed_by),
         denied.into(),
+        Cell::optional(change.live),
     ]
 }
 

@@ -1,14 +1,16 @@
-//! `lictor policy simulate`: which live sessions a new policy would cut.
+//! `lictor policy simulate`: which live sessions a new policy would cut, and what it would refuse
+//! besides of which no session lives just now.
 
+use crate::connectivity::read_estate;
 use crate::host::listing::OfVnic;
 use crate::output::{Answer, Cell, Ending, Page, Tone};
-use crate::policy::diff::packet;
+use crate::policy::diff::{self, packet};
 use crate::texts::{self, Files};
 use crate::{CliError, files};
 use clap::Args;
-use lictor_analysis::{Live, Simulation, simulate};
+use lictor_analysis::{Change, Effect, Live, Simulation, diff_live, simulate};
 use lictor_policy::evaluate::Question;
-use lictor_policy::{Date, End, Estate, Labels};
+use lictor_policy::{Date, End, Estate, Labels, Policy};
 use lictor_types::{Direction, Protocol, words};
 use lictor_wire::local::LiveSession;
 use serde_json::json;
@@ -23,8 +25,16 @@ pub(crate) struct Simulate {
     #[arg(long = "policy", value_name = "FILE", required = true)]
     policy: Vec<PathBuf>,
     /// What `lictor host sessions` wrote on a host. Once for each host.
-    #[arg(long, value_name = "FILE", required = true)]
+    #[arg(long, value_name = "FILE", required_unless_present = "old")]
     sessions: Vec<PathBuf>,
+    /// The policy that holds now, as `--policy`: all that it allows and the new one refuses, too,
+    /// whether a session of it lives or not.
+    #[arg(long, value_name = "FILE")]
+    old: Vec<PathBuf>,
+    /// An estate, in JSON or TOML: its guests' labels count, not those that were bound when the
+    /// sessions were written.
+    #[arg(long, value_name = "FILE")]
+    estate: Option<PathBuf>,
     /// The day for which rules count as expired or not; today if not given.
     #[arg(long)]
     date: Option<Date>,
@@ -33,7 +43,9 @@ pub(crate) struct Simulate {
 pub(crate) fn run(args: &Simulate, now_ms: u64) -> Result<Answer, CliError> {
     let policy = texts::read_sound(&Files::of(args.policy.clone()))?;
     let date = args.date.unwrap_or(Date::from_unix_seconds(now_ms / 1_000));
-    let (live, skipped) = live(&args.sessions, None, date)?;
+    let estate = args.estate.as_ref().map(|path| read_estate(path));
+    let (live, skipped) = live(&args.sessions, estate.transpose()?.as_ref(), date)?;
+    let refused = refused(args, (&policy, date), &live)?;
     let found = simulate(&policy, live.into_iter());
     let cut: u64 = found.cut.iter().map(|one| one.sessions).sum();
     let page = Page::default().fields([
@@ -46,16 +58,56 @@ pub(crate) fn run(args: &Simulate, now_ms: u64) -> Result<Answer, CliError> {
         ("would be cut", Cell::toned(Tone::good_if(cut == 0), cut)),
         ("not judged", skipped.into()),
     ]);
-    let page = told(page, &found);
-    let value = json!({
+    let mut page = told(page, &found);
+    let mut value = json!({
         "policy": policy.name, "version": policy.version, "date": date,
         "kept": found.kept, "cut": cut, "not_judged": skipped, "groups": found.cut,
     });
-    let ending = match cut {
-        0 => Ending::Done,
-        _ => Ending::No,
-    };
+    let mut same = cut == 0;
+    if let Some(Refusals { closes, undecided }) = refused {
+        same &= closes.is_empty() && undecided.is_empty();
+        page = diff::told(page.section("would be refused"), closes.iter());
+        if !undecided.is_empty() {
+            let text = format!("not compared, too large: {}", undecided.join(", "));
+            page = page.line(Cell::toned(Tone::Doubt, text));
+        }
+        value["refused"] = json!(closes);
+        value["undecided"] = json!(undecided);
+    }
+    let ending = if same { Ending::Done } else { Ending::No };
     Ok(Answer::new(page, &value).ending(ending))
+}
+
+/// What the old policy allows and the new one does not.
+struct Refusals {
+    closes: Vec<Change>,
+    /// Rules of which it would take too long to say what they change.
+    undecided: Vec<String>,
+}
+
+/// Over every guest and address that there may ever be, with the live sessions among them.
+fn refused(
+    args: &Simulate,
+    (policy, date): (&Policy, Date),
+    live: &[Live],
+) -> Result<Option<Refusals>, CliError> {
+    if args.old.is_empty() {
+        return Ok(None);
+    }
+    let old = texts::read_sound(&Files::of(args.old.clone()))?;
+    let found = diff_live(&old, policy, date, live)?;
+    let closes = found.changes.into_iter();
+    let closes = closes
+        .filter(|one| one.effect == Effect::Closes)
+        .map(|one| {
+            // Without a listing nobody knows which sessions live: that is not the same as none.
+            let live = one.live.filter(|_| !args.sessions.is_empty());
+            Change { live, ..one }
+        });
+    Ok(Some(Refusals {
+        closes: closes.collect(),
+        undecided: found.undecided,
+    }))
 }
 
 /// The live sessions of these files, and how many can't be judged. With an estate, guests have its
@@ -178,6 +230,7 @@ fn question(vnic: &OfVnic, session: &LiveSession, date: Date) -> Option<Live> {
 mod tests {
     use super::*;
     use lictor_types::{Segment, SessionKey, TcpState};
+    use serde_json::Value;
     use std::fs;
 
     const POLICY: &str = "policy \"p\" version 2
@@ -238,6 +291,8 @@ tier t allow-only { allow pg from zone:web to zone:db service tcp/5432, icmp/ech
         let args = Simulate {
             policy: vec![file("p")],
             sessions: vec![file("s")],
+            old: Vec::new(),
+            estate: None,
             date: None,
         };
         let answer = run(&args, 1_790_000_000_000).expect("an answer");
@@ -255,5 +310,49 @@ tier t allow-only { allow pg from zone:web to zone:db service tcp/5432, icmp/ech
         ];
         let expected: Vec<_> = expected.iter().map(|(a, b, c)| (a, b, c)).collect();
         assert_eq!(groups, expected);
+    }
+
+    #[test]
+    fn what_no_session_shows_is_told_by_the_policy_that_holds_now() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = |name: &str| folder.path().join(name);
+        let more = "allow back from zone:db to zone:web service tcp/9000\n";
+        let old = POLICY.replace("deny old", &format!("{more}allow old"));
+        fs::write(file("old"), old).expect("written");
+        fs::write(file("new"), POLICY).expect("written");
+        let listing = [OfVnic {
+            host: "a".parse().expect("a host"),
+            guest: "web".parse().expect("a guest"),
+            labels: [("zone".into(), "web".into())].into(),
+            generation: lictor_types::Generation(1),
+            sessions: vec![
+                session(Direction::Egress, 6, 3_306, "db"),
+                session(Direction::Egress, 6, 3_306, "db"),
+                session(Direction::Egress, 6, 5_432, "db"),
+            ],
+        }];
+        fs::write(file("s"), serde_json::to_vec(&listing).expect("plain")).expect("written");
+        let check = |old: &str, sessions: &[&str], expected: Value, ending: Ending| {
+            let args = Simulate {
+                policy: vec![file("new")],
+                sessions: sessions.iter().map(|name| file(name)).collect(),
+                old: vec![file(old)],
+                estate: None,
+                date: None,
+            };
+            let answer = run(&args, 1_790_000_000_000).expect("an answer");
+            let refused = answer.value["refused"].as_array().expect("a list");
+            let told = refused
+                .iter()
+                .map(|one| json!([one["service"], one["live"]]));
+            assert_eq!(told.collect::<Value>(), expected, "{sessions:?}");
+            assert_eq!(answer.ending, ending);
+        };
+        let live = json!([["tcp/9000", 0], ["tcp/3306", 2]]);
+        check("old", &["s"], live, Ending::No);
+        // Nobody knows which sessions live: that is not the same as none.
+        let unknown = json!([["tcp/9000", null], ["tcp/3306", null]]);
+        check("old", &[], unknown, Ending::No);
+        check("new", &[], json!([]), Ending::Done);
     }
 }
