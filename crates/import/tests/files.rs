@@ -52,7 +52,7 @@ fn guests_of_proxmox_have_the_addresses_that_their_filters_let_them_use() {
     check(&found, "vm-101 vm-100 icmpv6/128", "allow allow");
     check(&found, "vm-101 vm-100 tcp/22", "allow deny");
     check(&found, "vm-101 vm-100 ip/41", "allow allow");
-    noted(&found, Effect::Closes, "dhcp");
+    noted(&found, Effect::Closes, "DHCP");
     noted(&found, Effect::Closes, "off there");
     noted(&found, Effect::Closes, "2222");
 }
