@@ -9,11 +9,12 @@ use clap::Args;
 use lictor_analysis::{Change, Effect, PairChange, diff, diff_live, diff_pairs};
 use lictor_policy::evaluate::Question;
 use lictor_policy::{
-    CompileInput, Connection, ConnectivityError, Date, End, Estate, Policy, PortRange, compile,
+    CompileInput, Compiler, Connection, ConnectivityError, Date, End, Estate, Policy, PortRange,
     connectivity,
 };
 use serde_json::json;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// What `lictor policy diff` takes.
 #[derive(Debug, Clone, Args)]
@@ -41,7 +42,7 @@ pub(crate) struct PolicyDiff {
 const PAIRS_LISTED_MAX: usize = 100_000;
 
 pub(crate) fn run(args: &PolicyDiff, now_ms: u64) -> Result<Answer, CliError> {
-    let read = |path: &PathBuf| texts::read_sound(&Files::of(vec![path.clone()]));
+    let read = |path: &PathBuf| texts::read_sound(&Files::of(vec![path.clone()])).map(Arc::new);
     let (old, new) = (read(&args.old)?, read(&args.new)?);
     let date = args.date.unwrap_or(Date::from_unix_seconds(now_ms / 1_000));
     let path = args.estate_new.as_ref().or(args.estate.as_ref());
@@ -84,8 +85,11 @@ pub(crate) fn run(args: &PolicyDiff, now_ms: u64) -> Result<Answer, CliError> {
     });
     if let (Some(before), Some(path), Some(after)) = (&args.estate, path, &newer) {
         let older = read_estate(before)?;
-        let before = connections(&old, (before, &older), date)?;
-        let mut changes = diff_pairs(&before, &connections(&new, (path, after), date)?);
+        // One compiler for both: of the newer version it makes what the change has touched.
+        let mut compiler = Compiler::new();
+        let before = connections(&mut compiler, &old, (before, &older), date)?;
+        let after = connections(&mut compiler, &new, (path, after), date)?;
+        let mut changes = diff_pairs(&before, &after);
         same &= changes.is_empty();
         let left_out = changes.len().saturating_sub(PAIRS_LISTED_MAX);
         changes.truncate(PAIRS_LISTED_MAX);
@@ -106,14 +110,15 @@ pub(crate) fn run(args: &PolicyDiff, now_ms: u64) -> Result<Answer, CliError> {
 }
 
 fn connections(
-    policy: &Policy,
+    compiler: &mut Compiler,
+    policy: &Arc<Policy>,
     (path, estate): (&Path, &Estate),
     date: Date,
 ) -> Result<Vec<Connection>, CliError> {
     let label_sets = estate.label_sets();
-    let compiled = compile(policy, &CompileInput { label_sets, date })?;
+    let compiled = compiler.compile(policy, &CompileInput { label_sets, date })?;
     let wrong = |error: ConnectivityError| CliError::file(path, error.to_string());
-    connectivity(&compiled, estate, date).map_err(wrong)
+    connectivity(compiled, estate, date).map_err(wrong)
 }
 
 fn pairs(page: Page, changes: &[PairChange], left_out: usize) -> Page {

@@ -11,7 +11,9 @@ use crate::{CliError, Setting, explain as flow, site};
 use clap::Args;
 use lictor_analysis::{EndSays, Ends, Explanation, explain};
 use lictor_policy::evaluate::Question;
-use lictor_policy::{Date, End, Estate, Labels, Policy, PortRange, Service, TierKind, render};
+use lictor_policy::{
+    Date, End, Estate, Labels, Policy, PortRange, Service, TierKind, nearest, render,
+};
 use lictor_types::{Direction, Probe, Protocol, Verdict, words};
 use serde_json::json;
 use std::net::IpAddr;
@@ -136,7 +138,12 @@ impl Read {
         let selected = self.policy.selector(argument, text);
         selected.map(Ends::Selected).map_err(|found| {
             let shown = render(&found, text.as_bytes());
-            let what = format!("no guest of the estate, no address and no selector:\n{shown}");
+            let near = nearest(text, self.guests().map(|(name, ..)| name));
+            let near = near.map_or_else(String::new, |name| {
+                format!(" (did you mean the guest `{name}`?)")
+            });
+            let what =
+                format!("no guest of the estate{near}, no address and no selector:\n{shown}");
             CliError::argument(argument, what)
         })
     }
