@@ -129,7 +129,7 @@ pub(crate) fn run(args: &PolicyArgs, setting: &Setting) -> Result<Answer, CliErr
         Action::Diff(args) => diff::run(args, setting.now_ms),
         Action::Explain(args) => explain::run(args, setting),
         Action::Lint(args) => lint::run(args, setting.now_ms),
-        Action::Simulate(args) => simulate::run(args, setting.now_ms),
+        Action::Simulate(one) => simulate::run(one, &args.caller, setting.now_ms),
         Action::Prove(args) => prove::run(args, setting),
         Action::Import(args) => import::run(args),
         Action::Show { release } => {

@@ -26,7 +26,7 @@ use crate::allowance::Allowance;
 use crate::clock::Clock;
 use crate::guests::{Order, Post, Watch};
 use crate::impaired::{Impairments, Kept};
-use crate::input::{Answer, Fetched, Input, Now, Reply, Upload};
+use crate::input::{Answer, Fetched, Input, Now, Reply, Upload, Wants};
 use crate::libvirt::QemuGroup;
 use crate::peer::{Incoming, Links, Loss, Roster};
 use crate::{AgentError, Host, Offered, Unproven};
@@ -174,9 +174,9 @@ impl Owner {
             } => self.load(&guest, &state, Answer::Qemu(reply), now),
             Input::Round {
                 fetched,
-                next_entry,
+                wants,
                 reply,
-            } => self.round_with_manager(fetched, next_entry, &reply, now),
+            } => self.round_with_manager(fetched, wants, &reply, now),
         };
         warn("an input", result);
         self.tick(now);
@@ -360,7 +360,7 @@ impl Owner {
     fn round_with_manager(
         &mut self,
         fetched: Option<Box<Fetched>>,
-        next_entry: Option<u64>,
+        wants: Wants,
         reply: &Reply<Option<Box<Upload>>>,
         now: Now,
     ) -> Result<(), AgentError> {
@@ -380,15 +380,17 @@ impl Owner {
             attestations = self.host.missing_attestations(&fetched.bindings);
         }
         self.flush()?;
-        let evidence = match next_entry {
+        let evidence = match wants.next_entry {
             Some(next_entry) => self.host.evidence_from(next_entry)?,
             None => None,
         };
         let report = self.report(now)?;
+        let sessions = wants.sessions.then(|| self.host.all_sessions());
         let upload = Upload {
             attestations,
             report,
             evidence,
+            sessions: sessions.transpose()?,
         };
         // The thread that talks with the manager may have ended.
         let _ = reply.send(Some(Box::new(upload)));

@@ -1,6 +1,7 @@
 //! `lictor policy simulate`: which live sessions a new policy would cut, and what it would refuse
 //! besides of which no session lives just now.
 
+use crate::caller::{Caller, Identity};
 use crate::connectivity::read_estate;
 use crate::host::listing::OfVnic;
 use crate::output::{Answer, Cell, Ending, Page, Tone};
@@ -11,12 +12,16 @@ use clap::Args;
 use lictor_analysis::{Change, Effect, Live, Simulation, diff_live, simulate};
 use lictor_policy::evaluate::Question;
 use lictor_policy::{Date, End, Estate, Labels, Policy};
-use lictor_types::{Direction, Protocol, words};
+use lictor_types::{Direction, HostId, Protocol, words};
 use lictor_wire::local::LiveSession;
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::time::Duration;
+
+/// Milliseconds between looks at what hosts have listed.
+const POLL_MS: u64 = 200;
 
 /// What `lictor policy simulate` takes.
 #[derive(Debug, Clone, Args)]
@@ -25,8 +30,14 @@ pub(crate) struct Simulate {
     #[arg(long = "policy", value_name = "FILE", required = true)]
     policy: Vec<PathBuf>,
     /// What `lictor host sessions` wrote on a host. Once for each host.
-    #[arg(long, value_name = "FILE", required_unless_present = "old")]
+    #[arg(long, value_name = "FILE", required_unless_present_any = ["old", "live"])]
     sessions: Vec<PathBuf>,
+    /// Ask all hosts for their live sessions, over the manager.
+    #[arg(long, conflicts_with = "sessions")]
+    live: bool,
+    /// How many seconds hosts have for that. Who has not answered then is named.
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, requires = "live")]
+    wait: u64,
     /// The policy that holds now, as `--policy`: all that it allows and the new one refuses, too,
     /// whether a session of it lives or not.
     #[arg(long, value_name = "FILE")]
@@ -40,11 +51,19 @@ pub(crate) struct Simulate {
     date: Option<Date>,
 }
 
-pub(crate) fn run(args: &Simulate, now_ms: u64) -> Result<Answer, CliError> {
+pub(crate) fn run(args: &Simulate, caller: &Caller, now_ms: u64) -> Result<Answer, CliError> {
     let policy = texts::read_sound(&Files::of(args.policy.clone()))?;
     let date = args.date.unwrap_or(Date::from_unix_seconds(now_ms / 1_000));
     let estate = args.estate.as_ref().map(|path| read_estate(path));
-    let (live, skipped) = live(&args.sessions, estate.transpose()?.as_ref(), date)?;
+    let heard = match args.live {
+        true => over_manager(&caller.open()?, args.wait)?,
+        false => Heard::default(),
+    };
+    let estate = estate.transpose()?;
+    let (live, skipped) = match args.live {
+        true => judged(heard.vnics, estate.as_ref(), date),
+        false => live(&args.sessions, estate.as_ref(), date)?,
+    };
     let refused = refused(args, (&policy, date), &live)?;
     let found = simulate(&policy, live.into_iter());
     let cut: u64 = found.cut.iter().map(|one| one.sessions).sum();
@@ -59,11 +78,21 @@ pub(crate) fn run(args: &Simulate, now_ms: u64) -> Result<Answer, CliError> {
         ("not judged", skipped.into()),
     ]);
     let mut page = told(page, &found);
+    let unknown = !heard.silent.is_empty() || heard.left_out > 0;
+    if unknown {
+        let (silent, left_out) = (names(&heard.silent), heard.left_out);
+        let text = format!("not heard: {silent}; sessions that were not listed: {left_out}");
+        page = page.line(Cell::toned(Tone::Doubt, text));
+    }
     let mut value = json!({
         "policy": policy.name, "version": policy.version, "date": date,
         "kept": found.kept, "cut": cut, "not_judged": skipped, "groups": found.cut,
     });
-    let mut same = cut == 0;
+    if args.live {
+        value["not_heard"] = json!(heard.silent);
+        value["left_out"] = json!(heard.left_out);
+    }
+    let mut same = cut == 0 && !unknown;
     if let Some(Refusals { closes, undecided }) = refused {
         same &= closes.is_empty() && undecided.is_empty();
         page = diff::told(page.section("would be refused"), closes.iter());
@@ -101,7 +130,8 @@ fn refused(
         .filter(|one| one.effect == Effect::Closes)
         .map(|one| {
             // Without a listing nobody knows which sessions live: that is not the same as none.
-            let live = one.live.filter(|_| !args.sessions.is_empty());
+            let listed = args.live || !args.sessions.is_empty();
+            let live = one.live.filter(|_| listed);
             Change { live, ..one }
         });
     Ok(Some(Refusals {
@@ -123,6 +153,10 @@ pub(super) fn live(
         let of_host: Vec<OfVnic> = files::read_json(path, what)?;
         vnics.extend(of_host);
     }
+    Ok(judged(vnics, estate, date))
+}
+
+fn judged(mut vnics: Vec<OfVnic>, estate: Option<&Estate>, date: Date) -> (Vec<Live>, u64) {
     if let Some(estate) = estate {
         relabel(&mut vnics, estate);
     }
@@ -135,7 +169,57 @@ pub(super) fn live(
             }
         }
     }
-    Ok((live, skipped))
+    (live, skipped)
+}
+
+/// What hosts listed when they were asked, and which did not.
+#[derive(Default)]
+struct Heard {
+    vnics: Vec<OfVnic>,
+    silent: Vec<HostId>,
+    left_out: u64,
+}
+
+/// Asks all hosts, and looks until each has listed its sessions. The number of looks is the limit,
+/// not a clock.
+fn over_manager(identity: &Identity, wait_s: u64) -> Result<Heard, CliError> {
+    let asked = identity.client.ask_sessions()?;
+    let mut heard = Heard {
+        silent: asked.hosts,
+        ..Heard::default()
+    };
+    for look in 0..=wait_s * 1_000 / POLL_MS {
+        if look > 0 {
+            std::thread::sleep(Duration::from_millis(POLL_MS));
+        }
+        let mut silent = Vec::new();
+        for host in std::mem::take(&mut heard.silent) {
+            let listed = identity.client.sessions(&host)?;
+            let Some(listed) = listed.filter(|one| one.listed_ms >= asked.asked_ms) else {
+                silent.push(host);
+                continue;
+            };
+            heard.left_out += listed.listing.left_out;
+            let pages = listed.listing.pages.into_iter();
+            heard.vnics.extend(pages.map(OfVnic::from));
+        }
+        heard.silent = silent;
+        if heard.silent.is_empty() {
+            break;
+        }
+    }
+    Ok(heard)
+}
+
+fn names(hosts: &[HostId]) -> String {
+    match hosts {
+        [] => "none".to_owned(),
+        some => some
+            .iter()
+            .map(HostId::as_str)
+            .collect::<Vec<_>>()
+            .join(", "),
+    }
 }
 
 /// Gives both ends of each session the labels that the estate has: the guest by its name, the other
@@ -291,11 +375,13 @@ tier t allow-only { allow pg from zone:web to zone:db service tcp/5432, icmp/ech
         let args = Simulate {
             policy: vec![file("p")],
             sessions: vec![file("s")],
+            live: false,
+            wait: 0,
             old: Vec::new(),
             estate: None,
             date: None,
         };
-        let answer = run(&args, 1_790_000_000_000).expect("an answer");
+        let answer = run(&args, &Caller::nobody(), 1_790_000_000_000).expect("an answer");
         assert_eq!(answer.ending, Ending::No);
         let told = (&answer.value["kept"], &answer.value["cut"]);
         assert_eq!(told, (&json!(3), &json!(3)));
@@ -336,11 +422,13 @@ tier t allow-only { allow pg from zone:web to zone:db service tcp/5432, icmp/ech
             let args = Simulate {
                 policy: vec![file("new")],
                 sessions: sessions.iter().map(|name| file(name)).collect(),
+                live: false,
+                wait: 0,
                 old: vec![file(old)],
                 estate: None,
                 date: None,
             };
-            let answer = run(&args, 1_790_000_000_000).expect("an answer");
+            let answer = run(&args, &Caller::nobody(), 1_790_000_000_000).expect("an answer");
             let refused = answer.value["refused"].as_array().expect("a list");
             let told = refused
                 .iter()
