@@ -8,7 +8,7 @@ use crate::output::{Answer, Cell, Ending, Page, Tone};
 use crate::policy::diff::{self, packet};
 use crate::texts::{self, Files};
 use crate::{CliError, files};
-use clap::Args;
+use clap::{ArgGroup, Args};
 use lictor_analysis::{Change, Effect, Live, Simulation, diff_live, simulate};
 use lictor_policy::evaluate::Question;
 use lictor_policy::{Date, End, Estate, Labels, Policy};
@@ -25,12 +25,14 @@ const POLL_MS: u64 = 200;
 
 /// What `lictor policy simulate` takes.
 #[derive(Debug, Clone, Args)]
+#[command(group(ArgGroup::new("what").required(true).multiple(true)
+    .args(["live", "sessions", "old"])))]
 pub(crate) struct Simulate {
     /// The new policy: a file, a directory of files, or several files by repeating this.
     #[arg(long = "policy", value_name = "FILE", required = true)]
     policy: Vec<PathBuf>,
     /// What `lictor host sessions` wrote on a host. Once for each host.
-    #[arg(long, value_name = "FILE", required_unless_present_any = ["old", "live"])]
+    #[arg(long, value_name = "FILE")]
     sessions: Vec<PathBuf>,
     /// Ask all hosts for their live sessions, over the manager.
     #[arg(long, conflicts_with = "sessions")]
@@ -54,40 +56,49 @@ pub(crate) struct Simulate {
 pub(crate) fn run(args: &Simulate, caller: &Caller, now_ms: u64) -> Result<Answer, CliError> {
     let policy = texts::read_sound(&Files::of(args.policy.clone()))?;
     let date = args.date.unwrap_or(Date::from_unix_seconds(now_ms / 1_000));
+    let old = (!args.old.is_empty()).then(|| texts::read_sound(&Files::of(args.old.clone())));
+    let old = old.transpose()?;
     let estate = args.estate.as_ref().map(|path| read_estate(path));
+    let estate = estate.transpose()?;
+    // Whatever may be wrong in files is told before anybody waits for hosts.
     let heard = match args.live {
         true => over_manager(&caller.open()?, args.wait)?,
         false => Heard::default(),
     };
-    let estate = estate.transpose()?;
     let (live, skipped) = match args.live {
         true => judged(heard.vnics, estate.as_ref(), date),
         false => live(&args.sessions, estate.as_ref(), date)?,
     };
-    let refused = refused(args, (&policy, date), &live)?;
+    let listed = args.listed().then_some(live.as_slice());
+    let refused = old
+        .map(|old| refused((&old, &policy), date, listed))
+        .transpose()?;
     let found = simulate(&policy, live.into_iter());
     let cut: u64 = found.cut.iter().map(|one| one.sessions).sum();
-    let page = Page::default().fields([
-        (
-            "policy",
-            format!("{} version {}", policy.name, policy.version).into(),
-        ),
-        ("as of", date.into()),
-        ("go on", found.kept.into()),
-        ("would be cut", Cell::toned(Tone::good_if(cut == 0), cut)),
-        ("not judged", skipped.into()),
-    ]);
-    let mut page = told(page, &found);
+    let name = format!("{} version {}", policy.name, policy.version);
+    let mut page = Page::default().fields([("policy", name.into()), ("as of", date.into())]);
+    let mut value = json!({ "policy": policy.name, "version": policy.version, "date": date });
+    // Without a listing nobody knows which sessions live: that is not the same as none.
+    if args.listed() {
+        page = told(
+            page.fields([
+                ("go on", found.kept.into()),
+                ("would be cut", Cell::toned(Tone::good_if(cut == 0), cut)),
+                ("not judged", skipped.into()),
+            ]),
+            &found,
+        );
+        value["kept"] = json!(found.kept);
+        value["cut"] = json!(cut);
+        value["not_judged"] = json!(skipped);
+        value["groups"] = json!(found.cut);
+    }
     let unknown = !heard.silent.is_empty() || heard.left_out > 0;
     if unknown {
         let (silent, left_out) = (names(&heard.silent), heard.left_out);
         let text = format!("not heard: {silent}; sessions that were not listed: {left_out}");
         page = page.line(Cell::toned(Tone::Doubt, text));
     }
-    let mut value = json!({
-        "policy": policy.name, "version": policy.version, "date": date,
-        "kept": found.kept, "cut": cut, "not_judged": skipped, "groups": found.cut,
-    });
     if args.live {
         value["not_heard"] = json!(heard.silent);
         value["left_out"] = json!(heard.left_out);
@@ -114,30 +125,29 @@ struct Refusals {
     undecided: Vec<String>,
 }
 
-/// Over every guest and address that there may ever be, with the live sessions among them.
+/// Over every guest and address that there may ever be, with the live sessions among them, if they
+/// are known.
 fn refused(
-    args: &Simulate,
-    (policy, date): (&Policy, Date),
-    live: &[Live],
-) -> Result<Option<Refusals>, CliError> {
-    if args.old.is_empty() {
-        return Ok(None);
-    }
-    let old = texts::read_sound(&Files::of(args.old.clone()))?;
-    let found = diff_live(&old, policy, date, live)?;
+    (old, new): (&Policy, &Policy),
+    date: Date,
+    live: Option<&[Live]>,
+) -> Result<Refusals, CliError> {
+    let found = match live {
+        Some(live) => diff_live(old, new, date, live)?,
+        None => lictor_analysis::diff(old, new, date)?,
+    };
     let closes = found.changes.into_iter();
-    let closes = closes
-        .filter(|one| one.effect == Effect::Closes)
-        .map(|one| {
-            // Without a listing nobody knows which sessions live: that is not the same as none.
-            let listed = args.live || !args.sessions.is_empty();
-            let live = one.live.filter(|_| listed);
-            Change { live, ..one }
-        });
-    Ok(Some(Refusals {
-        closes: closes.collect(),
+    Ok(Refusals {
+        closes: closes.filter(|one| one.effect == Effect::Closes).collect(),
         undecided: found.undecided,
-    }))
+    })
+}
+
+impl Simulate {
+    /// Whether live sessions are known.
+    const fn listed(&self) -> bool {
+        self.live || !self.sessions.is_empty()
+    }
 }
 
 /// The live sessions of these files, and how many can't be judged. With an estate, guests have its
