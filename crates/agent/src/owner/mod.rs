@@ -18,13 +18,14 @@ mod overriding;
 mod record;
 mod reopened;
 mod starts;
+mod stuck;
 mod unclaimed;
 mod wanted;
 mod way;
 
 use crate::allowance::Allowance;
 use crate::clock::Clock;
-use crate::guests::{Order, Post, Watch};
+use crate::guests::{AGAIN_LIMIT, Order, Post, Watch};
 use crate::impaired::{Impairments, Kept};
 use crate::input::{Answer, Fetched, Input, Now, Reply, Upload, Wants};
 use crate::libvirt::QemuGroup;
@@ -252,6 +253,7 @@ impl Owner {
         if self.next_repeat.us <= now.us {
             self.next_repeat.us = now.us + REPEAT_EVERY_US;
             self.repeat_leaving();
+            self.repeat_stuck(now);
             self.repeat_doubts();
             self.repeat_evacuations();
             self.repeat_unclaimed(now);
@@ -322,7 +324,8 @@ impl Owner {
             let qmp = self.host.custody().qmp(&guest).map(Path::to_path_buf);
             let watched = self.watches.contains_key(&guest);
             if let Some(qmp) = qmp.filter(|_| !watched) {
-                warn("watching a guest again", self.watch(&guest, &qmp, now));
+                let watched = self.watch(&guest, (&qmp, AGAIN_LIMIT), now);
+                warn("watching a guest again", watched);
             }
         }
         self.ask_for_nics(now);
@@ -603,7 +606,12 @@ impl Owner {
         self.host.choice(guest, cause, now.ms) != Choice::AllowWithAlarm
     }
 
-    fn watch(&mut self, guest: &GuestId, qmp: &Path, now: Now) -> Result<(), AgentError> {
+    fn watch(
+        &mut self,
+        guest: &GuestId,
+        (qmp, limit): (&Path, Duration),
+        now: Now,
+    ) -> Result<(), AgentError> {
         // The older watch takes its socket with it, so it goes first.
         self.watches.remove(guest);
         self.watched += 1;
@@ -611,6 +619,7 @@ impl Owner {
             guest: guest.clone(),
             number: self.watched,
             qmp: qmp.into(),
+            limit,
             socket: interlock_socket(&self.host.config().run_dir, guest),
             group: self.qemu,
             inputs: self.inputs.clone(),
