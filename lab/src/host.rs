@@ -244,6 +244,13 @@ impl Node {
         self.0.management
     }
 
+    /// The port of the management fabric's bridge that leads to this node, in the fabric's
+    /// namespace.
+    #[must_use]
+    pub fn management_port(&self) -> String {
+        format!("m{}", self.0.management.octets()[3])
+    }
+
     /// Its own folder, for sockets, state and logs.
     #[must_use]
     pub fn folder(&self) -> &Path {

@@ -23,6 +23,7 @@ mod residue;
 pub mod site;
 pub mod stream;
 pub mod trial;
+mod tripwire;
 pub mod wait;
 
 pub use command::Process;
@@ -42,6 +43,7 @@ pub use stream::{
     udp_request, udp_send,
 };
 pub use trial::{Run, Trial, TrialReport};
+pub use tripwire::Tripwire;
 
 /// Says whether a test that needs root may run.
 ///

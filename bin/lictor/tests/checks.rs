@@ -1,14 +1,14 @@
-//! What an auditor's report says of a real site: that checks pass when all is in order, and that
-//! they fail once it is not, each by what really happened there.
+//! What the manager lets people know of a real site: that an auditor's checks pass when all is in
+//! order, and fail once it is not, each by what really happened there; and which sessions live.
 
 use anyhow::{Context, Result};
 use lictor_lab::site::pci::{CORP, DB, WEB};
 use lictor_lab::site::{Arrival, Draft, Guest, Programs, Signed, Site};
-use lictor_lab::{NsGuest, privileged, wait};
+use lictor_lab::{CounterServer, CounterStream, NsGuest, privileged, wait};
 use lictor_types::Generation;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -49,6 +49,25 @@ fn enforced(site: &Site, generation: u64) -> Result<()> {
         let bound = status.epoch.0 > 0;
         Ok((bound && status.generation == Generation(generation)).then_some(()))
     })
+}
+
+/// A site with host a, whose agent enforces the first release and knows these guests.
+fn enforcing(name: &str, guests: &[Guest]) -> Result<Site> {
+    let programs = Programs {
+        lictor: env!("CARGO_BIN_EXE_lictor").into(),
+        // `audit pack` verifies what it fetched by itself.
+        verify: "lictor-verify".into(),
+    };
+    let mut site = Site::new(programs, name)?;
+    site.protected_host("a")?;
+    in_roster(&site, "a")?;
+    let draft = Draft::compile(&site, Path::new(POLICY), 1, guests)?;
+    publish(&site, &draft.sign(&site, Signed::ByBoth)?)?;
+    for guest in guests {
+        site.bind(guest)?;
+    }
+    enforced(&site, 1)?;
+    Ok(site)
 }
 
 /// A pack that the auditor fetched, and what its report says: check, status, subject.
@@ -140,20 +159,7 @@ fn checks_pass_in_order_and_fail_by_what_really_happened() -> Result<()> {
     if !privileged() {
         return Ok(());
     }
-    let programs = Programs {
-        lictor: env!("CARGO_BIN_EXE_lictor").into(),
-        // `audit pack` verifies what it fetched by itself.
-        verify: "lictor-verify".into(),
-    };
-    let mut site = Site::new(programs, "checks")?;
-    site.protected_host("a")?;
-    in_roster(&site, "a")?;
-    let draft = Draft::compile(&site, Path::new(POLICY), 1, &[WEB, DB, CORP])?;
-    publish(&site, &draft.sign(&site, Signed::ByBoth)?)?;
-    for guest in [WEB, DB, CORP] {
-        site.bind(&guest)?;
-    }
-    enforced(&site, 1)?;
+    let mut site = enforcing("checks", &[WEB, DB, CORP])?;
     let _web = start(&site, &WEB)?;
     let db = start(&site, &DB)?;
     // A host records what its kernel holds when its agent starts, and once a minute.
@@ -184,4 +190,43 @@ fn checks_pass_in_order_and_fail_by_what_really_happened() -> Result<()> {
         ("ENF-05", "PASS", "a"),
     ];
     Report::wait_for(&site, "violated", &violated)
+}
+
+#[test]
+fn every_host_is_asked_over_the_manager_which_live_sessions_a_new_policy_would_cut() -> Result<()> {
+    if !privileged() {
+        return Ok(());
+    }
+    let mut site = enforcing("live", &[WEB, DB])?;
+    let (web, db) = (start(&site, &WEB)?, start(&site, &DB)?);
+    let _server = CounterServer::start(db.netns(), 5432)?;
+    let stream = CounterStream::hold(web.netns(), SocketAddr::from((DB.address(), 5432)))?;
+    stream.log().wait_for(20, LIMIT)?;
+
+    let policy = site.people.author.dir().join("new.lictor");
+    let simulate = |site: &Site, wait: &str| -> Result<Value> {
+        let mut simulate = site.people.author.lictor();
+        simulate.args(["policy", "simulate", "--live", "--wait", wait]);
+        simulate.args(["--output", "json", "--policy"]).arg(&policy);
+        let output = simulate.output()?;
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        serde_json::from_slice(&output.stdout).context(errors)
+    };
+    let old = std::fs::read_to_string(POLICY)?;
+    let new = old.replace("tier:web & app:pay  to tier:db", "tier:app  to tier:db");
+    for (text, cut) in [(&old, 0), (&new, 2)] {
+        std::fs::write(&policy, text)?;
+        let told = simulate(&site, "120")?;
+        // Both ends of the one conversation.
+        let sessions = (&told["kept"], &told["cut"]);
+        assert_eq!(sessions, (&json!(2 - cut), &json!(cut)), "{told}");
+        let unknown = (&told["not_heard"], &told["left_out"]);
+        assert_eq!(unknown, (&json!([]), &json!(0)), "{told}");
+    }
+    // A host that is silent is named: what lives there is not known.
+    site.kill_agent("a")?;
+    let told = simulate(&site, "1")?;
+    let told = (&told["kept"], &told["not_heard"]);
+    assert_eq!(told, (&json!(0), &json!(["a"])));
+    Ok(())
 }

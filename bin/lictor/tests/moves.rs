@@ -31,6 +31,8 @@ mod container;
 mod cut;
 #[path = "moves/evacuated.rs"]
 mod evacuated;
+#[path = "moves/held.rs"]
+mod held;
 #[path = "moves/hostile.rs"]
 mod hostile;
 #[path = "moves/impaired.rs"]
@@ -41,6 +43,10 @@ mod libvirt;
 mod orders;
 #[path = "moves/overriding.rs"]
 mod overriding;
+#[path = "moves/post_copy.rs"]
+mod post_copy;
+#[path = "moves/product.rs"]
+mod product;
 #[path = "moves/several.rs"]
 mod several;
 #[path = "moves/stages.rs"]
@@ -54,6 +60,8 @@ mod unclaimed;
 #[path = "moves/versions.rs"]
 mod versions;
 
+use stages::Watched;
+
 const LIMIT: Duration = Duration::from_secs(60);
 const PG: u16 = 5432;
 /// Longer than a connection takes that nobody refuses.
@@ -62,6 +70,7 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// Hosts a and b with agents, web on a as a namespace guest, db on a in QEMU, and a stream from one
 /// to the other.
 struct World {
+    _watched: Watched,
     stream: CounterStream,
     db: QemuGuest,
     web: NsGuest,
@@ -123,6 +132,7 @@ fn world() -> Result<World> {
 }
 
 fn world_on(site: Site) -> Result<World> {
+    let watched = Watched::begin(&site, &DB)?;
     let a = site.agent("a")?;
     let web = a.host().namespace_guest(&WEB.spec(&[]), |vnic| {
         let attached = a.attach(vnic, &addresses(&WEB), Arrival::Start)?;
@@ -134,6 +144,7 @@ fn world_on(site: Site) -> Result<World> {
     let stream = CounterStream::hold(web.netns(), SocketAddr::from((DB.address(), PG)))?;
     stream.log().wait_for(20, LIMIT)?;
     Ok(World {
+        _watched: watched,
         stream,
         db,
         web,
@@ -195,7 +206,15 @@ fn state(agent: &Agent, guest: &Guest) -> Result<(u64, VnicState)> {
 
 /// Everything that an agent has recorded, from its disk.
 fn evidence(agent: &Agent) -> Result<Vec<Body>> {
-    let bytes = std::fs::read(agent.state_dir().join("evidence.log"))?;
+    evidence_in(&evidence_file(agent))
+}
+
+fn evidence_file(agent: &Agent) -> PathBuf {
+    agent.state_dir().join("evidence.log")
+}
+
+fn evidence_in(file: &Path) -> Result<Vec<Body>> {
+    let bytes = std::fs::read(file)?;
     let entries = recover(&bytes, None)?.entries;
     entries
         .iter()

@@ -16,7 +16,10 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, s
 use std::time::Duration;
 
 /// How long a guest's QEMU may take to open its monitor after the vnic was attached.
-const CONNECT_LIMIT: Duration = Duration::from_secs(120);
+pub(crate) const START_LIMIT: Duration = Duration::from_secs(120);
+/// How long one may take that was there before: it listens for as long as it lives, so that one
+/// that does not has ended while nobody looked, and its guest may have to go on elsewhere.
+pub(crate) const AGAIN_LIMIT: Duration = Duration::from_secs(2);
 /// How often a QEMU is asked while its guest stands still: that is how a migration that nobody
 /// announced is seen to have ended.
 const FOLLOW_EVERY: Duration = Duration::from_millis(50);
@@ -93,6 +96,8 @@ pub(crate) struct Post {
     pub(crate) number: u64,
     /// QEMU's monitor.
     pub(crate) qmp: PathBuf,
+    /// How long that may take to answer.
+    pub(crate) limit: Duration,
     /// The agent's socket for this guest.
     pub(crate) socket: PathBuf,
     /// Who may connect to it.
@@ -148,7 +153,7 @@ impl Post {
             let post = self.clone();
             move |event| post.tell(News::Event(event))
         };
-        let monitor = match Monitor::connect(&self.qmp, CONNECT_LIMIT, sink) {
+        let monitor = match Monitor::connect(&self.qmp, self.limit, sink) {
             Ok(monitor) => monitor,
             Err(error) => return self.tell(News::Failed(chain(&error))),
         };

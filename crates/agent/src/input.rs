@@ -5,7 +5,7 @@ use crate::guests::News;
 use crate::peer::Incoming;
 use lictor_types::GuestId;
 use lictor_wire::Envelope;
-use lictor_wire::api::{EvidenceBatch, HostReport};
+use lictor_wire::api::{EvidenceBatch, HostReport, SessionListing};
 use lictor_wire::binding::BindingLog;
 use lictor_wire::local::{Request, Response};
 use std::sync::mpsc::SyncSender;
@@ -64,12 +64,23 @@ pub(crate) struct Fetched {
     pub(crate) bindings: BindingLog,
 }
 
+/// What the manager wants, as far as it has said so.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Wants {
+    /// How much of this host's evidence it has, once that is known.
+    pub(crate) next_entry: Option<u64>,
+    /// Whether somebody asks it for the live sessions of this host.
+    pub(crate) sessions: bool,
+}
+
 /// What the manager is to get.
 #[derive(Debug)]
 pub(crate) struct Upload {
     pub(crate) attestations: Vec<Envelope>,
     pub(crate) report: HostReport,
     pub(crate) evidence: Option<EvidenceBatch>,
+    /// The live sessions, if somebody asked the manager for them.
+    pub(crate) sessions: Option<SessionListing>,
 }
 
 #[derive(Debug)]
@@ -95,11 +106,11 @@ pub(crate) enum Input {
         state: Vec<u8>,
         reply: Reply<Result<(), String>>,
     },
-    /// A round with the manager: what it has, and how much evidence it has, once that is known.
+    /// A round with the manager: what it has, and what it wants.
     /// Nothing comes back while a guest stands still for a move.
     Round {
         fetched: Option<Box<Fetched>>,
-        next_entry: Option<u64>,
+        wants: Wants,
         reply: Reply<Option<Box<Upload>>>,
     },
 }

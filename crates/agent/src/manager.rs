@@ -7,7 +7,7 @@ use crate::state::{self, StateDir};
 use lictor_client::{Client, ClientError, Credentials};
 use lictor_wire::api::{
     BindingDocument, EnrollRequest, Enrolled, EvidenceAccepted, EvidenceBatch, HostReport,
-    ReleaseDocument,
+    ReleaseDocument, Reported, SessionListing,
 };
 
 /// A connection to the manager.
@@ -78,8 +78,16 @@ impl Manager {
     ///
     /// # Errors
     /// [`AgentError::Manager`].
-    pub fn report(&self, report: &HostReport) -> Result<EvidenceAccepted, AgentError> {
+    pub fn report(&self, report: &HostReport) -> Result<Reported, AgentError> {
         self.ask(|client| client.report(report))
+    }
+
+    /// Lists the host's live sessions, which somebody asked for.
+    ///
+    /// # Errors
+    /// [`AgentError::Manager`].
+    pub fn list_sessions(&self, listing: &SessionListing) -> Result<(), AgentError> {
+        self.ask(|client| client.list_sessions(listing)).map(drop)
     }
 
     /// Appends evidence.

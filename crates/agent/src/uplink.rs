@@ -1,7 +1,7 @@
 //! The thread that talks with the manager: it waits for the network so that the owner need not.
 
 use crate::error::chain;
-use crate::input::{Fetched, Input, Upload};
+use crate::input::{Fetched, Input, Upload, Wants};
 use crate::manager::Manager;
 use crate::{AgentError, Host};
 use std::sync::mpsc::{SyncSender, sync_channel};
@@ -12,8 +12,7 @@ pub(crate) struct Uplink {
     manager: Manager,
     inputs: SyncSender<Input>,
     round: Duration,
-    /// How much of this host's evidence the manager has; it says so itself.
-    next_entry: Option<u64>,
+    wants: Wants,
 }
 
 impl Uplink {
@@ -30,7 +29,7 @@ impl Uplink {
             manager: Manager::open(url, host.state())?,
             inputs,
             round: Duration::from_millis(host.config().round_ms),
-            next_entry: None,
+            wants: Wants::default(),
         })
     }
 
@@ -48,7 +47,7 @@ impl Uplink {
             let (reply, answer) = sync_channel(1);
             let input = Input::Round {
                 fetched: fetched.map(Box::new),
-                next_entry: self.next_entry,
+                wants: self.wants,
                 reply,
             };
             if self.inputs.send(input).is_err() {
@@ -78,7 +77,7 @@ impl Uplink {
     }
 
     /// Each part stands alone: a manager that refuses a report still gets the evidence of it. Says
-    /// whether there is more evidence than one batch holds.
+    /// whether it wants more at once: evidence that one batch does not hold, or live sessions.
     fn upload(&mut self, upload: Upload) -> bool {
         let warn = |what: &str, error: AgentError| {
             tracing::warn!(what, error = chain(&error), "telling the manager failed");
@@ -90,20 +89,29 @@ impl Uplink {
             }
         }
         match self.manager.report(&upload.report) {
-            Ok(known) => self.next_entry = Some(self.next_entry.unwrap_or(known.next)),
+            Ok(known) => {
+                self.wants.next_entry = Some(self.wants.next_entry.unwrap_or(known.next));
+                // What this round lists is sent below, and was not known to the manager yet.
+                self.wants.sessions = known.sessions_wanted && upload.sessions.is_none();
+            }
             Err(error) => warn("report", error),
         }
+        if let Some(listing) = &upload.sessions
+            && let Err(error) = self.manager.list_sessions(listing)
+        {
+            warn("sessions", error);
+        }
         let Some(batch) = &upload.evidence else {
-            return false;
+            return self.wants.sessions;
         };
         match self.manager.evidence(batch) {
             Ok(accepted) => {
-                self.next_entry = Some(accepted.next);
-                !batch.proof.is_empty()
+                self.wants.next_entry = Some(accepted.next);
+                !batch.proof.is_empty() || self.wants.sessions
             }
             Err(error) => {
                 // What it has is asked for again: it may have been restored from a copy.
-                self.next_entry = None;
+                self.wants.next_entry = None;
                 warn("evidence", error);
                 false
             }

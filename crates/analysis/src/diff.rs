@@ -4,6 +4,8 @@
 //! other.
 
 use crate::AnalysisError;
+use crate::diff_scopes::{ScopeChange, scopes};
+use crate::diff_sessions::{Live, Refused};
 use crate::lint_cover::{Flows, Rules};
 use crate::lint_region::{Space, TooMany};
 use lictor_policy::evaluate::{Answer, Question, evaluate};
@@ -44,6 +46,9 @@ pub struct Change {
     pub allowed_by: Vec<String>,
     /// The rule that denies it in the other one; none for the default deny.
     pub denied_by: Option<String>,
+    /// How many live sessions are among what closes; none if nobody knows them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub live: Option<u64>,
 }
 
 /// What differs.
@@ -51,13 +56,15 @@ pub struct Change {
 pub struct Diff {
     /// What opens and what closes, sensitive scopes first.
     pub changes: Vec<Change>,
+    /// Computed scopes that have other members.
+    pub scopes: Vec<ScopeChange>,
     /// Rules that only the newer version has.
     pub rules_added: Vec<String>,
     /// Rules that only the older one has.
     pub rules_removed: Vec<String>,
     /// Rules that match, do or precede something else.
     pub rules_changed: Vec<String>,
-    /// Rules of which it would take too long to say what they change.
+    /// Rules and scopes of which it would take too long to say what they change.
     pub undecided: Vec<String>,
 }
 
@@ -66,9 +73,35 @@ pub struct Diff {
 /// # Errors
 /// [`AnalysisError::Disagree`] if the reference evaluator says otherwise: a fault of this program.
 pub fn diff(old: &Policy, new: &Policy, date: Date) -> Result<Diff, AnalysisError> {
+    compare((old, new), date, None)
+}
+
+/// Compares two versions on a day, and counts the live sessions in each change that closes.
+///
+/// # Errors
+/// As [`diff`].
+pub fn diff_live(
+    old: &Policy,
+    new: &Policy,
+    date: Date,
+    live: &[Live],
+) -> Result<Diff, AnalysisError> {
+    compare((old, new), date, Some(live))
+}
+
+fn compare(
+    (old, new): (&Policy, &Policy),
+    date: Date,
+    live: Option<&[Live]>,
+) -> Result<Diff, AnalysisError> {
     let [space, newer] = Space::joint(old, new);
     let (before, after) = (Side::of(&space, old, date), Side::of(&newer, new, date));
-    let mut diff = Diff::default();
+    let (scopes, undecided) = scopes([&space, &newer]);
+    let mut diff = Diff {
+        scopes,
+        undecided,
+        ..Diff::default()
+    };
     let changed = changed(&before, &after, &mut diff);
     let mut found: Vec<(Effect, Flows)> = Vec::new();
     let mut done: Vec<Flows> = Vec::new();
@@ -83,10 +116,12 @@ pub fn diff(old: &Policy, new: &Policy, date: Date) -> Result<Diff, AnalysisErro
         }
         done.push(flows);
     }
+    let policies = [plain(old), plain(new)];
     let told = Teller {
         space: &space,
         date,
-        policies: [plain(old), plain(new)],
+        refused: live.map(|live| Refused::of(&policies, live)),
+        policies,
         sensitive: sensitive(&space, old)
             .into_iter()
             .chain(sensitive(&newer, new))
@@ -361,6 +396,7 @@ struct Teller<'p> {
     space: &'p Space<'p>,
     date: Date,
     policies: [Policy; 2],
+    refused: Option<Refused>,
     sensitive: Vec<crate::lint_region::Region>,
 }
 
@@ -406,6 +442,10 @@ impl Teller<'_> {
             denied_by: rules_of(shut, |verdict| verdict != Verdict::Allow)
                 .into_iter()
                 .next(),
+            live: match (effect, &self.refused) {
+                (Effect::Closes, Some(refused)) => Some(refused.within(self.space, flows)),
+                _ => None,
+            },
         })
     }
 }
@@ -620,7 +660,9 @@ scope cde = zone:cde sensitive
                         };
                         let (from, to) = (space.point(source), space.point(destination));
                         let inside = found.iter().filter(|(_, flows)| {
-                            flows.has_port(port) && flows.from.meets(&from) && flows.to.meets(&to)
+                            flows.has_port(Protocol::Tcp, port)
+                                && flows.from.meets(&from)
+                                && flows.to.meets(&to)
                         });
                         let told: Vec<Effect> = inside.map(|(effect, _)| *effect).collect();
                         let told = (told.first().copied(), told.len() < 2);

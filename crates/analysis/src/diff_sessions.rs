@@ -1,8 +1,10 @@
 //! What a new policy would do to sessions that live: which it would cut, and on whose account.
 
 use crate::explain::explain;
+use crate::lint_cover::Flows;
+use crate::lint_region::Space;
 use lictor_policy::Policy;
-use lictor_policy::evaluate::Question;
+use lictor_policy::evaluate::{Question, evaluate};
 use lictor_types::{Direction, Reason, Verdict};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -87,4 +89,35 @@ pub fn simulate(policy: &Policy, sessions: impl Iterator<Item = Live>) -> Simula
         .cut
         .sort_by_key(|one| std::cmp::Reverse(one.sessions));
     simulation
+}
+
+/// First packets that an older version lets pass and a newer one refuses, of sessions that live.
+pub(crate) struct Refused(Vec<(Question, u64)>);
+
+impl Refused {
+    /// Both versions are asked about each packet once, however many sessions began like it.
+    pub(crate) fn of([old, new]: &[Policy; 2], live: &[Live]) -> Self {
+        let mut questions: Vec<&Question> = live.iter().map(|one| &one.question).collect();
+        questions.sort_by_cached_key(|one| format!("{one:?}"));
+        let groups = questions.chunk_by(|one, other| one == other);
+        let refused = groups.filter(|same| {
+            let allows = |policy| evaluate(policy, same[0]).verdict == Verdict::Allow;
+            allows(old) && !allows(new)
+        });
+        Self(
+            refused
+                .map(|same| (same[0].clone(), same.len() as u64))
+                .collect(),
+        )
+    }
+
+    /// How many of the sessions are among some flows.
+    pub(crate) fn within(&self, space: &Space<'_>, flows: &Flows) -> u64 {
+        let inside = self.0.iter().filter(|(packet, _)| {
+            flows.has_port(packet.protocol, packet.port)
+                && flows.from.meets(&space.point(&packet.source))
+                && flows.to.meets(&space.point(&packet.destination))
+        });
+        inside.map(|(_, count)| count).sum()
+    }
 }

@@ -12,6 +12,7 @@ mod change;
 mod decide;
 mod diff;
 mod diff_pairs;
+mod diff_scopes;
 mod diff_sessions;
 mod explain;
 mod explain_reach;
@@ -34,8 +35,9 @@ mod vocabulary;
 pub use bitset::Bits;
 pub use certificate::Document;
 pub use decide::{Because, Said};
-pub use diff::{Change, Diff, Effect, diff};
+pub use diff::{Change, Diff, Effect, diff, diff_live};
 pub use diff_pairs::{PairChange, diff_pairs};
+pub use diff_scopes::ScopeChange;
 pub use diff_sessions::{Cuts, Live, Simulation, simulate};
 pub use explain::{
     Clause, EndSays, Explanation, NEAR_MAX, NearMiss, Part, RuleStep, WouldSay, explain,

@@ -205,10 +205,9 @@ impl Flows {
         Some(joined)
     }
 
-    /// Whether a TCP port is among its ports.
-    #[cfg(test)]
-    pub(crate) fn has_port(&self, port: u16) -> bool {
-        let port = u32::from(port);
+    /// Whether a port is among its ports.
+    pub(crate) fn has_port(&self, protocol: Protocol, port: u16) -> bool {
+        let port = (protocol as u32) << 16 | u32::from(port);
         self.ports
             .iter()
             .any(|(first, last)| (*first..=*last).contains(&port))

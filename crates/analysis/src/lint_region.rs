@@ -282,7 +282,7 @@ fn union(one: &[Run], two: &[Run]) -> Vec<Run> {
 
 /// Numbers for the labels and values that a policy's selectors name, and all ends.
 pub(crate) struct Space<'p> {
-    policy: &'p Policy,
+    pub(crate) policy: &'p Policy,
     labels: HashMap<&'p str, (u32, HashMap<&'p str, u32>)>,
     all: Region,
     hosts: u32,
@@ -453,7 +453,6 @@ impl<'p> Space<'p> {
     }
 
     /// Exactly one end.
-    #[cfg(test)]
     pub(crate) fn point(&self, end: &End) -> Region {
         let mut region = Region::default();
         match end {

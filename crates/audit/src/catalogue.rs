@@ -95,7 +95,7 @@ impl Check {
 type Run = fn(Context<'_>) -> Vec<Finding>;
 
 /// Every check of this version.
-pub const CHECKS: [Check; 12] = [
+pub const CHECKS: [Check; 13] = [
     Check::event(
         "MOV-01",
         "Every move was admitted, with every control in place",
@@ -145,6 +145,11 @@ pub const CHECKS: [Check; 12] = [
         "RUL-02",
         "Every allow has an owner, a reason and a service",
         rules::complete,
+    ),
+    Check::state(
+        "RUL-03",
+        "Who is in a computed scope is who was when the release was published",
+        rules::computed,
     ),
     Check::event(
         "CHG-01",

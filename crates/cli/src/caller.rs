@@ -44,6 +44,11 @@ pub(crate) struct Identity {
 }
 
 impl Caller {
+    #[cfg(test)]
+    pub(crate) const fn nobody() -> Self {
+        Self { dir: None }
+    }
+
     /// Reads the directory.
     pub(crate) fn open(&self) -> Result<Identity, CliError> {
         let dir = self.dir.as_deref().ok_or(CliError::NoManager)?;

@@ -172,7 +172,12 @@ pub(crate) fn read_estate(path: &Path) -> Result<Estate, CliError> {
         let wrong = |error| CliError::file(path, format!("{error}; expected an estate"));
         serde_json::from_slice(&bytes).map_err(wrong)?
     } else {
-        let wrong = |error| CliError::file(path, format!("\n{error}"));
+        let wrong = |error| {
+            CliError::file(
+                path,
+                format!("\n{error}\nexpected an estate, in JSON or TOML"),
+            )
+        };
         toml::from_str(&files::text(path, bytes)?).map_err(wrong)?
     };
     match estate.faults().as_slice() {

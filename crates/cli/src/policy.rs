@@ -5,6 +5,7 @@ mod explain;
 mod gate;
 mod lint;
 mod prove;
+pub(crate) mod scopes;
 mod simulate;
 
 use crate::caller::Caller;
@@ -37,7 +38,7 @@ pub struct PolicyArgs {
 #[derive(Debug, Clone, Subcommand)]
 enum Action {
     /// Say everything that is wrong with a policy. Ends with 1 if there are errors.
-    Check(Files),
+    Check(texts::Check),
     /// Print a policy text in its canonical layout, or in its JSON form.
     Fmt(Fmt),
     /// Compile a policy and a site into a release that nobody has signed yet.
@@ -53,7 +54,8 @@ enum Action {
     /// Say which rules never decide, change nothing, contradict others, open too much or have no
     /// owner. Ends with 1 if there are any.
     Lint(lint::Lint),
-    /// Say which live sessions a new policy would cut. Ends with 1 if there are any.
+    /// Say which live sessions a new policy would cut, and what it would refuse that the policy of
+    /// now allows. Ends with 1 if there is anything.
     Simulate(simulate::Simulate),
     /// Prove each intent over an estate. Ends with 1 if one does not hold.
     Prove(prove::Prove),
@@ -116,7 +118,7 @@ struct Sign {
 
 pub(crate) fn run(args: &PolicyArgs, setting: &Setting) -> Result<Answer, CliError> {
     match &args.action {
-        Action::Check(files) => texts::check(files),
+        Action::Check(args) => texts::check(args),
         Action::Fmt(args) => texts::fmt(args),
         Action::Compile(compile) => {
             let trust = args.caller.trust()?;
@@ -127,7 +129,7 @@ pub(crate) fn run(args: &PolicyArgs, setting: &Setting) -> Result<Answer, CliErr
         Action::Diff(args) => diff::run(args, setting.now_ms),
         Action::Explain(args) => explain::run(args, setting),
         Action::Lint(args) => lint::run(args, setting.now_ms),
-        Action::Simulate(args) => simulate::run(args, setting.now_ms),
+        Action::Simulate(one) => simulate::run(one, &args.caller, setting.now_ms),
         Action::Prove(args) => prove::run(args, setting),
         Action::Import(args) => import::run(args),
         Action::Show { release } => {

@@ -1,6 +1,8 @@
 //! Policy texts: one file or several, as text or in the JSON form; checked and laid out.
 
 use crate::output::{Answer, Cell, Ending, Page, Tone};
+use crate::policy::scopes;
+use crate::release::Draft;
 use crate::{CliError, files};
 use clap::{Args, ValueEnum};
 use lictor_policy::syntax::{self, Document};
@@ -32,6 +34,17 @@ impl Files {
         let first = self.files.first();
         first.map_or_else(String::new, |path| path.display().to_string())
     }
+}
+
+/// What `lictor policy check` takes.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Check {
+    #[command(flatten)]
+    files: Files,
+    /// A release: say which of its label sets are in a computed scope that were not when it was
+    /// signed, or no longer.
+    #[arg(long, value_name = "FILE")]
+    release: Option<PathBuf>,
 }
 
 /// What `lictor policy fmt` takes.
@@ -136,8 +149,10 @@ pub(crate) fn read_one(path: &Path) -> Result<Policy, CliError> {
     read_sound(&Files { files })
 }
 
-pub(crate) fn check(files: &Files) -> Result<Answer, CliError> {
-    let texts = read_texts(files)?;
+pub(crate) fn check(args: &Check) -> Result<Answer, CliError> {
+    let texts = read_texts(&args.files)?;
+    let signed = args.release.as_ref().map(|path| Draft::read(path));
+    let signed = signed.transpose()?;
     let parts = parts(&texts);
     let (policy, diagnostics) = parse_parts(&parts);
     let is = |severity| {
@@ -160,12 +175,17 @@ pub(crate) fn check(files: &Files) -> Result<Answer, CliError> {
         Some(rules) => format!("{file}: {rules} rules, {warnings} warnings"),
         None => format!("{file}: {errors} errors, {warnings} warnings"),
     };
-    let value = json!({
+    let mut value = json!({
         "file": file, "policy": policy.as_ref().map(|one| &one.name),
         "version": policy.as_ref().map(|one| one.version), "rules": rules,
         "errors": errors, "warnings": warnings, "diagnostics": diagnostics,
     });
-    let page = page.line(Cell::toned(tone, sum));
+    let mut page = page.line(Cell::toned(tone, sum));
+    if let (Some(policy), Some(signed)) = (&policy, signed) {
+        let changes = scopes::since_signed(policy, &signed.release.policy);
+        page = scopes::told(page, &changes);
+        value["scopes"] = json!(changes);
+    }
     let answer = Answer::new(page, &value).ending(ending);
     Ok(answer.sarif(sarif(&diagnostics)))
 }

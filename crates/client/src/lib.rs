@@ -7,11 +7,11 @@ mod error;
 
 pub use error::ClientError;
 
-use lictor_types::MESSAGE_BYTES_MAX;
+use lictor_types::{HostId, MESSAGE_BYTES_MAX};
 use lictor_wire::api::{
     ApiError, BindingDocument, EnrollRequest, Enrolled, Entries, EvidenceAccepted, EvidenceBatch,
-    HostReport, Inventory, MoveEntry, Pack, Placement, Published, ReleaseDocument, Token,
-    TokenRequest,
+    HostReport, Inventory, MoveEntry, Pack, Placement, Published, ReleaseDocument, Reported,
+    SessionListing, SessionsAsked, SessionsListed, Token, TokenRequest,
 };
 use lictor_wire::{Envelope, Trust};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -43,6 +43,13 @@ pub struct Placed {
     pub protected: bool,
     /// What the guest's owner chose, where none is.
     pub choice: Option<String>,
+}
+
+/// When the manager got a host's live sessions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Listed {
+    /// By its clock.
+    pub listed_ms: u64,
 }
 
 /// Whether the manager works.
@@ -198,8 +205,36 @@ impl Client {
     ///
     /// # Errors
     /// [`ClientError`].
-    pub fn report(&self, report: &HostReport) -> Result<EvidenceAccepted, ClientError> {
+    pub fn report(&self, report: &HostReport) -> Result<Reported, ClientError> {
         self.send("PUT", &format!("/v1/hosts/{}", report.host), report)
+    }
+
+    /// Asks every host for its live sessions.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn ask_sessions(&self) -> Result<SessionsAsked, ClientError> {
+        self.send("POST", "/v1/sessions", &())
+    }
+
+    /// Lists a host's live sessions.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn list_sessions(&self, listing: &SessionListing) -> Result<Listed, ClientError> {
+        let path = format!("/v1/hosts/{}/sessions", listing.host);
+        self.send("PUT", &path, listing)
+    }
+
+    /// A host's live sessions as it listed them last, if it was asked not long ago.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn sessions(&self, host: &HostId) -> Result<Option<SessionsListed>, ClientError> {
+        match self.get(&format!("/v1/hosts/{host}/sessions")) {
+            Err(ClientError::Refused { status: 404, .. }) => Ok(None),
+            answer => answer.map(Some),
+        }
     }
 
     /// Hosts and guests.

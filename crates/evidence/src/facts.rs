@@ -50,6 +50,9 @@ pub struct GuestFacts {
     /// Whether the policy is only observed for it: what it denies passes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed: Option<Observed>,
+    /// The computed scopes of the policy that it is in, by name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub computed: Vec<String>,
 }
 
 /// By whose leave a policy is only observed, and until when.

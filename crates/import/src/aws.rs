@@ -12,6 +12,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 const YES: &str = "yes";
 
+/// What is said of the filters of subnets.
+pub(crate) const NO_ACLS: &str = "network ACLs filter subnets without sessions, and are not \
+    imported: what they deny is not denied by them here";
+
 /// What the files have, whatever they wrap it into: the command line's answers, what `--query`
 /// takes out of them, several answers in one file.
 #[derive(Debug, Default)]
@@ -21,6 +25,8 @@ struct Found {
     vnics: Vec<Value>,
     /// Rules that `describe-security-group-rules` prints apart from their groups.
     rules: Vec<Value>,
+    /// Network ACLs, which are not imported: their filters keep no sessions.
+    acls: Vec<Value>,
     /// The prefixes of prefix lists.
     lists: BTreeMap<String, Vec<IpNet>>,
 }
@@ -46,6 +52,8 @@ impl Found {
             self.instances.push(value.clone());
         } else if has("NetworkInterfaceId") && has("Groups") {
             self.vnics.push(value.clone());
+        } else if has("NetworkAclId") && has("Entries") {
+            self.acls.push(value.clone());
         } else if has("PrefixListId") && (has("Cidrs") || has("Entries")) {
             let cidrs = list(value, "Cidrs").iter().map(scalar);
             let entries = list(value, "Entries")
@@ -145,6 +153,10 @@ pub(crate) fn import(sources: &[Source]) -> Result<Draft, ImportError> {
             what: "SecurityGroups",
         });
     }
+    for acl in found.acls.iter().filter(|acl| !open(acl)) {
+        let place = format!("network ACL {}", str(acl, "NetworkAclId"));
+        draft.note(Effect::Opens, &place, NO_ACLS);
+    }
     guests(&mut draft, &found);
     draft.tier("security-groups");
     let mut known: BTreeSet<(String, String)> = BTreeSet::new();
@@ -155,6 +167,22 @@ pub(crate) fn import(sources: &[Source]) -> Result<Draft, ImportError> {
         }
     }
     Ok(draft)
+}
+
+/// Whether an ACL lets everything pass both ways, as the one does that nobody has touched.
+fn open(acl: &Value) -> bool {
+    let first = |egress: bool| {
+        let own = list(acl, "Entries").iter();
+        let own = own.filter(|one| one["Egress"] == egress && !one["CidrBlock"].is_null());
+        own.min_by_key(|one| one["RuleNumber"].as_u64())
+    };
+    let everything = |one: &Value| {
+        let all = (scalar(&one["Protocol"]), scalar(&one["CidrBlock"]));
+        str(one, "RuleAction") == "allow" && all == ("-1".to_owned(), "0.0.0.0/0".to_owned())
+    };
+    [true, false]
+        .iter()
+        .all(|way| first(*way).is_some_and(everything))
 }
 
 fn guests(draft: &mut Draft, found: &Found) {

@@ -58,6 +58,11 @@ impl Stack<'_> {
             return Vec::new();
         }
         let kind = str(one, "Type");
+        if kind == "AWS::EC2::NetworkAclEntry" {
+            self.template
+                .note(name, Effect::Opens, crate::aws::NO_ACLS.to_owned());
+            return Vec::new();
+        }
         let read = READ.contains(&kind) || !members(&one["Properties"]).is_empty();
         if !read || !self.template.made(name, &one["Condition"]) {
             return Vec::new();

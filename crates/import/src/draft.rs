@@ -3,7 +3,9 @@
 use crate::names::{Unique, word};
 use crate::{Effect, ImportError, Imported, NOTES_MAX, Note};
 use ipnet::IpNet;
-use lictor_policy::{Estate, EstateGuest, Labels, PortRange, Service, parse, render, syntax};
+use lictor_policy::{
+    Estate, EstateGuest, EstateHost, Labels, PortRange, Service, parse, render, syntax,
+};
 use lictor_types::Protocol;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -40,6 +42,7 @@ pub(crate) struct Draft {
     set_names: Unique,
     tiers: Vec<Tier>,
     pub(crate) guests: Vec<EstateGuest>,
+    hosts: Vec<EstateHost>,
     pub(crate) has_estate: bool,
     /// Rules that were put into tiers.
     rules: usize,
@@ -213,6 +216,18 @@ impl Draft {
         });
     }
 
+    /// A hypervisor, whose own device is an end.
+    pub(crate) fn host(&mut self, name: &str) {
+        self.has_estate = true;
+        if self.hosts.iter().all(|known| known.name != name) {
+            self.hosts.push(EstateHost {
+                name: name.to_owned(),
+                bound: true,
+                ..EstateHost::default()
+            });
+        }
+    }
+
     /// The text, checked, with the estate.
     pub(crate) fn finish(mut self, name: &str) -> Result<Imported, ImportError> {
         if self.rules > lictor_types::RULES_MAX {
@@ -231,8 +246,10 @@ impl Draft {
         let policy_text = syntax::format(&text);
         let policy_text = policy_text.map_err(|error| ImportError::Policy(error.to_string()))?;
         let guests = std::mem::take(&mut self.guests);
+        let hosts = std::mem::take(&mut self.hosts);
         let estate = self.has_estate.then(|| Estate {
             guests,
+            hosts,
             ..Estate::default()
         });
         Ok(Imported {

@@ -24,19 +24,31 @@ pub(crate) fn yaml(source: &Source) -> Result<Vec<Value>, ImportError> {
             max_recorded_anchor_events: ANCHORED_MAX,
         },
     };
-    serde_saphyr::from_multiple_with_options(text(source)?, options).map_err(|error| {
-        match error.without_snippet() {
-            serde_saphyr::Error::Budget { breach, location } => {
-                let line = location.line();
-                let what = format!(
-                    "line {line}: more than is read of one file ({breach:?}): at most {NODES_MAX} \
-                     values, {DOCUMENTS_MAX} documents; import a part of the file"
-                );
-                file(source, what)
+    serde_saphyr::from_multiple_with_options(text(source)?, options)
+        .map_err(|error| file(source, refused(&error)))
+}
+
+/// What the reader of YAML has said, and of its limits which it is.
+fn refused(error: &serde_saphyr::Error) -> String {
+    use serde_saphyr::budget::BudgetBreach;
+    let plain = error.without_snippet();
+    let line = plain.location().map_or(0, |location| location.line());
+    let what = match plain {
+        serde_saphyr::Error::Budget { breach, .. } => match breach {
+            BudgetBreach::Depth { .. } => "lists and maps inside of each other too deep".to_owned(),
+            BudgetBreach::Documents { .. } => format!("more than {DOCUMENTS_MAX} documents"),
+            BudgetBreach::Nodes { .. } | BudgetBreach::Events { .. } => {
+                format!("more than {NODES_MAX} values")
             }
-            _ => file(source, error.to_string()),
+            other => format!("more than is read of one file ({other:?})"),
+        },
+        // Where an alias stands, the reader has only words for it.
+        other if other.to_string().contains("recorded_anchor") => {
+            format!("aliases stand for more than {ANCHORED_MAX} parts of the file")
         }
-    })
+        _ => return error.to_string(),
+    };
+    format!("line {line}: {what}; import a part of the file")
 }
 
 /// The documents of a YAML file, or the values of a JSON file. JSON that tools write may have tabs,

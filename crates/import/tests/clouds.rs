@@ -369,3 +369,28 @@ fn lists_of_nsx_that_come_apart_are_joined_and_what_is_sent_to_it_is_read() {
         "the default rule is not in these files",
     );
 }
+
+#[test]
+fn what_a_network_acl_denies_is_told() {
+    let check = |first: &str, told: bool| {
+        let text = format!(
+            r#"{{"SecurityGroups":[{{"GroupId":"sg-1","IpPermissions":[]}}],"NetworkAcls":[
+            {{"NetworkAclId":"acl-1","Entries":[
+                {{"RuleNumber":32767,"Egress":true,"RuleAction":"deny","Protocol":"-1",
+                    "CidrBlock":"0.0.0.0/0"}},
+                {{"RuleNumber":100,"Egress":true,"RuleAction":"allow","Protocol":"-1",
+                    "CidrBlock":"0.0.0.0/0"}},
+                {{"RuleNumber":100,"Egress":false,"RuleAction":"{first}","Protocol":"-1",
+                    "CidrBlock":"0.0.0.0/0"}}]}}]}}"#
+        );
+        let found = imported(Format::Sg, &[source("a.json", text.as_bytes())]);
+        let acls = found
+            .notes
+            .iter()
+            .filter(|note| note.place.contains("acl-1"));
+        let opens = acls.filter(|note| note.effect == Effect::Opens).count();
+        assert_eq!(opens, usize::from(told), "{first}: {:?}", found.notes);
+    };
+    check("allow", false);
+    check("deny", true);
+}

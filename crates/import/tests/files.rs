@@ -52,7 +52,7 @@ fn guests_of_proxmox_have_the_addresses_that_their_filters_let_them_use() {
     check(&found, "vm-101 vm-100 icmpv6/128", "allow allow");
     check(&found, "vm-101 vm-100 tcp/22", "allow deny");
     check(&found, "vm-101 vm-100 ip/41", "allow allow");
-    noted(&found, Effect::Closes, "dhcp");
+    noted(&found, Effect::Closes, "DHCP");
     noted(&found, Effect::Closes, "off there");
     noted(&found, Effect::Closes, "2222");
 }
@@ -60,7 +60,7 @@ fn guests_of_proxmox_have_the_addresses_that_their_filters_let_them_use() {
 #[test]
 fn policies_of_aerleon_are_read_by_their_words_and_not_by_their_lines() {
     let text = "# a policy\nheader { comment:: \"two\n lines # and no comment\"\n\
-        target:: juniper x }\n\
+        target:: juniper x target:: cisco y }\n\
         term one { protocol:: tcp udp destination-port:: DNS\n # comment\n action:: accept }\n\
         #include 'more.inc'\n\
         term either { address:: WEB protocol:: tcp destination-port:: HTTP action:: deny }\n\
@@ -69,7 +69,10 @@ fn policies_of_aerleon_are_read_by_their_words_and_not_by_their_lines() {
         term tagged { target-resources:: (p, n) action:: accept }\n\
         term odd { option:: is-fragment action:: accept }\n\
         term off { option:: inactive action:: accept }\n\
-        term some { platform:: cisco protocol:: tcp destination-port:: LATE action:: accept }\n";
+        term some { platform:: cisco protocol:: tcp destination-port:: LATE action:: accept }\n\
+        term other { platform:: srx action:: accept }\n\
+        term most { platform-exclude:: srx protocol:: tcp destination-port:: LAST\n\
+        action:: accept }\n";
     let files = [
         source("p/a.pol", text.as_bytes()),
         source("p/more.inc", b"#include 'deep.inc'\n"),
@@ -82,7 +85,7 @@ fn policies_of_aerleon_are_read_by_their_words_and_not_by_their_lines() {
         source("d/a.net", b"WEB = 10.1.0.0/16\n"),
         source(
             "d/a.svc",
-            b"DNS = 53/tcp 53/udp\nHTTP = 80/tcp\nLATE = 7/tcp 7/udp\nLAST = 8/udp\n",
+            b"DNS = 53/tcp 53/udp\nHTTP = 80/tcp\nLATE = 7/tcp 7/udp\nLAST = 8/udp 8/tcp\n",
         ),
     ];
     let found = imported(Format::Aerleon, &files);
@@ -98,6 +101,7 @@ fn policies_of_aerleon_are_read_by_their_words_and_not_by_their_lines() {
         ("x:y 192.0.2.1 udp/7", "deny -"),
         ("x:y 192.0.2.1 udp/8", "allow -"),
         ("x:y 192.0.2.1 tcp/7", "allow -"),
+        ("x:y 192.0.2.1 tcp/8", "allow -"),
     ] {
         check(&found, question, expected);
     }
@@ -105,7 +109,8 @@ fn policies_of_aerleon_are_read_by_their_words_and_not_by_their_lines() {
         noted(&found, Effect::Closes, part);
     }
     noted(&found, Effect::Opens, "only for some platforms");
-    assert_eq!(policy(&found).tiers[0].rules.len(), 8);
+    noted(&found, Effect::None, "term other");
+    assert_eq!(policy(&found).tiers[0].rules.len(), 9);
     for wrong in [
         "term x { }",
         "header { target:: x",
@@ -130,4 +135,28 @@ fn a_file_of_proxmox_has_as_many_lines_as_are_read_and_no_more() {
         let said = "cluster.fw: more than 262144 lines; import a part of the file";
         assert_eq!(error == said, refused, "{error}");
     }
+}
+
+/// As `aerleon` itself writes them for iptables.
+#[test]
+fn what_no_term_matches_is_accepted_where_the_chain_of_the_only_filter_does() {
+    let filter = |target: &str| {
+        format!("header {{ target:: {target} }}\nterm t {{ protocol:: tcp action:: deny }}\n")
+    };
+    let check_all = |text: &str, expected: [&str; 2]| {
+        let found = imported(Format::Aerleon, &[source("a.pol", text.as_bytes())]);
+        check(&found, "192.0.2.1 x:y tcp/9", expected[0]);
+        check(&found, "192.0.2.1 x:y udp/9", expected[1]);
+        found
+    };
+    check_all(&filter("iptables INPUT ACCEPT"), ["- deny", "- allow"]);
+    check_all(&filter("iptables INPUT DROP"), ["- deny", "- deny"]);
+    check_all(&filter("juniper ACCEPT"), ["- deny", "- deny"]);
+    let two = filter("speedway INPUT ACCEPT") + &filter("speedway OUTPUT ACCEPT");
+    let found = check_all(&two, ["- deny", "- deny"]);
+    noted(
+        &found,
+        Effect::Closes,
+        "what no term matches is accepted there",
+    );
 }

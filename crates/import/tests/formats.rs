@@ -88,6 +88,67 @@ fn proxmox_rules_speak_at_their_guests_end() {
     assert!(import(Format::Proxmox, "n", &[source("1.fw", b"[RULES\n")]).is_err());
 }
 
+/// As in Proxmox's own simulator of its tests, whose files are not in this repository.
+#[test]
+fn a_rule_that_proxmox_takes_no_notice_of_decides_nothing_here_either() {
+    let cluster = "[OPTIONS]\nenable: 1\npolicy_out: DROP\n[ALIASES]\nlan 10.1.0.0/16\n\
+        local_network 172.16.1.0/24\n[IPSET management]\n192.0.2.8\n[RULES]\nIN DROP -p tcp\n";
+    let guest = "[OPTIONS]\nenable: 1\n[RULES]\nIN ACCEPT -dport 80\nIN DROP -p gre -dport 82\n\
+        IN ACCEPT -source lan,10.2.0.0/16 -p tcp -dport 81\nIN ACCEPT -icmp-type echo-request\n\
+        IN ACCEPT -p udp -sport 53 -dport 9\n\
+        IN ACCEPT -source 10.2.0.0/16,10.3.0.1 -p tcp -dport 82\n\
+        IN ACCEPT -source 10.2.0.0/16,2001:db8::/32 -p tcp -dport 83\nIN ACCEPT -p gre\n";
+    let own = "[OPTIONS]\nenable: 1\n[RULES]\nOUT DROP -source 10.9.0.1 -p tcp -dport 80\n\
+        IN ACCEPT -dest 10.9.0.1 -p tcp -dport 80\n";
+    let known = format!("{own}[IPSET ipfilter-net0]\n10.9.0.1\n");
+    let found = imported(
+        Format::Proxmox,
+        &[
+            source("fw/101.fw", own.as_bytes()),
+            source("fw/102.fw", known.as_bytes()),
+            source("fw/cluster.fw", cluster.as_bytes()),
+            source(
+                "fw/nodes/pve1/host.fw",
+                b"[RULES]\nIN DROP -p udp -dport 1\n",
+            ),
+            source("fw/100.fw", guest.as_bytes()),
+        ],
+    );
+    check(&found, "192.0.2.1 vm-100 tcp/80", "- deny");
+    check(&found, "10.2.0.1 vm-100 tcp/81", "- deny");
+    check(&found, "10.2.0.1 vm-100 tcp/82", "- allow");
+    check(&found, "10.2.0.1 vm-100 tcp/83", "- deny");
+    check(&found, "192.0.2.1 vm-100 icmp/8", "- deny");
+    check(&found, "192.0.2.1 vm-100 udp/9", "- deny");
+    check(&found, "192.0.2.1 vm-100 gre", "- allow");
+    for mistake in [
+        "`dport` needs",
+        "a list has",
+        "`icmp-type` needs",
+        "both families",
+    ] {
+        noted(&found, Effect::None, mistake);
+    }
+    noted(&found, Effect::None, "sport can't be said");
+    noted(&found, Effect::Closes, "DHCP");
+    // Who knows the addresses of the own end knows what a condition on them means.
+    check(&found, "vm-101 192.0.2.1 tcp/80", "deny -");
+    check(&found, "192.0.2.1 vm-101 tcp/80", "- deny");
+    check(&found, "vm-102 192.0.2.1 tcp/80", "deny -");
+    check(&found, "192.0.2.1 vm-102 tcp/80", "- allow");
+    noted(&found, Effect::Closes, "101.fw: IN ACCEPT -dest");
+    // Hosts in their own network, whatever the policy of the data centre says.
+    check(&found, "host:pve1 172.16.1.9 tcp/8006", "allow -");
+    check(&found, "host:pve1 172.16.1.9 tcp/21", "deny -");
+    check(&found, "host:pve1 172.16.2.9 tcp/22", "deny -");
+    check(&found, "host:pve1 172.16.2.9 igmp", "allow -");
+    check(&found, "172.16.1.9 host:pve1 tcp/22", "- deny");
+    noted(&found, Effect::Closes, "corosync");
+    let estate = found.estate.as_ref().expect("there are hosts");
+    let hosts: Vec<&str> = estate.hosts.iter().map(|one| one.name.as_str()).collect();
+    assert_eq!(hosts, ["host", "pve1"]);
+}
+
 #[test]
 fn security_groups_of_aws_speak_at_their_members_end() {
     let groups = r#"{"SecurityGroups":[{"GroupId":"sg-1","GroupName":"web",
@@ -327,6 +388,42 @@ spec:
     noted(&found, Effect::Closes, "sameLabels");
 }
 
+/// As the API says of `networks`, and as its conformance tests expect; an `ipBlock` of a network
+/// policy is about the outside.
+#[test]
+fn networks_of_an_admin_match_pods_too() {
+    let yaml = "
+kind: Pod
+apiVersion: v1
+metadata: {name: a, namespace: x}
+status: {podIP: 10.1.0.1}
+---
+kind: Pod
+apiVersion: v1
+metadata: {name: b, namespace: y}
+status: {podIP: 10.2.0.1}
+---
+kind: ClusterNetworkPolicy
+apiVersion: policy.networking.k8s.io/v1alpha2
+metadata: {name: c}
+spec:
+  tier: Admin
+  priority: 1
+  subject: {namespaces: {matchLabels: {kubernetes.io/metadata.name: x}}}
+  egress:
+  - action: Accept
+    to: [{networks: [10.2.0.0/16]}]
+    protocols: [{tcp: {destinationPort: {number: 9}}}]
+  - {action: Deny, to: [{networks: [0.0.0.0/0]}]}
+";
+    let found = imported(Format::K8s, &[source("x.yaml", yaml.as_bytes())]);
+    check(&found, "x/a[Pod] y/b[Pod] tcp/9", "allow allow");
+    check(&found, "x/a[Pod] y/b[Pod] tcp/8", "deny allow");
+    check(&found, "x/a[Pod] 10.2.9.9 tcp/9", "allow -");
+    check(&found, "x/a[Pod] 10.3.0.1 tcp/9", "deny -");
+    check(&found, "x/a[Pod] 2001:db8::1 tcp/9", "allow -");
+}
+
 #[test]
 fn the_conformance_manifests_are_imported_and_nothing_opens() {
     let Some(bytes) = shared("network-policy-api/conformance-manifests.tar.gz") else {
@@ -434,7 +531,7 @@ fn what_is_too_much_is_refused_before_it_takes_room() {
         (Format::Sg, "x.json", json.as_str(), "4000000 values"),
         (Format::Nsx, "x.json", json.as_str(), "4000000 values"),
         (Format::Aerleon, "x.pol", pol.as_str(), "4000000 words"),
-        (Format::Proxmox, "cluster.fw", fw.as_str(), "70002 rules"),
+        (Format::Proxmox, "cluster.fw", fw.as_str(), "70004 rules"),
         (Format::Iptables, "x", rules.as_str(), "262144 rules"),
     ] {
         let error = import(format, "n", &[source(name, text.as_bytes())]);

@@ -25,5 +25,9 @@ pub const NAME_CHARS_MAX: usize = 63;
 pub const CERTIFICATE_DAYS: u64 = 365;
 /// Days that the authority's own certificate lives.
 pub const AUTHORITY_DAYS: u64 = 3_650;
+/// Milliseconds that hosts are asked for their live sessions, and that those are held.
+pub const SESSIONS_ASKED_MS_MAX: u64 = 60_000;
+/// Bytes of live sessions that are held, of all hosts together; more are refused with 507.
+pub const LISTINGS_BYTES_MAX: usize = 256 << 20;
 /// Milliseconds after which a host that was silent no longer counts as protected.
 pub const REPORT_AGE_MS_MAX: u64 = 60_000;

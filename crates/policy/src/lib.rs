@@ -40,7 +40,7 @@ pub use connectivity::{
 pub use date::{Date, DateError};
 pub use delegation::Delegation;
 pub use delta::{Delta, RowsDelta};
-pub use diagnostic::{Diagnostic, Severity, Span, render, render_parts};
+pub use diagnostic::{Diagnostic, Severity, Span, nearest, render, render_parts};
 pub use estate::{ESTATE_ENTRIES_MAX, ESTATE_NAME_BYTES_MAX, Estate, EstateGuest, EstateHost};
 pub use failure::{Cause, Choice, Together, UnknownName};
 pub use intent::{Claim, Exception, Intent, Interpretation};

@@ -2,6 +2,7 @@
 //! it runs over mutual TLS but `enroll`, where a one-time token stands for the certificate.
 
 use crate::binding::BindingLog;
+use crate::local::SessionPage;
 use crate::{Envelope, Trust, VerifyKey};
 use lictor_evidence::MoveSessions;
 pub use lictor_evidence::{MoveSigners, UnguardedNic};
@@ -143,6 +144,24 @@ pub const ROUTES: &[Route] = &[
         "/v1/hosts/{host}",
         &[Role::Agent],
         "report a host's state",
+    ),
+    route(
+        "POST",
+        "/v1/sessions",
+        READERS,
+        "ask every host for its live sessions",
+    ),
+    route(
+        "PUT",
+        "/v1/hosts/{host}/sessions",
+        &[Role::Agent],
+        "list a host's live sessions, which somebody asked for",
+    ),
+    route(
+        "GET",
+        "/v1/hosts/{host}/sessions",
+        READERS,
+        "a host's live sessions, as it listed them last",
     ),
     route("GET", "/v1/inventory", READERS, "hosts and guests"),
     route(
@@ -448,6 +467,52 @@ pub struct EvidenceBatch {
     /// section 2.1.4) from the log up to that entry to the checkpoint. Empty in the last batch.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub proof: Vec<Digest>,
+}
+
+/// What a report is answered with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Reported {
+    /// The number that the next batch of evidence must begin with.
+    pub next: u64,
+    /// Whether somebody asks for the host's live sessions, and it has not listed them since.
+    #[serde(default)]
+    pub sessions_wanted: bool,
+}
+
+/// Every host was asked for its live sessions.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SessionsAsked {
+    /// When, by the manager's clock: what was listed since is an answer.
+    pub asked_ms: u64,
+    /// Which hosts have an agent.
+    pub hosts: Vec<HostId>,
+}
+
+/// Bytes of a host's sessions that are listed; the rest is counted.
+pub const LISTING_BYTES_MAX: usize = 8 << 20;
+
+/// The live sessions of one host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SessionListing {
+    /// The host.
+    pub host: HostId,
+    /// By vnic, and of one with many sessions in several pages.
+    pub pages: Vec<SessionPage>,
+    /// Sessions that did not fit.
+    pub left_out: u64,
+}
+
+/// The live sessions of one host, and when the manager got them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SessionsListed {
+    /// By the manager's clock.
+    pub listed_ms: u64,
+    /// What the host said.
+    pub listing: SessionListing,
 }
 
 /// How far a host's evidence is stored durably.

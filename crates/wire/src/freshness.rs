@@ -154,15 +154,19 @@ impl Freshness {
     }
 
     /// Opens a statement that enough witnesses have signed. Whether it has lapsed is another
-    /// question: one that has still tells of a release.
+    /// question: one that has still tells of a release. Also who of them has signed it.
     ///
     /// # Errors
     /// [`FreshnessRefused`].
-    pub fn verify(envelope: &Envelope, trust: &Trust) -> Result<Self, FreshnessRefused> {
+    pub fn verify(
+        envelope: &Envelope,
+        trust: &Trust,
+    ) -> Result<(Self, Vec<VerifyKey>), FreshnessRefused> {
         let witnesses = trust.freshness.as_ref();
         let witnesses = witnesses.ok_or(FreshnessRefused::NoWitnesses)?;
-        let signers = envelope.verify(PAYLOAD_TYPE, &witnesses.keys);
-        let found = signers.map_or(0, |verified| verified.signers.len());
+        let verified = envelope.verify(PAYLOAD_TYPE, &witnesses.keys);
+        let signers = verified.map(|one| one.signers).unwrap_or_default();
+        let found = signers.len();
         let needed = witnesses.needed();
         if found < needed {
             let names = witnesses.keys.iter().map(|key| key.name().to_string());
@@ -179,7 +183,7 @@ impl Freshness {
                 expected: trust.deployment.clone(),
             });
         }
-        Ok(said)
+        Ok((said, signers))
     }
 
     /// Why what decides is stale by this statement, if it is. A release that is newer than the one

@@ -176,6 +176,17 @@ impl Site {
             .kill()
     }
 
+    /// Starts an agent that was killed.
+    ///
+    /// # Errors
+    /// There is none on this host, or it does not start.
+    pub fn start_agent(&mut self, host: &str) -> Result<()> {
+        let agent = self.agents.get_mut(host);
+        agent
+            .with_context(|| format!("host {host} has no agent"))?
+            .start()
+    }
+
     /// Kills an agent at once and starts it again.
     ///
     /// # Errors
@@ -218,6 +229,14 @@ impl Site {
     /// The kernel does not know the process any more.
     pub fn kill_manager(&mut self) -> Result<()> {
         self.manager.kill()
+    }
+
+    /// Starts the manager that was killed.
+    ///
+    /// # Errors
+    /// It does not listen in time.
+    pub fn start_manager(&mut self) -> Result<()> {
+        self.manager.start()
     }
 
     /// The project's programs.

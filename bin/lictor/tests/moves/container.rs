@@ -10,6 +10,7 @@ use lictor_lab::{Freezer, Landing, Process};
 
 /// Web on host a, and a container db there that serves a counter.
 struct Contained {
+    _watched: Watched,
     stream: CounterStream,
     freezer: Freezer,
     _serves: Process,
@@ -36,6 +37,7 @@ fn serve(guest: &NsGuest) -> Result<Process> {
 
 impl Contained {
     fn new(site: Site) -> Result<Self> {
+        let watched = Watched::begin(&site, &DB)?;
         let a = site.agent("a")?;
         let (web, db) = (container(a, &WEB)?, container(a, &DB)?);
         let serves = serve(&db)?;
@@ -46,6 +48,7 @@ impl Contained {
         })?;
         stream.log().wait_for(20, LIMIT)?;
         Ok(Self {
+            _watched: watched,
             stream,
             freezer,
             _serves: serves,

@@ -26,6 +26,7 @@ fn receive_both(agent: &Agent) -> Result<QemuGuest> {
 
 /// Web on host a, which reaches the guest by both of its vnics, and a stream by each.
 struct Both {
+    _watched: Watched,
     streams: [CounterStream; 2],
     db: QemuGuest,
     _web: NsGuest,
@@ -35,6 +36,7 @@ struct Both {
 impl Both {
     fn new() -> Result<Self> {
         let site = site_of(&[WEB, TWO])?;
+        let watched = Watched::begin(&site, &TWO)?;
         let a = site.agent("a")?;
         let ours = [0, 1].map(|vnic| IpAddr::V4(WEB.address_of(vnic)));
         let mut spec = WEB.spec(&[]);
@@ -55,6 +57,7 @@ impl Both {
             anyhow::Ok(stream)
         };
         Ok(Self {
+            _watched: watched,
             streams: [hold(0)?, hold(1)?],
             db,
             _web: web,

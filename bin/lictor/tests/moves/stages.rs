@@ -1,21 +1,10 @@
-//! Faults at stages of a move of real QEMUs: those at which a real QEMU can be held, one of each
-//! kind. Every fault at every stage of the protocol is in `crates/agent/tests/never_open_twice`,
-//! which holds both ends and lets anything happen in any order; here QEMU, kernel, disk and links
-//! are what they are.
+//! What hosts forward while guests move, and moves in a row. Every fault at every stage is in
+//! `product.rs`.
 
+use super::held::Way as Moves;
 use super::*;
-use lictor_agent::moves::stage::{Fault, Stage};
+use lictor_agent::moves::stage::Stage;
 use lictor_lab::{Capture, Host, Way};
-
-/// A fault, where it strikes, and all that must be true afterwards follows: the guest goes on at
-/// its source, its stream is whole, the record says so, and the target keeps nothing of it.
-const STAYS: [(Stage, Fault); 5] = [
-    (Stage::Copied, Fault::FabricCut),
-    (Stage::Fenced, Fault::TargetAgentKilled),
-    (Stage::Fenced, Fault::TargetQemuKilled),
-    (Stage::Loading, Fault::Cancelled),
-    (Stage::Opened, Fault::TargetQemuKilled),
-];
 
 /// What hosts give to the fabric.
 pub(super) struct Fabric(Vec<(String, Capture)>);
@@ -61,110 +50,60 @@ impl Fabric {
     }
 }
 
-impl World {
-    fn link_of_b(&self, state: &str) -> Result<()> {
-        let port = self.b().host().fabric_port().replacen('t', "m", 1);
-        let fabric = self.site.lab().fabric();
-        fabric.ip(&format!("link set {port} {state}")).map(drop)
+/// Looks at what a site's hosts give to the fabric of a guest, from a test's beginning to its end:
+/// each host that forwards what the guest sends has said before that it is placed there.
+pub(super) struct Watched {
+    fabric: Fabric,
+    evidence: Vec<PathBuf>,
+    guest: Guest,
+}
+
+impl Watched {
+    pub(super) fn begin(site: &Site, guest: &Guest) -> Result<Self> {
+        let hosts: Vec<_> = site.agents().map(Agent::host).collect();
+        Ok(Self {
+            fabric: Fabric::watch_hosts(site, &hosts)?,
+            evidence: site.agents().map(evidence_file).collect(),
+            guest: *guest,
+        })
     }
 
-    /// Brings a move of db to b to this stage, and no further.
-    fn bring(&self, stage: Stage) -> Result<QemuGuest> {
-        admitted(self.a(), &DB, "b")?;
-        let target = receive(self.b(), &DB)?;
-        self.a()
-            .wait_for_phase(DB.name, &[MovePhase::Copied], LIMIT)?;
-        match stage {
-            Stage::Copied => return Ok(target),
-            // The target's agent says nothing, so that Load() waits for it.
-            Stage::Fenced | Stage::Loading => self.b().pause()?,
-            // The target's QEMU does not let the guest run by itself.
-            Stage::Opened => drop(target.qmp().execute("stop", json!({}))?),
-            other => bail!("no QEMU can be held at {other:?}"),
+    /// How often the guest was placed somewhere, by hosts' own words.
+    fn placed(&self) -> Result<usize> {
+        let mut placed = 0;
+        for file in &self.evidence {
+            let bodies = evidence_in(file)?.into_iter();
+            let here = |body: &Body| match body {
+                Body::GuestPlaced { guest, .. } => guest.as_str() == self.guest.name,
+                _ => false,
+            };
+            placed += bodies.filter(here).count();
         }
-        self.db
-            .start_migration(&target, &MigrateOptions::default())?;
-        let phase = if stage == Stage::Opened {
-            MovePhase::Committed
-        } else {
-            MovePhase::Fenced
-        };
-        self.a().wait_for_phase(DB.name, &[phase], LIMIT)?;
-        if stage == Stage::Opened {
-            wait_for(self.b(), &DB, |one| one.vnics[0].state == VnicState::Open)?;
-        }
-        Ok(target)
+        Ok(placed)
     }
 
-    fn strike(&mut self, fault: Fault, target: &mut QemuGuest) -> Result<()> {
-        match fault {
-            Fault::FabricCut => self.link_of_b("down"),
-            Fault::TargetAgentKilled => self.site.restart_agent("b"),
-            Fault::TargetQemuKilled => {
-                target.process().kill()?;
-                // Whether it was stopped or not.
-                self.b().go_on()
-            }
-            Fault::Cancelled => {
-                self.db.qmp().execute("migrate_cancel", json!({}))?;
-                self.b().go_on()
-            }
-            Fault::ManagerKilled => self.site.kill_manager(),
-            other => bail!("{other:?} is left to the exploration"),
-        }
+    fn in_turn(&self) -> Result<()> {
+        let mut last = Default::default();
+        wait::until("a placement for each stay", LIMIT, || {
+            last = (self.fabric.stays_of(&self.guest).len(), self.placed()?);
+            Ok((last.0 <= last.1).then_some(()))
+        })
+        .with_context(|| format!("hosts that forwarded in turn, and placements: {last:?}"))
     }
 }
 
-#[test]
-fn a_fault_at_a_stage_of_a_real_migration_leaves_the_guest_at_its_source() -> Result<()> {
-    if !lictor_lab::privileged() {
-        return Ok(());
+impl Drop for Watched {
+    fn drop(&mut self) {
+        // A test that has failed says why by itself.
+        if !std::thread::panicking()
+            && let Err(error) = self.in_turn()
+        {
+            panic!(
+                "two hosts forwarded what {} sent: {error:#}",
+                self.guest.name
+            );
+        }
     }
-    let mut world = world()?;
-    let fabric = Fabric::watch(&world.site)?;
-    for (number, (stage, fault)) in (1..).zip(STAYS) {
-        let case = format!("{fault:?} at {stage:?}");
-        stays(&mut world, (stage, fault), number).with_context(|| {
-            let logs = (world.a().log(), world.b().log());
-            format!("{case}: {logs:?}")
-        })?;
-        fabric.forwarded_in_turn(&DB, &["a"]);
-    }
-    // Nothing of all that keeps it from moving.
-    let _there = migrate(&world.db, world.a(), world.b())?;
-    world.stream_goes_on()?;
-    assert_eq!(fabric.stays_of(&DB).last(), Some(&"b"));
-    Ok(())
-}
-
-fn stays(world: &mut World, (stage, fault): (Stage, Fault), number: usize) -> Result<()> {
-    let mut target = world.bring(stage)?;
-    world.strike(fault, &mut target)?;
-    let aborted = [MovePhase::Aborted];
-    if fault == Fault::FabricCut {
-        // Whoever talks to the target finds that out; the next round does.
-        world.a().wait_for_phase(DB.name, &aborted, LIMIT)?;
-        world.link_of_b("up")?;
-    }
-    drop(target);
-    if stage == Stage::Opened {
-        // QEMU had completed; the management layer lets its guest go on.
-        world.db.qmp().execute("cont", json!({}))?;
-    }
-    world.a().wait_for_phase(DB.name, &aborted, LIMIT)?;
-    world.stream_goes_on()?;
-    assert_eq!(state(world.a(), &DB)?.1, VnicState::Open);
-    let records = wait_recorded(world.a(), number)?;
-    assert_eq!(records.len(), number, "{records:?}");
-    assert_eq!(records[number - 1].0.outcome, MoveOutcome::Aborted);
-    wait::until("a target that has forgotten", LIMIT, || {
-        let there = world.b().guest(DB.name)?;
-        let vnics = there.into_iter().flat_map(|one| one.vnics);
-        let left: u64 = vnics
-            .map(|vnic| vnic.sessions + u64::from(vnic.state == VnicState::Open))
-            .sum();
-        Ok((left == 0).then_some(()))
-    })
 }
 
 /// The same guest, there and back again and again. Each stay is an epoch of its own.
@@ -204,9 +143,15 @@ fn a_target_whose_agent_is_killed_before_the_guest_runs_there_completes_the_move
         return Ok(());
     }
     let mut world = world()?;
-    let mut target = world.bring(Stage::Opened)?;
-    world.strike(Fault::ManagerKilled, &mut target)?;
-    world.strike(Fault::TargetAgentKilled, &mut target)?;
+    let way = Moves {
+        db: &world.db,
+        from: world.a(),
+        to: world.b(),
+    };
+    let held = way.bring(Stage::Opened)?.0;
+    let target = held.target.context("a QEMU at the target")?;
+    world.site.kill_manager()?;
+    world.site.restart_agent("b")?;
     assert_eq!(state(world.b(), &DB)?.1, VnicState::Open);
     target.qmp().execute("cont", json!({}))?;
     world

@@ -10,7 +10,8 @@ use lictor_wire::{Envelope, Freshness, ReleaseRefused, Trust, VerifiedRelease};
 /// What was kept of the witnesses' word. What does not count is as good as nothing.
 pub(super) fn kept(state: &StateDir, trust: &Trust) -> Result<Option<Freshness>, AgentError> {
     let kept = state.freshness()?;
-    Ok(kept.and_then(|envelope| Freshness::verify(&envelope, trust).ok()))
+    let said = kept.and_then(|envelope| Freshness::verify(&envelope, trust).ok());
+    Ok(said.map(|(said, _)| said))
 }
 
 impl Host {
@@ -20,7 +21,7 @@ impl Host {
     /// # Errors
     /// [`AgentError::Refused`] if it does not count, [`AgentError::File`].
     pub fn witness(&mut self, envelope: &Envelope) -> Result<(), AgentError> {
-        let said = Freshness::verify(envelope, &self.trust)
+        let (said, _) = Freshness::verify(envelope, &self.trust)
             .map_err(|error| AgentError::Refused(error.to_string()))?;
         let known = self.fresh.as_ref();
         if known.is_some_and(|known| known.issued_ms >= said.issued_ms) {

@@ -4,6 +4,8 @@ use super::Host;
 use crate::AgentError;
 use lictor_policy::{Compiled, End};
 use lictor_types::{Generation, RuleId, Segment, SessionKey, SessionRecord, VnicName};
+use lictor_wire::Binding;
+use lictor_wire::api::{LISTING_BYTES_MAX, SessionListing};
 use lictor_wire::local::{
     LiveSession, RULES_PER_ANSWER_MAX, RuleCounters, SESSIONS_BYTES_MAX, SessionPage,
 };
@@ -58,6 +60,45 @@ impl Host {
         let mut records = self.datapath.export(vnic.vnic)?;
         records.retain(|record| after.is_none_or(|after| record.key > *after));
         records.sort_unstable_by_key(|record| record.key);
+        Ok(self.page((policy, generation), binding, &records).0)
+    }
+
+    /// The live sessions of every vnic, as many as one listing holds.
+    ///
+    /// # Errors
+    /// [`AgentError::Refused`] if nothing is loaded.
+    pub fn all_sessions(&self) -> Result<SessionListing, AgentError> {
+        let loaded = self.loaded_policy()?;
+        let mut listing = SessionListing {
+            host: self.config.host.clone(),
+            pages: Vec::new(),
+            left_out: 0,
+        };
+        let mut bytes = 0;
+        let guests = self.bindings.guests();
+        let vnics = guests.flat_map(|guest| guest.vnics.iter().map(move |vnic| (guest, vnic)));
+        for (binding, vnic) in vnics.filter(|(_, vnic)| self.datapath.status(vnic.vnic).is_ok()) {
+            let mut records = self.datapath.export(vnic.vnic)?;
+            records.sort_unstable_by_key(|record| record.key);
+            let mut left = records.as_slice();
+            while !left.is_empty() && bytes < LISTING_BYTES_MAX - SESSIONS_BYTES_MAX {
+                let (page, long) = self.page(loaded, binding, left);
+                left = &left[page.sessions.len()..];
+                bytes += long;
+                listing.pages.push(page);
+            }
+            listing.left_out += left.len() as u64;
+        }
+        Ok(listing)
+    }
+
+    /// The first of some sessions of a guest, and how many bytes they take.
+    fn page(
+        &self,
+        (policy, generation): (&Compiled, Generation),
+        binding: &Binding,
+        records: &[SessionRecord],
+    ) -> (SessionPage, usize) {
         let mut page = SessionPage {
             host: self.config.host.clone(),
             guest: binding.guest.clone(),
@@ -67,16 +108,17 @@ impl Host {
             more: false,
         };
         let mut bytes = 0;
-        for record in &records {
+        for record in records {
             let session = self.session(policy, record);
-            bytes += serde_json::to_vec(&session).map_or(0, |text| text.len() + 1);
-            if bytes > SESSIONS_BYTES_MAX && !page.sessions.is_empty() {
+            let long = serde_json::to_vec(&session).map_or(0, |text| text.len() + 1);
+            if bytes + long > SESSIONS_BYTES_MAX && !page.sessions.is_empty() {
                 page.more = true;
                 break;
             }
+            bytes += long;
             page.sessions.push(session);
         }
-        Ok(page)
+        (page, bytes)
     }
 
     fn session(&self, policy: &Compiled, record: &SessionRecord) -> LiveSession {

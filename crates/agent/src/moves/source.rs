@@ -151,6 +151,20 @@ impl Source {
         )
     }
 
+    /// Whether the guest stays here, if it has not ended: its target does not have it, or it never
+    /// got so far, and no commit is granted any more.
+    #[must_use]
+    pub const fn is_back(&self) -> bool {
+        let closed = matches!(
+            self.state,
+            State::Fenced {
+                grant: Grant::Closed,
+                ..
+            }
+        );
+        closed || matches!(self.state, State::Aborted)
+    }
+
     /// How far the move is, as the management layer sees it.
     #[must_use]
     pub const fn phase(&self) -> MovePhase {

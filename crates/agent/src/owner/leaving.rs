@@ -39,6 +39,10 @@ pub(super) struct Leaving {
     /// Its guest stands still since then, fenced or about to be.
     pub(super) stopped: Option<Now>,
     pub(super) fenced: Option<Now>,
+    /// The target has said that it does not take the guest, which was fenced.
+    pub(super) back: Option<Now>,
+    /// QEMU was told to end the migration.
+    pub(super) cancelled: bool,
     pub(super) save: Option<Envelope>,
     /// QEMU's question, and when it came.
     pub(super) save_reply: Option<(SaveReply, Now)>,
@@ -62,6 +66,8 @@ impl Leaving {
             guarded_for_move: false,
             stopped: None,
             fenced: None,
+            back: None,
+            cancelled: false,
             save: None,
             save_reply: None,
             record: None,
@@ -74,6 +80,10 @@ impl Leaving {
             self.machine.phase(),
             MovePhase::Fenced | MovePhase::Committed
         )
+    }
+
+    pub(super) fn is_granted(&self) -> bool {
+        self.machine.phase() == MovePhase::Committed
     }
 
     pub(super) fn has_ended(&self) -> bool {
@@ -265,7 +275,12 @@ impl Owner {
             return Ok(());
         };
         let mut result = Ok(());
-        for action in leaving.machine.handle(event) {
+        let fenced = leaving.is_fenced() && !leaving.machine.is_back();
+        let actions = leaving.machine.handle(event);
+        if fenced && leaving.machine.is_back() {
+            leaving.back = Some(now);
+        }
+        for action in actions {
             let done = self.leave_action(guest, action, now);
             if result.is_ok() {
                 result = done;

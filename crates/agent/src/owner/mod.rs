@@ -18,15 +18,16 @@ mod overriding;
 mod record;
 mod reopened;
 mod starts;
+mod stuck;
 mod unclaimed;
 mod wanted;
 mod way;
 
 use crate::allowance::Allowance;
 use crate::clock::Clock;
-use crate::guests::{Order, Post, Watch};
+use crate::guests::{AGAIN_LIMIT, Order, Post, Watch};
 use crate::impaired::{Impairments, Kept};
-use crate::input::{Answer, Fetched, Input, Now, Reply, Upload};
+use crate::input::{Answer, Fetched, Input, Now, Reply, Upload, Wants};
 use crate::libvirt::QemuGroup;
 use crate::peer::{Incoming, Links, Loss, Roster};
 use crate::{AgentError, Host, Offered, Unproven};
@@ -174,9 +175,9 @@ impl Owner {
             } => self.load(&guest, &state, Answer::Qemu(reply), now),
             Input::Round {
                 fetched,
-                next_entry,
+                wants,
                 reply,
-            } => self.round_with_manager(fetched, next_entry, &reply, now),
+            } => self.round_with_manager(fetched, wants, &reply, now),
         };
         warn("an input", result);
         self.tick(now);
@@ -252,6 +253,7 @@ impl Owner {
         if self.next_repeat.us <= now.us {
             self.next_repeat.us = now.us + REPEAT_EVERY_US;
             self.repeat_leaving();
+            self.repeat_stuck(now);
             self.repeat_doubts();
             self.repeat_evacuations();
             self.repeat_unclaimed(now);
@@ -322,7 +324,8 @@ impl Owner {
             let qmp = self.host.custody().qmp(&guest).map(Path::to_path_buf);
             let watched = self.watches.contains_key(&guest);
             if let Some(qmp) = qmp.filter(|_| !watched) {
-                warn("watching a guest again", self.watch(&guest, &qmp, now));
+                let watched = self.watch(&guest, (&qmp, AGAIN_LIMIT), now);
+                warn("watching a guest again", watched);
             }
         }
         self.ask_for_nics(now);
@@ -360,7 +363,7 @@ impl Owner {
     fn round_with_manager(
         &mut self,
         fetched: Option<Box<Fetched>>,
-        next_entry: Option<u64>,
+        wants: Wants,
         reply: &Reply<Option<Box<Upload>>>,
         now: Now,
     ) -> Result<(), AgentError> {
@@ -380,15 +383,17 @@ impl Owner {
             attestations = self.host.missing_attestations(&fetched.bindings);
         }
         self.flush()?;
-        let evidence = match next_entry {
+        let evidence = match wants.next_entry {
             Some(next_entry) => self.host.evidence_from(next_entry)?,
             None => None,
         };
         let report = self.report(now)?;
+        let sessions = wants.sessions.then(|| self.host.all_sessions());
         let upload = Upload {
             attestations,
             report,
             evidence,
+            sessions: sessions.transpose()?,
         };
         // The thread that talks with the manager may have ended.
         let _ = reply.send(Some(Box::new(upload)));
@@ -601,7 +606,12 @@ impl Owner {
         self.host.choice(guest, cause, now.ms) != Choice::AllowWithAlarm
     }
 
-    fn watch(&mut self, guest: &GuestId, qmp: &Path, now: Now) -> Result<(), AgentError> {
+    fn watch(
+        &mut self,
+        guest: &GuestId,
+        (qmp, limit): (&Path, Duration),
+        now: Now,
+    ) -> Result<(), AgentError> {
         // The older watch takes its socket with it, so it goes first.
         self.watches.remove(guest);
         self.watched += 1;
@@ -609,6 +619,7 @@ impl Owner {
             guest: guest.clone(),
             number: self.watched,
             qmp: qmp.into(),
+            limit,
             socket: interlock_socket(&self.host.config().run_dir, guest),
             group: self.qemu,
             inputs: self.inputs.clone(),

@@ -7,7 +7,7 @@ use super::wanted::unheard_of;
 use super::{Owner, WATCH_AGAIN_US, warn};
 use crate::AgentError;
 use crate::awake::keep_awake;
-use crate::guests::{News, Order};
+use crate::guests::{AGAIN_LIMIT, News, Order, START_LIMIT};
 use crate::input::{Now, Reply};
 use crate::moves::claim::{Claim, First, Outcome};
 use crate::moves::{source, target};
@@ -109,7 +109,8 @@ impl Owner {
                 self.alarm(&guest, text, now);
             }
             if let Some(qmp) = entry.qmp {
-                warn("watching a guest", self.watch(&guest, &qmp, now));
+                let watched = self.watch(&guest, (&qmp, AGAIN_LIMIT), now);
+                warn("watching a guest", watched);
             } else if entry.held {
                 warn("opening a guest", self.settle(&guest, now));
             }
@@ -166,7 +167,7 @@ impl Owner {
     fn attach_qmp(&mut self, guest: &GuestId, qmp: &Path, now: Now) -> Result<(), AgentError> {
         self.host
             .change_custody(|custody| custody.set_qmp(guest, qmp.into()))?;
-        self.watch(guest, qmp, now)
+        self.watch(guest, (qmp, START_LIMIT), now)
     }
 
     /// Lets a vnic go, and the guest with its last one if no QEMU of it can be asked.

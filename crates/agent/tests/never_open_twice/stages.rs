@@ -22,8 +22,8 @@ impl World {
             w.source = source::Source::default();
             return w;
         }
-        for next in Stage::ALL.into_iter().filter(|next| *next <= stage) {
-            w.go(next);
+        for next in Stage::ALL.iter().filter(|next| **next <= stage) {
+            w.go(*next);
         }
         w
     }
@@ -253,13 +253,12 @@ fn explore_from((stage, asks): (Stage, Asks), fault: Fault) -> usize {
 
 #[test]
 fn every_fault_at_every_stage_leaves_one_guest_with_its_network_and_a_record() {
-    let in_time = Stage::ALL.map(|stage| (stage, Asks::InTime));
-    let early = Stage::ALL
-        .into_iter()
-        .filter(|stage| *stage < Stage::Copied);
+    let stages = || Stage::ALL.iter().copied();
+    let in_time = stages().map(|stage| (stage, Asks::InTime));
+    let early = stages().filter(|stage| *stage < Stage::Copied);
     let early = early.map(|stage| (stage, Asks::Early));
-    for point in in_time.into_iter().chain(early) {
-        for fault in Fault::ALL {
+    for point in in_time.chain(early) {
+        for fault in Fault::ALL.iter().copied() {
             let ends = explore_from(point, fault);
             assert!(ends > 0, "{fault:?} at {point:?} comes to no end");
         }

@@ -1,12 +1,12 @@
 //! What the release in force says.
 
-use super::{no_release, observed};
+use super::{EVERYTHING, confirmed as still_newest, no_release, observed};
 use crate::catalogue::Context;
 use crate::facts::At;
 use crate::{Finding, Status};
 use lictor_evidence::{ReleaseFacts, RuleFacts};
-use lictor_types::{Digest, Verdict};
-use std::collections::BTreeSet;
+use lictor_types::{Digest, GuestId, Verdict};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The tier of the policy's exclusions, whose name no other tier can have: it is a word of the
 /// language.
@@ -153,4 +153,55 @@ fn incomplete(rule: &RuleFacts, now_ms: u64) -> Option<String> {
         missing.push("past its end".into());
     }
     (!missing.is_empty()).then(|| format!("rule {}: {}", rule.name, missing.join(", ")))
+}
+
+/// RUL-03. A computed scope follows from the rules that allow, and is signed with them. Who matches
+/// it changes with each binding, which nobody else approves.
+pub(crate) fn computed(context: Context<'_>) -> Vec<Finding> {
+    let facts = context.facts;
+    let (Some(signed), Some(now)) = (facts.releases.last(), facts.release()) else {
+        return vec![no_release()];
+    };
+    let (before, after) = (members(&signed.value), members(&now.value));
+    let scopes: BTreeSet<&str> = before.keys().chain(after.keys()).copied().collect();
+    if scopes.is_empty() {
+        let reason = "no guest is in a computed scope of the newest release";
+        let finding = Finding::new(EVERYTHING, Status::NotApplicable, reason);
+        return vec![finding.from([signed.index]).at(still_newest(context))];
+    }
+    let nobody = BTreeSet::new();
+    let finding = |scope: &str| {
+        let [before, after] = [&before, &after].map(|all| all.get(scope).unwrap_or(&nobody));
+        let came = after
+            .difference(before)
+            .map(|guest| format!("{guest} came"));
+        let left = before
+            .difference(after)
+            .map(|guest| format!("{guest} left"));
+        let faults: Vec<String> = came.chain(left).collect();
+        let others = before.symmetric_difference(after);
+        let said = others.filter_map(|guest| facts.said_by(guest));
+        Finding::judged(
+            format!("scope {scope}"),
+            &faults,
+            "its members are those of when the release was published",
+        )
+        .saw(format!("{} guests then, {} now", before.len(), after.len()))
+        .wants("the same guests, or a release that was made with them: publish one")
+        .from(said.chain([signed.index]))
+        .at(still_newest(context))
+        .of(Some(signed.value.generation))
+    };
+    scopes.into_iter().map(finding).collect()
+}
+
+/// The guests in each computed scope.
+fn members(release: &ReleaseFacts) -> BTreeMap<&str, BTreeSet<&GuestId>> {
+    let mut members: BTreeMap<&str, BTreeSet<&GuestId>> = BTreeMap::new();
+    for guest in &release.guests {
+        for scope in &guest.computed {
+            members.entry(scope).or_default().insert(&guest.guest);
+        }
+    }
+    members
 }

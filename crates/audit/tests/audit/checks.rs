@@ -99,7 +99,7 @@ fn shared(edit: impl Fn(&mut ReleaseFacts)) -> Said {
     said
 }
 
-const SUBJECTS: [(&str, &str); 12] = [
+const SUBJECTS: [(&str, &str); 13] = [
     ("MOV-01", "pay"),
     ("MOV-02", "pay"),
     ("MOV-03", "pay"),
@@ -110,6 +110,7 @@ const SUBJECTS: [(&str, &str); 12] = [
     ("ENF-05", "h2"),
     ("RUL-01", "release 7"),
     ("RUL-02", "release 7"),
+    ("RUL-03", "scope connected"),
     ("CHG-01", "h2"),
     ("LOG-01", "h2"),
 ];

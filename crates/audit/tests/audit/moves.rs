@@ -365,6 +365,46 @@ fn the_newest_facts_are_those_after_the_newest_release() {
 }
 
 #[test]
+fn who_comes_into_a_computed_scope_or_leaves_it_is_told_until_a_release_is_made_with_them() {
+    let scope = ("RUL-03", "scope connected");
+    let within = |name: &str, computed: &[&str]| GuestFacts {
+        computed: computed.iter().map(|one| (*one).to_owned()).collect(),
+        ..guest_facts(name, 9)
+    };
+    expect(
+        with([bound("web2", Some(within("web2", &[])))]),
+        scope,
+        PASS,
+    );
+    let came = bound("web2", Some(within("web2", &["connected"])));
+    expect(with([came.clone()]), scope, (Status::Fail, "web2 came"));
+    let left = bound("web", Some(within("web", &[])));
+    expect(with([left]), scope, (Status::Fail, "web left"));
+    expect(
+        with([bound("web", None)]),
+        scope,
+        (Status::Fail, "web left"),
+    );
+    let mut again = release();
+    again.guests.push(within("web2", &["connected"]));
+    let again = Body::ReleaseFacts(Box::new(again));
+    expect(with([came, (Source::Manager, SEEN_MS, again)]), scope, PASS);
+    let mut without = release();
+    without
+        .guests
+        .iter_mut()
+        .for_each(|one| one.computed.clear());
+    let without = Body::ReleaseFacts(Box::new(without));
+    let deployment = ("RUL-03", "deployment");
+    let none = (Status::NotApplicable, "no guest is in a computed scope");
+    expect(
+        with([(Source::Manager, SEEN_MS, without)]),
+        deployment,
+        none,
+    );
+}
+
+#[test]
 fn a_later_binding_does_not_rewrite_who_shared_a_host() {
     let joined = (
         by("h2"),

@@ -66,6 +66,10 @@ pub(crate) fn guest_facts(name: &str, vnic: u32) -> GuestFacts {
         vnics: vec![VnicId(vnic)],
         controls: vec!["firewall".into()],
         observed: None,
+        computed: match name {
+            "web" => vec!["connected".into()],
+            _ => Vec::new(),
+        },
     }
 }
 

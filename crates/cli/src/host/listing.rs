@@ -6,7 +6,7 @@ use crate::{CliError, files};
 use clap::Args;
 use lictor_policy::Labels;
 use lictor_types::{Generation, GuestId, HostId};
-use lictor_wire::local::{LiveSession, Request, Response};
+use lictor_wire::local::{LiveSession, Request, Response, SessionPage};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -44,6 +44,18 @@ pub(crate) struct OfVnic {
     pub(crate) labels: Labels,
     pub(crate) generation: Generation,
     pub(crate) sessions: Vec<LiveSession>,
+}
+
+impl From<SessionPage> for OfVnic {
+    fn from(page: SessionPage) -> Self {
+        Self {
+            host: page.host,
+            guest: page.guest,
+            labels: page.labels,
+            generation: page.generation,
+            sessions: page.sessions,
+        }
+    }
 }
 
 pub(super) fn counters(args: &Counters) -> Result<Answer, CliError> {
@@ -114,15 +126,12 @@ pub(super) fn sessions(args: &Sessions) -> Result<Answer, CliError> {
                 Response::Sessions(page) => *page,
                 other => return Err(args.agent.unexpected(&other)),
             };
-            let one = found.get_or_insert_with(|| OfVnic {
-                host: page.host,
-                guest: page.guest,
-                labels: page.labels,
-                generation: page.generation,
-                sessions: Vec::new(),
-            });
-            one.sessions.extend(page.sessions);
-            if !page.more {
+            let more = page.more;
+            match &mut found {
+                Some(one) => one.sessions.extend(page.sessions),
+                None => found = Some(OfVnic::from(page)),
+            }
+            if !more {
                 break;
             }
         }

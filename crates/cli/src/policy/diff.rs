@@ -1,19 +1,20 @@
 //! `lictor policy diff`: what two versions of a policy let pass that the other one does not.
 
-use super::simulate;
+use super::{scopes, simulate};
 use crate::CliError;
 use crate::connectivity::read_estate;
 use crate::output::{Answer, Cell, Ending, Page, Tone};
 use crate::texts::{self, Files};
 use clap::Args;
-use lictor_analysis::{Change, Effect, PairChange, diff, diff_pairs};
+use lictor_analysis::{Change, Effect, PairChange, diff, diff_live, diff_pairs};
 use lictor_policy::evaluate::Question;
 use lictor_policy::{
-    CompileInput, Connection, ConnectivityError, Date, End, Estate, Policy, PortRange, compile,
+    CompileInput, Compiler, Connection, ConnectivityError, Date, End, Estate, Policy, PortRange,
     connectivity,
 };
 use serde_json::json;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// What `lictor policy diff` takes.
 #[derive(Debug, Clone, Args)]
@@ -41,10 +42,18 @@ pub(crate) struct PolicyDiff {
 const PAIRS_LISTED_MAX: usize = 100_000;
 
 pub(crate) fn run(args: &PolicyDiff, now_ms: u64) -> Result<Answer, CliError> {
-    let read = |path: &PathBuf| texts::read_sound(&Files::of(vec![path.clone()]));
+    let read = |path: &PathBuf| texts::read_sound(&Files::of(vec![path.clone()])).map(Arc::new);
     let (old, new) = (read(&args.old)?, read(&args.new)?);
     let date = args.date.unwrap_or(Date::from_unix_seconds(now_ms / 1_000));
-    let found = diff(&old, &new, date)?;
+    let path = args.estate_new.as_ref().or(args.estate.as_ref());
+    let newer = path.map(|path| read_estate(path)).transpose()?;
+    let sessions = (!args.sessions.is_empty())
+        .then(|| simulate::live(&args.sessions, newer.as_ref(), date))
+        .transpose()?;
+    let found = match &sessions {
+        Some((live, _)) => diff_live(&old, &new, date, live)?,
+        None => diff(&old, &new, date)?,
+    };
     let mut page = Page::default().fields([
         (
             "older",
@@ -64,29 +73,23 @@ pub(crate) fn run(args: &PolicyDiff, now_ms: u64) -> Result<Answer, CliError> {
             .changes
             .iter()
             .filter(|one| one.sensitive == sensitive);
-        let head = [
-            "",
-            "from",
-            "to",
-            "ports",
-            "for instance",
-            "allowed by",
-            "denied by",
-        ];
-        page = page.section(title).table(head, changes.map(row));
+        page = told(page.section(title), changes);
     }
-    let mut same = found.changes.is_empty() && found.undecided.is_empty();
+    page = scopes::told(page, &found.scopes);
+    let differs = [found.changes.is_empty(), found.scopes.is_empty()];
+    let mut same = differs.iter().all(|one| *one) && found.undecided.is_empty();
     let mut value = json!({
         "old": { "policy": old.name, "version": old.version },
         "new": { "policy": new.name, "version": new.version },
         "date": date, "diff": found,
     });
-    let path = args.estate_new.as_ref().or(args.estate.as_ref());
-    let newer = path.map(|path| read_estate(path)).transpose()?;
     if let (Some(before), Some(path), Some(after)) = (&args.estate, path, &newer) {
         let older = read_estate(before)?;
-        let before = connections(&old, (before, &older), date)?;
-        let mut changes = diff_pairs(&before, &connections(&new, (path, after), date)?);
+        // One compiler for both: of the newer version it makes what the change has touched.
+        let mut compiler = Compiler::new();
+        let before = connections(&mut compiler, &old, (before, &older), date)?;
+        let after = connections(&mut compiler, &new, (path, after), date)?;
+        let mut changes = diff_pairs(&before, &after);
         same &= changes.is_empty();
         let left_out = changes.len().saturating_sub(PAIRS_LISTED_MAX);
         changes.truncate(PAIRS_LISTED_MAX);
@@ -94,8 +97,7 @@ pub(crate) fn run(args: &PolicyDiff, now_ms: u64) -> Result<Answer, CliError> {
         value["pairs"] = json!(changes);
         value["pairs_left_out"] = json!(left_out);
     }
-    if !args.sessions.is_empty() {
-        let (live, skipped) = simulate::live(&args.sessions, newer.as_ref(), date)?;
+    if let Some((live, skipped)) = sessions {
         let cut = lictor_analysis::simulate(&new, live.into_iter());
         same &= cut.cut.is_empty();
         page = simulate::told(page.fields([("sessions not judged", skipped.into())]), &cut);
@@ -108,14 +110,15 @@ pub(crate) fn run(args: &PolicyDiff, now_ms: u64) -> Result<Answer, CliError> {
 }
 
 fn connections(
-    policy: &Policy,
+    compiler: &mut Compiler,
+    policy: &Arc<Policy>,
     (path, estate): (&Path, &Estate),
     date: Date,
 ) -> Result<Vec<Connection>, CliError> {
     let label_sets = estate.label_sets();
-    let compiled = compile(policy, &CompileInput { label_sets, date })?;
+    let compiled = compiler.compile(policy, &CompileInput { label_sets, date })?;
     let wrong = |error: ConnectivityError| CliError::file(path, error.to_string());
-    connectivity(&compiled, estate, date).map_err(wrong)
+    connectivity(compiled, estate, date).map_err(wrong)
 }
 
 fn pairs(page: Page, changes: &[PairChange], left_out: usize) -> Page {
@@ -146,7 +149,22 @@ fn list(names: &[String]) -> Cell {
     Cell::optional((!names.is_empty()).then(|| names.join(", ")))
 }
 
-fn row(change: &Change) -> [Cell; 7] {
+/// Changes with the rules of both versions, and with the live sessions among them.
+pub(super) fn told<'a>(page: Page, changes: impl Iterator<Item = &'a Change>) -> Page {
+    let head = [
+        "",
+        "from",
+        "to",
+        "ports",
+        "for instance",
+        "allowed by",
+        "denied by",
+        "live sessions",
+    ];
+    page.table(head, changes.map(row))
+}
+
+fn row(change: &Change) -> [Cell; 8] {
     let denied = change.denied_by.as_deref().unwrap_or("the default");
     [
         effect(change.effect),
@@ -156,6 +174,7 @@ fn row(change: &Change) -> [Cell; 7] {
         packet(&change.packet).into(),
         list(&change.allowed_by),
         denied.into(),
+        Cell::optional(change.live),
     ]
 }
 

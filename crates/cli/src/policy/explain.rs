@@ -8,10 +8,12 @@ use crate::output::{Answer, Cell, Ending, Page, Tone};
 use crate::release::Draft;
 use crate::texts::{self, Files};
 use crate::{CliError, Setting, explain as flow, site};
-use clap::Args;
+use clap::{ArgGroup, Args};
 use lictor_analysis::{EndSays, Ends, Explanation, explain};
 use lictor_policy::evaluate::Question;
-use lictor_policy::{Date, End, Estate, Labels, Policy, PortRange, Service, TierKind, render};
+use lictor_policy::{
+    Date, End, Estate, Labels, Policy, PortRange, Service, TierKind, nearest, render,
+};
 use lictor_types::{Direction, Probe, Protocol, Verdict, words};
 use serde_json::json;
 use std::net::IpAddr;
@@ -19,6 +21,8 @@ use std::path::PathBuf;
 
 /// What `lictor policy explain` takes.
 #[derive(Debug, Clone, Args)]
+#[command(group(ArgGroup::new("what").required(true).multiple(true)
+    .args(["packet", "from", "to"])))]
 pub(crate) struct Explain {
     /// The policy: a file, a directory of files, or several files by repeating this.
     #[arg(long = "policy", value_name = "FILE", required = true)]
@@ -27,8 +31,7 @@ pub(crate) struct Explain {
     #[arg(long, value_name = "FILE")]
     estate: PathBuf,
     /// One packet, such as "tcp 10.0.0.1:4000 > 10.0.0.2:80", as `lictor explain --vnic` takes it.
-    #[arg(long, conflicts_with_all = ["from", "to", "service"],
-          required_unless_present_any = ["from", "to"])]
+    #[arg(long, conflicts_with_all = ["from", "to", "service"])]
     packet: Option<Probe>,
     /// Who begins: a guest's name, an address, or a selector such as "zone:dmz & tier:web".
     #[arg(long, value_name = "ENDS")]
@@ -136,7 +139,12 @@ impl Read {
         let selected = self.policy.selector(argument, text);
         selected.map(Ends::Selected).map_err(|found| {
             let shown = render(&found, text.as_bytes());
-            let what = format!("no guest of the estate, no address and no selector:\n{shown}");
+            let near = nearest(text, self.guests().map(|(name, ..)| name));
+            let near = near.map_or_else(String::new, |name| {
+                format!(" (did you mean the guest `{name}`?)")
+            });
+            let what =
+                format!("no guest of the estate{near}, no address and no selector:\n{shown}");
             CliError::argument(argument, what)
         })
     }

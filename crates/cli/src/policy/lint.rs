@@ -48,7 +48,10 @@ pub(crate) fn run(args: &Lint, now_ms: u64) -> Result<Answer, CliError> {
         ]
     });
     let head = ["finding", "rule", "place", "owner", "what"];
-    let page = Page::default().table(head, rows);
+    let page = match findings.len() {
+        0 => Page::default().line(format!("{} rules: nothing found", policy.rules().count())),
+        _ => Page::default().table(head, rows),
+    };
     let value = json!({
         "policy": policy.name, "version": policy.version, "date": date,
         "rules": policy.rules().count(), "findings": findings,

@@ -56,7 +56,10 @@ pub(crate) fn run(args: &Prove, setting: &Setting) -> Result<Answer, CliError> {
     if let Some(unknown) = args.intent.iter().find(known) {
         let names = policy.intents.iter().map(|one| one.name.as_str());
         let names = names.collect::<Vec<_>>().join(", ");
-        let what = format!("the policy has no intent {unknown}; expected one of {names}");
+        let what = match names.as_str() {
+            "" => format!("the policy has no intent {unknown}, nor any other"),
+            names => format!("the policy has no intent {unknown}; expected one of {names}"),
+        };
         return Err(CliError::argument("--intent", what));
     }
     let asked: Vec<usize> = (0..policy.intents.len())
@@ -70,7 +73,10 @@ pub(crate) fn run(args: &Prove, setting: &Setting) -> Result<Answer, CliError> {
     let checked = checked.map(|path| certify(&mut prover, path)).transpose()?;
     let failed = findings.iter().filter(|one| is_failed(one)).count();
     let quarantined: Vec<&str> = estate.quarantined(&policy).collect();
-    let mut page = page(&findings);
+    let mut page = match policy.intents.is_empty() {
+        true => Page::default().line("The policy states no intents: nothing was proved."),
+        false => page(&findings),
+    };
     if !quarantined.is_empty() {
         page = page.line(format!("in quarantine: {}", quarantined.join(", ")));
     }

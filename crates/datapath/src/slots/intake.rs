@@ -91,9 +91,9 @@ impl Slots {
         }
     }
 
-    /// Asks for the memory where sessions of these hashes go, each half-open or not. In a loop of its
-    /// own: asking waits until the page of the memory is found, and a processor finds several pages
-    /// at a time only if what asks for them stands close together.
+    /// Asks for the memory where sessions of these hashes go, each half-open or not. In a loop of
+    /// its own: asking waits until the page of the memory is found, and a processor finds several
+    /// pages at a time only if what asks for them stands close together.
     pub(crate) fn ask_for(&self, hashes: impl Iterator<Item = (u64, bool)>) {
         let main = self.current() & abi::TABLE_CURRENT_MASK;
         let (lasting, half) = (self.table(main), self.table(abi::TABLE_HALF_OPEN));

@@ -23,6 +23,8 @@ type Fields = BTreeMap<String, Vec<String>>;
 #[derive(Debug, Default)]
 struct Filter {
     place: String,
+    /// Platforms that it is for, each with its options.
+    targets: Vec<Vec<String>>,
     terms: Vec<(String, Fields)>,
 }
 
@@ -71,10 +73,80 @@ pub(crate) fn import(sources: &[Source]) -> Result<Draft, ImportError> {
     for (index, filter) in filters.iter().enumerate() {
         draft.tier(&format!("filter-{}", index + 1));
         for (name, fields) in &filter.terms {
-            term(&mut draft, &names, (&filter.place, name), fields);
+            if filter.has(&mut draft, name, fields) {
+                term(&mut draft, &names, (&filter.place, name), fields);
+            }
+        }
+        let mut targets = filter.targets.iter();
+        if targets.any(|one| accepts(one)) {
+            let only = filters.len() == 1 && filter.targets.iter().all(|one| accepts(one));
+            rest(&mut draft, &filter.place, only);
         }
     }
     Ok(draft)
+}
+
+/// Whether a target accepts what no term matches: the policy of a chain of netfilter.
+fn accepts(target: &[String]) -> bool {
+    let (platform, options) = target
+        .split_first()
+        .map_or(("", &[][..]), |(one, rest)| (one, rest));
+    let chains = ["iptables", "speedway", "nftables"].contains(&platform);
+    chains && options.iter().any(|word| word == "ACCEPT")
+}
+
+/// What no term matches, where the filter accepts that.
+fn rest(draft: &mut Draft, place: &str, only: bool) {
+    if !only {
+        let what = "what no term matches is accepted there; here the next filter is asked, or it \
+                    is denied";
+        return draft.note(Effect::Closes, place, what);
+    }
+    draft.rule(Rule {
+        name: "default".to_owned(),
+        action: "allow",
+        from: "any".to_owned(),
+        to: "any".to_owned(),
+        service: every_port(),
+        ..Rule::default()
+    });
+}
+
+impl Filter {
+    /// Whether a term is for any of its platforms; it is noted if not for all.
+    fn has(&self, draft: &mut Draft, name: &str, fields: &Fields) -> bool {
+        let empty = Vec::new();
+        let get = |field: &str| fields.get(field).unwrap_or(&empty);
+        let (only, without) = (get("platform"), get("platform-exclude"));
+        if only.is_empty() && without.is_empty() {
+            return true;
+        }
+        let platforms = self.targets.iter().filter_map(|target| target.first());
+        let meant =
+            |one: &&String| (only.is_empty() || only.contains(*one)) && !without.contains(*one);
+        let (all, own) = (platforms.clone().count(), platforms.filter(meant).count());
+        let place = format!("{}: term {name}", self.place);
+        if all > 0 && own == 0 {
+            draft.note(
+                Effect::None,
+                &place,
+                "for other platforms only, and left out",
+            );
+            return false;
+        }
+        if all == 0 || own < all {
+            let effect = match get("action").first().map(String::as_str) {
+                Some("accept") => Effect::Opens,
+                _ => Effect::Closes,
+            };
+            draft.note(
+                effect,
+                &place,
+                "only for some platforms there; here for all",
+            );
+        }
+        true
+    }
 }
 
 fn base(path: &str) -> &str {
@@ -142,7 +214,23 @@ fn document(
         for one in list(filter, "terms") {
             yaml_term(draft, one, (&place, includes, 0), &mut terms)?;
         }
-        filters.push(Filter { place, terms });
+        let targets = filter["header"]["targets"]
+            .as_object()
+            .into_iter()
+            .flatten();
+        let targets = targets.map(|(platform, options)| {
+            let options = scalar(options);
+            let words = [platform.as_str()]
+                .into_iter()
+                .chain(options.split_whitespace());
+            words.map(str::to_owned).collect()
+        });
+        let targets = targets.collect();
+        filters.push(Filter {
+            place,
+            targets,
+            terms,
+        });
     }
     Ok(())
 }
@@ -386,14 +474,6 @@ fn sayable(draft: &mut Draft, fields: &Fields, (place, allows): (&str, bool)) ->
     if options.iter().any(|word| word == "inactive") {
         draft.note(Effect::None, place, "inactive, and left out");
         return false;
-    }
-    if !get("platform").is_empty() || !get("platform-exclude").is_empty() {
-        let effect = match allows {
-            true => Effect::Opens,
-            false => Effect::Closes,
-        };
-        let what = "only for some platforms there; here for all";
-        draft.note(effect, place, what);
     }
     let unknown = fields
         .keys()

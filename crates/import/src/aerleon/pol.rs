@@ -10,6 +10,9 @@ use std::collections::BTreeMap;
 /// Words and signs of a policy with all that it includes.
 const TOKENS_MAX: usize = 4_000_000;
 
+/// A platform with its options, in a header.
+const TARGET: &str = "target";
+
 #[derive(Debug, PartialEq, Eq)]
 enum Token {
     Open,
@@ -86,7 +89,7 @@ impl Reader<'_> {
                 let place = format!("{}: filter {}", self.source.path, self.count);
                 self.filters.push(Filter {
                     place,
-                    terms: Vec::new(),
+                    ..Filter::default()
                 });
             }
             "term" if self.count > 0 => self.open = Some((name, Fields::new())),
@@ -107,12 +110,21 @@ impl Reader<'_> {
             Token::Field(name) => {
                 if let Some((_, fields)) = &mut self.open {
                     fields.entry(name.clone()).or_default();
+                } else if name == TARGET
+                    && let Some(filter) = self.filters.last_mut()
+                {
+                    filter.targets.push(Vec::new());
                 }
                 self.field = name;
             }
             Token::Word(word) => {
                 if let Some((_, fields)) = &mut self.open {
                     fields.entry(self.field.clone()).or_default().push(word);
+                } else if self.field == TARGET
+                    && let Some(filter) = self.filters.last_mut()
+                    && let Some(target) = filter.targets.last_mut()
+                {
+                    target.push(word);
                 }
             }
         }

@@ -146,11 +146,7 @@ fn peer(reading: &mut Reading<'_>, value: &Value) -> String {
     }
     let networks = list(value, "networks");
     if !networks.is_empty() {
-        let blocks: Vec<String> = networks
-            .iter()
-            .map(|one| reading.block(&scalar(one), &[]))
-            .collect();
-        return either(&blocks);
+        return reading.networks(networks);
     }
     pods(reading, value)
 }

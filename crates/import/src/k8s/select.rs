@@ -126,6 +126,34 @@ impl Reading<'_> {
         all(&parts)
     }
 
+    /// Networks of an admin's policy. Unlike an `ipBlock` they match what goes from pod to pod too,
+    /// as the API says of `networks` and its conformance tests hold.
+    pub(super) fn networks(&mut self, given: &[Value]) -> String {
+        let nets: Vec<IpNet> = given
+            .iter()
+            .filter_map(|one| self.prefix(&scalar(one)))
+            .collect();
+        let narrow = nets.iter().any(|net| net.prefix_len() > 0);
+        if narrow
+            && self
+                .draft
+                .guests
+                .iter()
+                .any(|guest| guest.addresses.is_empty())
+        {
+            let what = "networks match no pod whose addresses are not in these files";
+            let place = self.place.clone();
+            self.draft.note(Effect::None, &place, what);
+        }
+        let (whole, parts): (Vec<IpNet>, Vec<IpNet>) =
+            nets.into_iter().partition(|net| net.prefix_len() == 0);
+        let mut found: Vec<String> = self.draft.everybody(&whole).into_iter().collect();
+        if !parts.is_empty() {
+            found.push(self.draft.addresses("", &parts));
+        }
+        either(&found)
+    }
+
     fn prefix(&mut self, text: &str) -> Option<IpNet> {
         let found = draft::prefix(text);
         if found.is_none() {

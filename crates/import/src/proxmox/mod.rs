@@ -3,18 +3,16 @@
 //! a host, then those of the cluster, then what the management network may always do.
 
 mod macros;
+mod words;
 
-use crate::draft::{
-    self, Draft, NOBODY, Rule, address_run, either, every_port, not, numbered, prefix,
-};
+use crate::draft::{Draft, NOBODY, Rule, address_run, either, every_port, not, numbered, prefix};
 use crate::value::{file, text};
 use crate::{Effect, ImportError, Source};
 use ipnet::IpNet;
 use lictor_policy::{Labels, PortRange};
-use lictor_types::Protocol;
-use macros::MACROS;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use words::{action, is_way, macro_ports, mistake, own_ports};
 
 /// Lines of one file that say something.
 const LINES_MAX: usize = 262_144;
@@ -22,6 +20,12 @@ const LINES_MAX: usize = 262_144;
 /// What the management network may ask of hosts, whatever the rules say: the pages and the API,
 /// consoles, SSH, migrations.
 const MANAGEMENT: &str = "tcp/8006 tcp/5900-5999 tcp/3128 tcp/22 tcp/60000-60050";
+
+/// What a host may ask of the others in its network, whatever the rules say.
+const BESIDE: &str = "tcp/8006 tcp/22 tcp/5900-5999 tcp/3128";
+
+/// The alias of the hosts' own network.
+const LOCAL_NETWORK: &str = "local_network";
 
 /// A file in its sections: the section's name and its argument, and its lines.
 type Sections = Vec<(String, String, Vec<String>)>;
@@ -67,6 +71,13 @@ pub(crate) fn import(sources: &[Source]) -> Result<Draft, ImportError> {
         let labels = Labels::from([("vm".to_owned(), stem.clone())]);
         draft.guest(format!("vm-{stem}"), labels, own_addresses(sections));
     }
+    for (stem, path, _) in files.iter().filter(|(stem, ..)| !guest(stem)) {
+        match (Kind::of(stem), node(path)) {
+            (Kind::Host, Some(name)) => draft.host(&name),
+            // Rules for every host say nothing of who they are: one stands for all.
+            _ => draft.host("host"),
+        }
+    }
     // The rules of a host come before those of the cluster.
     files.sort_by_key(|(stem, ..)| stem == "cluster");
     draft.tier("firewall");
@@ -111,10 +122,14 @@ impl Kind {
 
 /// The host of `nodes/NAME/host.fw`; without such a folder, all of them.
 fn host(path: &str) -> String {
+    node(path).map_or_else(|| "hosts".to_owned(), |name| format!("host:{name}"))
+}
+
+fn node(path: &str) -> Option<String> {
     let mut parts = path.rsplit('/').skip(1);
     match (parts.next(), parts.next()) {
-        (Some(name), Some("nodes")) => format!("host:{}", crate::names::word(name)),
-        _ => "hosts".to_owned(),
+        (Some(name), Some("nodes")) => Some(crate::names::word(name)),
+        _ => None,
     }
 }
 
@@ -285,6 +300,9 @@ impl File<'_> {
             }
             _ => {}
         }
+        if kind != Kind::Guest {
+            self.igmp();
+        }
         self.blacklist();
         let lines = sections.iter().filter(|(name, ..)| name == "RULES");
         for (index, line) in lines.flat_map(|(_, _, lines)| lines).enumerate() {
@@ -314,6 +332,21 @@ impl File<'_> {
         self.end("off", "OUT", "allow");
     }
 
+    /// Hosts' groups of receivers work whatever the rules say.
+    fn igmp(&mut self) {
+        for way in ["IN", "OUT"] {
+            let found = Options {
+                from: "any".into(),
+                to: "any".into(),
+                ports: vec![numbered(2)],
+                log: false,
+                unsaid: false,
+            };
+            let name = format!("{}.igmp.{}", self.stem, way.to_lowercase());
+            self.write((&name, way, "allow"), found, "");
+        }
+    }
+
     /// Who is in the data centre's set `blacklist` gets to no guest and no host.
     fn blacklist(&mut self) {
         if let Some(set) = self.names.blacklist.clone() {
@@ -329,38 +362,58 @@ impl File<'_> {
         }
     }
 
-    /// What the set `management` may do at hosts. Hosts' own networks are in it there, and not in
-    /// these files.
+    /// What the set `management` may do at hosts, and hosts in their own network. That network is
+    /// in the set; these files tell it only by the alias `local_network`.
     fn management(&mut self) {
-        let from = match self.names.sets.contains_key("management") {
-            true => {
-                let at = (self.path, Effect::Closes);
-                self.names.ends(self.draft, "+management", at)
-            }
-            false => NOBODY.to_owned(),
-        };
-        let what = "the management network of the hosts is always let in there: name it in the IP \
-                    set `management`";
+        let own = self.names.aliases.get(LOCAL_NETWORK).copied();
+        let named = self.names.sets.get("management").cloned();
+        let (mut inside, holes) = named.unwrap_or_default();
+        inside.extend(own);
+        if own.is_none() {
+            let what = "the hosts' own network is in the IP set `management` there, and hosts may \
+                        always ask each other for SSH and pages: name it by the alias \
+                        `local_network`";
+            self.draft.note(Effect::Closes, self.path, what);
+        }
+        let what = "what the hosts' cluster says to itself (corosync, udp/5404-5405) is in none of \
+                    these files";
         self.draft.note(Effect::Closes, self.path, what);
-        let ports = MANAGEMENT.split(' ').filter_map(|item| item.parse().ok());
-        let found = Options {
-            from,
-            to: "any".into(),
-            ports: ports.collect(),
-            log: false,
-            unsaid: false,
+        let ends = match inside.is_empty() {
+            true => NOBODY.to_owned(),
+            false => within(self.draft, "management", &(inside, holes)),
         };
+        let beside = own.map_or_else(
+            || NOBODY.to_owned(),
+            |own| self.draft.addresses(LOCAL_NETWORK, &[own]),
+        );
+        let rule = |from: String, to: String, ports: &str| {
+            let ports = ports.split(' ').filter_map(|item| item.parse().ok());
+            Options {
+                from,
+                to,
+                ports: ports.collect(),
+                log: false,
+                unsaid: false,
+            }
+        };
+        let found = rule(ends, "any".into(), MANAGEMENT);
         self.write(("cluster.management", "IN", "allow"), found, "");
+        let found = rule("any".into(), beside, BESIDE);
+        self.write(("cluster.local_network", "OUT", "allow"), found, "");
     }
 
     /// Options that are not read. Some let something in.
     fn others(&mut self, options: &BTreeMap<String, String>) {
-        let known = ["enable", "policy_in", "policy_out"];
+        let known = ["enable", "policy_in", "policy_out", "dhcp"];
+        if self.own.starts_with("vm:") && options.get("dhcp").is_none_or(|value| value != "0") {
+            let what = "DHCP is let through there, by its ports at both ends; here it needs a rule";
+            self.draft.note(Effect::Closes, self.path, what);
+        }
         for (key, value) in options
             .iter()
             .filter(|(key, _)| !known.contains(&key.as_str()))
         {
-            let opens = ["dhcp", "radv"].contains(&key.as_str()) && value != "0";
+            let opens = key == "radv" && value != "0";
             let (effect, what) = match opens {
                 true => (
                     Effect::Closes,
@@ -471,14 +524,20 @@ impl File<'_> {
             );
             return;
         };
+        if let Some(mistake) = mistake(options, name_of_macro.is_some(), self.names) {
+            let what = format!("no rule there either, as {mistake}; left out");
+            self.draft.note(Effect::None, place, what);
+            return;
+        }
         let effect = if action == "allow" {
             Effect::Closes
         } else {
             Effect::Opens
         };
-        let Some(found) = self.options(options, name_of_macro, (place, effect)) else {
+        let Some(mut found) = self.options(options, name_of_macro, (place, effect)) else {
             return;
         };
+        self.own_side(way, &mut found, place);
         if found.unsaid {
             let what = match action {
                 "allow" => "left out, as it would allow more",
@@ -490,6 +549,26 @@ impl File<'_> {
             }
         }
         self.write((name, way, action), found, comment);
+    }
+
+    /// A condition on the addresses of the own end, which these files do not tell: it would match
+    /// nothing, and a denial would be lost.
+    fn own_side(&mut self, way: &str, found: &mut Options, place: &str) {
+        let side = match way {
+            "IN" => &mut found.to,
+            _ => &mut found.from,
+        };
+        let name = format!("vm-{}", self.stem);
+        let mut guests = self.draft.guests.iter();
+        let told = guests.any(|guest| guest.name == name && !guest.addresses.is_empty());
+        if side == "any" || told {
+            return;
+        }
+        "any".clone_into(side);
+        found.unsaid = true;
+        let what = "the addresses of its own end are not in these files, so it can't be said which \
+                    of them are meant";
+        self.draft.note(Effect::None, place, what);
     }
 
     fn options(
@@ -550,54 +629,4 @@ struct Options {
     ports: Vec<PortRange>,
     log: bool,
     unsaid: bool,
-}
-
-fn is_way(word: &str) -> bool {
-    ["IN", "OUT"]
-        .iter()
-        .any(|way| word.eq_ignore_ascii_case(way))
-}
-
-fn action(name: &str) -> Option<&'static str> {
-    match name.to_uppercase().as_str() {
-        "ACCEPT" => Some("allow"),
-        "DROP" => Some("deny"),
-        "REJECT" => Some("reject"),
-        _ => None,
-    }
-}
-
-fn macro_ports(name: &str) -> Option<Vec<PortRange>> {
-    let found = MACROS
-        .iter()
-        .find(|(known, _)| known.eq_ignore_ascii_case(name))?
-        .1;
-    found.split(' ').map(|item| item.parse().ok()).collect()
-}
-
-fn own_ports(
-    protocol: Option<&str>,
-    ports: Option<&str>,
-    kind: Option<&str>,
-) -> Option<Vec<PortRange>> {
-    let class = match protocol.map(str::to_lowercase).as_deref() {
-        None => return Some(every_port()),
-        Some(name) => match draft::ip_protocol(name)? {
-            Ok(class) => class,
-            Err(number) => return Some(vec![numbered(number)]),
-        },
-    };
-    if matches!(class, Protocol::Icmp | Protocol::Icmpv6) {
-        return match kind.or(ports) {
-            None | Some("any") => Some(vec![PortRange::all(class)]),
-            Some(text) => crate::iptables::icmp(Some(class), text),
-        };
-    }
-    let Some(ports) = ports else {
-        return Some(vec![PortRange::all(class)]);
-    };
-    let items = ports
-        .split(',')
-        .map(|item| format!("{class}/{}", item.replace(':', "-")));
-    items.map(|item| item.parse().ok()).collect()
 }

@@ -118,8 +118,16 @@ fn guest_facts(policy: &Compiled, binding: &Binding) -> GuestFacts {
             .map(ToString::to_string)
             .collect(),
         observed: identity.and_then(|id| observed(policy, id)),
+        computed: identity.map(|id| computed(policy, id)).unwrap_or_default(),
         labels,
     }
+}
+
+/// The computed scopes that a class of guests is in.
+fn computed(policy: &Compiled, identity: IdentityId) -> Vec<String> {
+    let scopes = policy.computed.iter();
+    let within = scopes.filter(|one| one.members.contains(&identity));
+    within.map(|one| one.scope.clone()).collect()
 }
 
 /// Whoever reads the facts knows the day, and whether it is over.

@@ -6,9 +6,8 @@ use super::{App, envelope_json, parse_envelope};
 use crate::error::AppError;
 use lictor_evidence::Body;
 use lictor_store::{StoreError, Tx};
-use lictor_wire::Envelope;
 use lictor_wire::api::Published;
-use lictor_wire::freshness::{Freshness, PAYLOAD_TYPE};
+use lictor_wire::{Envelope, Freshness};
 
 impl App {
     /// The newest statement, if there is one.
@@ -20,7 +19,7 @@ impl App {
     /// Stores a statement that enough witnesses have signed, unless it lapsed or is older than the
     /// one that is there. The same may be sent again.
     pub(crate) fn publish_freshness(&self, envelope: &Envelope) -> Result<Published, AppError> {
-        let said =
+        let (said, signers) =
             Freshness::verify(envelope, &self.trust).map_err(|error| refused(chain(&error)))?;
         let now_ms = self.now_ms();
         if now_ms > said.expires_ms {
@@ -51,21 +50,13 @@ impl App {
             generation: said.generation,
             release: said.digest,
             expires_ms: said.expires_ms,
-            signers: self.witnesses_of(envelope),
+            signers: signers.iter().map(|key| key.name().to_string()).collect(),
         };
         state.change(now_ms, |tx, journal| {
             tx.set_freshness(&text)?;
             journal.add(body)
         })?;
         Ok(published)
-    }
-
-    fn witnesses_of(&self, envelope: &Envelope) -> Vec<String> {
-        let keys = self.trust.freshness.iter().flat_map(|who| who.keys.clone());
-        let keys: Vec<_> = keys.collect();
-        let verified = envelope.verify(PAYLOAD_TYPE, &keys);
-        let signers = verified.map(|one| one.signers).unwrap_or_default();
-        signers.iter().map(|key| key.name().to_string()).collect()
     }
 }
 

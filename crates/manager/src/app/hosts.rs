@@ -7,7 +7,7 @@ use crate::limits::REPORT_AGE_MS_MAX;
 use lictor_store::{HostRow, PlacementRow, Tx};
 use lictor_types::{Generation, GuestId, HostId, VnicState};
 use lictor_wire::VerifyKey;
-use lictor_wire::api::{EvidenceAccepted, GuestEntry, HostEntry, HostReport, Inventory};
+use lictor_wire::api::{GuestEntry, HostEntry, HostReport, Inventory, Reported};
 use std::collections::BTreeMap;
 
 impl App {
@@ -17,7 +17,7 @@ impl App {
         peer: &Peer,
         host: &str,
         report: &HostReport,
-    ) -> Result<EvidenceAccepted, AppError> {
+    ) -> Result<Reported, AppError> {
         peer.must_be_host(&report.host)?;
         if host != report.host.as_str() {
             return Err(AppError::Malformed(format!(
@@ -28,11 +28,15 @@ impl App {
         let text =
             serde_json::to_string(report).map_err(|error| AppError::Internal(error.to_string()))?;
         let now_ms = self.now_ms();
+        let sessions_wanted = self.sessions_wanted(&report.host)?;
         let mut state = self.lock()?;
         state.store.write(|tx| {
             tx.set_report(&report.host, &text, now_ms)?;
             let next = tx.host_log(&report.host)?.map_or(0, |log| log.next);
-            Ok(EvidenceAccepted { next })
+            Ok(Reported {
+                next,
+                sessions_wanted,
+            })
         })
     }
 

@@ -12,6 +12,7 @@ mod moves;
 mod pack;
 mod placements;
 mod releases;
+mod sessions;
 mod trust;
 mod unprotected;
 
@@ -31,6 +32,8 @@ pub type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
 /// The manager without its sockets.
 pub(crate) struct App {
     state: Mutex<State>,
+    /// Apart from the state: nothing of it is durable, and who reads it waits for no transaction.
+    sessions: Mutex<sessions::Asked>,
     authority: Authority,
     trust: Trust,
     clock: Clock,
@@ -96,6 +99,7 @@ impl App {
         } = parts;
         Ok(Self {
             state,
+            sessions: Mutex::default(),
             authority,
             trust,
             clock,

@@ -25,6 +25,14 @@ pub(crate) fn find(route: &Route) -> Option<Handler> {
         ("PUT", "/v1/hosts/{host}") => {
             |app, call| json(&app.report(peer(call)?, last_part(call), &parse(call)?)?)
         }
+        ("POST", "/v1/sessions") => |app, _| json(&app.ask_sessions()?),
+        ("PUT", "/v1/hosts/{host}/sessions") => |app, call| {
+            let from = (peer(call)?, host_part(call));
+            json(&app.list_sessions(from, parse(call)?, call.body.len())?)
+        },
+        ("GET", "/v1/hosts/{host}/sessions") => {
+            |app, call| json(&*app.sessions_of(host_part(call))?)
+        }
         ("GET", "/v1/inventory") => |app, _| json(&app.inventory()?),
         ("POST", "/v1/evidence") => {
             |app, call| json(&app.append_evidence(peer(call)?, &parse(call)?)?)
@@ -58,6 +66,11 @@ fn peer(call: &Call) -> Result<&Peer, AppError> {
 
 fn last_part(call: &Call) -> &str {
     call.path.rsplit('/').next().unwrap_or_default()
+}
+
+/// Of `/v1/hosts/{host}/sessions`.
+fn host_part(call: &Call) -> &str {
+    call.path.rsplit('/').nth(1).unwrap_or_default()
 }
 
 fn number(call: &Call, name: &str, default: u64) -> Result<u64, AppError> {
