@@ -320,6 +320,12 @@ impl Datapath {
         self.vnics.values().map(Vnic::status).collect()
     }
 
+    /// Whether a vnic is attached. Nothing is read for it: it is asked while guests stand still.
+    #[must_use]
+    pub fn has(&self, vnic: VnicId) -> bool {
+        self.vnics.contains_key(&vnic)
+    }
+
     /// Whether a vnic's device is the host's side of a veth pair, as a container has it.
     ///
     /// # Errors

@@ -122,7 +122,7 @@ impl Host {
             cause,
         };
         self.record(body, now_ms)?;
-        Ok(self.vnics_of(&guest)?.is_empty().then_some(guest))
+        Ok(self.vnics_of(&guest).is_empty().then_some(guest))
     }
 }
 

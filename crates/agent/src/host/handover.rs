@@ -219,8 +219,8 @@ impl Host {
             AgentError::Refused(format!("sessions that arrive for vnic {vnic}: {error}"))
         })?;
         arrival.transcript.sessions(vnic, chunk);
-        let own = self.own_addresses(vnic);
-        let mirror = self.mirror(vnic, arrival);
+        let own = self.own_addresses((guest, vnic));
+        let mirror = self.mirror((guest, vnic), arrival);
         let of_table = (chunk.table(), records.as_slice());
         let taken = self.datapath.mirror((vnic, mirror), of_table, |local| {
             own.iter().any(|own| own.covers(local))
@@ -229,11 +229,16 @@ impl Host {
         Ok(taken?)
     }
 
-    fn mirror<'a>(&self, vnic: VnicId, arrival: &'a mut Arrival) -> &'a mut Mirror {
+    fn mirror<'a>(
+        &self,
+        (guest, vnic): (&GuestId, VnicId),
+        arrival: &'a mut Arrival,
+    ) -> &'a mut Mirror {
+        let quota = || self.sessions_max((guest, vnic));
         arrival
             .mirrors
             .entry(vnic)
-            .or_insert_with(|| Mirror::new(self.sessions_max(vnic).saturating_mul(ARRIVAL_FACTOR)))
+            .or_insert_with(|| Mirror::new(quota().saturating_mul(ARRIVAL_FACTOR)))
     }
 
     /// Takes out what the source has no more in slots of a table.
@@ -250,13 +255,13 @@ impl Host {
     ) -> Result<(), AgentError> {
         self.own_vnic(guest, vnic)?;
         arrival.transcript.gone(vnic, (table, slots));
-        let mirror = self.mirror(vnic, arrival);
+        let mirror = self.mirror((guest, vnic), arrival);
         Ok(self.datapath.mirror_gone((vnic, mirror), (table, slots))?)
     }
 
     /// What was counted of a guest's vnics, here and before it came here.
     pub(crate) fn tallies(&self, guest: &GuestId) -> Result<BTreeMap<VnicId, Tallies>, AgentError> {
-        let vnics = self.vnics_of(guest)?.into_iter();
+        let vnics = self.vnics_of(guest).into_iter();
         vnics
             .map(|vnic| Ok((vnic, self.datapath.tally(vnic)?)))
             .collect()
@@ -289,7 +294,7 @@ impl Host {
         counted: &BTreeMap<VnicId, Tallies>,
         change: impl Fn(VnicId, &Tallies) -> Result<(), lictor_datapath::Error>,
     ) -> Result<(), AgentError> {
-        for vnic in self.vnics_of(guest)? {
+        for vnic in self.vnics_of(guest) {
             if let Some(tallies) = counted.get(&vnic) {
                 change(vnic, tallies)?;
             }
@@ -319,25 +324,28 @@ impl Host {
     }
 
     fn own_vnic(&self, guest: &GuestId, vnic: VnicId) -> Result<(), AgentError> {
-        if self.vnics_of(guest)?.contains(&vnic) {
+        if self.vnics_of(guest).contains(&vnic) {
             return Ok(());
         }
         let what = format!("vnic {vnic} is none that guest {guest} has here");
         Err(AgentError::Refused(what))
     }
 
-    fn sessions_max(&self, vnic: VnicId) -> u32 {
-        let mut bound = self.bindings.guests().flat_map(|guest| &guest.vnics);
+    fn sessions_max(&self, (guest, vnic): (&GuestId, VnicId)) -> u32 {
+        let binding = self.bindings.guest(guest).into_iter();
+        let mut bound = binding.flat_map(|binding| &binding.vnics);
         let found = bound.find(|bound| bound.vnic == vnic);
         found.map_or(0, |bound| bound.sessions_max)
     }
 
     /// Every address and prefix that the vnic may use, in whichever of its segments.
-    fn own_addresses(&self, vnic: VnicId) -> Vec<MoreAddress> {
-        let guests = self.bindings.guests();
-        let claims = guests.flat_map(|guest| self.bindings.claims(guest));
+    fn own_addresses(&self, (guest, vnic): (&GuestId, VnicId)) -> Vec<MoreAddress> {
+        let Some(binding) = self.bindings.guest(guest) else {
+            return Vec::new();
+        };
+        let claims = self.bindings.claims(binding);
         let own = claims.filter(|(bound, _)| bound.vnic == vnic);
-        let bound = self.bindings.guests().flat_map(|guest| &guest.vnics);
+        let bound = binding.vnics.iter();
         let link_local = bound
             .filter(|bound| bound.vnic == vnic)
             .map(|bound| MoreAddress::own(bound.mac.link_local().into()));
@@ -350,7 +358,7 @@ impl Host {
     /// [`AgentError::Datapath`].
     pub fn purge(&self, guest: &GuestId) -> Result<u64, AgentError> {
         let mut purged = 0;
-        for vnic in self.vnics_of(guest)? {
+        for vnic in self.vnics_of(guest) {
             purged += self.datapath.purge(vnic)?;
         }
         Ok(purged)
@@ -361,11 +369,11 @@ impl Host {
     /// # Errors
     /// [`AgentError::Datapath`].
     pub fn frames_before(&self, guest: &GuestId) -> Result<u64, AgentError> {
-        let vnics = self.vnics_of(guest)?;
-        let statuses = self.datapath.vnics()?;
-        let ours = statuses
-            .iter()
-            .filter(|status| vnics.contains(&status.spec.vnic));
-        Ok(ours.flat_map(|status| status.packets_before).sum())
+        let mut frames = 0;
+        for vnic in self.vnics_of(guest) {
+            let before = self.datapath.status(vnic)?.packets_before;
+            frames += before.into_iter().sum::<u64>();
+        }
+        Ok(frames)
     }
 }

@@ -171,7 +171,7 @@ impl Host {
     /// # Errors
     /// [`AgentError::Datapath`].
     pub(crate) fn begins(&mut self, guest: &GuestId, now_ms: u64) -> Result<(), AgentError> {
-        for vnic in self.vnics_of(guest)? {
+        for vnic in self.vnics_of(guest) {
             let held = self.datapath.state(vnic)? == VnicState::Hold;
             if held && self.datapath.sessions_held(vnic)? == 0 {
                 self.lost_sessions(guest, now_ms)?;
@@ -190,7 +190,7 @@ impl Host {
         if self.adopts_for(guest, now_ms) == 0 {
             return Ok(());
         }
-        for vnic in self.vnics_of(guest)? {
+        for vnic in self.vnics_of(guest) {
             let proven = self.datapath.lease_over(vnic)?.is_none();
             let terms = self.terms(guest, proven, now_ms);
             self.datapath.set_terms(vnic, &terms)?;

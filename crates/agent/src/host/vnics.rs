@@ -278,17 +278,12 @@ impl Host {
     }
 
     /// The guest's vnics that are attached here, by number.
-    ///
-    /// # Errors
-    /// [`AgentError::Datapath`].
-    pub fn vnics_of(&self, guest: &GuestId) -> Result<Vec<VnicId>, AgentError> {
-        let Some(binding) = self.bindings.guest(guest) else {
-            return Ok(Vec::new());
-        };
-        let attached = self.datapath.vnics()?;
-        let here = |vnic: &VnicId| attached.iter().any(|status| status.spec.vnic == *vnic);
-        let bound = binding.vnics.iter().map(|vnic| vnic.vnic);
-        Ok(bound.filter(here).collect())
+    #[must_use]
+    pub fn vnics_of(&self, guest: &GuestId) -> Vec<VnicId> {
+        let binding = self.bindings.guest(guest).into_iter();
+        let bound = binding.flat_map(|binding| &binding.vnics);
+        let bound = bound.map(|vnic| vnic.vnic);
+        bound.filter(|vnic| self.datapath.has(*vnic)).collect()
     }
 
     /// The devices and addresses of the guest's vnics that are attached here.
@@ -296,14 +291,16 @@ impl Host {
     /// # Errors
     /// [`AgentError::Datapath`].
     pub(crate) fn hooked(&self, guest: &GuestId) -> Result<Vec<Hooked>, AgentError> {
-        let vnics = self.vnics_of(guest)?;
-        let attached = self.datapath.vnics()?.into_iter().map(|status| status.spec);
-        let ours = attached.filter(|spec| vnics.contains(&spec.vnic));
-        let hooked = ours.map(|spec| Hooked {
-            device: spec.device,
-            mac: spec.mac,
-        });
-        Ok(hooked.collect())
+        let vnics = self.vnics_of(guest).into_iter();
+        vnics
+            .map(|vnic| {
+                let spec = self.datapath.status(vnic)?.spec;
+                Ok(Hooked {
+                    device: spec.device,
+                    mac: spec.mac,
+                })
+            })
+            .collect()
     }
 
     /// Whether the guest has vnics here, and all are a container's.
@@ -311,7 +308,7 @@ impl Host {
     /// # Errors
     /// [`AgentError::Datapath`].
     pub(crate) fn has_veths_only(&self, guest: &GuestId) -> Result<bool, AgentError> {
-        let vnics = self.vnics_of(guest)?;
+        let vnics = self.vnics_of(guest);
         for vnic in &vnics {
             if !self.datapath.is_veth(*vnic)? {
                 return Ok(false);
@@ -325,7 +322,7 @@ impl Host {
     /// # Errors
     /// [`AgentError::Datapath`].
     pub fn states_of(&self, guest: &GuestId) -> Result<Vec<VnicState>, AgentError> {
-        let vnics = self.vnics_of(guest)?;
+        let vnics = self.vnics_of(guest);
         let states = vnics.iter().map(|vnic| Ok(self.datapath.state(*vnic)?));
         states.collect()
     }
@@ -342,7 +339,7 @@ impl Host {
         cause: &str,
     ) -> Result<Vec<Body>, AgentError> {
         let mut changes = Vec::new();
-        for vnic in self.vnics_of(guest)? {
+        for vnic in self.vnics_of(guest) {
             let status = self.datapath.status(vnic)?;
             let from = status.state;
             // Nothing that holds for guests may cut the host off from those who look after it.

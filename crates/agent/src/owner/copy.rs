@@ -101,7 +101,7 @@ impl Owner {
         let guarded = self.watches.get(guest).is_some_and(|watch| watch.guarded)
             || self.is_container(guest)?;
         let side = self.host.move_side(guest)?;
-        let vnics = self.host.vnics_of(guest)?;
+        let vnics = self.host.vnics_of(guest);
         let Some(leaving) = self.leaving.get_mut(guest) else {
             return Ok(());
         };

@@ -98,7 +98,7 @@ impl Owner {
             return Ok(vec![Refusal::GuestUnknown]);
         };
         let controls = self.host.controls()?;
-        let here = self.host.vnics_of(guest)?.len();
+        let here = self.host.vnics_of(guest).len();
         let waived = self.waived(guest, now);
         let overridden = Causes::new();
         let chosen = self.chosen_against(guest, &overridden, now);

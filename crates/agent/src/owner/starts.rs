@@ -176,7 +176,7 @@ impl Owner {
         let guest = bound.map(|(binding, _)| binding.guest.clone());
         self.host.detach(name, now.ms)?;
         if let Some(guest) = guest
-            && self.host.vnics_of(&guest)?.is_empty()
+            && self.host.vnics_of(&guest).is_empty()
             && self
                 .watches
                 .get(&guest)
@@ -550,7 +550,7 @@ impl Owner {
     /// QEMU that nobody has heard of and that has no vnic here is none.
     fn failed(&mut self, guest: &GuestId, text: &str, now: Now) -> Result<(), AgentError> {
         self.watches.remove(guest);
-        if self.host.vnics_of(guest)?.is_empty() {
+        if self.host.vnics_of(guest).is_empty() {
             return self.gone(guest, Departure::Ended, now);
         }
         let again_us = now.us + WATCH_AGAIN_US;
@@ -602,7 +602,7 @@ impl Owner {
     fn unasked(&mut self, guest: &GuestId, now: Now) -> Result<(), AgentError> {
         let known = self.host.custody().held(guest) || self.claims.contains_key(guest);
         let comes = self.arriving.get(guest).is_some_and(Arriving::may_run);
-        if known || comes || self.host.vnics_of(guest)?.is_empty() {
+        if known || comes || self.host.vnics_of(guest).is_empty() {
             return Ok(());
         }
         let text = "runs here without having been handed over: its vnics are in hold until no \
