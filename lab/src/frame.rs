@@ -61,8 +61,9 @@ pub struct Frame {
     pub head: Vec<u8>,
 }
 
-/// A socket that receives all frames of one device and can send any.
-fn open(netns: &Netns, device: &str) -> Result<OwnedFd> {
+/// A socket that receives all frames of one device and can send any, and the device's number. Until
+/// it is bound it receives those of every device: whoever reads looks at the number.
+fn open(netns: &Netns, device: &str) -> Result<(OwnedFd, usize)> {
     netns.run(|| {
         let fd = socket(
             AddressFamily::Packet,
@@ -73,7 +74,7 @@ fn open(netns: &Netns, device: &str) -> Result<OwnedFd> {
         .context("cannot open a packet socket; the lab needs root")?;
         let address = link_address(device)?;
         bind(fd.as_raw_fd(), &address).with_context(|| format!("cannot bind to {device}"))?;
-        Ok(fd)
+        Ok((fd, address.ifindex()))
     })
 }
 
@@ -89,7 +90,7 @@ fn link_address(device: &str) -> Result<LinkAddr> {
 /// # Errors
 /// No such device, or it is down.
 pub fn inject(netns: &Netns, device: &str, frames: &[Vec<u8>]) -> Result<()> {
-    let fd = open(netns, device)?;
+    let (fd, _) = open(netns, device)?;
     for frame in frames {
         send(fd.as_raw_fd(), frame, MsgFlags::empty())
             .with_context(|| format!("cannot send a frame on {device}"))?;
@@ -117,7 +118,7 @@ impl Capture {
     /// # Errors
     /// No such device.
     pub fn start(netns: &Netns, device: &str) -> Result<Self> {
-        let fd = open(netns, device)?;
+        let (fd, device) = open(netns, device)?;
         // So that the thread notices its stop flag on a silent device.
         setsockopt(&fd, sockopt::ReceiveTimeout, &TimeVal::milliseconds(50))?;
         setsockopt(&fd, sockopt::ReceiveTimestampns, &true)?;
@@ -127,7 +128,9 @@ impl Capture {
         let thread = std::thread::spawn(move || {
             let mut buffer = vec![0; 65_536];
             while !stopped.load(Ordering::Relaxed) {
-                if let Some((passed, bytes)) = receive(&fd, &mut buffer) {
+                if let Some((passed, bytes)) = receive(&fd, &mut buffer)
+                    && passed.device == Some(device)
+                {
                     keep(&shared, passed, bytes);
                 }
             }
@@ -183,6 +186,7 @@ impl Drop for Capture {
 /// How a frame passed the device.
 #[derive(Debug, Clone, Copy)]
 struct Passed {
+    device: Option<usize>,
     way: Way,
     wall: SystemTime,
 }
@@ -203,7 +207,8 @@ fn receive<'a>(fd: &OwnedFd, buffer: &'a mut [u8]) -> Option<(Passed, &'a [u8])>
             _ => None,
         });
         let wall = SystemTime::UNIX_EPOCH + stamp?;
-        (message.bytes, Passed { way, wall })
+        let device = message.address.map(|from| from.ifindex());
+        (message.bytes, Passed { device, way, wall })
     };
     Some((passed, &buffer[..length]))
 }
@@ -349,6 +354,7 @@ mod tests {
             port: (1, 2),
         };
         let passed = Passed {
+            device: None,
             way: Way::Received,
             wall: SystemTime::UNIX_EPOCH,
         };

@@ -1,7 +1,7 @@
 //! Stops a process in its middle: at the system call with which it makes a file. Whoever looks
 //! from outside is too late, for what comes next is done some microseconds later.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use nix::errno::Errno;
 use nix::sys::ptrace::{self, Options};
 use nix::sys::signal::{Signal, kill};
@@ -89,16 +89,27 @@ fn wait_stopped(thread: Pid) -> Result<WaitStatus> {
     }
 }
 
-fn seize(pid: Pid) -> Result<Vec<Pid>> {
-    let threads = threads(pid)?;
-    for thread in &threads {
-        ptrace::seize(*thread, Options::PTRACE_O_TRACESYSGOOD)
-            .with_context(|| format!("cannot trace thread {thread}"))?;
-        ptrace::interrupt(*thread)?;
-        wait_stopped(*thread)?;
-        ptrace::syscall(*thread, None)?;
+/// Whether a thread was there to do that with: one that has ended since it was listed is none.
+fn lives(done: nix::Result<()>) -> nix::Result<bool> {
+    match done {
+        Err(Errno::ESRCH) => Ok(false),
+        done => done.map(|()| true),
     }
-    Ok(threads)
+}
+
+fn seize(pid: Pid) -> Result<Vec<Pid>> {
+    let mut traced = Vec::new();
+    for thread in threads(pid)? {
+        let seized = ptrace::seize(thread, Options::PTRACE_O_TRACESYSGOOD);
+        if !lives(seized)? || !lives(ptrace::interrupt(thread))? {
+            continue;
+        }
+        wait_stopped(thread)?;
+        if lives(ptrace::syscall(thread, None))? {
+            traced.push(thread);
+        }
+    }
+    Ok(traced)
 }
 
 fn watch(pid: Pid, mut traced: Vec<Pid>, file: &std::path::Path, limit: Duration) -> Result<()> {
@@ -117,7 +128,7 @@ fn watch(pid: Pid, mut traced: Vec<Pid>, file: &std::path::Path, limit: Duration
                     at_rest = Some((thread, status));
                     break;
                 }
-                Ok(Some(status)) => resume(thread, status)?,
+                Ok(Some(status)) => drop(lives(resume(thread, status))?),
                 Err(error) => return Err(error.into()),
             }
             idle = false;
@@ -150,7 +161,9 @@ fn let_go(traced: &[Pid], at_rest: Option<(Pid, WaitStatus)>) -> Result<()> {
         let status = match at_rest {
             Some((rests, status)) if rests == *thread => status,
             _ => {
-                ptrace::interrupt(*thread)?;
+                if !lives(ptrace::interrupt(*thread))? {
+                    continue;
+                }
                 wait_stopped(*thread)?
             }
         };
@@ -158,7 +171,7 @@ fn let_go(traced: &[Pid], at_rest: Option<(Pid, WaitStatus)>) -> Result<()> {
             WaitStatus::Stopped(_, signal) => Some(signal),
             _ => None,
         };
-        ptrace::detach(*thread, signal)?;
+        lives(ptrace::detach(*thread, signal))?;
     }
     Ok(())
 }

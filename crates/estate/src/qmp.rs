@@ -20,6 +20,8 @@ pub const LINE_BYTES_MAX: usize = 1 << 20;
 pub const REPLY_LIMIT: Duration = Duration::from_secs(5);
 /// Between two attempts to connect: QEMU opens its socket some time after the tap exists.
 const RETRY: Duration = Duration::from_millis(20);
+/// How long a migration may take to end: longer than a Load() may wait.
+const SETTLE_LIMIT: Duration = Duration::from_secs(5);
 
 /// Why a monitor cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -279,10 +281,38 @@ impl Monitor {
     /// # Errors
     /// As for [`Self::execute`]; QEMU refuses if nobody listens on the socket.
     pub fn interlock(&self, guest: &GuestId, socket: &Path) -> Result<(), QmpError> {
+        if self.address(guest)?.is_some() {
+            self.settle_migration()?;
+        }
         self.release(guest)?;
         let address = address_of(socket);
         let object = json!({ "qom-type": "dbus-vmstate", "id": id(guest), "addr": address });
         self.execute("object-add", &object).map(drop)
+    }
+
+    /// QEMU takes one interlock at a time, so that between the old one and the new one it has none:
+    /// no guest may leave in that moment. A migration that has not asked the old one yet is ended,
+    /// as it could only fail; one that has is waited for. What comes in needs neither.
+    fn settle_migration(&self) -> Result<(), QmpError> {
+        if self.run_state()? == RunState::Incoming {
+            return Ok(());
+        }
+        let end = Instant::now() + SETTLE_LIMIT;
+        loop {
+            let answer = self.execute("query-migrate", &json!({}))?;
+            match answer["status"].as_str() {
+                Some("setup" | "wait-unplug" | "active" | "pre-switchover") => {
+                    self.cancel_migration()?;
+                }
+                Some("device" | "cancelling") => {}
+                _ => return Ok(()),
+            }
+            if Instant::now() > end {
+                let command = "migrate_cancel".into();
+                return Err(QmpError::Late { command });
+            }
+            std::thread::sleep(RETRY);
+        }
     }
 
     /// Whether QEMU has the interlock, with this socket: somebody may have taken it out, or put
@@ -291,11 +321,17 @@ impl Monitor {
     /// # Errors
     /// As for [`Self::execute`].
     pub fn is_interlocked(&self, guest: &GuestId, socket: &Path) -> Result<bool, QmpError> {
+        let address = self.address(guest)?;
+        Ok(address.is_some_and(|address| address == address_of(socket)))
+    }
+
+    /// The address of the interlock that QEMU has.
+    fn address(&self, guest: &GuestId) -> Result<Option<Value>, QmpError> {
         let path = format!("/objects/{}", id(guest));
         let asked = json!({ "path": path, "property": "addr" });
         match self.execute("qom-get", &asked) {
-            Ok(address) => Ok(address == address_of(socket)),
-            Err(QmpError::Refused { .. }) => Ok(false),
+            Ok(address) => Ok(Some(address)),
+            Err(QmpError::Refused { .. }) => Ok(None),
             Err(error) => Err(error),
         }
     }

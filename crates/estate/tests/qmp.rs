@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
+use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -132,11 +133,59 @@ fn an_interlock_replaces_the_one_of_an_earlier_life() {
         .iter()
         .filter_map(|one| one["execute"].as_str())
         .collect();
-    assert_eq!(names, ["qmp_capabilities", "object-del", "object-add"]);
-    let added = &commands[2]["arguments"];
+    let asked = [
+        "qmp_capabilities",
+        "qom-get",
+        "query-status",
+        "query-migrate",
+    ];
+    assert_eq!(names, [&asked[..], &["object-del", "object-add"]].concat());
+    let added = &commands[5]["arguments"];
     assert_eq!(added["id"], id(&guest()));
     assert_eq!(added["qom-type"], "dbus-vmstate");
     assert_eq!(added["addr"], format!("unix:path={}", socket.display()));
+}
+
+/// It stands in a QEMU whose migration has come so far, and then ends.
+#[test]
+fn an_interlock_is_replaced_when_no_migration_could_end_without_one() {
+    static STATES: Mutex<Vec<&str>> = Mutex::new(Vec::new());
+    let check = |states: &[&'static str], expected: &[&str]| {
+        let mut left = STATES.lock().expect("not poisoned");
+        left.clear();
+        left.extend(states.iter().rev());
+        drop(left);
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("qmp");
+        let server = qemu(&path, |name| {
+            let mut answer = json!({});
+            if name == "query-migrate" {
+                answer["status"] = json!(STATES.lock().expect("not poisoned").pop());
+            }
+            vec![json!({ "return": answer })]
+        });
+        let (monitor, _events) = connect(&path);
+        monitor
+            .interlock(&guest(), Path::new("/run/guest-web.sock"))
+            .expect("replaced");
+        drop(monitor);
+        let commands = server.join().expect("ends");
+        let names = commands.iter().filter_map(|one| one["execute"].as_str());
+        let names: Vec<_> = names.skip(3).collect();
+        assert_eq!(names, expected, "{states:?}");
+    };
+    let (ask, cancel) = ("query-migrate", "migrate_cancel");
+    let put = ["object-del", "object-add"];
+    check(&["failed"], &[&[ask][..], &put].concat());
+    // It has not asked yet, and would be told nothing.
+    for state in ["setup", "active", "pre-switchover"] {
+        check(
+            &[state, "cancelling", "cancelled"],
+            &[&[ask, cancel, ask, ask][..], &put].concat(),
+        );
+    }
+    // It has asked: its target decides.
+    check(&["device", "completed"], &[&[ask, ask][..], &put].concat());
 }
 
 /// What the monitor finds of an interlock whose address QEMU tells like that.

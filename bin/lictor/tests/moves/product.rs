@@ -394,7 +394,12 @@ fn settle(db: &mut QemuGuest) -> Result<()> {
     let query = db.qmp().execute("query-migrate", json!({}))?;
     if query["status"] == "pre-switchover" {
         let go = json!({ "state": "pre-switchover" });
-        db.qmp().execute("migrate-continue", go)?;
+        let gone_on = db.qmp().execute("migrate-continue", go);
+        // An agent that was killed and is back ends it meanwhile.
+        let query = db.qmp().execute("query-migrate", json!({}))?;
+        if query["status"] == "pre-switchover" {
+            gone_on?;
+        }
     }
     db.ended().map(drop)
 }
