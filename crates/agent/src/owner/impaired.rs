@@ -111,9 +111,11 @@ impl Owner {
         let against = held
             .into_iter()
             .filter(|(cause, _)| together.moves.contains(cause) && !overridden.contains(cause));
+        // Both ends may have found the same: whoever reads it must see two.
+        let host = &self.host.config().host;
         let against = against.map(|(cause, detail)| Refusal::Impaired {
             cause: cause.name().into(),
-            detail: format!("{detail}; its owner chose {}", choice(cause)),
+            detail: format!("{detail} at host {host}; its owner chose {}", choice(cause)),
         });
         against.collect()
     }
