@@ -29,7 +29,7 @@ const PACKAGES: [(&str, &str); 20] = [
     ),
     ("lz4", "unpacks the guest's kernel"),
     ("make", "builds libbpf"),
-    ("nftables", "the bench's rival"),
+    ("nftables", "the bench's rival, and what others flush"),
     ("pkg-config", "libbpf's build finds libelf and zlib with it"),
     ("qemu-system-x86", "runs the lab's real guests"),
     (
