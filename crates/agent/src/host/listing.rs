@@ -77,7 +77,7 @@ impl Host {
         let mut bytes = 0;
         let guests = self.bindings.guests();
         let vnics = guests.flat_map(|guest| guest.vnics.iter().map(move |vnic| (guest, vnic)));
-        for (binding, vnic) in vnics.filter(|(_, vnic)| self.datapath.status(vnic.vnic).is_ok()) {
+        for (binding, vnic) in vnics.filter(|(_, vnic)| self.datapath.has(vnic.vnic)) {
             let mut records = self.datapath.export(vnic.vnic)?;
             records.sort_unstable_by_key(|record| record.key);
             let mut left = records.as_slice();

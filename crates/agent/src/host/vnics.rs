@@ -3,7 +3,7 @@
 use super::{Host, Offered};
 use crate::AgentError;
 use crate::nics::Hooked;
-use lictor_datapath::{Attachment, How, VnicSpec, VnicStatus};
+use lictor_datapath::{Attachment, How, VnicSpec};
 use lictor_evidence::Body;
 use lictor_types::{Endpoint, GuestId, Link, Mode, VnicId, VnicName, VnicState};
 use lictor_wire::binding::{self, BindingLog};
@@ -48,13 +48,11 @@ impl Host {
     /// [`AgentError`].
     pub fn attach_strays(&mut self, now_ms: u64) -> Result<Vec<GuestId>, AgentError> {
         self.links.look(now_ms)?;
-        let attached = self.datapath.vnics()?;
         let mut strays = Vec::new();
         for binding in self.bindings.guests() {
             let here = binding.may_run_on(&self.config.host);
             for vnic in binding.vnics.iter().filter(|_| here) {
-                let known = |status: &VnicStatus| status.spec.vnic == vnic.vnic;
-                if self.links.has(vnic.name.as_str()) && !attached.iter().any(known) {
+                if self.links.has(vnic.name.as_str()) && !self.datapath.has(vnic.vnic) {
                     strays.push((binding.guest.clone(), vnic.name.clone()));
                 }
             }

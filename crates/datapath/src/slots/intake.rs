@@ -308,8 +308,8 @@ impl Slots {
 }
 
 /// What a table calls a session of this hash; see [`Slots::name`].
-pub(crate) const fn name(hash: u64) -> u64 {
-    if hash < NAMES_FROM { NAMES_FROM } else { hash }
+pub(crate) fn name(hash: u64) -> u64 {
+    hash.max(NAMES_FROM)
 }
 
 const fn table_of(newcomer: &Newcomer, main: u32) -> u32 {
