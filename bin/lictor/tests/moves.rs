@@ -29,6 +29,8 @@ mod choices;
 mod container;
 #[path = "moves/cut.rs"]
 mod cut;
+#[path = "moves/ended.rs"]
+mod ended;
 #[path = "moves/evacuated.rs"]
 mod evacuated;
 #[path = "moves/held.rs"]

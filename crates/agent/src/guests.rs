@@ -155,10 +155,19 @@ impl Post {
         };
         let monitor = match Monitor::connect(&self.qmp, self.limit, sink) {
             Ok(monitor) => monitor,
-            Err(error) => return self.tell(News::Failed(chain(&error))),
+            Err(error) => return self.failed(&error),
         };
         if let Err(error) = self.serve(&monitor, orders, connected) {
-            self.tell(News::Failed(chain(&error)));
+            self.failed(&error);
+        }
+    }
+
+    /// That QEMU has ended is the last event of its monitor. A command that was in flight then
+    /// learns of it a moment earlier, and must not make one that may run on of it: what is going on
+    /// with the guest would not end.
+    fn failed(&self, error: &QmpError) {
+        if !matches!(error, QmpError::Closed { .. }) {
+            self.tell(News::Failed(chain(error)));
         }
     }
 
@@ -280,5 +289,65 @@ impl Keeper for Door {
             state,
             reply,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+    use std::io::{BufRead as _, BufReader, Write as _};
+    use std::os::unix::net::UnixListener;
+
+    /// Answers what QEMU is asked when a monitor is opened, and ends in the midst of this command.
+    fn ends_at(command: &'static str, listener: &UnixListener) {
+        let (stream, _) = listener.accept().expect("a client");
+        writeln!(&stream, "{}", json!({ "QMP": {} })).expect("greeted");
+        for line in BufReader::new(&stream).lines() {
+            let asked: Value = serde_json::from_str(&line.expect("a line")).expect("JSON");
+            if asked["execute"] == command {
+                return;
+            }
+            let answer = json!({ "return": { "running": true }, "id": asked["id"] });
+            writeln!(&stream, "{answer}").expect("answered");
+        }
+    }
+
+    /// What the owner hears of a QEMU that ends like that.
+    fn told(command: &'static str) -> Vec<String> {
+        let folder = tempfile::tempdir().expect("a folder");
+        let qmp = folder.path().join("qmp");
+        let listener = UnixListener::bind(&qmp).expect("a free path");
+        let qemu = std::thread::spawn(move || ends_at(command, &listener));
+        let (inputs, told) = sync_channel(16);
+        let post = Post {
+            guest: GuestId::new("db").expect("a valid name"),
+            number: 1,
+            qmp,
+            limit: START_LIMIT,
+            socket: folder.path().join("socket"),
+            group: QemuGroup::default(),
+            inputs,
+        };
+        let (orders, receiver) = channel();
+        orders.send(Order::Follow).expect("the receiver is here");
+        post.run(&receiver, &Connected::default());
+        drop(post);
+        qemu.join().expect("it ends");
+        let news = told.iter().map(|input| match input {
+            Input::News { news, .. } => format!("{news:?}"),
+            other => format!("{other:?}"),
+        });
+        news.collect()
+    }
+
+    #[test]
+    fn a_qemu_that_ends_in_the_midst_of_a_command_has_ended_and_is_not_one_that_cannot_be_asked() {
+        let closed = format!("{:?}", News::Event(Event::Closed));
+        for command in ["qmp_capabilities", "query-status", "human-monitor-command"] {
+            assert_eq!(told(command).last(), Some(&closed), "at {command}");
+            let failed = |one: &String| one.starts_with("Failed");
+            assert!(!told(command).iter().any(failed), "at {command}");
+        }
     }
 }

@@ -60,6 +60,10 @@ struct World {
     recorded: bool,
     /// The target's host is down.
     down: bool,
+    /// How often the source's QEMU may still be killed and started again unseen.
+    replacements: u8,
+    /// What a QEMU at the source has sent that is no more.
+    sent: bool,
 }
 
 impl World {
@@ -85,6 +89,8 @@ impl World {
             target_custody: false,
             recorded: false,
             down: false,
+            replacements: 0,
+            sent: false,
         }
     }
 
@@ -213,6 +219,21 @@ impl World {
         }
     }
 
+    /// The guest is started again where it was to leave, with a device that begins in hold, and
+    /// nobody has seen the first QEMU end. It is opened if it is this host's and not fenced.
+    fn replace_source(&mut self) {
+        self.sent |= self.source_qemu == Qemu::Stopped;
+        if self.source.phase() < MovePhase::Fenced {
+            self.at_source(source::Event::GuestGone);
+        }
+        self.source_qemu = Qemu::Running;
+        self.source_open = false;
+        self.at_source(source::Event::GuestResumed);
+        let fenced = [MovePhase::Fenced, MovePhase::Committed];
+        self.source_open |= self.source_custody && !fenced.contains(&self.source.phase());
+        self.check();
+    }
+
     fn restart_source(&mut self) {
         // Nobody answers its question any more: the migration fails, and the guest goes on.
         if self.source_qemu == Qemu::Saving {
@@ -281,7 +302,8 @@ impl World {
         if self.source_qemu == Qemu::Saving {
             self.step(worlds, |w| w.at_source(source::Event::SaveLate));
         }
-        if self.source_qemu == Qemu::Stopped && self.target_qemu == Qemu::Incoming {
+        let sent = self.source_qemu == Qemu::Stopped || self.sent;
+        if sent && self.target_qemu == Qemu::Incoming {
             self.step(worlds, |w| {
                 w.target_qemu = Qemu::Loading;
                 let event = if w.stream_is_move {
@@ -336,6 +358,12 @@ impl World {
                 w.source_qemu = Qemu::Gone;
                 w.at_source(source::Event::GuestGone);
                 w.let_go();
+            });
+        }
+        if self.replacements > 0 && self.source_custody {
+            self.step(worlds, |w| {
+                w.replacements -= 1;
+                w.replace_source();
             });
         }
         for event in [source::Event::Abandon, source::Event::Lapsed] {
@@ -527,6 +555,30 @@ fn a_source_that_is_restarted_at_any_instant_never_opens_beside_the_target() {
         here > 0 && there > 0,
         "{here} at the source, {there} at the target"
     );
+}
+
+#[test]
+fn a_qemu_that_is_replaced_unseen_at_any_instant_never_opens_its_guest_on_two_hosts() {
+    let begin = World {
+        replacements: 2,
+        ..World::begin()
+    };
+    let worlds = explore(begin, false);
+    worlds.iter().for_each(World::check_at_rest);
+    let replaced = || worlds.iter().filter(|w| w.replacements == 0);
+    let here = |w: &World| w.source.phase() == MovePhase::Aborted && w.source_open;
+    assert!(replaced().any(here) && replaced().any(|w| w.target_open));
+}
+
+#[test]
+fn a_target_whose_guest_ends_before_it_was_in_hold_gives_the_move_up() {
+    let mut end = target::Target::default();
+    let given_up = [
+        target::Action::Tell(Message::Nack),
+        target::Action::HoldAndPurge,
+    ];
+    assert_eq!(end.handle(target::Event::GuestGone), given_up);
+    assert!(end.ended());
 }
 
 /// Whatever else is said and lost, the source forgets only when its target says that the guest runs

@@ -283,7 +283,7 @@ pub(super) fn release(agents: &[&Agent], held: &mut Held) -> Result<()> {
 }
 
 /// Bytes of another host's agent that this one has not read.
-fn unread(agent: &Agent, other: &Host) -> Result<u64> {
+pub(super) fn unread(agent: &Agent, other: &Host) -> Result<u64> {
     const ADDRESS: usize = 1;
     const REMOTE: usize = 2;
     const QUEUES: usize = 4;

@@ -150,6 +150,7 @@ impl Target {
                 Vec::new()
             }
             Event::Load | Event::LoadForeign => self.fail(true),
+            Event::GuestGone => self.fail(false),
             _ => Vec::new(),
         }
     }

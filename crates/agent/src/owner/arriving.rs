@@ -147,6 +147,7 @@ impl Owner {
             deadline_ms: ticket.deadline_ms,
         };
         let order = self.spent_order(&ticket);
+        let in_vain = self.found_in_vain(&ticket);
         // Durable before it is admitted: a ticket is good for one move, also after a crash.
         self.host.change_custody(|custody| {
             custody.spend(&guest, spent, now.ms);
@@ -158,6 +159,10 @@ impl Owner {
         let ticket = envelope;
         // Nothing else that this end says of the move counts before this.
         self.say(from, Control::Admitted { ticket, controls });
+        if in_vain {
+            self.because(&guest, "the QEMU that waited for the guest has ended");
+            return self.arrive(&guest, target::Event::GuestGone, now);
+        }
         // The vnics may be attached already.
         self.ready(&guest, now)
     }

@@ -259,6 +259,22 @@ impl Owner {
         Ok(Response::Abandoned)
     }
 
+    /// The guest is not here any more, or is not the one that it was: a move that is not fenced
+    /// ends with it. One that is goes on, as the guest may be its target's.
+    pub(super) fn unfenced_ends(
+        &mut self,
+        guest: &GuestId,
+        cause: &str,
+        now: Now,
+    ) -> Result<(), AgentError> {
+        let leaving = self.leaving.get(guest);
+        if leaving.is_none_or(|one| one.has_ended() || one.is_fenced()) {
+            return Ok(());
+        }
+        self.set_cause(guest, cause.into());
+        self.leave(guest, source::Event::GuestGone, now)
+    }
+
     pub(super) fn leaving_now(&self, guest: &GuestId) -> bool {
         self.leaving.get(guest).is_some_and(|one| !one.has_ended())
     }

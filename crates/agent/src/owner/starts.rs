@@ -165,6 +165,9 @@ impl Owner {
     }
 
     fn attach_qmp(&mut self, guest: &GuestId, qmp: &Path, now: Now) -> Result<(), AgentError> {
+        // One that nobody has seen end may have been killed, and another one started.
+        let ended = self.unfenced_ends(guest, "its QEMU was named anew", now);
+        warn("a guest that is attached anew", ended);
         self.host
             .change_custody(|custody| custody.set_qmp(guest, qmp.into()))?;
         self.watch(guest, (qmp, START_LIMIT), now)
@@ -628,14 +631,17 @@ impl Owner {
         now: Now,
     ) -> Result<(), AgentError> {
         self.claim_settled(guest);
+        // Custody is given up below, and a move does not outlive it.
+        let left = self.unfenced_ends(guest, how.text(), now);
+        warn("a guest that ended while it was to leave", left);
         // A QEMU that can be asked says itself when it has ended: it may run without this device.
         if !self.watches.contains_key(guest) {
             self.blind.remove(guest);
             let left = self.leave(guest, source::Event::GuestGone, now);
-            warn("a guest that ended while it was to leave", left);
-            let arrived = self.arrive(guest, target::Event::GuestGone, now);
-            warn("a guest that ended while it was to arrive", arrived);
+            warn("a guest that ended while it was fenced", left);
         }
+        let arrived = self.arriving_gone(guest, now);
+        warn("a guest that ended while it was to arrive", arrived);
         if self.leaving.get(guest).is_some_and(Leaving::is_fenced) {
             return Ok(());
         }

@@ -4,16 +4,18 @@
 //! migration may go on already.
 
 use super::admit::{ADMIT_LIMIT_US, Asker, Wanted};
+use super::arriving::Arriving;
 use super::{Owner, warn};
 use crate::AgentError;
 use crate::allowance::Heard;
 use crate::input::{Now, Reply, SaveReply};
+use crate::moves::target;
 use lictor_estate::qmp::RunState;
 use lictor_evidence::Body;
 use lictor_types::{GuestId, HostId, VnicState};
-use lictor_wire::Refusal;
 use lictor_wire::local::Response;
 use lictor_wire::peer::Control;
+use lictor_wire::{Refusal, Ticket};
 use std::collections::BTreeSet;
 
 /// How long a guest that is saved waits for a target that wants it. Without one it is a snapshot,
@@ -35,6 +37,18 @@ pub(super) struct Asking {
     reasons: Vec<Refusal>,
     pub(super) deadline_us: u64,
     replies: Vec<Reply<Response>>,
+}
+
+/// Who has asked for a move that its target has found on its way, as the ticket says.
+fn found_by(target: &HostId) -> String {
+    format!("nobody: host {target} found it on its way")
+}
+
+impl Arriving {
+    /// Whether this end has asked for the move itself.
+    fn was_found(&self) -> bool {
+        self.ticket.asked_by == found_by(&self.ticket.target)
+    }
 }
 
 pub(super) fn unheard_of(host: &HostId, why: &str) -> Refusal {
@@ -116,7 +130,7 @@ impl Owner {
         let wanted = Wanted {
             guest: guest.clone(),
             target: from.clone(),
-            asked_by: format!("nobody: host {from} found it on its way"),
+            asked_by: found_by(from),
         };
         let reasons = self.against(&wanted, now);
         if reasons.is_empty() {
@@ -186,6 +200,32 @@ impl Owner {
         for reply in asking.into_iter().flat_map(|one| one.replies) {
             let _ = reply.send(self.move_expected(guest));
         }
+    }
+
+    /// Whether a move that was found on its way is no more when its source has asked at last: the
+    /// QEMU for which it was asked for has ended meanwhile, and no hook says that one will be made.
+    pub(super) fn found_in_vain(&self, ticket: &Ticket) -> bool {
+        let hook = self.asking.get(&ticket.guest);
+        let hook = hook.is_some_and(|one| !one.replies.is_empty());
+        let watch = self.watches.get(&ticket.guest);
+        let waits = watch.is_some_and(|watch| watch.state == Some(RunState::Incoming));
+        ticket.asked_by == found_by(&ticket.target) && !hook && !waits
+    }
+
+    /// The guest's QEMU here has ended, or its last device has gone; a QEMU that can be asked says
+    /// itself when it ends. A move that somebody has asked for by name waits for the next one. One
+    /// that was found ends with what was found, because nobody else would give it up.
+    pub(super) fn arriving_gone(&mut self, guest: &GuestId, now: Now) -> Result<(), AgentError> {
+        let watch = self.watches.get(guest);
+        let unheard = watch.is_none_or(|watch| watch.state.is_none());
+        let gone = |one: &Arriving| match one.attached {
+            true => watch.is_none(),
+            false => one.was_found() && unheard,
+        };
+        if self.arriving.get(guest).is_some_and(gone) {
+            return self.arrive(guest, target::Event::GuestGone, now);
+        }
+        Ok(())
     }
 
     /// Everybody has spoken, or will not, and nobody hands the guest over.
