@@ -9,6 +9,7 @@ use crate::AgentError;
 use lictor_types::HostId;
 use lictor_wire::peer::{Format, Frame};
 use lictor_wire::{Refusal, RosterHost, SigningKey};
+use nix::sys::socket::{setsockopt, sockopt};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
@@ -32,6 +33,26 @@ pub const QUEUE_FRAMES_MAX: usize = 1_024;
 /// How long connecting, a whole handshake of a caller or one write may take: well inside Load()'s
 /// own deadline.
 pub const STEP_LIMIT: Duration = Duration::from_millis(1_500);
+/// How long another agent's host may say nothing, not even by its kernel, before its connections
+/// are over. Longer than a switch takes to find another way.
+pub const SILENCE_LIMIT: Duration = Duration::from_secs(SILENCE_S as u64);
+const SILENCE_S: u32 = 30;
+/// Its kernel is asked when a connection has been quiet for so long, and then so often.
+const PROBE_AFTER_S: u32 = 10;
+const PROBE_EVERY_S: u32 = 5;
+
+/// A host that dies says nothing of it, and its connections would take the places of others for as
+/// long as this agent runs.
+fn notice_silence(stream: &TcpStream) -> std::io::Result<()> {
+    setsockopt(stream, sockopt::TcpKeepIdle, &PROBE_AFTER_S)?;
+    setsockopt(stream, sockopt::TcpKeepInterval, &PROBE_EVERY_S)?;
+    let probes = (SILENCE_S - PROBE_AFTER_S) / PROBE_EVERY_S;
+    setsockopt(stream, sockopt::TcpKeepCount, &probes)?;
+    // Of what was sent and is not acknowledged: the kernel would try for a quarter of an hour.
+    setsockopt(stream, sockopt::TcpUserTimeout, &(SILENCE_S * 1_000))?;
+    setsockopt(stream, sockopt::KeepAlive, &true)?;
+    Ok(())
+}
 
 /// A stream on which all of a handshake must end in time: a caller whose bytes trickle would
 /// otherwise keep a connection from others for hours, and needs no key for that.
@@ -509,6 +530,7 @@ impl Outgoing {
             .client((&self.roster, &self.host), self.format)
             .map_err(other)?;
         let mut stream = TcpStream::connect_timeout(&address, STEP_LIMIT)?;
+        notice_silence(&stream)?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(STEP_LIMIT))?;
         stream.set_write_timeout(Some(STEP_LIMIT))?;
@@ -574,6 +596,7 @@ fn read(
     roster: &Roster,
     sink: &Sink,
 ) -> std::io::Result<()> {
+    notice_silence(&stream)?;
     stream.set_nodelay(true)?;
     let mut handshake = Until {
         stream: &stream,

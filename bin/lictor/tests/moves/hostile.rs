@@ -3,7 +3,7 @@
 //! overlong frames end the connection before anything is read: see the tests of `lictor-wire`.
 
 use super::*;
-use lictor_agent::peer::{Incoming, Links, Roster};
+use lictor_agent::peer::{CONNECTIONS_MAX, Incoming, Links, Loss, Roster};
 use lictor_agent::state::StateDir;
 use lictor_lab::site::{PEER_PORT, read_key};
 use lictor_policy::Cause;
@@ -18,10 +18,11 @@ use std::collections::BTreeSet;
 use std::sync::mpsc::Receiver;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// Host a, taken over.
+/// A host that was taken over: a, unless another one is named.
 struct Liar {
     host: lictor_lab::Host,
     key: SigningKey,
+    roster: Roster,
     links: Links,
     incoming: Receiver<Incoming>,
     generation: Generation,
@@ -34,12 +35,12 @@ fn name(host: &str) -> HostId {
 }
 
 impl Liar {
-    /// Takes the place of the agent of a.
-    fn take_over(site: &mut Site) -> Result<Self> {
-        let status = site.agent("a")?.status()?;
-        let state = site.agent("a")?.state_dir();
-        let host = site.agent("a")?.host().clone();
-        site.kill_agent("a")?;
+    /// Takes the place of the agent of a host.
+    fn take_over(site: &mut Site, name: &str) -> Result<Self> {
+        let status = site.agent(name)?.status()?;
+        let state = site.agent(name)?.state_dir();
+        let host = site.agent(name)?.host().clone();
+        site.kill_agent(name)?;
         let envelope: Envelope =
             serde_json::from_slice(&std::fs::read(state.join("release.json"))?)?;
         let release: Release = serde_json::from_slice(&envelope.unverified_payload()?)?;
@@ -53,6 +54,7 @@ impl Liar {
         Ok(Self {
             host,
             key,
+            roster,
             links,
             incoming,
             generation: status.generation,
@@ -238,7 +240,7 @@ fn a_source_that_lies_gets_nothing_past_its_target_and_no_ticket_twice() -> Resu
     }
     let mut site = site()?;
     let fabric = super::stages::Fabric::watch(&site)?;
-    let liar = Liar::take_over(&mut site)?;
+    let liar = Liar::take_over(&mut site, "a")?;
     for (nonce, (lie, cause)) in (1..).zip(LIES) {
         let ticket = liar.ticket(nonce)?;
         assert_eq!(liar.offer(&ticket)?, [], "{lie:?}");
@@ -292,7 +294,8 @@ fn an_order_in_a_ticket_counts_only_as_its_target_sees_it() -> Result<()> {
     let mut site = site()?;
     let keys = [&site.keys.author, &site.keys.approver];
     let [author, approver] = keys.map(|file| read_key(file).expect("made with the site"));
-    let liar = Liar::take_over(&mut site)?;
+    let fabric = super::stages::Fabric::watch(&site)?;
+    let liar = Liar::take_over(&mut site, "a")?;
     let good = Override {
         deployment: liar.deployment.clone(),
         guest: GuestId::new(DB.name)?,
@@ -326,5 +329,71 @@ fn an_order_in_a_ticket_counts_only_as_its_target_sees_it() -> Result<()> {
     let lapsed = |order: &mut Override| order.expires_ms = 1;
     refused(4, &lapsed, &both, "the order is good until 1 ms")?;
     assert_eq!(offer(5, &|_| {}, &both)?, Vec::<String>::new());
-    refused(6, &|_| {}, &both, "was used before")
+    refused(6, &|_| {}, &both, "was used before")?;
+    assert_eq!(fabric.stays_of(&DB), Vec::<&str>::new());
+    Ok(())
+}
+
+impl Liar {
+    /// Asks b for a word.
+    fn asks(&self) -> Result<()> {
+        let guest = GuestId::new(DB.name)?;
+        self.send(Frame::Control(Control::Custody { guest }))
+    }
+
+    /// One more connection to b, beside those that it has.
+    fn another(&self) -> Result<Links> {
+        let address = SocketAddr::from((self.host.node().management(), 0));
+        let (key, roster, guest) = (&self.key, self.roster.clone(), GuestId::new(DB.name)?);
+        self.host.netns().run(|| {
+            let (links, _) = Links::open(key, address, roster, Format::NEWEST)?;
+            links.send(&name("b"), Frame::Control(Control::Custody { guest }))?;
+            Ok(links)
+        })
+    }
+}
+
+/// Connections that other agents have at this one.
+fn connections(agent: &Agent) -> Result<usize> {
+    let mut ss = agent.host().node().command("ss");
+    let port = format!(":{PEER_PORT}");
+    ss.args(["-Htn", "state", "established", "sport", "=", &port]);
+    Ok(lictor_lab::site::command::output(ss)?.lines().count())
+}
+
+/// Its host has every place at b, and is not on the network any more: nobody says so.
+#[test]
+fn a_host_that_dies_without_a_word_keeps_no_place_at_the_others() -> Result<()> {
+    if !lictor_lab::privileged() {
+        return Ok(());
+    }
+    let mut site = empty_site()?;
+    for host in ["a", "b", "c"] {
+        site.protected_host(host)?;
+    }
+    publish(&site, &[WEB, DB])?;
+    let [dying, other] = ["a", "c"].map(|host| Liar::take_over(&mut site, host));
+    let (dying, other, b) = (dying?, other?, site.agent("b")?);
+    wait::until("no connection", LIMIT, || {
+        Ok((connections(b)? == 0).then_some(()))
+    })?;
+    let places = (0..CONNECTIONS_MAX).map(|_| dying.another());
+    let _places = places.collect::<Result<Vec<_>>>()?;
+    wait::until("no place that is left", LIMIT, || {
+        Ok((connections(b)? == CONNECTIONS_MAX).then_some(()))
+    })?;
+    other.asks()?;
+    let refused = other.incoming.recv_timeout(LIMIT)?;
+    assert_eq!(refused, Incoming::Lost(name("b"), Loss::Link));
+
+    let port = dying.host.node().management_port();
+    (site.lab().fabric()).ip(&format!("link set {port} down"))?;
+    wait::until("no connection of a dead host", LIMIT, || {
+        Ok((connections(b)? == 0).then_some(()))
+    })?;
+    wait::until("an agent that hears another host", LIMIT, || {
+        other.asks()?;
+        let told = other.incoming.recv_timeout(LIMIT)?;
+        Ok(matches!(told, Incoming::Frame(..)).then_some(()))
+    })
 }
