@@ -2,6 +2,7 @@
 //! makes the taps, and QEMU runs as the user that Debian's libvirt has for it.
 
 use super::before::given_up;
+use super::stages::Fabric;
 use super::*;
 use lictor_lab::Libvirt;
 use lictor_lab::libvirt::{IMAGES, qemu_uid};
@@ -17,6 +18,7 @@ struct Virtual {
     // The daemons and their QEMUs end before the lab does.
     a: Libvirt,
     b: Libvirt,
+    fabric: Fabric,
     stream: CounterStream,
     web: NsGuest,
     site: Site,
@@ -26,6 +28,7 @@ fn virtual_world(definition: &Definition) -> Result<Virtual> {
     let mut site = empty_site()?;
     let (a, b) = (site.libvirt_host("a")?, site.libvirt_host("b")?);
     publish(&site, &[WEB, DB])?;
+    let fabric = Fabric::watch(&site)?;
     let agent = site.agent("a")?;
     let web = agent.host().namespace_guest(&WEB.spec(&[]), |vnic| {
         agent
@@ -46,6 +49,7 @@ fn virtual_world(definition: &Definition) -> Result<Virtual> {
     Ok(Virtual {
         a,
         b,
+        fabric,
         stream,
         web,
         site,
@@ -162,17 +166,21 @@ fn virsh_migrates_a_guest_with_its_sessions_and_is_refused_with_the_reason() -> 
     world.migrates((a, b), &["--p2p"])?;
     assert!(b.runs(DB.name)? && !a.runs(DB.name)?);
     let (at_a, at_b) = (
-        wait_recorded(world.agent(a)?, 4)?,
+        wait_recorded(world.agent(a)?, 5)?,
         wait_recorded(world.agent(b)?, 3)?,
     );
-    // What was given up is recorded by its source alone.
-    assert_eq!(at_a[1..], at_b, "both ends keep the same records");
+    // What was given up is recorded by its source alone: the move for which a had asked too late,
+    // and the one without a way back.
+    let aborted = |one: &(MoveRecord, usize)| one.0.outcome == MoveOutcome::Aborted;
+    assert!(at_a[..2].iter().all(aborted), "{at_a:?}");
+    assert_eq!(at_a[2..], at_b, "both ends keep the same records");
     for (record, signatures) in &at_b {
         assert_eq!(*signatures, 2, "{record:?}");
         assert_eq!(record.outcome, MoveOutcome::Committed);
         assert!(record.sessions.sent >= 1, "{record:?}");
         assert_eq!(record.sessions.accepted, record.sessions.sent, "{record:?}");
     }
+    (world.fabric).forwarded_in_turn(&DB, &["a", "b", "a", "b"]);
     Ok(())
 }
 
@@ -220,7 +228,9 @@ fn no_guest_comes_or_starts_where_no_agent_answers() -> Result<()> {
     world.moves(
         (&world.a, &world.b),
         &["--p2p", "--persistent", "--undefinesource"],
-    )
+    )?;
+    world.fabric.forwarded_in_turn(&DB, &["a", "b"]);
+    Ok(())
 }
 
 /// By the signed policy that the agent has left on its disk.
@@ -322,6 +332,7 @@ fn what_is_saved_comes_back_to_its_host_without_its_sessions_and_to_no_other() -
     comes_back(&["restore", &saved], epoch)?;
     let taken = |body: &&Body| matches!(body, Body::SnapshotTaken { .. });
     assert!(evidence(agent)?.iter().filter(taken).count() >= 2);
+    world.fabric.forwarded_in_turn(&DB, &["a"]);
     Ok(())
 }
 

@@ -15,7 +15,10 @@
 //! 11. Policy is narrowed while the guest is on its way.
 //! 12. Numbers in the evidence are the kernel's.
 
+use super::held::Way;
+use super::stages::Fabric;
 use super::*;
+use lictor_agent::moves::stage::Stage;
 
 /// Sessions of a guest's vnic, as its host's kernel has them.
 fn sessions(agent: &Agent, guest: &Guest) -> Result<u64> {
@@ -48,6 +51,7 @@ fn trap_1_either_end_of_a_conversation_on_one_host_moves_and_comes_back() -> Res
         return Ok(());
     }
     let site = site()?;
+    let fabric = Fabric::watch(&site)?;
     let [a, b] = ["a", "b"].map(|host| site.agent(host).expect("made with the site"));
     let asks = [Service::Stream(SocketAddr::from((DB.address(), PG)))];
     let mut db = boot(a, &DB, &SERVICES)?;
@@ -76,6 +80,9 @@ fn trap_1_either_end_of_a_conversation_on_one_host_moves_and_comes_back() -> Res
     assert!(sessions(b, &WEB)? >= 1);
     web = move_guest((&WEB, &asks), &web, (b, a))?;
     goes_on("both are back")?;
+    for guest in [&DB, &WEB] {
+        fabric.forwarded_in_turn(guest, &["a", "b", "a"]);
+    }
     drop((db, web));
     Ok(())
 }
@@ -185,6 +192,44 @@ fn trap_4_a_move_that_ends_at_any_phase_leaves_the_source_its_state_and_the_targ
     world.stream_goes_on()
 }
 
+/// Web stands beside db at the source, and the two talk all the time. After the target has opened,
+/// and also when the guest runs there and its agent stands still, everything is kept.
+#[test]
+fn trap_5_a_source_forgets_when_its_target_has_confirmed_and_leaves_the_peers_half() -> Result<()> {
+    if !lictor_lab::privileged() {
+        return Ok(());
+    }
+    let world = world()?;
+    let fabric = Fabric::watch(&world.site)?;
+    let (a, b) = (world.a(), world.b());
+    let way = Way {
+        db: &world.db,
+        from: a,
+        to: b,
+    };
+    let target = way.bring(Stage::Opened)?.0.target;
+    let target = target.context("a QEMU at the target")?;
+    let kept = |when: &str| -> Result<()> {
+        assert_eq!(state(a, &DB)?, (1, VnicState::HandedOver), "{when}");
+        let both = (sessions(a, &DB)?, sessions(a, &WEB)?);
+        assert!(both.0 >= 1 && both.1 >= 1, "{when}: {both:?}");
+        Ok(())
+    };
+    kept("the target has opened")?;
+    b.pause()?;
+    target.qmp().execute("cont", json!({}))?;
+    world.stream_goes_on()?;
+    kept("the guest runs there, and nobody has said so")?;
+    b.go_on()?;
+    a.wait_for_phase(DB.name, &[MovePhase::Done], LIMIT)?;
+    assert_eq!(state(a, &DB)?, (0, VnicState::HandedOver));
+    assert_eq!(sessions(a, &DB)?, 0);
+    assert!(sessions(a, &WEB)? >= 1);
+    world.stream_goes_on()?;
+    fabric.forwarded_in_turn(&DB, &["a", "b"]);
+    Ok(())
+}
+
 #[test]
 fn trap_11_a_policy_that_is_narrowed_on_the_way_ends_the_move_and_then_the_session() -> Result<()> {
     if !lictor_lab::privileged() {
@@ -292,6 +337,7 @@ fn trap_3_many_guests_move_at_once_and_none_gets_what_belongs_to_another() -> Re
     let mut bound = vec![WEB];
     bound.extend_from_slice(guests);
     let site = site_of(&bound)?;
+    let fabric = Fabric::watch(&site)?;
     let [a, b] = ["a", "b"].map(|host| site.agent(host).expect("made with the site"));
     let web = a.host().namespace_guest(&WEB.spec(&[]), |vnic| {
         a.attach(vnic, &addresses(&WEB), Arrival::Start).map(drop)
@@ -343,6 +389,9 @@ fn trap_3_many_guests_move_at_once_and_none_gets_what_belongs_to_another() -> Re
         assert_eq!(record.sessions.accepted, record.sessions.sent, "{record:?}");
         assert!(record.sessions.refused.is_empty(), "{record:?}");
         assert_eq!(record.unprotected_packets, Some(0), "{record:?}");
+    }
+    for guest in guests {
+        fabric.forwarded_in_turn(guest, &["a", "b"]);
     }
     Ok(())
 }
