@@ -16,7 +16,7 @@ use lictor_wire::local::{MovePhase, Response};
 use lictor_wire::peer::Format;
 use serde_json::{Value, json};
 use std::io::{Read as _, Write as _};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -87,11 +87,22 @@ fn site() -> Result<Site> {
 
 /// A site with these guests bound; each may run on either host.
 fn site_of(guests: &[Guest]) -> Result<Site> {
+    site_on(&["a", "b"], guests)
+}
+
+/// The same, with an agent on each of these hosts.
+fn site_on(hosts: &[&str], guests: &[Guest]) -> Result<Site> {
     let mut site = empty_site()?;
-    site.protected_host("a")?;
-    site.protected_host("b")?;
+    for host in hosts {
+        site.protected_host(host)?;
+    }
     publish(&site, guests)?;
     Ok(site)
+}
+
+/// The agents of hosts a and b.
+fn ends(site: &Site) -> [&Agent; 2] {
+    ["a", "b"].map(|host| site.agent(host).expect("made with the site"))
 }
 
 /// A manager and people, and no host.
@@ -136,15 +147,10 @@ fn world() -> Result<World> {
 fn world_on(site: Site) -> Result<World> {
     let watched = Watched::begin(&site, &DB)?;
     let a = site.agent("a")?;
-    let web = a.host().namespace_guest(&WEB.spec(&[]), |vnic| {
-        let attached = a.attach(vnic, &addresses(&WEB), Arrival::Start)?;
-        assert_eq!(attached.state, VnicState::Open);
-        Ok(())
-    })?;
+    let web = plug_in(a, &WEB)?;
     let db = boot(a, &DB, &SERVICES)?;
     wait_for(a, &DB, |one| one.interlocked)?;
-    let stream = CounterStream::hold(web.netns(), SocketAddr::from((DB.address(), PG)))?;
-    stream.log().wait_for(20, LIMIT)?;
+    let stream = hold_stream(&web, DB.address())?;
     Ok(World {
         _watched: watched,
         stream,
@@ -152,6 +158,22 @@ fn world_on(site: Site) -> Result<World> {
         web,
         site,
     })
+}
+
+/// A guest in a namespace; its vnic opens at once.
+fn plug_in(agent: &Agent, guest: &Guest) -> Result<NsGuest> {
+    agent.host().namespace_guest(&guest.spec(&[]), |vnic| {
+        let attached = agent.attach(vnic, &addresses(guest), Arrival::Start)?;
+        assert_eq!(attached.state, VnicState::Open);
+        Ok(())
+    })
+}
+
+/// A stream from a counter to a guest in a namespace, which has begun.
+fn hold_stream(from: &NsGuest, to: Ipv4Addr) -> Result<CounterStream> {
+    let stream = CounterStream::hold(from.netns(), SocketAddr::from((to, PG)))?;
+    stream.log().wait_for(20, LIMIT)?;
+    Ok(stream)
 }
 
 fn addresses(guest: &Guest) -> [IpAddr; 1] {

@@ -19,14 +19,6 @@ struct Contained {
     site: Site,
 }
 
-fn container(agent: &Agent, guest: &Guest) -> Result<NsGuest> {
-    agent.host().namespace_guest(&guest.spec(&[]), |vnic| {
-        let attached = agent.attach(vnic, &addresses(guest), Arrival::Start)?;
-        assert_eq!(attached.state, VnicState::Open);
-        Ok(())
-    })
-}
-
 /// As the guests in QEMU do it: a line of one more each 10 ms to whoever connects.
 fn serve(guest: &NsGuest) -> Result<Process> {
     let mut counter = guest.netns().command("busybox");
@@ -39,7 +31,7 @@ impl Contained {
     fn new(site: Site) -> Result<Self> {
         let watched = Watched::begin(&site, &DB)?;
         let a = site.agent("a")?;
-        let (web, db) = (container(a, &WEB)?, container(a, &DB)?);
+        let (web, db) = (plug_in(a, &WEB)?, plug_in(a, &DB)?);
         let serves = serve(&db)?;
         let freezer = Freezer::hold(&db, serves.pid())?;
         let to = SocketAddr::from((DB.address(), PG));
@@ -59,7 +51,7 @@ impl Contained {
     }
 
     fn agents(&self) -> [&Agent; 2] {
-        ["a", "b"].map(|host| self.site.agent(host).expect("made with the site"))
+        ends(&self.site)
     }
 
     fn goes_on(&self) -> Result<()> {

@@ -109,8 +109,7 @@ fn a_guest_that_was_cut_has_its_links_again_where_it_is_admitted() -> Result<()>
     })
     .with_context(|| world.b().log())?;
     alarmed(world.b(), &DB, "had taken its links down")?;
-    let stream = CounterStream::hold(world.web.netns(), SocketAddr::from((DB.address(), PG)))?;
-    stream.log().wait_for(20, LIMIT)?;
+    let _stream = hold_stream(&world.web, DB.address())?;
     fabric.forwarded_in_turn(&DB, &["a", "b"]);
     Ok(())
 }

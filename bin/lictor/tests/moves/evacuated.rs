@@ -87,7 +87,7 @@ fn a_host_that_believes_to_have_a_guest_lets_go_of_it_by_the_order_of_two() -> R
         return Ok(());
     }
     let mut site = site()?;
-    let [a, b] = ["a", "b"].map(|host| site.agent(host).expect("made with the site"));
+    let [a, b] = ends(&site);
     let db = a.host().boot_with(&DB.spec(&SERVICES), &[], |vnic| {
         let mut blind = vnic.clone();
         blind.qmp = None;
@@ -98,7 +98,7 @@ fn a_host_that_believes_to_have_a_guest_lets_go_of_it_by_the_order_of_two() -> R
     let (done, words) = present(b, &site, &order(&site, "b", 2)?)?;
     assert!(done, "{words}");
     site.restart_agent("b")?;
-    let [a, b] = ["a", "b"].map(|host| site.agent(host).expect("made with the site"));
+    let [a, b] = ends(&site);
     let target = receive(b, &DB)?;
     let report = db.migrate_to(&target, &MigrateOptions::default())?;
     assert_eq!(report.status, "completed", "{report:?}");

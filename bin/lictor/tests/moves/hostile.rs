@@ -367,11 +367,7 @@ fn a_host_that_dies_without_a_word_keeps_no_place_at_the_others() -> Result<()> 
     if !lictor_lab::privileged() {
         return Ok(());
     }
-    let mut site = empty_site()?;
-    for host in ["a", "b", "c"] {
-        site.protected_host(host)?;
-    }
-    publish(&site, &[WEB, DB])?;
+    let mut site = site_on(&["a", "b", "c"], &[WEB, DB])?;
     let [dying, other] = ["a", "c"].map(|host| Liar::take_over(&mut site, host));
     let (dying, other, b) = (dying?, other?, site.agent("b")?);
     wait::until("no connection", LIMIT, || {

@@ -30,11 +30,7 @@ fn virtual_world(definition: &Definition) -> Result<Virtual> {
     publish(&site, &[WEB, DB])?;
     let fabric = Fabric::watch(&site)?;
     let agent = site.agent("a")?;
-    let web = agent.host().namespace_guest(&WEB.spec(&[]), |vnic| {
-        agent
-            .attach(vnic, &addresses(&WEB), Arrival::Start)
-            .map(drop)
-    })?;
+    let web = plug_in(agent, &WEB)?;
     for libvirt in [&a, &b] {
         lictor_lab::qcow2::create(&libvirt.images().join(DISK))?;
     }
@@ -44,8 +40,7 @@ fn virtual_world(definition: &Definition) -> Result<Virtual> {
     wait_for(agent, &DB, |one| {
         one.interlocked && one.running == Some(true) && one.vnics[0].state == VnicState::Open
     })?;
-    let stream = CounterStream::hold(web.netns(), SocketAddr::from((DB.address(), PG)))?;
-    stream.log().wait_for(20, LIMIT)?;
+    let stream = hold_stream(&web, DB.address())?;
     Ok(Virtual {
         a,
         b,
@@ -304,8 +299,7 @@ fn what_is_saved_comes_back_to_its_host_without_its_sessions_and_to_no_other() -
             running && one.custody > before && one.vnics[0].state == VnicState::Open
         })
         .with_context(|| format!("{how:?}; {}", agent.log()))?;
-        let stream = CounterStream::hold(world.web.netns(), SocketAddr::from((DB.address(), PG)))?;
-        stream.log().wait_for(20, LIMIT)?;
+        let _stream = hold_stream(&world.web, DB.address())?;
         Ok(state(agent, &DB)?.0)
     };
 

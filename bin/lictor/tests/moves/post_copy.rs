@@ -60,10 +60,8 @@ fn a_guest_that_comes_as_a_post_copy_is_heard_when_every_host_has_said_that_it_i
         return Ok(());
     }
     let site = site()?;
-    let [a, b] = ["a", "b"].map(|host| site.agent(host).expect("made with the site"));
-    let web = a.host().namespace_guest(&WEB.spec(&[]), |vnic| {
-        a.attach(vnic, &addresses(&WEB), Arrival::Start).map(drop)
-    })?;
+    let [a, b] = ends(&site);
+    let web = plug_in(a, &WEB)?;
     let c = site.lab().host("c")?;
     let db = c.boot_with(&DB.spec(&SERVICES), &[], |_| Ok(()))?;
     db.wait_up(LIMIT)?;
@@ -87,8 +85,7 @@ fn a_guest_that_comes_as_a_post_copy_is_heard_when_every_host_has_said_that_it_i
     })
     .with_context(|| b.log())?;
     bandwidth(&db, 0)?;
-    let stream = CounterStream::hold(web.netns(), SocketAddr::from((DB.address(), PG)))?;
-    stream.log().wait_for(20, LIMIT)?;
+    let _stream = hold_stream(&web, DB.address())?;
     assert!(heard(&capture) > 0);
     wait_body(b, |body| {
         matches!(body, Body::GuestPlaced { guest, by: PlacedBy::Found, .. }
@@ -129,8 +126,7 @@ fn a_guest_whose_agent_is_dead_does_not_run_where_a_post_copy_brings_it() -> Res
     } = world;
     drop(db);
     let _db = boot(site.agent("a")?, &DB, &SERVICES)?;
-    let stream = CounterStream::hold(web.netns(), SocketAddr::from((DB.address(), PG)))?;
-    stream.log().wait_for(20, LIMIT)?;
+    let _stream = hold_stream(&web, DB.address())?;
     // It reads what hosts have on their disks.
     drop(watched);
     Ok(())

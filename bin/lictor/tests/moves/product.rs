@@ -127,17 +127,10 @@ fn may_be_at(place: Place, (stage, fault): (Stage, Fault)) -> bool {
 
 impl Arena {
     fn new() -> Result<Self> {
-        let mut site = empty_site()?;
-        for host in ["a", "b", "c"] {
-            site.protected_host(host)?;
-        }
-        publish(&site, &[WEB, DB])?;
-        let c = site.agent("c")?;
-        let web = (c.host()).namespace_guest(&WEB.spec(&[]), |vnic| {
-            c.attach(vnic, &addresses(&WEB), Arrival::Start).map(drop)
-        })?;
+        let site = site_on(&["a", "b", "c"], &[WEB, DB])?;
+        let web = plug_in(site.agent("c")?, &WEB)?;
         let db = boot(site.agent("a")?, &DB, &SERVICES)?;
-        let stream = hold_stream(&web)?;
+        let stream = hold_stream(&web, DB.address())?;
         Ok(Self {
             stream,
             db: Some(db),
@@ -356,12 +349,6 @@ impl Arena {
     }
 }
 
-fn hold_stream(web: &NsGuest) -> Result<CounterStream> {
-    let stream = CounterStream::hold(web.netns(), SocketAddr::from((DB.address(), PG)))?;
-    stream.log().wait_for(20, LIMIT)?;
-    Ok(stream)
-}
-
 /// The ports of both fabrics that lead to a host.
 fn ports(agent: &Agent) -> [String; 2] {
     let host = agent.host();
@@ -529,7 +516,7 @@ fn case(arena: &mut Arena, (stage, fault): (Stage, Fault)) -> Result<Place> {
             std::mem::swap(&mut arena.from, &mut arena.to);
         }
         arena.db = Some(boot(arena.from(), &DB, &SERVICES)?);
-        arena.stream = hold_stream(&arena.web)?;
+        arena.stream = hold_stream(&arena.web, DB.address())?;
     }
     Ok(place)
 }

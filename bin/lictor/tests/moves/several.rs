@@ -50,12 +50,7 @@ impl Both {
         wait_for(a, &TWO, |one| {
             one.interlocked && all_are(one, VnicState::Open)
         })?;
-        let hold = |vnic| {
-            let to = SocketAddr::from((TWO.address_of(vnic), PG));
-            let stream = CounterStream::hold(web.netns(), to)?;
-            stream.log().wait_for(20, LIMIT)?;
-            anyhow::Ok(stream)
-        };
+        let hold = |vnic| hold_stream(&web, TWO.address_of(vnic));
         Ok(Self {
             _watched: watched,
             streams: [hold(0)?, hold(1)?],
@@ -88,7 +83,7 @@ fn a_guest_with_two_vnics_moves_with_the_sessions_of_both_under_one_record() -> 
         return Ok(());
     }
     let both = Both::new()?;
-    let [a, b] = ["a", "b"].map(|host| both.site.agent(host).expect("made with the site"));
+    let [a, b] = ends(&both.site);
     admitted(a, &TWO, "b")?;
     let target = receive_both(b)?;
     a.wait_for_phase(TWO.name, &[MovePhase::Copied], LIMIT)?;
@@ -130,7 +125,7 @@ enum Fault {
 }
 
 fn strike(both: &Both, fault: Fault) -> Result<()> {
-    let [a, b] = ["a", "b"].map(|host| both.site.agent(host).expect("made with the site"));
+    let [a, b] = ends(&both.site);
     admitted(a, &TWO, "b")?;
     let spec = TWO.spec(&SERVICES);
     let target = b.host().receive(&spec, |vnic| {

@@ -52,7 +52,7 @@ fn trap_1_either_end_of_a_conversation_on_one_host_moves_and_comes_back() -> Res
     }
     let site = site()?;
     let fabric = Fabric::watch(&site)?;
-    let [a, b] = ["a", "b"].map(|host| site.agent(host).expect("made with the site"));
+    let [a, b] = ends(&site);
     let asks = [Service::Stream(SocketAddr::from((DB.address(), PG)))];
     let mut db = boot(a, &DB, &SERVICES)?;
     let mut web = boot(a, &WEB, &asks)?;
@@ -338,15 +338,12 @@ fn trap_3_many_guests_move_at_once_and_none_gets_what_belongs_to_another() -> Re
     bound.extend_from_slice(guests);
     let site = site_of(&bound)?;
     let fabric = Fabric::watch(&site)?;
-    let [a, b] = ["a", "b"].map(|host| site.agent(host).expect("made with the site"));
-    let web = a.host().namespace_guest(&WEB.spec(&[]), |vnic| {
-        a.attach(vnic, &addresses(&WEB), Arrival::Start).map(drop)
-    })?;
+    let [a, b] = ends(&site);
+    let web = plug_in(a, &WEB)?;
     let mut movers = Vec::new();
     for guest in guests {
         let here = boot(a, guest, &SERVICES)?;
-        let stream = CounterStream::hold(web.netns(), SocketAddr::from((guest.address(), PG)))?;
-        stream.log().wait_for(20, LIMIT)?;
+        let stream = hold_stream(&web, guest.address())?;
         wait_for(a, guest, |one| one.interlocked)?;
         admitted(a, guest, b.name())?;
         let there = receive(b, guest)?;

@@ -77,12 +77,7 @@ fn a_migration_against_which_something_speaks_ends_with_the_reason_at_both_ends(
     if !lictor_lab::privileged() {
         return Ok(());
     }
-    let mut site = empty_site()?;
-    for host in ["a", "b", "c"] {
-        site.protected_host(host)?;
-    }
-    publish(&site, &[WEB, DB])?;
-    let world = world_on(site)?;
+    let world = world_on(site_on(&["a", "b", "c"], &[WEB, DB])?)?;
     let c = world.site.agent("c")?;
     let hosts = ["a", "b", "c"].map(|host| world.site.agent(host).map(Agent::host));
     let hosts = hosts.into_iter().collect::<Result<Vec<_>>>()?;
@@ -116,10 +111,8 @@ fn a_guest_that_comes_from_an_unprotected_host_is_heard_when_no_other_host_has_i
         return Ok(());
     }
     let site = site()?;
-    let [a, b] = ["a", "b"].map(|host| site.agent(host).expect("made with the site"));
-    let web = a.host().namespace_guest(&WEB.spec(&[]), |vnic| {
-        a.attach(vnic, &addresses(&WEB), Arrival::Start).map(drop)
-    })?;
+    let [a, b] = ends(&site);
+    let web = plug_in(a, &WEB)?;
     let c = site.lab().host("c")?;
     let db = c.boot_with(&DB.spec(&SERVICES), &[], |_| Ok(()))?;
     db.wait_up(LIMIT)?;
@@ -130,8 +123,7 @@ fn a_guest_that_comes_from_an_unprotected_host_is_heard_when_no_other_host_has_i
         (one.custody, one.vnics[0].state) == (1, VnicState::Open)
     })
     .with_context(|| b.log())?;
-    let stream = CounterStream::hold(web.netns(), SocketAddr::from((DB.address(), PG)))?;
-    stream.log().wait_for(20, LIMIT)?;
+    let _stream = hold_stream(&web, DB.address())?;
     wait_body(b, |body| {
         matches!(body, Body::GuestPlaced { guest, by: PlacedBy::Found, .. }
             if guest.as_str() == DB.name)

@@ -21,12 +21,7 @@ fn guests_move_while_the_agents_of_their_cluster_are_upgraded_one_after_the_othe
     if !lictor_lab::privileged() {
         return Ok(());
     }
-    let mut site = empty_site()?;
-    for host in HOSTS {
-        site.protected_host(host)?;
-    }
-    publish(&site, &[WEB, DB, BATCH])?;
-    let mut world = world_on(site)?;
+    let mut world = world_on(site_on(&HOSTS, &[WEB, DB, BATCH])?)?;
     for (number, (host, format)) in (1..).zip(UPGRADE) {
         let case = format!("{host} speaks {format:?}");
         (world.site).replace_agent(host, format.map(Format::number))?;
