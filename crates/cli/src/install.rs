@@ -6,6 +6,7 @@ use crate::files::{self, TEXT_BYTES_MAX};
 use crate::local::Agent;
 use crate::output::{Answer, Cell, Page};
 use clap::Args;
+use lictor_wire::local::monitors;
 use serde::Serialize;
 use std::fs;
 use std::io::ErrorKind;
@@ -27,6 +28,9 @@ pub(crate) struct InstallArgs {
     /// The `state_dir` of the agent's configuration.
     #[arg(long, value_name = "DIR", default_value = "/var/lib/lictor/agent")]
     state: PathBuf,
+    /// The group that QEMU runs with: `qemu_group` of the agent's configuration.
+    #[arg(long, value_name = "GROUP", default_value = "libvirt-qemu")]
+    qemu_group: String,
     #[command(flatten)]
     agent: Agent,
 }
@@ -59,7 +63,17 @@ fn plain<'a>(argument: &'static str, path: &'a Path) -> Result<&'a str, CliError
     })
 }
 
-fn entries(args: &InstallArgs) -> Result<[Entry; 3], CliError> {
+/// A group's name as `useradd(8)` has it, and systemd takes it.
+fn group(name: &str) -> Result<&str, CliError> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || "_-".contains(c);
+    if !name.is_empty() && name.chars().all(allowed) {
+        return Ok(name);
+    }
+    let what = "expected a group's name, of letters, digits and _- only";
+    Err(CliError::argument("--qemu-group", what))
+}
+
+fn entries(args: &InstallArgs) -> Result<[Entry; 4], CliError> {
     let program = plain("--program", &args.program)?;
     let socket = plain("--socket", args.agent.socket())?;
     let state = plain("--state", &args.state)?;
@@ -73,13 +87,23 @@ fn entries(args: &InstallArgs) -> Result<[Entry; 3], CliError> {
          After=network-online.target\nWants=network-online.target\n\
          # A guest that libvirt starts by itself is refused while no agent answers: the agent says \
          when it does.\n\
-         Before=libvirtd.service virtqemud.service libvirt-guests.service\n\n\
+         Before=libvirtd.service virtqemud.service libvirt-guests.service\n\
+         # However often it cannot begin, such as while its address is not there, it tries again.\n\
+         StartLimitIntervalSec=0\n\n\
          [Service]\nType=notify\nExecStart={program} agent run --config /etc/lictor/agent.toml\n\
          Restart=always\nRestartSec=1\n\n[Install]\nWantedBy=multi-user.target\n"
     );
     let apparmor = format!(
         "{MARK}\n# The interlock, where QEMU calls the agent, and the monitor, where the agent \
          calls QEMU.\n{run_dir}/guest-*.sock rw,\n{run_dir}/qemu/*.sock rw,\n"
+    );
+    let qemu = group(&args.qemu_group)?;
+    let monitors = monitors(args.agent.run_dir()?);
+    let folders = format!(
+        "{MARK}\n# A guest whose owner allows it starts also where the agent never could, and its QEMU \
+         offers the\n# monitor all the same.\n\
+         d {run_dir} 0755 root root -\nd {monitors} 0770 root {qemu} -\n",
+        monitors = plain("--socket", &monitors)?,
     );
     let entry = |path, mode, without, text| Entry {
         path,
@@ -100,6 +124,7 @@ fn entries(args: &InstallArgs) -> Result<[Entry; 3], CliError> {
             Without::Gone,
             unit,
         ),
+        entry("etc/tmpfiles.d/lictor.conf", 0o644, Without::Gone, folders),
         entry(
             "etc/apparmor.d/local/abstractions/libvirt-qemu",
             0o644,
@@ -254,12 +279,13 @@ mod tests {
             root: root.into(),
             program: "/usr/bin/lictor".into(),
             state: "/var/lib/lictor/agent".into(),
+            qemu_group: "libvirt-qemu".into(),
             agent: Agent::at("/run/lictor/agent.sock"),
         }
     }
 
     #[track_caller]
-    fn check(done: Result<Answer, CliError>, expected: [&str; 3]) {
+    fn check(done: Result<Answer, CliError>, expected: [&str; 4]) {
         let value = done.expect("it goes through").value;
         let deeds = value.as_array().expect("a list").iter();
         let deeds: Vec<_> = deeds.map(|one| one["deed"].as_str()).collect();
@@ -270,16 +296,19 @@ mod tests {
     fn installing_twice_changes_nothing_and_uninstalling_leaves_what_others_include() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let args = args(folder.path());
-        check(install(&args), ["written"; 3]);
-        check(install(&args), ["kept"; 3]);
+        check(install(&args), ["written"; 4]);
+        check(install(&args), ["kept"; 4]);
         let hook = folder.path().join("etc/libvirt/hooks/qemu.d/lictor");
         let mode = fs::metadata(&hook).expect("a hook").permissions().mode();
         assert_eq!(mode & 0o777, 0o755);
         fs::set_permissions(&hook, fs::Permissions::from_mode(0o644)).expect("changed");
-        check(install(&args), ["written", "kept", "kept"]);
-        check(uninstall(&args), ["removed", "removed", "emptied"]);
-        check(uninstall(&args), ["absent", "absent", "kept"]);
-        check(install(&args), ["written"; 3]);
+        check(install(&args), ["written", "kept", "kept", "kept"]);
+        check(
+            uninstall(&args),
+            ["removed", "removed", "removed", "emptied"],
+        );
+        check(uninstall(&args), ["absent", "absent", "absent", "kept"]);
+        check(install(&args), ["written"; 4]);
     }
 
     #[test]
@@ -299,6 +328,14 @@ mod tests {
         check("/opt/my programs/lictor", socket, "--program");
         check(program, "/run/$(reboot)/agent.sock", "--socket");
         check(program, "agent.sock", "--socket");
+        for group in ["", "kvm -\nd /etc 0777 root root -"] {
+            let args = InstallArgs {
+                qemu_group: group.into(),
+                ..args(folder.path())
+            };
+            let error = install(&args).err().expect("it is refused").to_string();
+            assert!(error.contains("--qemu-group"), "{error}");
+        }
         assert!(!folder.path().join("etc").exists());
     }
 
@@ -306,7 +343,7 @@ mod tests {
     fn what_somebody_else_wrote_is_left_alone_and_nothing_else_is_written() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let args = args(folder.path());
-        let [_, unit, apparmor] = entries(&args)
+        let [_, unit, _, apparmor] = entries(&args)
             .expect("plain paths")
             .map(|one| folder.path().join(one.path));
         fs::create_dir_all(apparmor.parent().expect("a folder")).expect("made");
@@ -316,7 +353,7 @@ mod tests {
             assert!(error.contains(part), "{error}");
         }
         assert!(!unit.exists());
-        check(uninstall(&args), ["absent", "absent", "kept"]);
+        check(uninstall(&args), ["absent", "absent", "absent", "kept"]);
         let text = fs::read_to_string(&apparmor).expect("it is there");
         assert_eq!(text, "/srv/** r,\n");
     }
