@@ -49,6 +49,8 @@ mod overriding;
 mod post_copy;
 #[path = "moves/product.rs"]
 mod product;
+#[path = "moves/rounds.rs"]
+mod rounds;
 #[path = "moves/several.rs"]
 mod several;
 #[path = "moves/stages.rs"]

@@ -2,6 +2,7 @@
 
 use crate::AgentError;
 use crate::control::{self, Control};
+use crate::moves::rounds::REST_US;
 use lictor_types::{HostId, SESSIONS_PER_HOST_DEFAULT, Timeouts};
 use lictor_wire::peer::Format;
 use serde::{Deserialize, Serialize};
@@ -46,6 +47,10 @@ pub struct Config {
     /// Milliseconds between two rounds of fetching, reconciling and reporting.
     #[serde(default = "round_ms_default")]
     pub round_ms: u64,
+    /// Milliseconds between two rounds of a copy while the guest migrates: what of its sessions
+    /// changes in one of them is left for the pause.
+    #[serde(default = "copy_rest_ms_default")]
+    pub copy_rest_ms: u64,
     /// Seconds for which a proven verdict counts, where a guest's owner chose that no session
     /// begins without one.
     #[serde(default = "lease_s_default")]
@@ -66,6 +71,11 @@ pub const ROUND_MS_MIN: u64 = 50;
 /// The longest round: a host must be heard of within a minute.
 pub const ROUND_MS_MAX: u64 = 60_000;
 
+/// The shortest rest between two rounds of a copy: below it both agents would do nothing else.
+const COPY_REST_MS_MIN: u64 = 10;
+/// The longest one is as long as before the migration.
+const COPY_REST_MS_MAX: u64 = REST_US / 1_000;
+
 /// The shortest lease.
 const LEASE_S_MIN: u64 = 5;
 /// The longest lease, and the longest silence of a manager: an hour.
@@ -81,6 +91,10 @@ const fn manager_silence_s_default() -> u64 {
 
 const fn round_ms_default() -> u64 {
     1_000
+}
+
+const fn copy_rest_ms_default() -> u64 {
+    100
 }
 
 const fn steering_default() -> bool {
@@ -105,6 +119,12 @@ impl Config {
             let found = config.round_ms;
             return Err(file(format!(
                 "round_ms is {found}; expected {ROUND_MS_MIN} to {ROUND_MS_MAX}"
+            )));
+        }
+        if !(COPY_REST_MS_MIN..=COPY_REST_MS_MAX).contains(&config.copy_rest_ms) {
+            let found = config.copy_rest_ms;
+            return Err(file(format!(
+                "copy_rest_ms is {found}; expected {COPY_REST_MS_MIN} to {COPY_REST_MS_MAX}"
             )));
         }
         // What a round puts off for a guest that stands still must not end a lease.

@@ -153,6 +153,7 @@ impl Ground {
             peer: "127.0.0.1:7443".parse().expect("valid"),
             manager: None,
             round_ms: 1_000,
+            copy_rest_ms: 100,
             lease_s: 30,
             manager_silence_s: 60,
             controls: Vec::new(),

@@ -65,8 +65,15 @@ impl Agent {
 
     /// Whether the guests' QEMUs will run as somebody else than root: as a member of this group.
     #[must_use]
-    pub fn with_qemu_group(mut self, group: &str) -> Self {
-        self.more = format!("qemu_group = \"{group}\"\n");
+    pub fn with_qemu_group(self, group: &str) -> Self {
+        self.with_line(&format!("qemu_group = \"{group}\""))
+    }
+
+    /// A further line of its configuration.
+    #[must_use]
+    pub fn with_line(mut self, line: &str) -> Self {
+        self.more.push_str(line);
+        self.more.push('\n');
         self
     }
 

@@ -116,8 +116,20 @@ impl Site {
     /// # Errors
     /// The agent cannot be enrolled or does not start.
     pub fn protected_host(&mut self, name: &str) -> Result<Host> {
+        self.protected_host_with(name, |agent| agent)
+    }
+
+    /// The same with an agent that is configured in another way.
+    ///
+    /// # Errors
+    /// As for [`Site::protected_host`].
+    pub fn protected_host_with(
+        &mut self,
+        name: &str,
+        configured: impl FnOnce(Agent) -> Agent,
+    ) -> Result<Host> {
         let host = self.lab.host(name)?;
-        self.protect(name, Agent::new(&host, &self.programs))?;
+        self.protect(name, configured(Agent::new(&host, &self.programs)))?;
         Ok(host)
     }
 

@@ -13,7 +13,8 @@ pub const TAKEN_EVERY_CHUNKS: u64 = 4;
 pub const SMALL_RECORDS: u64 = CHUNK_RECORDS_MAX as u64;
 /// A guest whose sessions change faster than they can be copied moves all the same.
 pub const ROUNDS_MAX: u64 = 8;
-/// How long it takes from one round to the next once the migration may begin.
+/// How long it takes from one round to the next once the migration may begin, and at most while it
+/// goes on: see [`Rounds::pace`].
 pub const REST_US: u64 = 1_000_000;
 
 /// How long a target may say nothing about what it was sent. A link that is cut loses no
@@ -61,6 +62,10 @@ pub struct Rounds {
     asked: bool,
     /// It has been waited for since then.
     since_us: Option<u64>,
+    /// From the end of a round to the next one.
+    rest_us: u64,
+    /// When the round that goes on, or was the last, began.
+    began_us: u64,
 }
 
 impl Default for Rounds {
@@ -74,6 +79,8 @@ impl Default for Rounds {
             records: 0,
             asked: false,
             since_us: None,
+            rest_us: REST_US,
+            began_us: 0,
         }
     }
 }
@@ -83,6 +90,15 @@ impl Rounds {
     pub fn begin(&mut self) {
         if self.state == State::Idle {
             self.state = State::Sending;
+        }
+    }
+
+    /// How long to rest between rounds from now on: while the hypervisor copies the guest's memory
+    /// its stop may come at any moment, and what changes in a rest is left for the pause.
+    pub fn pace(&mut self, rest_us: u64, now_us: u64) {
+        self.rest_us = rest_us;
+        if let State::Resting { until_us } = &mut self.state {
+            *until_us = (*until_us).min(now_us + rest_us);
         }
     }
 
@@ -131,17 +147,17 @@ impl Rounds {
             }
         }
         match self.state {
-            State::Resting { until_us } if until_us <= now_us => self.round(),
+            State::Resting { until_us } if until_us <= now_us => self.round(now_us),
             State::Idle | State::Resting { .. } => Next::Wait,
             State::Sending => self.room(),
             State::Sent if self.taken < self.sent => Next::Wait,
             State::Sent if self.copied || self.enough() => {
-                let until_us = now_us + REST_US;
+                let until_us = now_us + self.rest_after(now_us);
                 self.state = State::Resting { until_us };
                 let first = !std::mem::replace(&mut self.copied, true);
                 if first { Next::Copied } else { Next::Wait }
             }
-            State::Sent => self.round(),
+            State::Sent => self.round(now_us),
         }
     }
 
@@ -149,8 +165,16 @@ impl Rounds {
         self.records <= SMALL_RECORDS || self.rounds >= ROUNDS_MAX
     }
 
-    fn round(&mut self) -> Next {
+    /// As long as the round took, at least: however close they are, rounds take no more than half
+    /// of an agent's time.
+    fn rest_after(&self, now_us: u64) -> u64 {
+        let took_us = now_us.saturating_sub(self.began_us);
+        self.rest_us.max(took_us.min(REST_US))
+    }
+
+    fn round(&mut self, now_us: u64) -> Next {
         self.state = State::Sending;
+        self.began_us = now_us;
         self.records = 0;
         self.room()
     }
@@ -241,6 +265,32 @@ mod tests {
         rounds.ended();
         assert_eq!(rounds.next(9 + REST_US), Next::Wait);
         assert_eq!(rounds.due_us(), Some(9 + 2 * REST_US));
+    }
+
+    #[test]
+    fn rounds_come_closer_while_the_guest_migrates_but_never_one_upon_the_other() {
+        const CLOSE_US: u64 = 100_000;
+        let mut rounds = Rounds::default();
+        rounds.begin();
+        rounds.ended();
+        assert_eq!(rounds.next(5), Next::Copied);
+        rounds.pace(CLOSE_US, 10);
+        assert_eq!(rounds.due_us(), Some(10 + CLOSE_US));
+        let began = 10 + CLOSE_US;
+        for (took, rest) in [
+            (7, CLOSE_US),
+            (3 * CLOSE_US, 3 * CLOSE_US),
+            (2 * REST_US, REST_US),
+        ] {
+            let mut rounds = rounds.clone();
+            assert_eq!(rounds.next(began), Next::Send);
+            rounds.ended();
+            assert_eq!(rounds.next(began + took), Next::Wait);
+            assert_eq!(rounds.due_us(), Some(began + took + rest), "{took}");
+        }
+        // The migration has failed: the guest stays for now.
+        rounds.pace(REST_US, 20);
+        assert_eq!(rounds.due_us(), Some(began), "no rest becomes longer");
     }
 
     #[test]

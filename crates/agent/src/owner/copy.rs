@@ -5,7 +5,7 @@ use super::leaving::Leaving;
 use super::{Owner, warn};
 use crate::AgentError;
 use crate::input::Now;
-use crate::moves::rounds::{Next, SILENCE_US};
+use crate::moves::rounds::{Next, REST_US, SILENCE_US};
 use crate::moves::source;
 use lictor_datapath::{Part, Told};
 use lictor_evidence::MoveCopied;
@@ -120,6 +120,19 @@ impl Owner {
             return self.copy(guest, now);
         }
         Ok(())
+    }
+
+    /// QEMU says how a migration goes: its guest stops at any moment from then on, and the rounds
+    /// come closer. One that stays is in no hurry any more.
+    pub(super) fn pace(&mut self, guest: &GuestId, status: &str, now: Now) {
+        let rest_us = match status {
+            "active" => self.host.config().copy_rest_ms * 1_000,
+            "failed" | "cancelled" => REST_US,
+            _ => return,
+        };
+        if let Some(leaving) = self.leaving.get_mut(guest) {
+            leaving.rounds.pace(rest_us, now.us);
+        }
     }
 
     /// Goes on with the rounds of guests that leave, as far as their targets keep up.

@@ -537,6 +537,7 @@ impl Owner {
                 if status == "setup" {
                     watch.order(Order::Way);
                 }
+                self.pace(guest, &status, now);
                 self.migrates(guest, &status, now);
                 Ok(())
             }
