@@ -9,7 +9,9 @@ use crate::AgentError;
 use lictor_types::HostId;
 use lictor_wire::peer::{Format, Frame};
 use lictor_wire::{Refusal, RosterHost, SigningKey};
-use nix::sys::socket::{setsockopt, sockopt};
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, setsockopt, socket, sockopt,
+};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
@@ -19,8 +21,9 @@ use rustls::{
     ServerConfig, ServerConnection, SignatureScheme, StreamOwned,
 };
 use std::collections::HashMap;
-use std::io::{Read as _, Write as _};
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsRawFd as _;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -418,7 +421,7 @@ impl Links {
         };
         let identity = Arc::new(Identity::new(key)?);
         let config = identity.server(&roster, format)?;
-        let listener = TcpListener::bind(address).map_err(taken)?;
+        let listener = listen(address).map_err(taken)?;
         let address = listener.local_addr().map_err(taken)?;
         let (sink, known) = (incoming.clone(), roster.clone());
         std::thread::spawn(move || accept(&listener, &config, &known, &sink));
@@ -571,6 +574,28 @@ fn has_ended(link: &Client) -> bool {
     !silent || socket.set_nonblocking(false).is_err()
 }
 
+/// At a boot the agent may begin before its address is there. If it failed then, libvirt would
+/// start without it, and refuse each guest that is to start.
+fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    match TcpListener::bind(address) {
+        Err(error) if error.kind() == ErrorKind::AddrNotAvailable && address.is_ipv4() => {
+            tracing::warn!(%address, "this host does not have that address yet; see `peer`");
+            listen_early(address)
+        }
+        bound => bound,
+    }
+}
+
+fn listen_early(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let (kind, flags) = (SockType::Stream, SockFlag::SOCK_CLOEXEC);
+    let early = socket(AddressFamily::Inet, kind, flags, None)?;
+    setsockopt(&early, sockopt::ReuseAddr, &true)?;
+    setsockopt(&early, sockopt::IpFreebind, &true)?;
+    bind(early.as_raw_fd(), &SockaddrStorage::from(address))?;
+    nix::sys::socket::listen(&early, Backlog::MAXCONN)?;
+    Ok(early.into())
+}
+
 /// Ends when nobody reads what arrives any more.
 fn accept(listener: &TcpListener, config: &Arc<ServerConfig>, roster: &Roster, sink: &Sink) {
     let open = Arc::new(AtomicUsize::new(0));
@@ -646,4 +671,20 @@ fn next(
     let mut body = vec![0; length];
     link.read_exact(&mut body)?;
     Frame::decode(format, &body).map_err(std::io::Error::other)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_that_is_not_there_yet_is_listened_on_and_a_taken_one_is_not() {
+        let early: SocketAddr = "192.0.2.77:0".parse().expect("an address of documentation");
+        assert!(TcpListener::bind(early).is_err(), "no host has it");
+        let listener = listen(early).expect("it may come");
+        let taken = listener.local_addr().expect("bound");
+        assert_eq!(taken.ip(), early.ip());
+        let again = listen(taken).map_err(|error| error.kind());
+        assert_eq!(again.err(), Some(ErrorKind::AddrInUse));
+    }
 }

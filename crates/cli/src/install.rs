@@ -100,8 +100,8 @@ fn entries(args: &InstallArgs) -> Result<[Entry; 4], CliError> {
     let qemu = group(&args.qemu_group)?;
     let monitors = monitors(args.agent.run_dir()?);
     let folders = format!(
-        "{MARK}\n# A guest whose owner allows it starts also where the agent never could, and its QEMU \
-         offers the\n# monitor all the same.\n\
+        "{MARK}\n# A guest whose owner allows it starts also where the agent never could, and its \
+         QEMU offers the\n# monitor all the same.\n\
          d {run_dir} 0755 root root -\nd {monitors} 0770 root {qemu} -\n",
         monitors = plain("--socket", &monitors)?,
     );
