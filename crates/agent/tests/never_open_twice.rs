@@ -64,6 +64,17 @@ struct World {
     replacements: u8,
     /// What a QEMU at the source has sent that is no more.
     sent: bool,
+    /// Whether there is a third host on which the guest may start.
+    third: Third,
+}
+
+/// A host that no part of the move is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Third {
+    None,
+    Free,
+    /// The guest was started there, and has its network.
+    Open,
 }
 
 impl World {
@@ -91,6 +102,7 @@ impl World {
             down: false,
             replacements: 0,
             sent: false,
+            third: Third::None,
         }
     }
 
@@ -104,7 +116,10 @@ impl World {
                     self.saved(true);
                 }
                 source::Action::AnswerSnapshot => self.saved(false),
-                source::Action::Unfence => self.source_open = true,
+                source::Action::Unfence => {
+                    self.source_open = true;
+                    self.source_custody = true;
+                }
                 source::Action::Forget => {
                     assert!(!self.source_open, "forgets only when fenced");
                     self.source_custody = false;
@@ -118,6 +133,7 @@ impl World {
                 source::Action::Tell(_) => {}
             }
         }
+        self.settle_source();
         self.check();
     }
 
@@ -156,10 +172,39 @@ impl World {
     }
 
     fn check(&self) {
-        assert!(
-            !(self.source_open && self.target_open),
-            "open on two hosts: {self:?}"
-        );
+        let third = self.third == Third::Open;
+        let open = [self.source_open, self.target_open, third];
+        let open = open.into_iter().filter(|open| *open).count();
+        assert!(open <= 1, "open on two hosts: {self:?}");
+    }
+
+    /// What runs at the source, and is its own, is opened unless it is fenced.
+    fn settle_source(&mut self) {
+        let fenced = [MovePhase::Fenced, MovePhase::Committed];
+        let fenced = fenced.contains(&self.source.phase());
+        let runs = self.source_qemu == Qemu::Running;
+        self.source_open |= runs && self.source_custody && !fenced;
+    }
+
+    /// The source has given custody up of a guest that it had let go: whoever starts it asks every
+    /// host, and starts it if none has it. At the source, too: there it is opened once the move is
+    /// over.
+    fn starts_elsewhere(&self, worlds: &mut Vec<Self>) {
+        let disowned = self.source.phase() == MovePhase::Committed && !self.source_custody;
+        let free = self.third == Third::Free && !self.target.may_run();
+        if disowned && self.source_qemu == Qemu::Gone && self.third != Third::None {
+            self.step(worlds, |w| {
+                w.source_qemu = Qemu::Running;
+                w.source_custody = free;
+                w.at_source(source::Event::GuestResumed);
+            });
+        }
+        if disowned && free {
+            self.step(worlds, |w| {
+                w.third = Third::Open;
+                w.check();
+            });
+        }
     }
 
     /// Every world that one step of anybody leads to.
@@ -169,6 +214,7 @@ impl World {
         self.qemu_steps(&mut worlds);
         self.management_steps(&mut worlds);
         self.restart_steps(&mut worlds);
+        self.starts_elsewhere(&mut worlds);
         worlds
     }
 
@@ -246,7 +292,10 @@ impl World {
                 self.at_source(source::Event::Abandon);
             }
             _ => {
-                self.source = source::Source::restarted();
+                self.source = match self.source_custody {
+                    true => source::Source::restarted(),
+                    false => source::Source::disowned(),
+                };
                 match self.source_qemu {
                     Qemu::Running => self.at_source(source::Event::GuestResumed),
                     Qemu::Gone => {
@@ -568,6 +617,27 @@ fn a_qemu_that_is_replaced_unseen_at_any_instant_never_opens_its_guest_on_two_ho
     let replaced = || worlds.iter().filter(|w| w.replacements == 0);
     let here = |w: &World| w.source.phase() == MovePhase::Aborted && w.source_open;
     assert!(replaced().any(here) && replaced().any(|w| w.target_open));
+}
+
+#[test]
+fn a_guest_that_was_given_up_and_is_started_twice_is_never_open_on_two_hosts() {
+    for restarts in [0, 1] {
+        let begin = World {
+            third: Third::Free,
+            restarts,
+            ..World::begin()
+        };
+        let worlds = explore(begin, false);
+        let reached = |wanted: fn(&World) -> bool| worlds.iter().any(wanted);
+        let over = |w: &World| w.source.phase() == MovePhase::Aborted;
+        assert!(reached(|w| w.third == Third::Open));
+        // Its second life at the source is heard once the target has said that it has none.
+        let mut again = worlds.iter().filter(|w| w.source_open && over(w));
+        assert!(again.any(|w| w.target_qemu == Qemu::Gone && w.recorded));
+        // One that is somebody else's is not.
+        let mut held = worlds.iter().filter(|w| w.third == Third::Open && over(w));
+        assert!(held.any(|w| w.source_qemu == Qemu::Running && !w.source_open));
+    }
 }
 
 #[test]

@@ -65,6 +65,10 @@ enum Guest {
     Still,
     Runs,
     Gone,
+    /// It has ended, and custody was given up. One that runs since then, here as elsewhere, is
+    /// another life of it: whoever started that has asked every host, and this move neither opens
+    /// nor ends it.
+    Disowned,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -115,6 +119,19 @@ impl Source {
             state: State::Fenced {
                 grant: Grant::Given,
                 guest: Guest::Still,
+            },
+            saving: Saving::No,
+        }
+    }
+
+    /// The end of an agent that was restarted after it had given custody up of a guest that was let
+    /// go.
+    #[must_use]
+    pub const fn disowned() -> Self {
+        Self {
+            state: State::Fenced {
+                grant: Grant::Given,
+                guest: Guest::Disowned,
             },
             saving: Saving::No,
         }
@@ -193,6 +210,10 @@ impl Source {
         let mut actions = match self.state {
             State::Asked => self.asked(event),
             State::Admitted | State::Copying | State::Copied => self.before_fence(event),
+            State::Fenced {
+                guest: Guest::Disowned,
+                ..
+            } => self.outlived(event),
             State::Fenced { grant, guest } => self.fenced(event, grant, guest),
             State::Done | State::Aborted => Vec::new(),
         };
@@ -337,8 +358,27 @@ impl Source {
     /// No commit is granted any more; one that was may have brought the guest to life.
     fn lapsed(&mut self, grant: Grant) -> Vec<Action> {
         match grant {
-            Grant::Given => vec![Action::Disown],
+            Grant::Given => {
+                let guest = Guest::Disowned;
+                self.state = State::Fenced { grant, guest };
+                vec![Action::Disown]
+            }
             Grant::Open | Grant::Closed => self.stay(Guest::Gone),
+        }
+    }
+
+    /// Only the record is still missing.
+    fn outlived(&mut self, event: Event) -> Vec<Action> {
+        match event {
+            Event::Peer(Message::Complete) => {
+                self.state = State::Done;
+                vec![Action::Forget]
+            }
+            Event::Peer(Message::Released) => {
+                self.state = State::Aborted;
+                vec![Action::RecordAborted]
+            }
+            _ => Vec::new(),
         }
     }
 
@@ -346,7 +386,7 @@ impl Source {
         self.state = State::Aborted;
         let first = match guest {
             Guest::Still | Guest::Runs => Action::Unfence,
-            Guest::Gone => Action::LetGo,
+            Guest::Gone | Guest::Disowned => Action::LetGo,
         };
         vec![first, Action::RecordAborted]
     }

@@ -314,6 +314,8 @@ impl Owner {
             let error = cause.unwrap_or_else(|| "the guest has ended meanwhile".into());
             asker.answer(Response::Error { error });
         }
+        // One that was started here again meanwhile, and is this host's, waited for this.
+        warn("a guest whose move is over", self.settle(guest, now));
         result
     }
 
@@ -611,7 +613,12 @@ impl Owner {
         // none: every vnic is open.
         let open = states.iter().all(|state| *state == VnicState::Open);
         if states.is_empty() || !open {
-            let leaving = Leaving::new(source::Source::restarted(), ticket);
+            let machine = match self.host.custody().held(guest) {
+                true => source::Source::restarted(),
+                // A guest that was let go stays under custody until that is given up.
+                false => source::Source::disowned(),
+            };
+            let leaving = Leaving::new(machine, ticket);
             self.leaving.insert(guest.clone(), leaving);
             if states.is_empty() {
                 return self.leave(guest, source::Event::GuestGone, now);
