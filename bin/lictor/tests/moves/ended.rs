@@ -39,8 +39,11 @@ fn a_move_that_was_found_ends_with_the_qemu_that_waited() -> Result<()> {
     let before = unread(a, b.host())?;
     a.pause()?;
     let target = receive(b, &DB)?;
+    // It asks as soon as it knows that QEMU waits; what else it says may come before.
     wait::until("a question that nobody has read", LIMIT, || {
-        Ok((unread(a, b.host())? > before).then_some(()))
+        let waits = |one: GuestReport| one.running == Some(false);
+        let asked = b.guest(DB.name)?.is_some_and(waits);
+        Ok((asked && unread(a, b.host())? > before).then_some(()))
     })?;
     drop(target);
     wait::until("a target that knows that its QEMU has ended", LIMIT, || {
