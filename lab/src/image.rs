@@ -111,7 +111,7 @@ impl Image {
 }
 
 /// The folder of the unpacked kernel package, downloaded at first use.
-fn kernel_package(cache: &Path) -> Result<PathBuf> {
+pub(crate) fn kernel_package(cache: &Path) -> Result<PathBuf> {
     let folder = cache.join("kernel");
     if folder.join("boot").exists() {
         return Ok(folder);
@@ -158,7 +158,7 @@ fn download(package: &str, folder: &Path) -> Result<()> {
     bail!("apt downloaded no package file for {package}")
 }
 
-fn kernel_version(package: &Path) -> Result<String> {
+pub(crate) fn kernel_version(package: &Path) -> Result<String> {
     for entry in std::fs::read_dir(package.join("boot"))?.flatten() {
         if let Some(version) = entry.file_name().to_string_lossy().strip_prefix("vmlinuz-") {
             return Ok(version.to_owned());

@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 pub mod command;
+pub mod debian;
 pub mod demo;
 pub mod frame;
 mod freezer;
@@ -16,6 +17,7 @@ pub mod host;
 pub mod image;
 mod initramfs;
 pub mod libvirt;
+pub mod machine;
 pub mod netns;
 pub mod qcow2;
 pub mod qmp;
@@ -35,6 +37,7 @@ pub use guest::{
 pub use host::{Host, Lab, Node};
 pub use image::Image;
 pub use libvirt::Libvirt;
+pub use machine::{Machine, Said};
 pub use netns::Netns;
 pub use qmp::{Event, Qmp};
 pub use residue::clean_stale;

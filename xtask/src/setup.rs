@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Command;
 
 /// Debian's name of a package, and what it is for.
-const PACKAGES: [(&str, &str); 20] = [
+const PACKAGES: [(&str, &str); 22] = [
     (
         "apparmor",
         "parses what `lictor host install` writes for it",
@@ -15,6 +15,7 @@ const PACKAGES: [(&str, &str); 20] = [
     ("busybox-static", "everything inside the lab's guests"),
     ("clang", "compiles the BPF programs"),
     ("conntrack", "moves sessions as the bench's rival does"),
+    ("e2fsprogs", "makes the disks of the lab's machines"),
     ("ethtool", "turns offloads off in the bench"),
     ("gcc", "links, and compiles SQLite and libbpf"),
     ("iptables", "the bench's rival on many hypervisors"),
@@ -29,6 +30,7 @@ const PACKAGES: [(&str, &str); 20] = [
     ),
     ("lz4", "unpacks the guest's kernel"),
     ("make", "builds libbpf"),
+    ("mmdebstrap", "unpacks the Debian that machines boot"),
     ("nftables", "the bench's rival, and what others flush"),
     ("pkg-config", "libbpf's build finds libelf and zlib with it"),
     ("qemu-system-x86", "runs the lab's real guests"),
