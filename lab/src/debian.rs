@@ -4,7 +4,6 @@
 use crate::command::run;
 use crate::image;
 use anyhow::{Context, Result, bail};
-use sha2::{Digest, Sha256};
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
@@ -56,18 +55,9 @@ const DISK_BYTES: u64 = 1_536 << 20;
 
 /// Changes whenever anything that goes into the disk does.
 fn recipe_digest() -> String {
-    let mut hash = Sha256::new();
     let files = OWN.map(|(path, text, _)| [path, text].concat());
     let parts = [SUITE, MACHINE_ID].into_iter().chain(PACKAGES);
-    for part in parts.chain(files.iter().map(String::as_str)) {
-        hash.update(part.len().to_be_bytes());
-        hash.update(part);
-    }
-    hash.finalize()
-        .iter()
-        .take(8)
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    image::digest_of(parts.chain(files.iter().map(String::as_str)))
 }
 
 /// The cached disk, or a new one, from the packages of Debian's servers.

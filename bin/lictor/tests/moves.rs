@@ -309,11 +309,17 @@ fn admitted(from: &Agent, guest: &Guest, to: &str) -> Result<()> {
     }
 }
 
-/// Moves db and returns its new QEMU.
-fn migrate(guest: &QemuGuest, from: &Agent, to: &Agent) -> Result<QemuGuest> {
+/// Brings db's move so far that its migration may begin, and returns the QEMU that waits for it.
+fn copied(from: &Agent, to: &Agent) -> Result<QemuGuest> {
     admitted(from, &DB, to.name())?;
     let target = receive(to, &DB)?;
     from.wait_for_phase(DB.name, &[MovePhase::Copied], LIMIT)?;
+    Ok(target)
+}
+
+/// Moves db and returns its new QEMU.
+fn migrate(guest: &QemuGuest, from: &Agent, to: &Agent) -> Result<QemuGuest> {
+    let target = copied(from, to)?;
     let report = guest.migrate_to(&target, &MigrateOptions::default())?;
     assert_eq!(report.status, "completed", "{report:?}");
     from.wait_for_phase(DB.name, &[MovePhase::Done], LIMIT)?;
@@ -407,11 +413,7 @@ fn a_target_that_dies_after_the_copy_leaves_the_guest_as_it_was_at_the_source() 
         return Ok(());
     }
     let world = world()?;
-    admitted(world.a(), &DB, "b")?;
-    let target = receive(world.b(), &DB)?;
-    world
-        .a()
-        .wait_for_phase(DB.name, &[MovePhase::Copied], LIMIT)?;
+    let target = copied(world.a(), world.b())?;
     drop(target);
     world
         .a()
@@ -605,11 +607,7 @@ fn an_agent_that_is_killed_in_the_middle_of_a_move_gives_it_up_and_the_guest_can
         return Ok(());
     }
     let mut world = world()?;
-    admitted(world.a(), &DB, "b")?;
-    let target = receive(world.b(), &DB)?;
-    world
-        .a()
-        .wait_for_phase(DB.name, &[MovePhase::Copied], LIMIT)?;
+    let target = copied(world.a(), world.b())?;
     world.site.restart_agent("a")?;
     wait_for(world.a(), &DB, |one| {
         one.interlocked && one.running == Some(true)

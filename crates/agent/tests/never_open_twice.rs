@@ -180,10 +180,13 @@ impl World {
 
     /// What runs at the source, and is its own, is opened unless it is fenced.
     fn settle_source(&mut self) {
-        let fenced = [MovePhase::Fenced, MovePhase::Committed];
-        let fenced = fenced.contains(&self.source.phase());
         let runs = self.source_qemu == Qemu::Running;
-        self.source_open |= runs && self.source_custody && !fenced;
+        self.source_open |= runs && self.source_custody && !self.is_fenced();
+    }
+
+    fn is_fenced(&self) -> bool {
+        let phase = self.source.phase();
+        matches!(phase, MovePhase::Fenced | MovePhase::Committed)
     }
 
     /// The source has given custody up of a guest that it had let go: whoever starts it asks every
@@ -258,8 +261,7 @@ impl World {
 
     /// A guest that ends where it is not fenced takes custody with it, as always.
     fn let_go(&mut self) {
-        let fenced = [MovePhase::Fenced, MovePhase::Committed];
-        if !fenced.contains(&self.source.phase()) {
+        if !self.is_fenced() {
             self.source_open = false;
             self.source_custody = false;
         }
@@ -275,9 +277,6 @@ impl World {
         self.source_qemu = Qemu::Running;
         self.source_open = false;
         self.at_source(source::Event::GuestResumed);
-        let fenced = [MovePhase::Fenced, MovePhase::Committed];
-        self.source_open |= self.source_custody && !fenced.contains(&self.source.phase());
-        self.check();
     }
 
     fn restart_source(&mut self) {

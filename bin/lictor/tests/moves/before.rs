@@ -97,9 +97,7 @@ fn a_post_copy_is_ended_before_its_guest_is_stopped() -> Result<()> {
     }
     let world = world()?;
     let fabric = Fabric::watch(&world.site)?;
-    admitted(world.a(), &DB, "b")?;
-    let target = receive(world.b(), &DB)?;
-    (world.a()).wait_for_phase(DB.name, &[MovePhase::Copied], LIMIT)?;
+    let target = copied(world.a(), world.b())?;
     // Of the source alone: not every kernel lets a target take memory like that.
     let capability = json!([{ "capability": "postcopy-ram", "state": true }]);
     let capabilities = json!({ "capabilities": capability });

@@ -82,14 +82,6 @@ fn a_move_that_a_hook_has_asked_for_ends_with_the_device_that_was_made_for_it() 
     world.stream_goes_on()
 }
 
-/// Brings db's move to b so far that its migration may begin.
-fn copied(world: &World) -> Result<QemuGuest> {
-    admitted(world.a(), &DB, "b")?;
-    let target = receive(world.b(), &DB)?;
-    (world.a()).wait_for_phase(DB.name, &[MovePhase::Copied], LIMIT)?;
-    Ok(target)
-}
-
 /// QEMU lives, so that nothing but its device says that the guest is not here any more.
 #[test]
 fn a_guest_whose_last_device_goes_while_it_is_to_leave_does_not_leave() -> Result<()> {
@@ -97,7 +89,7 @@ fn a_guest_whose_last_device_goes_while_it_is_to_leave_does_not_leave() -> Resul
         return Ok(());
     }
     let world = world()?;
-    let target = copied(&world)?;
+    let target = copied(world.a(), world.b())?;
     let device = &world.db.vnic().device;
     (world.a().host().netns()).ip(&format!("link del {device}"))?;
     given_up(world.a(), "its last device is gone")?;
@@ -114,7 +106,7 @@ fn a_guest_whose_qemu_is_replaced_while_it_is_to_leave_does_not_leave() -> Resul
         return Ok(());
     }
     let mut world = world()?;
-    let target = copied(&world)?;
+    let target = copied(world.a(), world.b())?;
     world.db.process().signal(STOP)?;
     let a = world.site.agent("a")?;
     a.pause()?;

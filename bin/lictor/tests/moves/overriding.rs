@@ -192,9 +192,7 @@ fn an_order_lets_a_guest_leave_a_host_that_cannot_record_it_until_it_can() -> Re
     wait_reasons(&world.site, &DB, &["impaired"])?;
     let full = ["evidence-full"];
     taken(a, &world.site, &order(&world.site, "b", &full, 2)?)?;
-    admitted(a, &DB, "b")?;
-    let target = receive(b, &DB)?;
-    a.wait_for_phase(DB.name, &[MovePhase::Copied], LIMIT)?;
+    let target = copied(a, b)?;
     let report = world.db.migrate_to(&target, &MigrateOptions::default())?;
     assert_eq!(report.status, "completed", "{report:?}");
     wait_for(b, &DB, |one| {

@@ -12,11 +12,7 @@ fn rounds_come_closer_while_qemu_migrates() -> Result<()> {
         return Ok(());
     }
     let mut world = world()?;
-    admitted(world.a(), &DB, "b")?;
-    let target = receive(world.b(), &DB)?;
-    world
-        .a()
-        .wait_for_phase(DB.name, &[MovePhase::Copied], LIMIT)?;
+    let target = copied(world.a(), world.b())?;
     let (began, mark) = (Instant::now(), world.db.qmp().mark());
     let slow = MigrateOptions {
         bandwidth: 1 << 20,

@@ -236,11 +236,7 @@ fn trap_11_a_policy_that_is_narrowed_on_the_way_ends_the_move_and_then_the_sessi
         return Ok(());
     }
     let world = world()?;
-    admitted(world.a(), &DB, "b")?;
-    let target = receive(world.b(), &DB)?;
-    world
-        .a()
-        .wait_for_phase(DB.name, &[MovePhase::Copied], LIMIT)?;
+    let target = copied(world.a(), world.b())?;
     let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/pci/policy.lictor");
     let text = std::fs::read_to_string(example)?;
     let narrow = text.replacen("service pg     = tcp/5432", "service pg     = tcp/5433", 1);

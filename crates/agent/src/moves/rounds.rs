@@ -288,7 +288,7 @@ mod tests {
             assert_eq!(rounds.next(began + took), Next::Wait);
             assert_eq!(rounds.due_us(), Some(began + took + rest), "{took}");
         }
-        // The migration has failed: the guest stays for now.
+        // A migration that fails brings the longer rest back, after the one that goes on.
         rounds.pace(REST_US, 20);
         assert_eq!(rounds.due_us(), Some(began), "no rest becomes longer");
     }

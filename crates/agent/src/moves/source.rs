@@ -65,10 +65,6 @@ enum Guest {
     Still,
     Runs,
     Gone,
-    /// It has ended, and custody was given up. One that runs since then, here as elsewhere, is
-    /// another life of it: whoever started that has asked every host, and this move neither opens
-    /// nor ends it.
-    Disowned,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -82,6 +78,10 @@ enum State {
         grant: Grant,
         guest: Guest,
     },
+    /// The guest was let go and has ended here, and custody was given up. One that runs since then,
+    /// here as elsewhere, is another life of it: whoever started that has asked every host, and
+    /// this move neither opens nor ends it.
+    Disowned,
     Done,
     Aborted,
 }
@@ -129,10 +129,7 @@ impl Source {
     #[must_use]
     pub const fn disowned() -> Self {
         Self {
-            state: State::Fenced {
-                grant: Grant::Given,
-                guest: Guest::Disowned,
-            },
+            state: State::Disowned,
             saving: Saving::No,
         }
     }
@@ -152,6 +149,7 @@ impl Source {
                 Grant::Open => matches!(guest, Guest::Gone),
                 Grant::Closed => false,
             },
+            State::Disowned => true,
             _ => false,
         }
     }
@@ -189,7 +187,8 @@ impl Source {
             State::Asked | State::Admitted => MovePhase::Admitted,
             State::Copying => MovePhase::Copying,
             State::Copied => MovePhase::Copied,
-            State::Fenced {
+            State::Disowned
+            | State::Fenced {
                 grant: Grant::Given,
                 ..
             } => MovePhase::Committed,
@@ -210,11 +209,8 @@ impl Source {
         let mut actions = match self.state {
             State::Asked => self.asked(event),
             State::Admitted | State::Copying | State::Copied => self.before_fence(event),
-            State::Fenced {
-                guest: Guest::Disowned,
-                ..
-            } => self.outlived(event),
             State::Fenced { grant, guest } => self.fenced(event, grant, guest),
+            State::Disowned => self.outlived(event),
             State::Done | State::Aborted => Vec::new(),
         };
         if self.is_saving() {
@@ -270,7 +266,9 @@ impl Source {
                 };
                 vec![Action::FenceAndSendDelta, Action::Tell(Message::Delta)]
             }
-            State::Fenced { .. } | State::Done | State::Aborted => vec![Action::AnswerSnapshot],
+            State::Fenced { .. } | State::Disowned | State::Done | State::Aborted => {
+                vec![Action::AnswerSnapshot]
+            }
         }
     }
 
@@ -359,8 +357,7 @@ impl Source {
     fn lapsed(&mut self, grant: Grant) -> Vec<Action> {
         match grant {
             Grant::Given => {
-                let guest = Guest::Disowned;
-                self.state = State::Fenced { grant, guest };
+                self.state = State::Disowned;
                 vec![Action::Disown]
             }
             Grant::Open | Grant::Closed => self.stay(Guest::Gone),
@@ -386,7 +383,7 @@ impl Source {
         self.state = State::Aborted;
         let first = match guest {
             Guest::Still | Guest::Runs => Action::Unfence,
-            Guest::Gone | Guest::Disowned => Action::LetGo,
+            Guest::Gone => Action::LetGo,
         };
         vec![first, Action::RecordAborted]
     }

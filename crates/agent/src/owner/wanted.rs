@@ -44,11 +44,9 @@ fn found_by(target: &HostId) -> String {
     format!("nobody: host {target} found it on its way")
 }
 
-impl Arriving {
-    /// Whether this end has asked for the move itself.
-    fn was_found(&self) -> bool {
-        self.ticket.asked_by == found_by(&self.ticket.target)
-    }
+/// Whether the target has asked for the move itself.
+fn was_found(ticket: &Ticket) -> bool {
+    ticket.asked_by == found_by(&ticket.target)
 }
 
 pub(super) fn unheard_of(host: &HostId, why: &str) -> Refusal {
@@ -209,7 +207,7 @@ impl Owner {
         let hook = hook.is_some_and(|one| !one.replies.is_empty());
         let watch = self.watches.get(&ticket.guest);
         let waits = watch.is_some_and(|watch| watch.state == Some(RunState::Incoming));
-        ticket.asked_by == found_by(&ticket.target) && !hook && !waits
+        was_found(ticket) && !hook && !waits
     }
 
     /// The guest's QEMU here has ended, or its last device has gone; a QEMU that can be asked says
@@ -220,7 +218,7 @@ impl Owner {
         let unheard = watch.is_none_or(|watch| watch.state.is_none());
         let gone = |one: &Arriving| match one.attached {
             true => watch.is_none(),
-            false => one.was_found() && unheard,
+            false => was_found(&one.ticket) && unheard,
         };
         if self.arriving.get(guest).is_some_and(gone) {
             return self.arrive(guest, target::Event::GuestGone, now);
